@@ -1,0 +1,39 @@
+"""SEA as a library: labels, sampling, the loss, the metrics. Needs torch and numpy alone.
+
+Made for any training loop: mine labels once (`mine_top_words`, `LabelStore`), draw pairs for each
+picture (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the loss
+(`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in ten lines.
+"""
+
+from llava_sea.alignment.label_store import (
+    Labels,
+    LabelStore,
+    LabelStoreError,
+    finalize_store,
+    shard_is_done,
+    write_shard,
+)
+from llava_sea.alignment.loss import AlignmentHead, symmetric_infonce, word_targets
+from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
+from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.sampling import Pairs, keep_one_per_label, num_windows, sample_pairs
+
+__all__ = [
+    "AlignmentHead",
+    "LabelStore",
+    "LabelStoreError",
+    "Labels",
+    "NearestWords",
+    "Pairs",
+    "finalize_store",
+    "keep_one_per_label",
+    "mine_top_words",
+    "nearest_words",
+    "num_windows",
+    "sample_pairs",
+    "shard_is_done",
+    "symmetric_infonce",
+    "tacs",
+    "word_targets",
+    "write_shard",
+]

@@ -1,0 +1,271 @@
+"""The labels of a corpus on disk: shards of word ids and scores, memory-mapped, 6 bytes an entry.
+
+A folder holds ``shard-00000.{ids,scores,crc}.npy`` with a ``shard-00000.json`` that names its
+pictures and the checksums, written last: a shard without it was cut off and is made again. Once
+all are there (and the caller's ``words.tsv``) `finalize_store` adds ``index.npy`` (picture -> row)
+and ``manifest.json``, also written last: a folder without it is not a store.
+
+Pictures are found by a 64-bit hash of their name (the string of the record's "image"), so a reader
+maps 16 bytes a picture. Each row carries the CRC-32 of the picture file that was labelled; whoever
+loads the picture compares it (`Labels.crc32`), for labels of another picture train garbage.
+
+Shape letters: I pictures of a shard, P patches, N labels a patch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_sea.errors import UserError
+
+FORMAT = "llava_sea labels 1"
+_ARRAYS = ("ids", "scores", "crc")
+
+
+class LabelStoreError(UserError):
+    """A label store is missing, damaged, or does not hold what is asked of it."""
+
+
+class Labels(NamedTuple):
+    """One picture's labels: ids uint32 and scores float16 ``(P, N)``, score 0 where dropped."""
+
+    ids_PN: NDArray[np.uint32]
+    scores_PN: NDArray[np.float16]
+    crc32: int
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that its name never shows half of it, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_shard(
+    directory: Path,
+    shard: int,
+    images: Sequence[str],
+    ids_IPN: NDArray[np.unsignedinteger],
+    scores_IPN: NDArray[np.floating],
+    crc_I: NDArray[np.unsignedinteger],
+    skipped: Mapping[str, str] | None = None,
+) -> None:
+    """Write one shard; it counts as done only when every byte of it is on disk.
+
+    Args:
+        directory: the store's folder.
+        shard: the shard's number, from 0.
+        images: names of the pictures, in row order.
+        ids_IPN: word ids ``(I, P, N)``; below 2**32.
+        scores_IPN: scores ``(I, P, N)``; those not above 0 are stored as 0.
+        crc_I: CRC-32 of each picture file ``(I,)``; 0 where it could not be read.
+        skipped: pictures without labels and why.
+    """
+    assert len(images) == len(ids_IPN) == len(scores_IPN) == len(crc_I)
+    arrays = {
+        "ids": ids_IPN.astype("<u4"),
+        "scores": np.maximum(scores_IPN, 0).astype("<f2"),
+        "crc": crc_I.astype("<u4"),
+    }
+    checksums = {}
+    for name, array in arrays.items():
+        path = _array_path(directory, shard, name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
+            checksums[name] = _sha256(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sidecar = {"images": list(images), "sha256": checksums, "skipped": dict(skipped or {})}
+    write_atomically(_sidecar_path(directory, shard), json.dumps(sidecar).encode())
+
+
+def shard_is_done(directory: Path, shard: int) -> bool:
+    """Say whether a shard was written to its end."""
+    return _sidecar_path(directory, shard).exists()
+
+
+def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) -> None:
+    """Verify every shard's checksum, then write the index and the manifest.
+
+    Args:
+        directory: the store's folder, holding shards ``0 .. num_shards - 1``.
+        fields: what the labels are: words, encoder, geometry, sign, features, grid, top_n.
+        num_shards: the number of shards.
+
+    Raises:
+        LabelStoreError: if a shard is missing or damaged, or a picture occurs twice.
+    """
+    names: list[str] = []
+    skipped: dict[str, str] = {}
+    shards = []
+    for shard in range(num_shards):
+        sidecar = _read_sidecar(directory, shard)
+        for name, expected in sidecar["sha256"].items():
+            path = _array_path(directory, shard, name)
+            if not path.exists() or _sha256(path) != expected:
+                raise LabelStoreError(
+                    f"{path}: the file is missing or damaged; delete "
+                    f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
+                    "this shard anew"
+                )
+        shards.append({"rows": len(sidecar["images"]), "sha256": sidecar["sha256"]})
+        names += sidecar["images"]
+        skipped |= sidecar["skipped"]
+    hash_I = np.array([_name_hash(name) for name in names], dtype="<u8")
+    row_I = hash_I.argsort()
+    index_2I = np.stack([hash_I[row_I], row_I.astype("<u8")])
+    if (index_2I[0, 1:] == index_2I[0, :-1]).any():
+        raise LabelStoreError(f"{directory}: a picture occurs twice in the shards")
+    temporary = directory / f".index.{os.getpid()}.tmp.npy"
+    np.save(temporary, index_2I)
+    os.replace(temporary, directory / "index.npy")
+    manifest = {
+        "format": FORMAT,
+        **fields,
+        "num_images": len(names),
+        "skipped": skipped,
+        "shards": shards,
+    }
+    write_atomically(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+class LabelStore:
+    """Read access to a finished store; arrays are mapped, nothing is loaded until it is read."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Open a store.
+
+        Args:
+            directory: the folder that the extraction wrote.
+
+        Raises:
+            LabelStoreError: if it is no finished store or was written by another format.
+        """
+        self.directory = Path(directory)
+        path = self.directory / "manifest.json"
+        if not path.is_file():
+            unfinished = any(self.directory.glob("shard-*.json"))
+            raise LabelStoreError(
+                f"{self.directory}: no finished label store here (no manifest.json). "
+                + (
+                    "The extraction was cut off: run it again, it goes on where it stopped"
+                    if unfinished
+                    else "Make one with `bash scripts/extract_labels.sh`"
+                )
+            )
+        try:
+            self.manifest: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
+        if self.manifest.get("format") != FORMAT:
+            raise LabelStoreError(
+                f"{path}: format {self.manifest.get('format')!r}, this version reads {FORMAT!r}; "
+                "extract the labels again"
+            )
+        rows, columns = self.manifest["grid"]
+        self.grid: tuple[int, int] = (int(rows), int(columns))
+        self.top_n = int(self.manifest["top_n"])
+        self.num_images = int(self.manifest["num_images"])
+        self.skipped: dict[str, str] = self.manifest["skipped"]
+        self._index = np.load(self.directory / "index.npy", mmap_mode="r")
+        self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
+        self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}
+
+    def __contains__(self, image: object) -> bool:
+        return isinstance(image, str) and self._row(image) is not None
+
+    def read(self, image: str) -> Labels:
+        """Return a picture's labels.
+
+        Raises:
+            LabelStoreError: if the picture is not in the store.
+        """
+        row = self._row(image)
+        if row is None:
+            raise LabelStoreError(
+                f"{self.directory}: no labels for the picture {image!r}; they were mined for other "
+                "data. Run the extraction on this data, or pass the --sea_labels that belong to it"
+            )
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        ids_IPN, scores_IPN, crc_I = self._open(shard)
+        local = row - (int(self._ends[shard - 1]) if shard else 0)
+        return Labels(ids_IPN[local], scores_IPN[local], int(crc_I[local]))
+
+    def images(self) -> list[str]:
+        """Return the names of all pictures in row order (reads every shard's side file)."""
+        shards = range(len(self._ends))
+        return [name for n in shards for name in _read_sidecar(self.directory, n)["images"]]
+
+    def words(self) -> list[str]:
+        """Return the word list: label id -> word or phrase.
+
+        Raises:
+            LabelStoreError: if the list is missing or not the one the labels were mined with.
+        """
+        path = self.directory / "words.tsv"
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != self.manifest["words_sha256"]:
+            raise LabelStoreError(
+                f"{path}: missing, or not the word list these labels were mined with"
+            )
+        return [line.split("\t", 1)[0] for line in data.decode().splitlines()[1:]]
+
+    def _row(self, image: str) -> int | None:
+        name_hash = np.uint64(_name_hash(image))
+        position = int(np.searchsorted(self._index[0], name_hash))
+        if position == self.num_images or self._index[0, position] != name_hash:
+            return None
+        return int(self._index[1, position])
+
+    def _open(self, shard: int) -> tuple[NDArray[Any], ...]:
+        if shard not in self._arrays:
+            paths = [_array_path(self.directory, shard, name) for name in _ARRAYS]
+            self._arrays[shard] = tuple(np.load(path, mmap_mode="r") for path in paths)
+        return self._arrays[shard]
+
+
+def _name_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _array_path(directory: Path, shard: int, name: str) -> Path:
+    return directory / f"shard-{shard:05d}.{name}.npy"
+
+
+def _sidecar_path(directory: Path, shard: int) -> Path:
+    return directory / f"shard-{shard:05d}.json"
+
+
+def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
+    path = _sidecar_path(directory, shard)
+    if not path.exists():
+        raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
+    sidecar: dict[str, Any] = json.loads(path.read_text())
+    return sidecar

@@ -1,0 +1,1 @@
+"""From records on disk to tensors: reading, transforming, tokenising, collating, checking."""

@@ -1,0 +1,1 @@
+"""The model: transformers' Llava and the alignment head beside it."""

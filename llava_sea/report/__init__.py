@@ -1,0 +1,1 @@
+"""Pictures and the HTML report that show what each patch says."""

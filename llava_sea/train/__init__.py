@@ -1,0 +1,1 @@
+"""Training: arguments, the entry points, the trainer and its checkpoints."""

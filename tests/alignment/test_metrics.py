@@ -1,0 +1,47 @@
+"""Nearest word, modality gap and TACS on cases worked out by hand and against plain loops."""
+
+import pytest
+import torch
+
+from llava_sea.alignment import nearest_words, tacs
+
+
+def test_nearest_word_by_cosine_and_gap_by_distance_are_minimised_apart():
+    words = torch.tensor([[10.0, 0.0], [0.0, 1.0]])
+    found = nearest_words(torch.tensor([[1.0, 0.1]]), words)
+    assert found.ids_N.tolist() == [0]  # the direction of word 0 ...
+    expected = (torch.tensor([1.0, 0.1]) - words[1]).norm()
+    torch.testing.assert_close(found.distance_N[0], expected)  # ... but word 1 is nearer
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_blocks_do_not_change_the_result(block):
+    rng = torch.Generator().manual_seed(0)
+    visual, words = torch.randn(5, 8, generator=rng), torch.randn(40, 8, generator=rng)
+    found = nearest_words(visual, words, block=block)
+    for n in range(5):
+        cosines = [torch.cosine_similarity(visual[n], w, dim=0) for w in words]
+        assert int(found.ids_N[n]) == int(torch.stack(cosines).argmax())
+        torch.testing.assert_close(found.cosine_N[n], max(cosines), atol=1e-5, rtol=1e-5)
+        nearest = min((visual[n] - w).norm() for w in words)
+        torch.testing.assert_close(found.distance_N[n], nearest, atol=1e-4, rtol=1e-4)
+    from_blocks = nearest_words(visual, iter(words.split(13)))
+    assert from_blocks.ids_N.tolist() == found.ids_N.tolist()
+
+
+def test_words_themselves_have_gap_zero():
+    words = torch.eye(4)
+    torch.testing.assert_close(nearest_words(words, words).distance_N, torch.zeros(4))
+
+
+def test_no_word_is_an_error():
+    with pytest.raises(ValueError, match="at least one word"):
+        nearest_words(torch.ones(1, 2), iter([]))
+
+
+def test_tacs_by_hand():
+    visual = torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+    caption = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    # largest cosines: 1, 1/sqrt(2), 0
+    torch.testing.assert_close(tacs(visual, caption, k=2), torch.tensor((1 + 0.5**0.5) / 2))
+    torch.testing.assert_close(tacs(visual, caption, k=10), torch.tensor((1 + 0.5**0.5) / 3))

@@ -1,0 +1,94 @@
+"""Drawing pairs: the distribution of eq. 9, windows, repeatability, one patch per label."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_sea.alignment import keep_one_per_label, num_windows, sample_pairs
+
+
+def draw(ids, scores, grid=(4, 4), window=2, seed=0, epoch=0, record=0):
+    return sample_pairs(ids, scores, grid, window=window, seed=seed, epoch=epoch, record=record)
+
+
+def test_labels_are_drawn_in_proportion_to_their_scores():
+    ids = np.array([[7, 3, 9]], dtype=np.uint32)
+    scores = np.array([[0.6, 0.3, 0.0]], dtype=np.float16)
+    labels = [int(draw(ids, scores, (1, 1), 1, record=n).label_K[0]) for n in range(6000)]
+    share = labels.count(7) / len(labels)
+    assert 9 not in labels
+    assert abs(share - 2 / 3) < 4 * np.sqrt(2 / 9 / 6000)
+
+
+def test_each_patch_of_a_window_is_drawn_equally_often():
+    ids = np.arange(16, dtype=np.uint32)[:, None]
+    scores = np.ones((16, 1), np.float16)
+    counts = np.zeros(16)
+    for record in range(3000):
+        pairs = draw(ids, scores, record=record)
+        assert len(pairs.patch_K) == 4
+        counts[pairs.patch_K] += 1
+    assert np.abs(counts / 3000 - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 3000)
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    window=st.integers(1, 4),
+    holes=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_one_labelled_patch_per_window_that_has_one(rows, columns, window, holes, seed):
+    rng = np.random.default_rng(seed)
+    scores = (rng.random((rows * columns, 2)) * (rng.random((rows * columns, 1)) >= holes)).astype(
+        np.float16
+    )
+    ids = rng.integers(0, 50, scores.shape, dtype=np.uint32)
+    pairs = draw(ids, scores, (rows, columns), window, seed=seed)
+    drawn = set()
+    for patch, label in zip(pairs.patch_K, pairs.label_K, strict=True):
+        assert label in ids[patch][scores[patch] > 0]
+        drawn.add((patch // columns // window, patch % columns // window))
+    labelled = {
+        (p // columns // window, p % columns // window)
+        for p in range(rows * columns)
+        if scores[p].max() > 0
+    }
+    assert drawn == labelled and len(pairs.patch_K) == len(labelled)
+    assert len(labelled) <= num_windows((rows, columns), window)
+
+
+def test_the_last_windows_of_an_odd_grid_are_narrower():
+    assert num_windows((27, 27), 2) == 196
+    assert num_windows((24, 24), 2) == 144
+
+
+def test_draws_repeat_and_differ_by_epoch_record_and_seed():
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 1000, (64, 10), dtype=np.uint32)
+    scores = rng.random((64, 10)).astype(np.float16)
+    first = draw(ids, scores, (8, 8))
+    again = draw(ids, scores, (8, 8))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    for change in ({"epoch": 1}, {"record": 1}, {"seed": 1}):
+        assert (draw(ids, scores, (8, 8), **change).key_K != first.key_K).any()
+
+
+def test_wrong_grid_is_refused():
+    with pytest.raises(ValueError, match="3 x 3"):
+        draw(np.zeros((8, 1), np.uint32), np.zeros((8, 1)), (3, 3))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=30))
+def test_smallest_key_of_the_valid_pairs_stays(rows):
+    label_N = torch.tensor([r[0] for r in rows], dtype=torch.long)
+    key_N = torch.tensor([r[1] for r in rows], dtype=torch.long)
+    valid_N = torch.tensor([r[2] for r in rows], dtype=torch.bool)
+    winners = {}
+    for n, (label, key, valid) in enumerate(rows):
+        if valid and (label not in winners or key < winners[label][0]):
+            winners[label] = (key, n)
+    expected = sorted(n for _, n in winners.values())
+    assert keep_one_per_label(label_N, key_N, valid_N).nonzero().flatten().tolist() == expected
