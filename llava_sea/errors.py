@@ -20,5 +20,7 @@ def run_command(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A data worker's error arrives with the worker's traceback around its text.
+        text = str(error).strip().rpartition("UserError: ")[2]
+        print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None

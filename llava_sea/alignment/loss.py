@@ -27,7 +27,8 @@ class AlignmentHead(nn.Module):
     def __init__(self, log_scale_init: float = 0.0) -> None:
         """Start at ``tau = exp(-log_scale_init)``; 0 is the paper, ln(1/0.07) = 2.659 is CLIP."""
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(float(log_scale_init)))
+        # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
+        self.log_scale = nn.Parameter(torch.tensor([float(log_scale_init)]))
 
     def forward(
         self,
@@ -37,7 +38,7 @@ class AlignmentHead(nn.Module):
         group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """Return the mean loss over valid pairs (eq. 11); see `symmetric_infonce`."""
-        return symmetric_infonce(visual_ND, text_ND, self.log_scale, valid_N, group=group)
+        return symmetric_infonce(visual_ND, text_ND, self.log_scale[0], valid_N, group=group)
 
 
 def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:

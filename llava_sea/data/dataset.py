@@ -1,0 +1,185 @@
+"""The data set: a record becomes tensors when it is asked for, its SEA pairs drawn on the way.
+
+What comes out depends on the data, the seed, the epoch and the record's index alone, so any number
+of workers, in any order, resumed anywhere, give the same. The epoch comes with the index
+(`llava_sea.data.sampler`). Labels are rows of memory-mapped files; a draw takes a millisecond.
+
+Shape letters: L tokens, P patches, K pairs of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llava_sea.alignment.label_store import LabelStore
+from llava_sea.alignment.sampling import num_windows, sample_pairs
+from llava_sea.conversation import Template
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.records import Record
+from llava_sea.data.tokenize import tokenize_record
+from llava_sea.errors import UserError
+
+
+class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
+    """LLaVA's records as training samples."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        image_folder: str,
+        transform: ImageTransform,
+        template: Template,
+        tokenizer: Any,
+        *,
+        image_tokens: int,
+        model_max_length: int,
+        label_store: LabelStore | None = None,
+        grid: tuple[int, int] | None = None,
+        window: int = 2,
+        seed: int = 0,
+    ) -> None:
+        """Keep the parts; with a label store, see that it has every picture.
+
+        Args:
+            records: the data.
+            image_folder: where the records' pictures are.
+            transform: the vision tower's.
+            template: how conversations are written.
+            tokenizer: the language model's, fast.
+            image_tokens: P, the tokens of a picture.
+            model_max_length: longest sequence, in tokens.
+            label_store: labels for the pictures; None trains without SEA.
+            grid: rows and columns of the tower's patches; the store's if not given. Where the two
+                differ (labels of another encoder) a patch takes the labels at its centre.
+            window: k of localized sampling (3.2); 1 keeps every patch.
+            seed: the run's seed for the draws.
+
+        Raises:
+            UserError: if a picture has no labels, or the grid does not hold P patches.
+        """
+        self.records = records
+        self.image_folder = image_folder
+        self.transform = transform
+        self.template = template
+        self.tokenizer = tokenizer
+        self.image_tokens = image_tokens
+        self.model_max_length = model_max_length
+        self.label_store = label_store
+        self.window = window
+        self.seed = seed
+        self.pairs_per_record = 0
+        self.num_without_labels = 0
+        if label_store is not None:
+            self.grid = grid or label_store.grid
+            if self.grid[0] * self.grid[1] != image_tokens:
+                raise UserError(
+                    f"{label_store.directory}: labels for {self.grid[0]} x {self.grid[1]} patches "
+                    f"do not fit the {image_tokens} tokens of a picture; mine them with this tower"
+                )
+            self._source_P = map_grid(label_store.grid, self.grid)
+            self.pairs_per_record = num_windows(self.grid, window)
+            self.num_without_labels = check_store(records, label_store)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
+        """Return a record's tensors.
+
+        Args:
+            item: the record's index, or (index, epoch); the epoch is 0 if not given.
+
+        Returns:
+            ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
+            ``(3, H, W)`` unless the record is text only; with labels ``sea_patch``, ``sea_label``
+            and ``sea_key`` int64 ``(K,)``.
+
+        Raises:
+            UserError: naming the record and what is wrong with it.
+        """
+        index, epoch = item if isinstance(item, tuple) else (item, 0)
+        record = self.records[index]
+        ids, labels, mask = tokenize_record(
+            record, self.template, self.tokenizer, self.image_tokens, self.model_max_length
+        )
+        sample = {
+            "input_ids": torch.tensor(ids, dtype=torch.int64),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "image_mask": torch.tensor(mask, dtype=torch.bool),
+        }
+        crc32 = 0
+        if record.image is not None:
+            image, crc32 = load_image(self.image_folder, record.image, record.id)
+            sample["pixel_values"] = self.transform(image)
+        if self.label_store is not None:
+            sample |= self._pairs(record, epoch, crc32)
+        return sample
+
+    def _pairs(self, record: Record, epoch: int, crc32: int) -> dict[str, Tensor]:
+        """Draw the record's pairs; none for text, or for a picture that mining had to skip."""
+        store = self.label_store
+        assert store is not None
+        if record.image is None or record.image in store.skipped:
+            none = torch.empty(0, dtype=torch.int64)
+            return {"sea_patch": none, "sea_label": none, "sea_key": none}
+        try:
+            stored = store.read(record.image)
+        except ValueError as error:
+            raise UserError(f"{record.name}: {error}") from None
+        if stored.crc32 != crc32:
+            raise UserError(
+                f"{record.name}: the labels in {store.directory} were mined for another picture "
+                f"than {record.image!r} in {self.image_folder} (its bytes changed, or it is "
+                "another folder); extract the labels again"
+            )
+        patch_K, label_K, key_K = sample_pairs(
+            stored.ids_PN[self._source_P],
+            stored.scores_PN[self._source_P],
+            self.grid,
+            window=self.window,
+            seed=self.seed,
+            epoch=epoch,
+            record=record.index,
+        )
+        return {
+            "sea_patch": torch.from_numpy(patch_K),
+            "sea_label": torch.from_numpy(label_K),
+            "sea_key": torch.from_numpy(key_K),
+        }
+
+
+def check_store(records: Sequence[Record], store: LabelStore) -> int:
+    """See that a store has every record's picture; count those that mining had to skip.
+
+    Raises:
+        UserError: with the number of pictures missing and the first of them.
+    """
+    missing = [r for r in records if r.image is not None and r.image not in store]
+    if missing:
+        first = ", ".join(f"{r.image!r} of {r.name}" for r in missing[:3])
+        raise UserError(
+            f"{store.directory}: {len(missing)} of {len(records)} records have no labels, "
+            f"the first: {first}. The labels were mined for other data: extract them for this "
+            "--data_path"
+        )
+    return sum(r.image in store.skipped for r in records if r.image is not None)
+
+
+def map_grid(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.int64]:
+    """Return, for each patch of `target`, the patch of `source` that its centre lies in.
+
+    Both row-major; equal grids give 0, 1, 2, ... A centre on an edge takes the later patch.
+    """
+    rows, columns = (
+        (2 * np.arange(there) + 1) * here // (2 * there)
+        for here, there in zip(source, target, strict=True)
+    )
+    mapped: NDArray[np.int64] = (rows[:, None] * source[1] + columns[None, :]).reshape(-1)
+    return mapped

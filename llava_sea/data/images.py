@@ -1,0 +1,249 @@
+"""Picture files into the pixels that a vision tower gets; mining and training share every line.
+
+`load_image` gives what a viewer shows: the EXIF rotation is applied (LLaVA leaves such pictures
+lying on their side), 16-bit pictures are scaled instead of clipped. An alpha channel is dropped, as
+in LLaVA. The format is told by content, not by name. `ImageTransform` is the tower's own processor,
+with LLaVA's ``--image_aspect_ratio`` before it.
+
+Limits: formats that photographs come in, one frame, `MAX_PIXELS` and `MAX_SIDE`; no remote files.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from llava_sea.errors import UserError
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own threshold for a decompression bomb (a quarter GiB of RGB)."""
+
+MAX_SIDE = 16_384
+"""Longest side; padded to a square this is 0.8 GB."""
+
+MAX_CROP_RATIO = 50
+"""Longer strips than this are cut at both ends before a resize that a centre crop follows."""
+
+# Pillow would hand EPS to Ghostscript, and opens forms that no photograph has.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ASPECT_RATIOS = ("square", "pad")
+
+
+class LoadedImage(NamedTuple):
+    """An RGB picture and the CRC-32 of its file's bytes, which ties labels to the picture."""
+
+    image: Image.Image
+    crc32: int
+
+
+def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: object) -> Path:
+    """Return the file of a record's "image"; links inside the folder may lead anywhere.
+
+    Raises:
+        UserError: if the name is absolute or leaves the folder.
+    """
+    normal = os.path.normpath(name)
+    outside = normal == os.pardir or normal.startswith(os.pardir + os.sep)
+    if os.path.isabs(name) or outside or "\0" in name:
+        raise UserError(
+            f"record {record_id!r}: the image {name!r} is not below the image folder; write its "
+            "path relative to --image_folder, without '..' (a link inside the folder may lead out)"
+        )
+    return Path(folder) / name
+
+
+def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> LoadedImage:
+    """Read a record's picture.
+
+    Args:
+        folder: the image folder.
+        name: the record's "image".
+        record_id: the record's id, for messages.
+
+    Raises:
+        UserError: naming record, file and reason, if there is no such picture, or it cannot be
+            decoded whole, or is larger than the limits.
+    """
+    path = resolve_image_path(folder, name, record_id)
+    where = f"record {record_id!r}: {path}"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+    if not data:
+        raise UserError(f"{where}: the image file is empty")
+    try:
+        image = Image.open(BytesIO(data), formats=_known_formats())
+        width, height = image.size
+        if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
+            return LoadedImage(_to_rgb(_upright(image)), zlib.crc32(data))
+    except (
+        Exception
+    ) as error:  # a decoder raises anything on a damaged file; the reason is passed on
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not a picture in a known format ({', '.join(_known_formats())})"
+        raise UserError(
+            f"{where}: the image cannot be decoded ({reason}); replace it or remove the record"
+        ) from None
+    raise UserError(
+        f"{where}: the image is {width} x {height} pixels, the limits are {MAX_PIXELS:,} pixels "
+        f"and {MAX_SIDE:,} on a side; make it smaller"
+    )
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF rotation; a damaged EXIF block says nothing about it."""
+    image.load()
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError, struct.error):
+        orientation = 1
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels; save it with 8 bits a channel")
+    elif image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey picture: Pillow's own conversion makes all above 255 white."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise ValueError("32-bit pixels; save it with 8 bits a channel")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+class ImageTransform:
+    """A picture into float32 pixels ``(3, H, W)``: padded if asked, then the tower's processor."""
+
+    def __init__(self, processor: Any, aspect_ratio: str) -> None:
+        """Wrap a processor.
+
+        Args:
+            processor: transformers' PIL processor of the tower (CLIP's, SigLIP's, BiT's).
+            aspect_ratio: ``square`` leaves the picture to the processor (CLIP: resize and centre
+                crop); ``pad`` first makes it square with the mean colour, nothing is cut off.
+
+        Raises:
+            UserError: if `aspect_ratio` is neither, or the output's size is not fixed.
+        """
+        if aspect_ratio not in _ASPECT_RATIOS:
+            raise UserError(f"--image_aspect_ratio {aspect_ratio!r}: it is one of {_ASPECT_RATIOS}")
+        self.processor = processor
+        self.aspect_ratio = aspect_ratio
+        size = dict(processor.size)
+        crop = processor.do_center_crop and dict(processor.crop_size)
+        final = crop or size
+        if not processor.do_resize or set(final) != {"height", "width"}:
+            raise UserError(
+                f"{type(processor).__name__}: pictures must come out at one size, its settings "
+                f"say size {size}, crop {crop or None}; known to work are CLIP, SigLIP and DINOv2"
+            )
+        self.resolution = (int(final["height"]), int(final["width"]))
+        self._resize = {key: int(value) for key, value in size.items()}
+        self._crop = list(self.resolution) if crop else None
+
+    @classmethod
+    def from_pretrained(cls, vision_tower: str, aspect_ratio: str) -> ImageTransform:
+        """Load the processor that a vision tower comes with (``preprocessor_config.json``).
+
+        Raises:
+            UserError: if the tower has none.
+        """
+        from transformers import AutoImageProcessor
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(vision_tower, backend="pil")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
+                f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
+            ) from None
+        return cls(processor, aspect_ratio)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the pixels ``(3, H, W)`` of an RGB picture."""
+        if self.aspect_ratio == "pad":
+            image = self._pad(image)
+        elif self._crop and "shortest_edge" in self._resize:
+            image = _shorten_strip(image)
+        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels.to(torch.float32)
+
+    def geometry(self) -> dict[str, Any]:
+        """Return what decides the pixels, as JSON keeps it; equal geometries give equal pixels."""
+        processor = self.processor
+        return {
+            "aspect_ratio": self.aspect_ratio,
+            "resolution": list(self.resolution),
+            "resize": dict(self._resize),
+            "crop": self._crop,
+            "resample": int(processor.resample),
+            "rescale": float(processor.rescale_factor) if processor.do_rescale else None,
+            "mean": [float(x) for x in processor.image_mean] if processor.do_normalize else None,
+            "std": [float(x) for x in processor.image_std] if processor.do_normalize else None,
+        }
+
+    def _pad(self, image: Image.Image) -> Image.Image:
+        """Centre the picture on a square of the mean colour, LLaVA's rounding."""
+        width, height = image.size
+        if width == height:
+            return image
+        side = max(width, height)
+        red, green, blue = (int(mean * 255) for mean in self.processor.image_mean)
+        square = Image.new("RGB", (side, side), (red, green, blue))
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        return square
+
+
+def view(geometry: dict[str, Any]) -> tuple[str, float, float]:
+    """Say which part of a picture a geometry shows: how it is made to fit, kept height and width.
+
+    Label grids of two encoders can be mapped onto each other only if this agrees.
+    """
+    resize, crop = geometry["resize"], geometry["crop"]
+    height, width = (resize.get(key, resize.get("shortest_edge")) for key in ("height", "width"))
+    kept = (crop[0] / height, crop[1] / width) if crop else (1.0, 1.0)
+    fit = "crop" if "shortest_edge" in resize else "stretch"
+    return ("pad" if geometry["aspect_ratio"] == "pad" else fit, *kept)
+
+
+def patch_grid(vision_config: Any) -> tuple[int, int]:
+    """Return the rows and columns of patches of a vision tower (CLIP-L/14 at 336: 24 by 24)."""
+    sizes = []
+    for value in (vision_config.image_size, vision_config.patch_size):
+        sizes.append((value, value) if isinstance(value, int) else tuple(value))
+    (height, width), (patch_height, patch_width) = sizes
+    return height // patch_height, width // patch_width
+
+
+def _shorten_strip(image: Image.Image) -> Image.Image:
+    """Cut the ends off a very long strip: resizing 1 x 4000 to a width of 336 would take gigabytes.
+
+    The centre crop that follows drops them anyway; the middle stays where it was.
+    """
+    width, height = image.size
+    keep = min(width, height) * MAX_CROP_RATIO
+    left, top = max(0, (width - keep) // 2), max(0, (height - keep) // 2)
+    return image.crop((left, top, width - left, height - top)) if left or top else image

@@ -1,0 +1,148 @@
+"""Records: LLaVA's JSON list (or one JSON object a line) into checked, typed records.
+
+Everything that can be wrong with the text is found here, before a run, and named by record: see
+`llava_sea.data.images` for the pictures and `llava_sea.conversation` for what a template needs.
+Limits: the file is held in memory; one picture a record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llava_sea.errors import UserError
+
+ROLES = ("human", "gpt")
+
+
+class Turn(NamedTuple):
+    """One speaker's text; `role` is "human" or "gpt"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One conversation; `image` is the picture's path below the image folder, or None."""
+
+    index: int
+    id: str
+    image: str | None
+    turns: tuple[Turn, ...]
+
+    @property
+    def name(self) -> str:
+        """What messages call the record."""
+        return f"record {self.index} (id {self.id!r})"
+
+
+def load_records(path: str | os.PathLike[str]) -> list[Record]:
+    """Read a data file: a JSON list of LLaVA's records, or ``.jsonl`` with one a line.
+
+    Args:
+        path: the file; ``{"id", "image", "conversations": [{"from", "value"}, ...]}`` each. "id"
+            may be a number or missing (the index is taken), "image" missing or null (text only).
+
+    Raises:
+        UserError: with file, line and column if it is no JSON, with the record if its shape is
+            wrong.
+    """
+    text = _read_text(path)
+    if Path(path).suffix.lower() in (".jsonl", ".ndjson"):
+        lines = text.split("\n")
+        rows = [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        rows = _parse(text, path, 1)
+    if not isinstance(rows, list):
+        raise UserError(
+            f"{path}: the file holds one {_json_type(rows)}, not a list of records; write "
+            "[{...}, {...}], or name it .jsonl with one record a line"
+        )
+    if not rows:
+        raise UserError(f"{path}: the file holds no records")
+    return [_record(row, index, path) for index, row in enumerate(rows)]
+
+
+def _read_text(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the data file ({error.strerror})") from None
+
+
+def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise UserError(f"{path}: broken JSON at {place}: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: the JSON from line {line} on is nested too deep") from None
+
+
+def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: record {index} is a {_json_type(row)}, not an object")
+    record_id = row.get("id", index)
+    where = f"{path}: record {index} (id {record_id!r})"
+    if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
+        raise UserError(f'{where}: "id" must be a string or a whole number')
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise UserError(
+            f'{where}: "conversations" must be a list of turns '
+            '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
+        )
+    return Record(
+        index,
+        str(record_id),
+        _image(row.get("image"), where),
+        tuple(_turn(turn, number, where) for number, turn in enumerate(turns)),
+    )
+
+
+def _image(value: Any, where: str) -> str | None:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, list):
+        raise UserError(f'{where}: "image" lists {len(value)} pictures; one a record is supported')
+    raise UserError(f'{where}: "image" must be a path below the image folder, it is {value!r}')
+
+
+def _turn(turn: Any, number: int, where: str) -> Turn:
+    role, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+    if role not in ROLES:
+        raise UserError(
+            f'{where}: turn {number} is from {role!r}; LLaVA\'s names are "human" and "gpt" '
+            '(for "user" and "assistant"; a "system" turn is not supported)'
+        )
+    if not isinstance(text, str):
+        raise UserError(f'{where}: turn {number} needs its text in "value", it is {text!r}')
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where}: turn {number} holds half a character (character {error.start} is an "
+                "unpaired surrogate, often a cut-off emoji); mend the text"
+            ) from None
+    return Turn(role, text)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return "empty" if value == [] else f"of type {_json_type(value)}"
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "true/false", type(None): "null"}
+    return names.get(type(value), "number")

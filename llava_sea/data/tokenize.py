@@ -1,0 +1,129 @@
+"""A record into token ids, labels and the places of the picture's tokens.
+
+The text between two pictures is tokenised in one piece, as LLaVA does, and a token is supervised if
+it overlaps supervised text (character offsets): SentencePiece and byte-level BPE behave differently
+at a cut, and counting tokens of pieces goes wrong at every one of them. The picture's tokens are
+written out (P each), so lengths are known; their ids are placeholders that nothing looks at.
+
+Limits: needs a tokenizer with offsets ("fast"; every Llama, Gemma, Phi and Qwen tokenizer is one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+from llava_sea.constants import IGNORE_INDEX
+from llava_sea.conversation import Segment, Template, render
+from llava_sea.data.records import Record
+from llava_sea.errors import UserError
+
+PLACEHOLDER_ID = 0
+"""Token id at a picture's places: a row that every embedding table has."""
+
+
+class Tokenized(NamedTuple):
+    """Three lists of the same length: ids, labels (-100 where not supervised), picture places."""
+
+    input_ids: list[int]
+    labels: list[int]
+    image_mask: list[bool]
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Return an id to pad with that is in the vocabulary: pad, else unk (LLaVA's), eos or 0."""
+    ids = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in ids if token is not None)
+
+
+def tokenize_record(
+    record: Record,
+    template: Template,
+    tokenizer: Any,
+    image_tokens: int,
+    model_max_length: int,
+) -> Tokenized:
+    """Tokenise a record for training.
+
+    The tokenizer's BOS, if it adds one, comes first; it is never supervised.
+
+    Args:
+        record: the conversation.
+        template: how it is written.
+        tokenizer: a fast tokenizer.
+        image_tokens: P, the number of tokens of a picture.
+        model_max_length: the sequence is cut to this many tokens, the picture's included.
+
+    Raises:
+        UserError: if nothing of the record is supervised, or the cut takes away all that is, or
+            takes away tokens of the picture.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer"
+        )
+    ids = _leading_ids(tokenizer)
+    labels, image_mask = [IGNORE_INDEX] * len(ids), [False] * len(ids)
+    for chunk in _chunks(render(record, template)):
+        if chunk is None:
+            ids += [PLACEHOLDER_ID] * image_tokens
+            labels += [IGNORE_INDEX] * image_tokens
+            image_mask += [True] * image_tokens
+        else:
+            chunk_ids, chunk_labels = _tokenize_chunk(chunk, tokenizer)
+            ids += chunk_ids
+            labels += chunk_labels
+            image_mask += [False] * len(chunk_ids)
+    _check_length(record, labels, image_mask, model_max_length)
+    cut = slice(model_max_length)
+    return Tokenized(ids[cut], labels[cut], image_mask[cut])
+
+
+def _leading_ids(tokenizer: Any) -> list[int]:
+    """Return [BOS] if the tokenizer begins a text with it, else []."""
+    first = tokenizer("a").input_ids[0]
+    return [first] if first == tokenizer.bos_token_id else []
+
+
+def _chunks(segments: list[Segment]) -> Iterator[list[Segment] | None]:
+    """Yield the runs of text segments, and None for each picture between them."""
+    run: list[Segment] = []
+    for segment in segments:
+        if segment.is_image:
+            yield run
+            yield None
+            run = []
+        else:
+            run.append(segment)
+    yield run
+
+
+def _tokenize_chunk(segments: list[Segment], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokenise one run of text as a whole; return its ids and labels."""
+    text = "".join(segment.text for segment in segments)
+    if not text:
+        return [], []
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    supervised = bytes(chain.from_iterable([s.supervised] * len(s.text) for s in segments))
+    # A token without a character of its own (a prefix space) goes with the next character.
+    labels = [
+        token if any(supervised[start : max(end, start + 1)]) else IGNORE_INDEX
+        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    ]
+    return list(encoded.input_ids), labels
+
+
+def _check_length(
+    record: Record, labels: list[int], image_mask: list[bool], model_max_length: int
+) -> None:
+    if all(label == IGNORE_INDEX for label in labels):
+        raise UserError(f"{record.name}: no answer to learn from; give it one or remove the record")
+    if len(labels) <= model_max_length:
+        return
+    length = f"{record.name} is {len(labels)} tokens long, {sum(image_mask)} of them the picture's"
+    way_out = f"--model_max_length {model_max_length}; raise it, or shorten or remove the record"
+    if any(image_mask[model_max_length:]):
+        raise UserError(f"{length}; the picture's tokens are cut off by {way_out}")
+    if all(label == IGNORE_INDEX for label in labels[:model_max_length]):
+        raise UserError(f"{length}; all that is to be learned is cut off by {way_out}")

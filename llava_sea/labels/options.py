@@ -1,0 +1,145 @@
+"""The flags of the label extraction, their presets, and what is wrong with them.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+
+FEATURES = ("vanilla", "value", "qq", "qq+kk")
+SIGNS = ("auto", "+1", "-1")
+DTYPES = ("float32", "bfloat16", "float16")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper as printed: last layer, negated cosine, the ten best words.
+    "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_top_n": 10},
+    # The value path of the last attention, and the sign that the captions speak for.
+    "best": {"sea_features": "value", "sea_sign": "auto", "sea_top_n": 10},
+}
+
+
+def _flag(help: str, default: Any = None, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ExtractOptions:
+    """What to label, with what, and where to put it."""
+
+    data_path: str = _flag("training data: a JSON (or JSONL) file in LLaVA's layout", "")
+    image_folder: str = _flag("folder that the records' image names are relative to", "")
+    vision_tower: str = _flag("CLIP or SigLIP folder (or hub name) with both towers", "")
+    words: str = _flag("word list, made by python -m llava_sea.labels.word_list", "")
+    output_dir: str = _flag("folder for the labels; an unfinished one is continued", "")
+    image_aspect_ratio: str = _flag(
+        "image transform, the one that training uses", "square", choices=("square", "pad")
+    )
+    sea_preset: str = _flag(
+        "values of the three flags below that are not given", "best", choices=tuple(PRESETS)
+    )
+    sea_features: str | None = _flag(
+        "patch features in the joint space (preset best: value, paper: vanilla)", choices=FEATURES
+    )
+    sea_sign: str | None = _flag(
+        "sign of the cosine; auto measures it by caption lift (best: auto, paper: -1)",
+        choices=SIGNS,
+    )
+    sea_top_n: int | None = _flag("words kept for each patch (both presets: 10)", type=int)
+    word_template: str = _flag("prompt around each word, with one {}; the paper: none", "{}")
+    sign_sample: int = _flag("pictures that --sea_sign auto is measured on", 1000)
+    on_bad_image: str = _flag(
+        "a picture that is missing or unreadable: stop, or give it no labels and list it",
+        "fail",
+        choices=("fail", "skip"),
+    )
+    batch_size: int = _flag("pictures encoded at a time", 32)
+    shard_size: int = _flag("pictures in a shard: what a kill can lose at most", 1024)
+    num_workers: int = _flag("processes; 0 is one for each GPU, or one", 0)
+    loader_threads: int = _flag("threads of each process that decode pictures", 4)
+    device: str = _flag("auto, cpu or cuda", "auto", choices=("auto", "cpu", "cuda"))
+    dtype: str = _flag("numbers that the encoder runs in", "float32", choices=DTYPES)
+
+    def resolved(self) -> ExtractOptions:
+        """Fill in what the preset decides; flags that were given win.
+
+        Raises:
+            UserError: if a needed flag is missing or a value cannot be.
+        """
+        for name in ("data_path", "image_folder", "vision_tower", "words", "output_dir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is needed; see --help")
+        if self.sea_preset not in PRESETS:
+            raise UserError(f"--sea_preset {self.sea_preset}: choose one of {', '.join(PRESETS)}")
+        preset = PRESETS[self.sea_preset]
+        chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
+        options = dataclasses.replace(self, **chosen)
+        for item in dataclasses.fields(options):
+            value, choices = getattr(options, item.name), item.metadata.get("choices")
+            if choices and value not in choices:
+                raise UserError(f"--{item.name} {value}: choose one of {', '.join(choices)}")
+        for name in ("sea_top_n", "batch_size", "shard_size", "loader_threads", "sign_sample"):
+            if getattr(options, name) < 1:
+                raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+        if options.num_workers < 0:
+            raise UserError(f"--num_workers {options.num_workers}: must be 0 or more")
+        if not Path(options.image_folder).is_dir():
+            raise UserError(f"--image_folder {options.image_folder}: no such folder")
+        return options
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> ExtractOptions:
+    """Read the command line.
+
+    Raises:
+        UserError: for a flag that does not exist, with the nearest one that does.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m llava_sea.labels.extract",
+        description="Mine the best words for every patch of a corpus's pictures (SEA 3.1).",
+        allow_abbrev=False,
+    )
+    for item in dataclasses.fields(ExtractOptions):
+        parser.add_argument(
+            f"--{item.name}",
+            default=item.default,
+            required=item.default == "",
+            type=item.metadata.get("type", type(item.default) if item.default is not None else str),
+            choices=item.metadata.get("choices"),
+            help=item.metadata["help"] + (f" (default: {item.default})" if item.default else ""),
+        )
+    values, unknown = parser.parse_known_args(_join_signs(arguments))
+    if unknown:
+        raise UserError(_unknown_flag(unknown[0]))
+    return ExtractOptions(**vars(values))
+
+
+def _join_signs(arguments: Sequence[str] | None) -> list[str] | None:
+    """Write ``--sea_sign -1`` as ``--sea_sign=-1``: argparse takes a bare -1 for a flag."""
+    if arguments is None:
+        import sys
+
+        arguments = sys.argv[1:]
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--sea_sign":
+            joined[-1] += "=" + ("+1" if argument == "1" else argument)
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _unknown_flag(argument: str) -> str:
+    name = argument.split("=")[0].lstrip("-")
+    known = [item.name for item in dataclasses.fields(ExtractOptions)]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+    return f"there is no flag {argument!r}{hint}"

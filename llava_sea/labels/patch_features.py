@@ -1,0 +1,205 @@
+"""Images to patch features in the space that the encoder shares with its text tower (SEA eq. 6).
+
+The model's own modules run up to the last block; what happens there is the choice of `features`:
+
+CLIP, ``y = visual_projection(post_layernorm(z))`` without the class token's row:
+    vanilla  z = the last block's output, as printed in the paper
+    value    z = out_proj(v), v = v_proj(layer_norm1(x)): each patch attends to itself alone, and
+             residual and FFN are left out, for neither ever reaches CLIP's loss from a patch's row
+    qq       z = out_proj(softmax(q q' / sqrt(d)) v), likewise without residual and FFN (ClearCLIP)
+    qq+kk    the mean of the q-q and the k-k attention in its place (SCLIP)
+The class token stays among the keys of qq and qq+kk.
+
+SigLIP has no class token and no projection: a pooling head attends to the patches, so a patch
+enters the joint space as the head would see it alone: ``o = out_proj(v_proj(z))``, then
+``y = o + mlp(layernorm(o))``, with the head's own weights and z after post_layernorm. There the
+last block's full output reaches the loss, and the value path is the head's: ``vanilla`` and
+``value`` are one and the same. qq and qq+kk change the last block as in CLIP. The paper does not
+say what it did.
+
+Limits: CLIP and SigLIP (with fixed-size SigLIP 2 checkpoints, which share SigLIP's classes).
+
+Shape letters: B images, T tokens, P patches, H heads, D a width (the joint space's in results).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llava_sea.errors import UserError
+from llava_sea.labels.fingerprint import vision_fingerprint
+from llava_sea.labels.options import FEATURES
+
+logger = logging.getLogger(__name__)
+
+
+class PatchEncoder:
+    """The vision side of a paired image-text encoder, read patch by patch."""
+
+    def __init__(self, model: Any) -> None:
+        """Wrap a `CLIPModel` or `SiglipModel` that is already loaded."""
+        self.model = model.eval().requires_grad_(False)
+        self.family: str = model.config.model_type
+        if self.family not in ("clip", "siglip"):
+            raise UserError(_unpaired(self.family, type(model).__name__))
+        self._vision = model.vision_model
+        if self.family == "siglip" and getattr(self._vision, "head", None) is None:
+            raise UserError(
+                "this SigLIP has no pooling head (vision_use_head is false), so its patches have "
+                "no way into the text space; choose a checkpoint with the head"
+            )
+        config = model.config.vision_config
+        self._patch, self._native = int(config.patch_size), int(config.image_size)
+        self.fingerprint = vision_fingerprint(
+            self._vision.embeddings.patch_embedding.weight, config
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> PatchEncoder:
+        """Load a paired encoder.
+
+        Args:
+            path_or_id: a transformers folder, or a name on the hub.
+            device: where it runs.
+            dtype: what it runs in; the fingerprint is taken before the cast.
+
+        Raises:
+            UserError: if there is no model, it has no text tower, or weights are missing.
+        """
+        from transformers import CLIPModel, SiglipModel
+
+        family = _model_type(path_or_id)
+        classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
+        if family not in classes:
+            raise UserError(_unpaired(family, str(path_or_id)))
+        try:
+            model, info = classes[family].from_pretrained(
+                str(path_or_id), dtype=torch.float32, output_loading_info=True
+            )
+        except OSError as error:
+            raise UserError(f"cannot load the vision tower {path_or_id}: {error}") from error
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise UserError(
+                f"{path_or_id} holds no weights for {missing[0]} and {len(missing) - 1} more: "
+                "labels need the whole encoder, image and text tower"
+            )
+        encoder = cls(model)
+        encoder.model.to(device=device, dtype=dtype)
+        return encoder
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at the encoder's native image size."""
+        return self.grid_of(self._native, self._native)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image with this many pixels."""
+        return height // self._patch, width // self._patch
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values_BCHW: Tensor, features: str = "vanilla") -> Tensor:
+        """Encode images into one joint-space vector per patch (SEA eq. 6).
+
+        Args:
+            pixel_values_BCHW: normalised images, ``(B, 3, H, W)``; any size, square or not (the
+                position embeddings are interpolated where it is not the native one).
+            features: ``vanilla``, ``value``, ``qq`` or ``qq+kk``; see the module's text.
+
+        Returns:
+            ``(B, P, D)`` in row-major order of the grid, rows of length 1; float32 (float64 if
+            the model is).
+
+        Raises:
+            UserError: if the features are not known.
+        """
+        if features not in FEATURES:
+            raise UserError(f"unknown features {features!r}; choose one of {', '.join(FEATURES)}")
+        vision = self._vision
+        weight = vision.embeddings.patch_embedding.weight
+        pixels = pixel_values_BCHW.to(weight.device, weight.dtype)
+        resized = tuple(pixels.shape[-2:]) != (self._native, self._native)
+        x_BTD = vision.embeddings(pixels, interpolate_pos_encoding=resized)
+        if self.family == "clip":
+            x_BTD = vision.pre_layrnorm(x_BTD)
+        *blocks, last = vision.encoder.layers
+        for block in blocks:
+            x_BTD = block(x_BTD, attention_mask=None)
+        if features == "vanilla" or (features == "value" and self.family == "siglip"):
+            x_BTD = last(x_BTD, attention_mask=None)
+        else:
+            x_BTD = last_attention(last, x_BTD, features)
+        joint_BPD = self._into_joint_space(vision.post_layernorm(x_BTD))
+        joint_BPD = joint_BPD.to(torch.promote_types(joint_BPD.dtype, torch.float32))
+        return F.normalize(joint_BPD, dim=-1)
+
+    def _into_joint_space(self, x_BTD: Tensor) -> Tensor:
+        if self.family == "clip":
+            return self.model.visual_projection(x_BTD[:, 1:])
+        head = self._vision.head
+        attention = head.attention
+        _, _, value_weight = attention.in_proj_weight.chunk(3)
+        _, _, value_bias = attention.in_proj_bias.chunk(3)
+        o_BPD = attention.out_proj(F.linear(x_BTD, value_weight, value_bias))
+        return o_BPD + head.mlp(head.layernorm(o_BPD))
+
+
+def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
+    """Return a block's attention output alone (no residual, no FFN) with other weights.
+
+    Args:
+        block: an encoder block of CLIP or SigLIP.
+        x_BTD: the block's input.
+        features: ``value`` (each token attends to itself), ``qq`` or ``qq+kk``.
+    """
+    attention = block.self_attn
+    h_BTD = block.layer_norm1(x_BTD)
+    v_BTD = attention.v_proj(h_BTD)
+    if features == "value":
+        return attention.out_proj(v_BTD)
+    sources = [attention.q_proj(h_BTD)]
+    if features == "qq+kk":
+        sources.append(attention.k_proj(h_BTD))
+    v_BHTD = _split_heads(v_BTD, attention.num_heads)
+    mixed_BHTD = torch.zeros_like(v_BHTD)
+    for source_BTD in sources:
+        s_BHTD = _split_heads(source_BTD, attention.num_heads)
+        mixed_BHTD += F.scaled_dot_product_attention(s_BHTD, s_BHTD, v_BHTD, scale=attention.scale)
+    mixed_BTD = (mixed_BHTD / len(sources)).transpose(1, 2).flatten(2)
+    return attention.out_proj(mixed_BTD)
+
+
+def _split_heads(x_BTD: Tensor, heads: int) -> Tensor:
+    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _model_type(path_or_id: str | Path) -> str:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(path_or_id)).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no vision tower at {path_or_id}: expected a transformers folder with config.json and "
+            f"weights, or a name on the hub ({error})"
+        ) from error
+
+
+def _unpaired(family: str, name: str) -> str:
+    return (
+        f"labels need an image encoder with its paired text encoder, and {name} is of type "
+        f"'{family}'; give a CLIP or SigLIP folder that holds both towers (model_type 'clip' or "
+        "'siglip'). To train an adapter for DINOv2 or another tower, mine labels with such an "
+        "encoder and train with --sea_transfer True"
+    )

@@ -1,0 +1,246 @@
+"""Measure the sign of eq. 8 by caption lift, before a corpus is mined with it.
+
+The paper ranks words by the negated cosine; whether that or the plain cosine names what a patch
+shows depends on the encoder and on the features. For a sample of pictures and both signs: how often
+does a kept label (top n, score above 0) occur in the picture's own caption, and how often in
+another picture's? The second number is the mean over *all* other captions of the sample, i.e. over
+every cyclic shift of the captions at once. Their ratio is the lift: 1 for labels that know nothing
+of the picture. A sign is taken only if its lift stands out of the noise, and of the other sign's.
+
+Limits: captions that say nothing about their pictures, or a sample of near-identical captions,
+cannot tell the signs apart; then a sign must be forced.
+
+Shape letters: I pictures, B pictures of a batch, P patches, Q words, D joint dimension, N labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llava_sea.alignment.mining import mine_top_words
+from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import find_occurrences
+
+CLEAR = 3.0  # standard errors by which a lift must differ from 1
+APART = 2.0  # standard errors by which the signs must differ, if both lifts are above 1
+_COSINE_WORDS = 4096  # words, evenly spaced over the list, for the share of negative cosines
+
+
+@dataclass(frozen=True)
+class SignMeasure:
+    """What one sign does on the sample; rates are means over pictures."""
+
+    sign: int
+    own_rate: float  # share of a picture's labels that occur in its own caption
+    other_rate: float  # ... in another picture's caption, on average
+    lift: float  # own_rate / other_rate; nan if no label occurs anywhere
+    lift_error: float  # its standard error over pictures
+    clear: float  # (own_rate - other_rate) in standard errors
+    kept: float  # share of the top-n entries with a score above 0
+    hub_cover: float  # share of patches with a label from the commonest 1 % of the words
+    hubs: tuple[str, ...]  # the commonest labels
+
+
+@dataclass(frozen=True)
+class SignReport:
+    """Both signs side by side."""
+
+    plus: SignMeasure
+    minus: SignMeasure
+    apart: float  # log lift of plus less that of minus, in (paired) standard errors
+    negative_share: float  # share of patch-word cosines below 0
+    num_images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers for a manifest; what is not finite becomes None."""
+        return _finite(asdict(self))
+
+
+def measure_sign(
+    pictures: Iterable[tuple[Sequence[int], Tensor]],
+    captions: Sequence[str],
+    words: Sequence[str],
+    words_QD: Tensor,
+    top_n: int,
+) -> SignReport:
+    """Mine a sample with both signs and compare the labels with the captions.
+
+    Args:
+        pictures: batches of (numbers of the pictures, their joint-space patch features
+            ``(B, P, D)``); a picture that could not be read may be left out.
+        captions: every picture's, by number.
+        words: the word list.
+        words_QD: its joint-space features, on the device of the patches.
+        top_n: labels kept for a patch.
+
+    Raises:
+        UserError: if there are fewer than two pictures with captions.
+    """
+    occurrences = find_occurrences(captions, words)
+    count_Q = np.zeros(len(words), np.int64)
+    for ids in occurrences:
+        count_Q[ids] += 1
+    plus, minus = (_Tally(sign, count_Q, occurrences) for sign in (1, -1))
+    sample_QD = words_QD[:: math.ceil(len(words) / _COSINE_WORDS)]
+    negative, total = 0, 0
+    for numbers, patches_BPD in pictures:
+        batch, num_patches, _ = patches_BPD.shape
+        flat_MD = patches_BPD.flatten(0, 1)
+        cosines = flat_MD @ sample_QD.T
+        negative += int((cosines < 0).sum())
+        total += cosines.numel()
+        for tally in (plus, minus):
+            ids_MN, scores_MN = mine_top_words(flat_MD, words_QD, top_n, sign=tally.sign)
+            kept_MN = torch.where(scores_MN > 0, ids_MN, -1).cpu().numpy()
+            for number, ids_PN in zip(
+                numbers, kept_MN.reshape(batch, num_patches, -1), strict=True
+            ):
+                tally.add(number, ids_PN)
+    found = len(plus.labels)
+    if found < 2:
+        raise UserError(
+            f"the sign cannot be measured on {found} readable pictures with captions; force it "
+            "with --sea_sign +1 or --sea_sign -1"
+        )
+    return SignReport(
+        plus.measure(words), minus.measure(words), _apart(plus, minus), negative / total, found
+    )
+
+
+def choose_sign(report: SignReport) -> int:
+    """Take the sign whose lift is clearly above 1 and clearly above the other's.
+
+    Raises:
+        UserError: if neither is, with the numbers and the ways out.
+    """
+    clear = [m for m in (report.plus, report.minus) if m.clear >= CLEAR and m.lift > 1]
+    if not clear:
+        _refuse(
+            report,
+            "with neither sign do labels occur in their own pictures' captions clearly more often "
+            f"than in other pictures' ({CLEAR:.0f} standard errors)",
+        )
+    winner = max(clear, key=lambda m: m.lift)
+    loser = report.minus if winner is report.plus else report.plus
+    if loser.clear >= APART and loser.lift > 1 and abs(report.apart) < APART:
+        _refuse(report, "both signs' labels fit their captions, and neither fits clearly better")
+    return winner.sign
+
+
+def format_table(report: SignReport) -> str:
+    """Return the small table that shows why a sign was taken or refused."""
+    head = (
+        f"caption lift on {report.num_images} pictures "
+        f"({report.negative_share:.1%} of the patch-word cosines are negative)"
+    )
+    lines = [
+        head,
+        "sign   lift            in own   in other  clear  kept   hubs*  commonest labels",
+    ]
+    for m in (report.plus, report.minus):
+        lines.append(
+            f"{m.sign:+d}   {m.lift:7.3f} ± {m.lift_error:5.3f} {m.own_rate:8.4f} "
+            f"{m.other_rate:8.4f} {m.clear:+6.1f} {m.kept:6.1%} {m.hub_cover:6.1%}  "
+            + ", ".join(m.hubs)
+        )
+    lines.append("* patches with a label from the commonest 1 % of the words")
+    return "\n".join(lines)
+
+
+class _Tally:
+    """Counts of one sign, picture by picture."""
+
+    def __init__(
+        self, sign: int, count_Q: NDArray[np.int64], occurrences: list[NDArray[np.int64]]
+    ) -> None:
+        self.sign, self.count_Q, self.occurrences = sign, count_Q, occurrences
+        self.own: list[float] = []
+        self.other: list[float] = []
+        self.labels: list[NDArray[np.int32]] = []
+
+    def add(self, number: int, ids_PN: NDArray[np.int64]) -> None:
+        """Take in one picture's labels; -1 is a dropped one."""
+        self.labels.append(ids_PN.astype(np.int32))
+        kept = ids_PN[ids_PN >= 0]
+        own = np.isin(kept, self.occurrences[number])
+        others = max(1, len(self.occurrences) - 1)
+        self.own.append(own.mean() if len(kept) else 0.0)
+        self.other.append(((self.count_Q[kept] - own) / others).mean() if len(kept) else 0.0)
+
+    def measure(self, words: Sequence[str]) -> SignMeasure:
+        own_I, other_I = np.array(self.own), np.array(self.other)
+        own, other = float(own_I.mean()), float(other_I.mean())
+        root = math.sqrt(len(own_I))
+        spread = float((own_I - other_I).std(ddof=1)) / root
+        lift = own / other if other else (math.inf if own else math.nan)
+        error = math.nan
+        if other:
+            error = float((own_I - lift * other_I).std(ddof=1)) / root / other
+        labels_IPN = np.stack(self.labels)
+        kept = labels_IPN >= 0
+        count_Q = np.bincount(labels_IPN[kept], minlength=len(words))
+        order_Q = np.argsort(-count_Q, kind="stable")
+        is_hub_Q = np.zeros(len(words), bool)
+        is_hub_Q[order_Q[: max(1, len(words) // 100)]] = True
+        cover = (is_hub_Q[labels_IPN] & kept).any(-1).mean()
+        hubs = tuple(words[i] for i in order_Q[:3] if count_Q[i])
+        return SignMeasure(
+            sign=self.sign,
+            own_rate=own,
+            other_rate=other,
+            lift=lift,
+            lift_error=error,
+            clear=_ratio(own - other, spread),
+            kept=float(kept.mean()),
+            hub_cover=float(cover),
+            hubs=hubs,
+        )
+
+    def log_lift(self) -> tuple[float, NDArray[np.float64]] | None:
+        """The log of the lift and each picture's pull on it, or None where it is not finite."""
+        own_I, other_I = np.array(self.own), np.array(self.other)
+        own, other = float(own_I.mean()), float(other_I.mean())
+        if own == 0 or other == 0:
+            return None
+        return math.log(own / other), own_I / own - other_I / other
+
+
+def _apart(plus: _Tally, minus: _Tally) -> float:
+    """Difference of the log lifts in standard errors, paired by picture (delta method)."""
+    first, second = plus.log_lift(), minus.log_lift()
+    if first is None or second is None:
+        return math.inf if second is None else -math.inf
+    pull_I = first[1] - second[1]
+    return _ratio(first[0] - second[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
+
+
+def _ratio(difference: float, error: float) -> float:
+    if error:
+        return difference / error
+    return math.copysign(math.inf, difference) if difference else 0.0
+
+
+def _refuse(report: SignReport, reason: str) -> NoReturn:
+    raise UserError(
+        f"--sea_sign auto: {reason}.\n"
+        f"{format_table(report)}\n"
+        "Ways out: other --sea_features (vanilla, value, qq, qq+kk), another --vision_tower, a "
+        "word list made from these captions, a larger --sign_sample; or force the sign with "
+        "--sea_sign +1 or --sea_sign -1, knowing that the labels may mean nothing."
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,142 @@
+"""Words and phrases to vectors in the space that the text tower shares with the images (SEA eq. 7).
+
+Everything after the tokenizer is the model's own text path. CLIP is causal and reads its result at
+the end-of-text token, so a batch is padded only to its longest entry, exactly; the padding is more
+end-of-text, which both of its pooling rules (first end token, or largest id) pass over. SigLIP
+attends to its padding and is always padded to its full length, as in its training.
+
+Limit: an entry longer than the tower's context is never cut in silence. Its vector is zero, so its
+score is 0 and it can be no patch's label, and it is returned by name for the caller to report.
+
+Shape letters: Q words, D joint dimension, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from llava_sea.errors import UserError
+
+_CHUNK = 65_536  # words tokenised and sorted by length at a time
+_LEGACY_EOS = 2  # CLIP configs with this end token pool at the largest id instead
+
+
+class EncodedWords(NamedTuple):
+    """What `TextEncoder.encode_words` found."""
+
+    features_QD: NDArray[np.float32]
+    too_long: list[str]
+
+
+class TextEncoder:
+    """The text side of a `CLIPModel` or `SiglipModel`."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        text_config = model.config.text_config
+        self.max_length = min(text_config.max_position_embeddings, tokenizer.model_max_length)
+        self._pads_fully = model.config.model_type == "siglip"
+        self._end = text_config.eos_token_id
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path, model: Any) -> TextEncoder:
+        """Load the tokenizer that belongs to `model`, which was loaded from the same place."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
+        except (OSError, ValueError) as error:
+            raise UserError(f"no tokenizer in {path_or_id}: {error}") from error
+        return cls(model, tokenizer)
+
+    @property
+    def joint_size(self) -> int:
+        """The dimension of the joint space."""
+        config = self.model.config
+        if config.model_type == "siglip":
+            return config.text_config.projection_size
+        return config.projection_dim
+
+    @torch.no_grad()
+    def encode_words(
+        self,
+        words: Sequence[str],
+        batch: int = 256,
+        *,
+        template: str = "{}",
+        out_QD: NDArray[np.float32] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> EncodedWords:
+        """Encode words into the joint space (SEA eq. 7).
+
+        Args:
+            words: words or phrases.
+            batch: how many go through the tower at a time.
+            template: the prompt, with one ``{}`` for the word; the bare word is the paper's.
+            out_QD: float32 array to write to (say, on disk), ``(Q, D)``; made here if None.
+            progress: called with the number of words done since the last call.
+
+        Returns:
+            Features ``(Q, D)`` with rows of length 1, and the words that are longer than the
+            context, whose rows are zero.
+
+        Raises:
+            UserError: if the template has not exactly one ``{}``, or the tokenizer does not end a
+                text as the model expects.
+        """
+        if template.count("{}") != 1:
+            raise UserError(f"the prompt template needs exactly one {{}}, got {template!r}")
+        if out_QD is None:
+            out_QD = np.zeros((len(words), self.joint_size), np.float32)
+        too_long: list[str] = []
+        for start in range(0, len(words), _CHUNK):
+            chunk = words[start : start + _CHUNK]
+            tokens = self._tokenize([template.replace("{}", word) for word in chunk])
+            order = sorted(range(len(chunk)), key=lambda i: len(tokens[i]))
+            fitting = [i for i in order if len(tokens[i]) <= self.max_length]
+            too_long += [chunk[i] for i in sorted(order[len(fitting) :])]
+            out_QD[[start + i for i in order[len(fitting) :]]] = 0.0
+            for first in range(0, len(fitting), batch):
+                rows = fitting[first : first + batch]
+                vectors_QD = self._encode([tokens[i] for i in rows])
+                out_QD[[start + i for i in rows]] = vectors_QD.cpu().numpy()
+                if progress is not None:
+                    progress(len(rows))
+        return EncodedWords(out_QD, too_long)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids with the special tokens, neither cut nor padded."""
+        tokens = self.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
+        if not self._pads_fully and self._end != _LEGACY_EOS:
+            for text, ids in zip(texts, tokens, strict=True):
+                if self._end not in ids:
+                    raise UserError(
+                        f"the tokenizer turns {text!r} into {ids} without the end-of-text token "
+                        f"{self._end} that the text tower reads its result at: tokenizer and model "
+                        "do not belong together"
+                    )
+        return tokens
+
+    def _encode(self, tokens: list[list[int]]) -> Tensor:
+        if self._pads_fully:
+            ids_QL = self.tokenizer.pad(
+                {"input_ids": tokens},
+                padding="max_length",
+                max_length=self.max_length,
+                return_tensors="pt",
+            )["input_ids"]
+        else:
+            longest = max(map(len, tokens))
+            ids_QL = torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids in tokens])
+        output = self.model.get_text_features(input_ids=ids_QL.to(self.model.device))
+        joint_QD = getattr(output, "pooler_output", output)
+        return F.normalize(joint_QD.float(), dim=-1)

@@ -1,0 +1,128 @@
+"""`words.tsv`: the word list on disk, and its hash, by which labels know their list.
+
+UTF-8, the header `word TAB count TAB pos`, then a row an entry, by falling count, then by word
+(code points). Words are lower-case with single spaces; a count of 0 with pos `list` is an entry
+that the corpus does not hold. The hash is SHA-256 over the file's bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from llava_sea.errors import UserError
+
+HEADER = "word\tcount\tpos"
+
+
+class WordEntry(NamedTuple):
+    """A word or phrase, how often the corpus holds it, and its most frequent part of speech."""
+
+    word: str
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    pos: str
+
+    def sort_key(self) -> tuple[int, str]:
+        """The file's order."""
+        return -self.count, self.word
+
+
+def read_words(path: Path | str) -> list[WordEntry]:
+    """The entries of a word list, in its order.
+
+    Raises:
+        UserError: the file is missing, empty, not UTF-8, or a row is malformed, doubled or out of
+            order; with the line.
+    """
+    path = Path(path)
+    entries: list[WordEntry] = []
+    seen: set[str] = set()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: the word list cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: is not UTF-8") from error
+    if lines[0] != HEADER:
+        raise UserError(f"{path}, line 1: expected the header {HEADER!r}, found {lines[0]!r}")
+    if lines[-1] == "":
+        lines.pop()
+    for number, row in enumerate(lines[1:], start=2):
+        entry = _parse_row(row, f"{path}, line {number}")
+        if entry.word in seen:
+            raise UserError(f"{path}, line {number}: {entry.word!r} is there a second time")
+        if entries and entries[-1].sort_key() > entry.sort_key():
+            raise UserError(
+                f"{path}, line {number}: {entry.word!r} is out of order; rows stand by falling "
+                "count, then by word"
+            )
+        seen.add(entry.word)
+        entries.append(entry)
+    if not entries:
+        raise UserError(f"{path}: the word list is empty")
+    return entries
+
+
+def words_sha256(path: Path | str) -> str:
+    """SHA-256 of a word list's bytes, in hex.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: the word list cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def write_words(path: Path, entries: Iterable[WordEntry]) -> str:
+    """Write a word list: whole under its name, or not at all. Returns its SHA-256 in hex.
+
+    Args:
+        path: where it goes; a former list is replaced at the end.
+        entries: in the file's order.
+    """
+    digest = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            for line in _lines(entries):
+                digest.update(line)
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    return digest.hexdigest()
+
+
+def _lines(entries: Iterable[WordEntry]) -> Iterable[bytes]:
+    yield f"{HEADER}\n".encode()
+    for word, count, pos in entries:
+        yield f"{word}\t{count}\t{pos}\n".encode()
+
+
+def _parse_row(line: str, where: str) -> WordEntry:
+    cells = line.split("\t")
+    if len(cells) != 3:
+        raise UserError(f"{where}: expected 3 columns ({HEADER!r}), found {len(cells)}: {line!r}")
+    word, count, pos = cells
+    if not word or word != " ".join(word.split()) or word != word.lower():
+        raise UserError(f"{where}: {word!r} is not a lower-case word or phrase with single spaces")
+    if not (count.isascii() and count.isdigit()):
+        raise UserError(f"{where}: the count {count!r} is not a number from 0 up")
+    if not pos or pos != pos.strip():
+        raise UserError(f"{where}: the part of speech {pos!r} is not a name")
+    return WordEntry(word, int(count), pos)

@@ -1,0 +1,204 @@
+"""Put a vision tower, a fresh projector and an LLM together into transformers' Llava.
+
+The result is a stock `LlavaForConditionalGeneration`; no weight is allocated twice, and under
+ZeRO-3 each part is loaded partitioned. Any CLIP, SigLIP or DINOv2 tower and any decoder that
+`AutoModelForCausalLM` knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import deepspeed as hf_deepspeed
+from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers.utils import logging as hf_logging
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import gathered, load_projector
+
+logger = logging.getLogger(__name__)
+
+TOWER_HAS_CLS = {
+    "clip_vision_model": True,
+    "siglip_vision_model": False,
+    "dinov2": True,
+    "dinov2_with_registers": True,
+}
+"""Vision towers this package knows -> whether their first token is a class token."""
+
+
+def build_llava(
+    llm_path: str,
+    tower_path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+    select_layer: int = -2,
+    select_feature: str = "patch",
+    projector_path: str | None = None,
+    seed: int = 42,
+    cache_dir: str | None = None,
+) -> LlavaForConditionalGeneration:
+    """Build a Llava from its parts.
+
+    Args:
+        llm_path: folder or hub id of the language model.
+        tower_path: folder or hub id of the vision tower (or of the CLIP/SigLIP it belongs to).
+        dtype: of all weights.
+        attention: transformers' name of the attention implementation; None lets it choose.
+        select_layer: which hidden state feeds the projector (LLaVA: -2).
+        select_feature: `patch` drops the class token, `cls_patch` keeps it.
+        projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
+        seed: of the projector's first values.
+        cache_dir: where hub files are cached.
+
+    Raises:
+        UserError: if a part cannot be found, or is of a kind this package does not know.
+    """
+    options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
+    if attention:
+        options["attn_implementation"] = attention
+    tower = load_tower(tower_path, **options)
+    if select_feature not in ("patch", "cls_patch"):
+        raise UserError(f"--mm_vision_select_feature {select_feature}: use patch or cls_patch")
+    check_exists(llm_path, "--model_name_or_path")
+    llm = AutoModelForCausalLM.from_pretrained(llm_path, **options)
+
+    has_cls = TOWER_HAS_CLS[tower.config.model_type]
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=llm.config,
+        # No token of the LLM: the picture's places come to the model as a mask, never by id.
+        image_token_index=llm.config.vocab_size,
+        image_seq_length=num_patches(tower.config),
+        projector_hidden_act="gelu",
+        vision_feature_layer=select_layer,
+        vision_feature_select_strategy=(
+            "default" if has_cls and select_feature == "patch" else "full"
+        ),
+    )
+    with torch.device("meta"), without_zero3():
+        llava = LlavaForConditionalGeneration(config)
+    with zero_init():
+        projector = LlavaMultiModalProjector(config).to(dtype)
+    llava.model.vision_tower = tower
+    llava.model.language_model = llm.base_model
+    llava.lm_head = llm.get_output_embeddings()
+    llava.model.multi_modal_projector = projector
+    initialise_projector(projector, seed)
+    if projector_path:
+        load_projector(projector, projector_path)
+    return llava
+
+
+def load_tower(path: str, **options: Any) -> PreTrainedModel:
+    """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
+    check_exists(path, "--vision_tower")
+    config = AutoConfig.from_pretrained(path, cache_dir=options.get("cache_dir"))
+    config = getattr(config, "vision_config", config)
+    if config.model_type not in TOWER_HAS_CLS:
+        raise UserError(
+            f"--vision_tower {path}: its model type is {config.model_type!r}; known are "
+            f"{', '.join(TOWER_HAS_CLS)}"
+        )
+    # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        tower, report = MODEL_MAPPING[type(config)].from_pretrained(
+            path, config=config, output_loading_info=True, **options
+        )
+    finally:
+        hf_logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        raise UserError(
+            f"--vision_tower {path}: weights are missing: {sorted(report['missing_keys'])[:5]}"
+        )
+    result: PreTrainedModel = tower
+    return result
+
+
+def load_tokenizer(
+    path: str, *, model_max_length: int, cache_dir: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the LLM's tokenizer; right-padded, pad is `<unk>` as in LLaVA, else EOS."""
+    check_exists(path, "--model_name_or_path")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        path,
+        cache_dir=cache_dir,
+        model_max_length=model_max_length,
+        padding_side="right",
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def check_exists(path: str, flag: str) -> None:
+    """Refuse what looks like a local folder and is none, before transformers asks a hub for it."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"{flag} {path}: no such folder")
+
+
+def num_patches(vision_config: Any) -> int:
+    """Count the patches of a picture: (image size / patch size) squared."""
+    side = vision_config.image_size // vision_config.patch_size
+    return int(side * side)
+
+
+def zero_init() -> AbstractContextManager[Any]:
+    """Under ZeRO-3, create the parameters partitioned; else do nothing."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.Init(
+        config_dict_or_path=deepspeed_config()
+    )
+    return context
+
+
+@contextmanager
+def without_zero3() -> Iterator[None]:
+    """Keep transformers from partitioning what is made here: a shell without values."""
+    active = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = active
+
+
+def initialise_projector(projector: nn.Module, seed: int) -> None:
+    """Draw the projector's first values as LLaVA does: nn.Linear's default, U(-1, 1)/sqrt(fan_in).
+
+    Drawn on the CPU from its own generator, so they do not depend on the engine or the device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with gathered(projector, write=True):
+        for layer in projector.children():
+            if not isinstance(layer, nn.Linear):
+                continue
+            bound = 1 / math.sqrt(layer.in_features)
+            for parameter in (layer.weight, layer.bias):
+                drawn = torch.rand(parameter.shape, generator=generator)
+                parameter.data.copy_((2 * drawn - 1) * bound)

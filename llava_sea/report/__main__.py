@@ -1,0 +1,110 @@
+"""Write the report of a stage-1 run: one HTML file that needs nothing else, and PNGs beside it.
+
+``python -m llava_sea.report --run OUTPUT_DIR --data_path heldout.json --image_folder DIR
+--words words.tsv``; works for a finished run, for any ``checkpoint-N`` in it, and for the output
+folder of a plain LLaVA run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_sea.alignment.label_store import write_atomically
+from llava_sea.errors import UserError, run_command
+from llava_sea.report.folder import RunFolder, open_run
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llava_sea.report",
+        description="Write the report of a stage-1 run as one HTML file, with PNGs beside it.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--run", required=True, help="output folder of a run, or a checkpoint-N in it")
+    add("--data_path", required=True, help="held-out records in LLaVA's layout")
+    add("--image_folder", required=True, help='folder that the records\' "image" is relative to')
+    add("--words", required=True, help="word list, words.tsv")
+    add("--truth", help="JSON with the true words of every patch, where they are known")
+    add("--projector", help="the projector shown as 'after' (default: the run's)")
+    add("--num_images", type=int, default=6, help="pictures shown (default: 6)")
+    add(
+        "--num_words",
+        type=int,
+        default=20_000,
+        help="most frequent words that the nearest is sought among (default: 20000)",
+    )
+    add("--output", help="the HTML file (default: report.html in the run's folder)")
+    add("--model_name_or_path", help="the language model, if the run's config has moved")
+    add("--vision_tower", help="the vision tower, if the run's config has moved")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add(
+        "--dtype",
+        default="auto",
+        choices=DTYPES,
+        help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Write the report; return the HTML file.
+
+    Raises:
+        UserError: if a file or a flag is wrong.
+    """
+    args = parse_args(argv)
+    if args.num_words < 1:
+        raise UserError(f"--num_words {args.num_words}: must be at least 1")
+    run = open_run(args.run, args.projector)
+    output = _output(args.output, run)
+
+    # Torch and transformers are loaded only when what was asked for is there.
+    from llava_sea.report.make import make_report
+    from llava_sea.report.page import render
+    from llava_sea.report.pngs import curves_png, picture_png
+
+    command = shlex.join(["python", "-m", "llava_sea.report", *(argv or sys.argv[1:])])
+    report = make_report(run, args, command)
+    files = {output: render(report).encode()}
+    for number, picture in enumerate(report.pictures, start=1):
+        files[output.with_name(f"{output.stem}_picture_{number}.png")] = picture_png(picture)
+    if report.charts:
+        png = curves_png(report.charts, report.step)
+        files[output.with_name(f"{output.stem}_curves.png")] = png
+    _write(files)
+    print(f"report: {output} (and {len(files) - 1} PNG files beside it)")
+    return output
+
+
+def _output(requested: str | None, run: RunFolder) -> Path:
+    output = Path(requested) if requested else run.root / run.report_name()
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder; name the HTML file")
+    if (output.parent / "checksums.json").is_file():
+        raise UserError(
+            f"--output {output}: a checkpoint with a file more is refused when it is resumed from; "
+            "write the report elsewhere"
+        )
+    return output
+
+
+def _write(files: dict[Path, Any]) -> None:
+    for path, data in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

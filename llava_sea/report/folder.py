@@ -1,0 +1,168 @@
+"""What a run folder holds: its config, its projectors before and after, its log.
+
+Three kinds of folders are read: a finished run's, one of its ``checkpoint-N``, and that of a plain
+LLaVA run (``mm_projector.bin``, ``config.json``, ``trainer_state.json``). What may be absent is
+told apart from what must not be: no log means no curves, no projector is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+
+PROJECTOR = "mm_projector.bin"
+INITIAL_PROJECTOR = "mm_projector_initial.bin"
+METRICS = "metrics.jsonl"
+TRAINER_STATE = "trainer_state.json"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Projector:
+    """A state of the projector that pictures are read with."""
+
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run, as far as its folder tells."""
+
+    name: str
+    root: Path
+    config: dict[str, Any]
+    projectors: tuple[Projector, ...]
+    """Before (where it was kept) and after."""
+    step: int | None
+    """The step that "after" stands for; None where it cannot be told."""
+    rows: list[Row]
+    """Lines of the log with their ``step``, ascending."""
+    notes: tuple[str, ...]
+    """What is missing, for the reader."""
+
+    def report_name(self) -> str:
+        """Return the file name of this report: one a checkpoint, so none replaces another's."""
+        after = self.projectors[-1].path
+        if after == self.root / PROJECTOR:
+            return "report.html"
+        where = after.parent.name if after.name == PROJECTOR else after.stem
+        return f"report-{where}.html"
+
+
+def open_run(run: str | Path, projector: str | Path | None = None) -> RunFolder:
+    """Find a run's files.
+
+    Args:
+        run: the output folder of a run, or a ``checkpoint-N`` in it.
+        projector: the "after": an ``mm_projector.bin`` or a folder with one; default: the run's.
+
+    Raises:
+        UserError: if the folder, its config or its projector is missing or broken.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise UserError(f"--run {run}: no such folder")
+    is_checkpoint = _checkpoint_step(folder) is not None
+    root = folder.resolve().parent if is_checkpoint else folder.resolve()
+    config = _read_config(folder if (folder / "config.json").is_file() else root)
+    after = _find_projector(folder.resolve(), projector)
+    rows, notes = _read_log(root)
+    step = _step_of(after, root, rows)
+    label = "after training"
+    if step is not None:
+        label = f"after {step:,} steps" if step != 1 else "after 1 step"
+    elif projector is not None:
+        label = f"with {after.parent.name}/{after.name}"
+    projectors = [Projector(label, after)]
+    initial = root / INITIAL_PROJECTOR
+    if initial.is_file():
+        projectors.insert(0, Projector("before training", initial))
+    else:
+        notes.append(
+            f"This run kept no {INITIAL_PROJECTOR}, so the pictures show the trained projector only."
+        )
+    name = f"{root.name}/{folder.name}" if is_checkpoint else root.name
+    return RunFolder(name, root, config, tuple(projectors), step, rows, tuple(notes))
+
+
+def _checkpoint_step(folder: Path) -> int | None:
+    number = re.fullmatch(r"checkpoint-(\d+)", folder.resolve().name)
+    return int(number[1]) if number else None
+
+
+def _find_projector(folder: Path, projector: str | Path | None) -> Path:
+    path = Path(projector).resolve() if projector is not None else folder
+    if path.is_dir():
+        path = path / PROJECTOR
+    if path.is_file():
+        return path
+    if projector is not None:
+        raise UserError(f"--projector {projector}: there is no file {path}")
+    hint = "is it the --output_dir of a stage-1 run?"
+    checkpoints = [p for p in folder.glob("checkpoint-*") if (p / PROJECTOR).is_file()]
+    if checkpoints:
+        latest = max(checkpoints, key=lambda p: _checkpoint_step(p) or 0)
+        hint = f"the run is not finished; its latest checkpoint is --run {latest}"
+    raise UserError(f"--run {folder}: holds no {PROJECTOR}; {hint}")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(
+            f"{path}: no such file. A stage-1 run writes it beside {PROJECTOR}; it names the "
+            "language model and the vision tower"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds no JSON object")
+    return config
+
+
+def _read_log(root: Path) -> tuple[list[Row], list[str]]:
+    """Return the log's rows, and what to tell the reader if there is no full log."""
+    if (root / METRICS).is_file():
+        return _read_lines(root / METRICS), []
+    path = root / TRAINER_STATE
+    if not path.is_file():
+        return [], [f"The folder holds no {METRICS}, so there are no curves."]
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        rows = [row for row in history if isinstance(row["step"], int)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a trainer's state ({error!r})") from None
+    return rows, [f"The folder holds no {METRICS}; the curves are those of {TRAINER_STATE}."]
+
+
+def _read_lines(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            int(row["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break  # a run that is going on, or was killed, may have written half a line
+            raise UserError(
+                f"{path}, line {number}: not a JSON object with a step ({error!r})"
+            ) from None
+        rows.append(row)
+    return sorted(rows, key=lambda row: int(row["step"]))
+
+
+def _step_of(after: Path, root: Path, rows: list[Row]) -> int | None:
+    """Return the step of a projector of this run; that of a stranger's file is not known."""
+    if after.parent == root and after.name == PROJECTOR:
+        return int(rows[-1]["step"]) if rows else None
+    return _checkpoint_step(after.parent) if after.parent.parent == root else None

@@ -1,0 +1,119 @@
+"""The report's pictures as PNG files, for slides and papers: one a held-out picture, one of curves.
+
+The same contents as in the HTML, drawn by matplotlib on white.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from llava_sea.report.grid_svg import letter_size, wrap
+from llava_sea.report.measures import Chart
+from llava_sea.report.reading import Grid, Picture
+
+DPI = 160
+GREEN = "#0c6130"
+COLOURS = ("#2458a6", "#c2571a", "#6b4c9a", "#5d6b2c")
+
+
+def picture_png(picture: Picture) -> bytes:
+    """Draw a picture with its caption, and beside it what its patches say."""
+    columns = picture.grids[0].columns
+    panel = max(3.6, 0.46 * columns)
+    count = 1 + len(picture.grids)
+    figure = Figure(figsize=(panel * count, panel + 0.75), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, count)
+    _title(axes[0], "the picture, as the model sees it")
+    axes[0].imshow(picture.image)
+    axes[0].axis("off")
+    for ax, grid in zip(axes[1:], picture.grids, strict=True):
+        _grid(ax, picture, grid, panel)
+    caption = textwrap.fill(picture.caption, int(panel * count * 11), max_lines=3)
+    figure.suptitle(caption, fontsize=11, parse_math=False)
+    return _png(figure)
+
+
+def curves_png(charts: Sequence[Chart], marked_step: int | None = None) -> bytes:
+    """Draw all charts on one page."""
+    columns = min(4, len(charts))
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax in axes[len(charts) :]:
+        ax.axis("off")
+    for ax, chart in zip(axes, charts, strict=False):
+        measure = chart.measure
+        ax.set_title(measure.name, fontsize=9.5, loc="left")
+        for curve, colour in zip(chart.curves, COLOURS, strict=False):
+            steps, values = zip(*curve.points, strict=True)
+            few = len(steps) <= 30
+            ax.plot(
+                steps,
+                values,
+                color=colour,
+                lw=1.3 if few else 0.9,
+                marker="o" if few else None,
+                ms=2.5,
+                label=curve.label,
+            )
+        if marked_step is not None:
+            ax.axvline(marked_step, color="0.5", lw=0.8, ls=":")
+        if measure.percent:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        finite = any(math.isfinite(p.value) and p.value for c in chart.curves for p in c.points)
+        if measure.from_zero and finite:
+            ax.set_ylim(bottom=0)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", lw=0.4, color="0.88")
+        if len(chart.curves) > 1:
+            ax.legend(fontsize=7.5, frameon=False)
+    return _png(figure)
+
+
+def _grid(ax: Axes, picture: Picture, grid: Grid, panel: float) -> None:
+    _title(ax, f"{grid.label}: {grid.right} of {len(grid.cells)} right")
+    ax.imshow(picture.image, extent=(0, grid.columns, grid.rows, 0))
+    ax.axis("off")
+    points = panel * 72 / grid.columns  # of one patch
+    for number, cell in enumerate(grid.cells):
+        y, x = divmod(number, grid.columns)
+        face, alpha = (GREEN, 0.74) if cell.right else ("black", 0.5)
+        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=face, alpha=alpha, lw=0))
+        edge = Rectangle((x, y), 1, 1, fill=False, edgecolor="white", lw=0.3, alpha=0.6)
+        ax.add_patch(edge)
+        lines = wrap(cell.word)
+        ax.text(
+            x + 0.5,
+            y + 0.5,
+            "\n".join(lines),
+            fontsize=letter_size(lines) / 100 * points * 0.88,
+            color="white",
+            weight="bold" if cell.right else "normal",
+            ha="center",
+            va="center",
+            linespacing=1.0,
+            parse_math=False,
+        )
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, fontsize=9.5, loc="left", parse_math=False)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The HTML has the letters that matplotlib's font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

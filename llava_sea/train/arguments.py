@@ -1,0 +1,187 @@
+"""The flags: LLaVA's under their names and meanings, `--sea_*` added, HF TrainingArguments below.
+
+What LLaVA's scripts pass and today's libraries no longer take is accepted with a word about it;
+a flag that nobody knows fails with the nearest name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import transformers
+
+from llava_sea.errors import UserError
+
+
+@dataclass
+class ModelArguments:
+    """What the model is made of."""
+
+    model_name_or_path: str = field(metadata={"help": "Base LLM: a folder or hub id."})
+    version: str = field(
+        default="plain", metadata={"help": "Conversation template (stage 1: plain)."}
+    )
+    freeze_backbone: bool = field(default=False, metadata={"help": "Freeze the LLM."})
+    tune_mm_mlp_adapter: bool = field(
+        default=False, metadata={"help": "Stage 1: train the projector only."}
+    )
+    vision_tower: str | None = field(
+        default=None, metadata={"help": "CLIP, SigLIP or DINOv2: a folder or hub id."}
+    )
+    mm_vision_select_layer: int = field(
+        default=-2, metadata={"help": "Hidden state of the tower that feeds the projector."}
+    )
+    pretrain_mm_mlp_adapter: str | None = field(
+        default=None, metadata={"help": "An mm_projector.bin to start from."}
+    )
+    mm_projector_type: str = field(
+        default="mlp2x_gelu", metadata={"help": "Only mlp2x_gelu: all that a llava can express."}
+    )
+    mm_use_im_start_end: bool = field(default=False, metadata={"help": "Obsolete: False only."})
+    mm_use_im_patch_token: bool = field(default=False, metadata={"help": "Obsolete: False only."})
+    mm_patch_merge_type: str = field(default="flat", metadata={"help": "flat only."})
+    mm_vision_select_feature: str = field(
+        default="patch", metadata={"help": "patch drops the class token, cls_patch keeps it."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be honoured."""
+        if self.vision_tower is None:
+            raise UserError("--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use")
+        if self.mm_projector_type != "mlp2x_gelu":
+            raise UserError(
+                f"--mm_projector_type {self.mm_projector_type}: only mlp2x_gelu is supported. A "
+                "plain llava checkpoint, which every tool opens, cannot express another projector"
+            )
+        for flag in ("mm_use_im_start_end", "mm_use_im_patch_token"):
+            if getattr(self, flag):
+                raise UserError(
+                    f"--{flag} True: training never grows the vocabulary; pass {flag} False, as "
+                    "all of LLaVA-1.5's scripts do"
+                )
+        if self.mm_patch_merge_type != "flat":
+            raise UserError(f"--mm_patch_merge_type {self.mm_patch_merge_type}: use flat")
+
+
+@dataclass
+class DataArguments:
+    """What it learns from."""
+
+    data_path: str = field(metadata={"help": "LLaVA-style JSON list (or .jsonl) of records."})
+    image_folder: str = field(metadata={"help": 'Folder that records\' "image" is relative to.'})
+    image_aspect_ratio: str = field(
+        default="square",
+        metadata={
+            "help": "square: the tower's resize and centre crop; pad: pad to a square first.",
+            "choices": ["square", "pad"],
+        },
+    )
+    lazy_preprocess: bool = field(default=True, metadata={"help": "Obsolete: always lazy."})
+    is_multimodal: bool = field(default=True, metadata={"help": "Obsolete: always true."})
+
+
+@dataclass
+class SeaArguments:
+    """Supervised Embedding Alignment; off unless --sea_labels is given and the weight is not 0."""
+
+    sea_labels: str | None = field(
+        default=None, metadata={"help": "Label store of scripts/extract_labels.sh; turns SEA on."}
+    )
+    sea_preset: str | None = field(
+        default=None,
+        metadata={"help": "Check that the labels were mined as paper or best says."},
+    )
+    sea_weight: float = field(default=1.0, metadata={"help": "Lambda of eq. 13; 0 turns SEA off."})
+    sea_weight_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "decay lets lambda fall linearly to 0 over the first half of the steps.",
+            "choices": ["constant", "decay"],
+        },
+    )
+    sea_window: int = field(default=2, metadata={"help": "k: one patch per k x k window is kept."})
+    sea_negatives: str = field(
+        default="local",
+        metadata={
+            "help": "Negatives from the device's own batch, or from all devices.",
+            "choices": ["local", "global"],
+        },
+    )
+    sea_log_scale_init: float = field(
+        default=0.0, metadata={"help": "Start of the log logit scale; tau = exp(-this)."}
+    )
+    sea_transfer: bool = field(
+        default=False,
+        metadata={"help": "Allow labels mined with another encoder than --vision_tower."},
+    )
+    sea_eval_data: str | None = field(
+        default=None, metadata={"help": "Held-out records for TACS, gap and nearest words."}
+    )
+    sea_eval_image_folder: str | None = field(
+        default=None, metadata={"help": "Image folder of --sea_eval_data; default: image_folder."}
+    )
+    sea_eval_truth: str | None = field(
+        default=None,
+        metadata={"help": "JSON with the true words of every patch, where they are known."},
+    )
+    sea_eval_steps: int = field(default=50, metadata={"help": "Measure every so many steps."})
+    sea_eval_samples: int = field(
+        default=128, metadata={"help": "Held-out records used: the first so many."}
+    )
+    sea_eval_words: int = field(
+        default=20_000, metadata={"help": "Most frequent words the nearest is sought among."}
+    )
+    sea_eval_word_list: str | None = field(
+        default=None, metadata={"help": "words.tsv for these; default: that of --sea_labels."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.sea_weight < 0:
+            raise UserError(f"--sea_weight {self.sea_weight}: must not be negative")
+        if self.sea_window < 1:
+            raise UserError(f"--sea_window {self.sea_window}: must be at least 1")
+        if self.sea_eval_steps < 1 or self.sea_eval_samples < 1 or self.sea_eval_words < 1:
+            raise UserError("--sea_eval_steps, _samples and _words must be at least 1")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the head is built."""
+        return self.sea_labels is not None and self.sea_weight > 0
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' TrainingArguments with LLaVA's additions and defaults."""
+
+    cache_dir: str | None = field(default=None, metadata={"help": "Cache for hub files."})
+    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Stays False."})
+    model_max_length: int = field(
+        default=2048, metadata={"help": "Longest sequence, image tokens included."}
+    )
+    mm_projector_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projector, if it has its own."}
+    )
+    group_by_modality_length: bool = field(
+        default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
+    )
+    bits: int = field(default=16, metadata={"help": "16; quantisation is for LoRA in stage 2."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Obsolete: nothing is overwritten."}
+    )
+    attention: str | None = field(
+        default=None,
+        metadata={"help": "transformers' attn_implementation; train_mem.py picks the fastest."},
+    )
+
+    def __post_init__(self) -> None:
+        """Fill in what LLaVA's users expect; refuse what is not there yet."""
+        super().__post_init__()
+        if self.bits != 16:
+            raise UserError(f"--bits {self.bits}: stage 1 trains in 16 or 32 bits only")
+        if self.group_by_modality_length:
+            raise UserError(
+                "--group_by_modality_length True: stage 1 has one picture in every record, there "
+                "is nothing to group by; leave the flag out"
+            )

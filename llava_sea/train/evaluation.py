@@ -1,0 +1,178 @@
+"""What stage 1 does to the visual tokens, measured on held-out pictures while it runs.
+
+Always together: caption loss, TACS (eq. 14), modality gap (eq. 5), and how often a patch's nearest
+word (eq. 4) is right: one of its true words where these are known, else at least a word of the
+caption. The words are the most frequent of the list, embedded in blocks by all ranks at the same
+time: under ZeRO-3 a rank that looks up embeddings alone waits for ever.
+
+Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from llava_sea.alignment import nearest_words, tacs, word_targets
+from llava_sea.constants import IGNORE_INDEX
+from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.model.stage1 import Stage1Model
+
+WORD_BLOCK = 2048
+
+
+class Truth:
+    """The true words of every patch, where the pictures' maker knows them (the miniature world)."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Read a truth file: ``words_sets``, and per image the set's number for each patch.
+
+        Raises:
+            UserError: if the file is missing or not of that form.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            self._sets = [frozenset(words) for words in data["words_sets"]]
+            self._images: dict[str, list[int]] = data["images"]
+            self._objects: dict[str, str] = data["objects"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"--sea_eval_truth {path}: cannot be read ({error!r})") from None
+
+    def words(self, image: str, patch: int) -> frozenset[str]:
+        """Return the true words of a patch."""
+        return self._sets[self._images[image][patch]]
+
+    def is_object(self, image: str, patch: int) -> bool:
+        """Say whether an object covers the patch."""
+        return self._objects[image][patch] == "1"
+
+
+class AlignmentEvaluator:
+    """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        collator: Any,
+        tokenizer: Any,
+        words: Sequence[str],
+        word_ids_QT: NDArray[np.int32],
+        *,
+        truth: Truth | None = None,
+        batch_size: int = 16,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            dataset: held-out records, without labels; indexed by position.
+            collator: makes batches of them.
+            tokenizer: the LLM's, for the captions' tokens.
+            words: the words nearest ones are sought among.
+            word_ids_QT: their token ids, padded with -1.
+            truth: true words of the patches, if known.
+            batch_size: records of one forward pass.
+            rank: this process.
+            world_size: number of processes.
+        """
+        self.dataset, self.collator, self.words, self.truth = dataset, collator, words, truth
+        self.word_ids_QT = torch.from_numpy(np.asarray(word_ids_QT, dtype=np.int64))
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        captions = [record.turns[-1].text.strip() for record in dataset.records]
+        encoded = tokenizer(captions, add_special_tokens=False)["input_ids"]
+        self.caption_ids = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
+        self.caption_words = [set(ids.tolist()) for ids in find_occurrences(captions, words)]
+
+    @torch.no_grad()
+    def measure(self, model: Any, stage1: Stage1Model, device: torch.device) -> dict[str, float]:
+        """Return ``eval_*`` values over all held-out records, the same on every rank.
+
+        Args:
+            model: called for the losses; the engine that wraps `stage1`, or `stage1` itself.
+            stage1: looks up embeddings.
+            device: where batches go.
+        """
+        was_training = stage1.training
+        model.eval()
+        sums = dict.fromkeys(("tokens", "lm_loss", "images", "tacs", "patches", "gap"), 0.0)
+        sums |= dict.fromkeys(("right", "objects", "right_objects"), 0.0)
+        for indices, is_real in self._batches():
+            batch = self.collator([self.dataset[index] for index in indices])
+            batch["labels"][~torch.tensor(is_real)] = IGNORE_INDEX
+            output = model(**{key: value.to(device) for key, value in batch.items()})
+            sums["lm_loss"] += float(output.lm_loss_sum)
+            sums["tokens"] += float(output.num_tokens)
+            visual_IPD = output.visual_IPD
+            found = nearest_words(visual_IPD.flatten(0, 1), self._word_blocks(stage1, device))
+            captions = [self.caption_ids[index] for index in indices]
+            padded = pad_sequence(captions, batch_first=True).to(device)
+            caption_ITD = stage1.embed(padded)
+            for i, index in enumerate(indices):
+                if not is_real[i]:
+                    continue
+                patches = slice(i * visual_IPD.shape[1], (i + 1) * visual_IPD.shape[1])
+                sums["images"] += 1
+                sums["tacs"] += float(tacs(visual_IPD[i], caption_ITD[i, : len(captions[i])]))
+                sums["patches"] += visual_IPD.shape[1]
+                sums["gap"] += float(found.distance_N[patches].sum())
+                self._count_right(sums, index, found.ids_N[patches].tolist())
+        model.train(was_training)
+        return self._averages(sums, device)
+
+    def _batches(self) -> Iterator[tuple[list[int], list[bool]]]:
+        """Yield this rank's batches, equally many and equally large on every rank."""
+        whole = self.batch_size * self.world_size
+        count = -(-len(self.dataset) // whole) * whole
+        for start in range(self.rank * self.batch_size, count, whole):
+            positions = range(start, start + self.batch_size)
+            yield (
+                [p % len(self.dataset) for p in positions],
+                [p < len(self.dataset) for p in positions],
+            )
+
+    def _word_blocks(self, stage1: Stage1Model, device: torch.device) -> Iterator[Tensor]:
+        for ids_QT in self.word_ids_QT.to(device).split(WORD_BLOCK):
+            yield word_targets(stage1.embed(ids_QT.clamp(min=0)), ids_QT >= 0)
+
+    def _count_right(self, sums: dict[str, float], index: int, nearest_P: list[int]) -> None:
+        image = self.dataset.records[index].image
+        for patch, word_id in enumerate(nearest_P):
+            if self.truth is None:
+                sums["right"] += word_id in self.caption_words[index]
+                continue
+            right = self.words[word_id] in self.truth.words(image, patch)
+            sums["right"] += right
+            if self.truth.is_object(image, patch):
+                sums["objects"] += 1
+                sums["right_objects"] += right
+
+    def _averages(self, sums: dict[str, float], device: torch.device) -> dict[str, float]:
+        """Join the ranks' sums and divide."""
+        if self.world_size > 1:
+            total = torch.tensor(list(sums.values()), dtype=torch.float32, device=device)
+            dist.all_reduce(total)
+            sums = dict(zip(sums, total.tolist(), strict=True))
+        result = {
+            "eval_lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"]),
+            "eval_tacs": sums["tacs"] / sums["images"],
+            "eval_gap": sums["gap"] / sums["patches"],
+        }
+        if self.truth is None:
+            result["eval_nearest_word_in_caption"] = sums["right"] / sums["patches"]
+        else:
+            result["eval_nearest_word_precision"] = sums["right"] / sums["patches"]
+            result["eval_nearest_word_precision_objects"] = sums["right_objects"] / max(
+                1.0, sums["objects"]
+            )
+        return result

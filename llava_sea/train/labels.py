@@ -1,0 +1,92 @@
+"""Open a label store for training and refuse one that does not fit the run, field by field."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from llava_sea.alignment import LabelStore
+from llava_sea.data.images import ImageTransform, view
+from llava_sea.errors import UserError
+from llava_sea.labels.fingerprint import vision_fingerprint
+from llava_sea.model.projector_io import gathered
+from llava_sea.presets import PRESETS
+from llava_sea.train.arguments import SeaArguments
+
+logger = logging.getLogger(__name__)
+
+
+def open_labels(
+    sea: SeaArguments,
+    llava: LlavaForConditionalGeneration,
+    transform: ImageTransform,
+    grid: tuple[int, int],
+) -> LabelStore:
+    """Open ``--sea_labels`` and check it against the run.
+
+    Args:
+        sea: the alignment flags.
+        llava: the model; its tower is compared with the labels' encoder.
+        transform: the run's image transform.
+        grid: rows and columns of the tower's patches.
+
+    Raises:
+        UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
+            or preset; the message names the field and both values.
+    """
+    store = LabelStore(str(sea.sea_labels))
+    where = f"--sea_labels {sea.sea_labels}"
+    mined, now = store.manifest["geometry"], transform.geometry()
+    differing = [f for f in now if mined.get(f) != now[f]]
+    # Another encoder may have other pixels, as long as both see the same part of the picture.
+    if differing and not (sea.sea_transfer and view(mined) == view(now)):
+        details = "; ".join(f"{f}: {mined.get(f)!r} there, {now[f]!r} here" for f in differing)
+        raise UserError(
+            f"{where}: the pictures were transformed differently when they were labelled "
+            f"({details}), so its labels belong to other pixels. Extract them again with this "
+            "run's --image_aspect_ratio and --vision_tower"
+        )
+    tower = llava.model.vision_tower
+    patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
+    with gathered(patch_embedding):
+        fingerprint = vision_fingerprint(patch_embedding.weight, tower.config)
+    same_encoder = fingerprint == store.manifest["encoder_fingerprint"]
+    if not same_encoder and not sea.sea_transfer:
+        raise UserError(
+            f"{where}: mined with another encoder ({store.manifest['encoder']}) than "
+            "--vision_tower. Extract labels with this one, or pass --sea_transfer True to train "
+            "it on that one's labels"
+        )
+    if not same_encoder:
+        logger.info(
+            "labels of another encoder: its %d x %d patches are mapped to %d x %d, "
+            "a patch takes the labels found at its centre",
+            *store.grid,
+            *grid,
+        )
+    for flag, value in PRESETS.get(sea.sea_preset or "", {}).items():
+        field = flag.removeprefix("sea_")
+        found = store.manifest[field]
+        if value != "auto" and str(found) != str(value) and found != _number(value):
+            raise UserError(
+                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
+            )
+    logger.info(
+        "labels of %d pictures, features %s, sign %+d, top %d, from %s",
+        store.num_images,
+        store.manifest["features"],
+        store.manifest["sign"],
+        store.top_n,
+        store.directory,
+    )
+    return store
+
+
+def _number(value: Any) -> int | None:
+    try:
+        return int(value)
+    except ValueError:
+        return None

@@ -1,0 +1,55 @@
+"""`deepspeed`, with signals that reach the ranks: what the scripts start instead of it.
+
+On one node the `deepspeed` command passes no SIGTERM on: killed, it leaves its ranks running. This
+starts it, hands SIGTERM and SIGINT to the ranks (which save a checkpoint and end), waits for every
+process of the run, and ends with the run's status. All arguments are deepspeed's.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+import psutil
+
+from llava_sea.train.stop import EXIT_STATUS
+
+
+def main() -> int:
+    """Run ``deepspeed`` with this process's arguments; return its exit status."""
+    told_to_stop = False
+    started: list[psutil.Process] = []
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+        started[:] = psutil.Process(process.pid).children(recursive=True) if is_alive() else started
+        for rank in started:
+            if _is_rank(rank):
+                rank.send_signal(signal.SIGTERM)
+
+    def is_alive() -> bool:
+        return process.poll() is None
+
+    # A group of its own, so that Ctrl-C comes here first and not to deepspeed, which would kill.
+    process = subprocess.Popen(["deepspeed", *sys.argv[1:]], start_new_session=True)
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
+    status = process.wait()
+    psutil.wait_procs(started, timeout=60)
+    return EXIT_STATUS if told_to_stop else status
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """A rank is a child of DeepSpeed's launch.py; data workers and helpers are further down."""
+    try:
+        parent = process.parent()
+        return parent is not None and any("launcher.launch" in part for part in parent.cmdline())
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The frame of a run: logging, engine, identity, what is trainable, where to resume, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration, Trainer
+from transformers.utils import logging as hf_logging
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import projector_state, save_projector
+from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
+from llava_sea.train.checkpoint import complete_checkpoints, verify
+
+logger = logging.getLogger(__name__)
+
+INITIAL_PROJECTOR = "mm_projector_initial.bin"
+
+IDENTITY_FLAGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "seed",
+    "data_seed",
+    "bf16",
+    "fp16",
+    "model_max_length",
+)
+
+
+def set_up_logging() -> None:
+    """Log plainly to stdout from rank 0, warnings from all."""
+    rank = os.environ.get("RANK", "0")
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING, force=True)
+    logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.WARNING)
+    hf_logging.set_verbosity_warning()
+    hf_logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
+    # DeepSpeed calls torch.distributed by names that torch 2.13 calls old, in every rank.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    for chatty in ("DeepSpeed", "deepspeed", "torch.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def start_engine() -> None:
+    """Make the process group of a DeepSpeed run before anything asks for the number of ranks.
+
+    Made later, the batch sizes are worked out for one rank, and so is ZeRO-3's partitioning.
+    """
+    if "WORLD_SIZE" in os.environ and any(a.startswith("--deepspeed") for a in sys.argv):
+        import deepspeed
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        deepspeed.init_distributed(verbose=False)
+
+
+def identity(
+    model_args: ModelArguments, data_args: DataArguments, sea: SeaArguments, args: TrainingArguments
+) -> dict[str, Any]:
+    """Return everything that must agree for a checkpoint to be gone on from."""
+    values: dict[str, Any] = {
+        **dataclasses.asdict(model_args),
+        "data_sha256": hashlib.sha256(Path(data_args.data_path).read_bytes()).hexdigest(),
+        "image_folder": data_args.image_folder,
+        "image_aspect_ratio": data_args.image_aspect_ratio,
+        "sea": sea.enabled,
+    }
+    if sea.enabled:
+        for name in ("weight", "weight_schedule", "window", "negatives", "log_scale_init"):
+            values[f"sea_{name}"] = getattr(sea, f"sea_{name}")
+        manifest = Path(str(sea.sea_labels)) / "manifest.json"
+        if manifest.is_file():
+            values["sea_labels_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    for name in IDENTITY_FLAGS:
+        values[name] = getattr(args, name)
+    return {name: str(value) for name, value in values.items()}
+
+
+def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | None:
+    """Return the checkpoint to go on from: the one asked for, else the latest complete one.
+
+    Raises:
+        UserError: if the one asked for is not there, or the checkpoint is damaged.
+    """
+    wanted = str(requested) if requested is not None else "true"
+    if wanted.lower() in ("false", "0", "no"):
+        if complete_checkpoints(output_dir):
+            raise UserError(
+                f"--resume_from_checkpoint {requested}: {output_dir} holds checkpoints, which a "
+                "fresh run would overwrite; choose another --output_dir"
+            )
+        return None
+    if wanted.lower() in ("true", "1", "yes"):
+        complete = complete_checkpoints(output_dir)
+        if not complete:
+            return None
+        path = complete[-1]
+    else:
+        path = Path(wanted)
+        if not path.is_dir():
+            raise UserError(f"--resume_from_checkpoint {path}: no such folder")
+    verify(path)
+    logger.info("going on from %s", path)
+    return str(path)
+
+
+def log_trainable(model: Stage1Model) -> None:
+    """Log what is trained and what is frozen, with counts."""
+    parts = {
+        "vision tower": model.llava.model.vision_tower,
+        "projector": model.projector,
+        "language model": model.llava.model.language_model,
+        "alignment head": model.head,
+    }
+    logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
+    for name, part in parts.items():
+        counts = {True: 0, False: 0}
+        for parameter in part.parameters() if part is not None else ():
+            counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
+        logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
+
+
+def stage1_config(
+    llava: LlavaForConditionalGeneration,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
+    text_config = llava.config.text_config
+    return {
+        **text_config.to_dict(),
+        "_name_or_path": model_args.model_name_or_path,
+        "model_type": f"llava_{text_config.model_type}",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "mm_vision_tower": model_args.vision_tower,
+        "use_mm_proj": True,
+        "mm_projector_type": model_args.mm_projector_type,
+        "mm_hidden_size": llava.config.vision_config.hidden_size,
+        "mm_vision_select_layer": model_args.mm_vision_select_layer,
+        "mm_vision_select_feature": model_args.mm_vision_select_feature,
+        "mm_patch_merge_type": model_args.mm_patch_merge_type,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": data_args.image_aspect_ratio,
+        "tune_mm_mlp_adapter": True,
+        "tokenizer_model_max_length": args.model_max_length,
+        "tokenizer_padding_side": "right",
+    }
+
+
+def save_initial_projector(trainer: Trainer, output_dir: Path) -> None:
+    """Keep the projector as it was before the first step, for the report's "before"."""
+    stage1 = trainer.model
+    assert isinstance(stage1, Stage1Model)
+    state = projector_state(stage1.projector)
+    path = output_dir / INITIAL_PROJECTOR
+    if trainer.args.process_index == 0 and not path.exists():
+        save_projector(path, state)
+
+
+def summary(output_dir: Path) -> str:
+    """Return the numbers before and after, read back from metrics.jsonl."""
+    rows = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    names = {
+        "lm_loss": "L_g (training)",
+        "sea_loss": "L_a",
+        "temperature": "tau",
+        "eval_lm_loss": "L_g (held out)",
+        "eval_tacs": "TACS",
+        "eval_gap": "modality gap",
+        "eval_nearest_word_precision": "nearest word right",
+        "eval_nearest_word_precision_objects": "  on objects",
+        "eval_nearest_word_in_caption": "nearest word in caption",
+    }
+    lines = [f"{'':24s}{'first':>10s}{'last':>10s}"]
+    for key, name in names.items():
+        values = [row[key] for row in rows if key in row]
+        if values:
+            lines.append(f"{name:24s}{values[0]:10.4f}{values[-1]:10.4f}")
+    return "\n".join([*lines, f"projector: {output_dir / 'mm_projector.bin'}"])

@@ -1,0 +1,224 @@
+"""HF Trainer, thinly subclassed: the data order, the sum of the two losses, stage-1 checkpoints.
+
+Normalisation. Engines average gradients over W ranks and add them up over A micro-batches. L_g is
+divided by the number of supervised tokens of the whole step, so its gradient does not depend on how
+the step is cut up. L_a is the mean over the A x W micro-batches of each one's own mean (or, with
+global negatives, over the A micro-batches of the loss over all ranks), so lambda means the same at
+any accumulation and any number of ranks. `compute_loss` holds the whole arithmetic.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from llava_sea.alignment.label_store import write_atomically
+from llava_sea.data.sampler import EpochBatchSampler
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import (
+    load_projector,
+    projector_state,
+    save_projector,
+)
+from llava_sea.model.stage1 import Stage1Model, Stage1Output
+from llava_sea.train import checkpoint as checkpoints
+from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.stop import guard_worker
+
+HEAD_FILE = "alignment_head.safetensors"
+
+
+def sea_weight(sea: SeaArguments, progress: float) -> float:
+    """Return lambda (eq. 13) at a share of the run's steps: constant, or to 0 at its middle."""
+    if sea.sea_weight_schedule == "decay":
+        return sea.sea_weight * max(0.0, 1.0 - 2.0 * progress)
+    return sea.sea_weight
+
+
+class LLaVATrainer(Trainer):
+    """Trains a `Stage1Model`."""
+
+    def __init__(self, *args: Any, sea: SeaArguments, stage1_config: dict[str, Any], **kw: Any):
+        """As Trainer, with the alignment flags and the config.json that goes with a projector."""
+        self.sea = sea
+        self.stage1_config = stage1_config
+        self._sums: dict[str, Tensor] = {}
+        self._steps_summed: set[int] = set()
+        super().__init__(*args, **kw)
+
+    # --- data ---------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Make the loader ourselves: its sampler knows ranks and epochs."""
+        assert self.train_dataset is not None and self.data_collator is not None
+        sampler = EpochBatchSampler(
+            len(self.train_dataset),  # type: ignore[arg-type]
+            self.args.per_device_train_batch_size,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            epoch_of=lambda: int(self.state.epoch or 0),
+            drop_last=self.args.dataloader_drop_last,
+        )
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            worker_init_fn=guard_worker,
+        )
+
+    # --- loss ---------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return L_g + lambda * L_a (eq. 13), scaled for the engine to average over ranks."""
+        output: Stage1Output = model(**inputs)
+        world = self.args.world_size
+        tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
+        scale = world if self.args.average_tokens_across_devices else 1
+        lm_loss = output.lm_loss_sum * scale / tokens
+        loss = lm_loss
+        self._add("lm_loss", lm_loss)
+        if output.sea_loss is not None and output.num_pairs is not None:
+            share = output.sea_loss / self.current_gradient_accumulation_steps
+            pairs = output.num_pairs / self.current_gradient_accumulation_steps
+            if self.sea.sea_negatives == "global":
+                share = share * world
+            loss = loss + self.lambda_now() * share
+            self._add("sea_loss", share)
+            self._add("sea_pairs", pairs)
+            self._last_labels = torch.where(inputs["sea_valid"], inputs["sea_label"], -1)
+        return (loss, output) if return_outputs else loss
+
+    def lambda_now(self) -> float:
+        """Return lambda at the current step."""
+        return sea_weight(self.sea, self.state.global_step / max(1, self.state.max_steps))
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay is for matrices; the temperature has none."""
+        return [n for n in super().get_decay_parameter_names(model) if n != "head.log_scale"]
+
+    # --- log ----------------------------------------------------------------------------------
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.detach().float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps_summed.add(self.state.global_step)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss, averaged over ranks and the steps since the last log."""
+        if "loss" in logs and self._sums:
+            means = torch.stack(list(self._sums.values())) / len(self._steps_summed)
+            if self.args.world_size > 1:
+                dist.all_reduce(means)
+                means /= self.args.world_size
+            logs.update(zip(self._sums, means.tolist(), strict=True))
+            if "sea_loss" in self._sums:
+                logs.update(self._log_alignment())
+            self._sums, self._steps_summed = {}, set()
+        super().log(logs, start_time)
+
+    def _log_alignment(self) -> dict[str, float]:
+        """Lambda and tau of the step just taken, and the distinct labels of its last batch."""
+        labels_N = self._last_labels
+        if self.args.world_size > 1:
+            parts = [torch.empty_like(labels_N) for _ in range(self.args.world_size)]
+            dist.all_gather(parts, labels_N)
+            labels_N = torch.cat(parts)
+        progress = (self.state.global_step - 1) / max(1, self.state.max_steps)
+        return {
+            "sea_weight": sea_weight(self.sea, progress),
+            "temperature": self.stage1.temperature(),
+            "sea_unique_labels": len(labels_N[labels_N >= 0].unique()),
+        }
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    @property
+    def stage1(self) -> Stage1Model:
+        """The model without the engine around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, Stage1Model)
+        return model
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the projector, the temperature and config.json; nothing frozen."""
+        state = projector_state(self.stage1.projector)
+        head = self.stage1.head_state()
+        if not self.args.should_save:
+            return
+        path = Path(output_dir or self.args.output_dir or ".")
+        path.mkdir(parents=True, exist_ok=True)
+        save_projector(path / "mm_projector.bin", state)
+        if head:
+            write_atomically(path / HEAD_FILE, safetensors.torch.save(head))
+        config = json.dumps(self.stage1_config, indent=1)
+        write_atomically(path / "config.json", config.encode())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Trainer leaves frozen weights out for PEFT models only; here they always stay out."""
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine = self.model_wrapped
+        whole = engine.save_checkpoint
+        engine.save_checkpoint = partial(whole, exclude_frozen_parameters=True)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            engine.save_checkpoint = whole
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, wait for all ranks, seal, and only then delete older checkpoints."""
+        root = Path(self.args.output_dir or ".")
+        path = root / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and path.exists():
+            (path / checkpoints.CHECKSUMS).unlink(missing_ok=True)
+            shutil.rmtree(path)
+        self._barrier()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: saving failed ({error}). Earlier checkpoints are untouched; make room "
+                "or mend the folder, then start the same command again"
+            ) from error
+        finally:
+            self.args.save_total_limit = keep
+        self._barrier()
+        if self.args.should_save:
+            checkpoints.seal(path)
+            checkpoints.rotate(root, keep)
+        self._barrier()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Without DeepSpeed the weights come from the small files, never from a whole model."""
+        load_projector(self.stage1.projector, resume_from_checkpoint)
+        if self.stage1.head is not None:
+            head = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEAD_FILE)
+            self.stage1.head.load_state_dict(head)
+
+    def _barrier(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()

@@ -1,0 +1,182 @@
+"""Tokenizers and a picture folder, small enough to work out by hand what must come of them."""
+
+import io
+import json
+import random
+import zlib
+
+import numpy as np
+import pytest
+import sentencepiece
+from PIL import Image
+from sentencepiece import sentencepiece_model_pb2 as sp_pb2
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from llava_sea.alignment.label_store import LabelStore, finalize_store, write_shard
+from llava_sea.conversation import TEMPLATES
+from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Record, Turn
+
+TEXT = """
+a chat between curious user and an artificial intelligence assistant the gives helpful
+detailed polite answers to questions USER ASSISTANT: : . , ' red blue kettle circle square
+small large what is in this boat sail white how many café
+"""
+
+
+def save_llama_folder(model: sp_pb2.ModelProto, folder, *, legacy: bool):
+    """Write a tokenizer folder as Llama's and Vicuna's are."""
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.legacy is legacy
+    return tokenizer
+
+
+def by_hand() -> sp_pb2.ModelProto:
+    """A Llama-like BPE model whose merges are listed here: whole words build up from the left."""
+    model = sp_pb2.ModelProto()
+    model.trainer_spec.model_type = sp_pb2.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = False
+    merges = [
+        word[:end]
+        for word in ("▁a", "▁red", "▁kettle", "▁boat", "▁is", "▁what", "▁3", "▁ASSISTANT")
+        for end in range(2, len(word) + 1)
+    ]
+    # In Llama's vocabulary "▁USER" takes two pieces and "USER" one; LLaVA's counting relies on it.
+    merges += ["US", "ER", "▁US", "USER"]
+    letters = "▁ abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!'-"
+    kind = sp_pb2.ModelProto.SentencePiece
+    pieces = [("<unk>", kind.UNKNOWN), ("<s>", kind.CONTROL), ("</s>", kind.CONTROL)]
+    pieces += [(f"<0x{byte:02X}>", kind.BYTE) for byte in range(256)]
+    pieces += [
+        (piece, kind.NORMAL) for piece in dict.fromkeys([*merges, *letters.replace(" ", "")])
+    ]
+    for rank, (piece, piece_type) in enumerate(pieces):
+        score = float(-rank) if piece_type == kind.NORMAL else 0.0
+        model.pieces.add(piece=piece, score=score, type=piece_type)
+    return model
+
+
+def trained() -> sp_pb2.ModelProto:
+    """A model trained as Llama's was, with Llama's pieces for USER."""
+    rng = random.Random(0)
+    lines = [" ".join(rng.choices(TEXT.split(), k=rng.randint(3, 14))) for _ in range(2000)]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=written,
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    model = sp_pb2.ModelProto.FromString(written.getvalue())
+    pieces = [
+        p for p in model.pieces if p.piece not in ("▁USER", "▁USE", "USER", "▁US", "US", "ER")
+    ]
+    lowest = min(p.score for p in pieces)
+    del model.pieces[:]
+    model.pieces.extend(pieces)
+    for step, piece in enumerate(("US", "ER", "▁US", "USER"), 1):
+        model.pieces.add(piece=piece, score=lowest - step)
+    return model
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not_legacy"])
+def hand_tokenizer(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("by_hand") / "tokenizer"
+    return save_llama_folder(by_hand(), folder, legacy=request.param)
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["legacy", "not_legacy"])
+def trained_tokenizer(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "tokenizer"
+    return save_llama_folder(trained(), folder, legacy=request.param)
+
+
+@pytest.fixture(scope="session")
+def byte_level_tokenizer():
+    """GPT-2's and Qwen's kind: byte-level BPE, no BOS, an end token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(TEXT.split())] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def clip_transform():
+    """16 x 16 pixels, for a grid of 4 x 4 patches."""
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
+    return ImageTransform(processor, "square")
+
+
+@pytest.fixture(scope="session")
+def plain():
+    return TEMPLATES["plain"]
+
+
+class World:
+    """Six pictures, of which mining had to skip the last; a record each, and one of text."""
+
+    words = ("red", "kettle", "boat", "red kettle")
+    grid = (4, 4)
+
+    def __init__(self, folder):
+        self.folder = folder
+        rng = np.random.default_rng(7)
+        (folder / "images").mkdir()
+        names, crcs = [f"{n}.png" for n in range(6)], []
+        for name in names:
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name)
+            crcs.append(zlib.crc32((folder / "images" / name).read_bytes()))
+        ids = rng.integers(0, len(self.words), (6, 16, 3))
+        scores = rng.uniform(-0.5, 1, (6, 16, 3)).astype(np.float32)
+        scores[5] = 0
+        store = folder / "labels"
+        store.mkdir()
+        write_shard(store, 0, names, ids, scores, np.array(crcs), {names[5]: "truncated"})
+        finalize_store(store, {"grid": list(self.grid), "top_n": 3}, 1)
+        self.store = LabelStore(store)
+        self.records = [
+            Record(n, f"id{n}", name, (Turn("human", "<image>"), Turn("gpt", f"a red {n}")))
+            for n, name in enumerate(names)
+        ]
+        self.text_record = Record(6, "text", None, (Turn("human", "what"), Turn("gpt", "a boat")))
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
