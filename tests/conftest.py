@@ -1,4 +1,4 @@
-"""A tiny offline world for tests: random CLIP, SigLIP and Llama of the real classes, pictures, labels.
+"""A tiny offline world: random CLIP, SigLIP and Llama of the real classes, pictures, labels.
 
 Everything is made once a session; tests copy what they change.
 """

@@ -227,7 +227,7 @@ class LabelStore:
             raise LabelStoreError(
                 f"{path}: missing, or not the word list these labels were mined with"
             )
-        return [line.split("\t", 1)[0] for line in data.decode().splitlines()[1:]]
+        return [line.split("\t", 1)[0] for line in data.decode().split("\n")[1:-1]]
 
     def _row(self, image: str) -> int | None:
         name_hash = np.uint64(_name_hash(image))

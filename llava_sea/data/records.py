@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,19 +54,94 @@ def load_records(path: str | os.PathLike[str]) -> list[Record]:
             wrong.
     """
     text = _read_text(path)
-    if Path(path).suffix.lower() in (".jsonl", ".ndjson"):
+    if _is_json_lines(path):
         lines = text.split("\n")
         rows = [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     else:
-        rows = _parse(text, path, 1)
+        rows = _check_list(_parse(text, path, 1), path)
+    if not rows:
+        raise UserError(f"{path}: the file holds no records")
+    return [_record(row, index, path) for index, row in enumerate(rows)]
+
+
+class RecordError(UserError):
+    """What is wrong with one record of a file; `index` and `id` (None if it has none) name it."""
+
+    def __init__(self, text: str, index: int, record_id: str | None, *, is_json: bool) -> None:
+        super().__init__(text)
+        self.index = index
+        self.id = record_id
+        self.is_json = is_json
+        """False where the text is not even JSON."""
+
+
+def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError]:
+    """Yield what `load_records` would return, and an error in the place of a bad record.
+
+    After a break in a JSON list nothing more can be told apart: it is the last that comes.
+
+    Raises:
+        UserError: if the file cannot be read, is not UTF-8, or holds no list of records.
+    """
+    text = _read_text(path)
+    rows: Iterator[Any] = _lines(text, path) if _is_json_lines(path) else _list(text, path)
+    index = -1
+    for index, row in enumerate(rows):
+        if isinstance(row, UserError):
+            yield RecordError(str(row), index, None, is_json=False)
+            continue
+        try:
+            yield _record(row, index, path)
+        except UserError as error:
+            record_id = row.get("id") if isinstance(row, dict) else None
+            known = isinstance(record_id, (str, int))
+            yield RecordError(str(error), index, str(record_id) if known else None, is_json=True)
+    if index < 0:
+        raise UserError(f"{path}: the file holds no records")
+
+
+def _is_json_lines(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in (".jsonl", ".ndjson")
+
+
+def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield each line's value, or the error it makes."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield _parse(line, path, number)
+            except UserError as error:
+                yield error
+
+
+def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield a JSON list's values; where it breaks, those before the break and the error."""
+    try:
+        rows = _check_list(_parse(text, path, 1), path)
+    except UserError as error:
+        decoder = json.JSONDecoder()
+        before = re.compile(r"\s*\[\s*").match(text)
+        if before is None:
+            raise  # no list at all
+        while before is not None:
+            try:
+                row, end = decoder.raw_decode(text, before.end())
+            except (json.JSONDecodeError, RecursionError):
+                break
+            yield row
+            before = re.compile(r"\s*,\s*").match(text, end)
+        yield error
+    else:
+        yield from rows
+
+
+def _check_list(rows: Any, path: str | os.PathLike[str]) -> list[Any]:
     if not isinstance(rows, list):
         raise UserError(
             f"{path}: the file holds one {_json_type(rows)}, not a list of records; write "
             "[{...}, {...}], or name it .jsonl with one record a line"
         )
-    if not rows:
-        raise UserError(f"{path}: the file holds no records")
-    return [_record(row, index, path) for index, row in enumerate(rows)]
+    return rows
 
 
 def _read_text(path: str | os.PathLike[str]) -> str:

@@ -14,17 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.presets import PRESETS
 
 FEATURES = ("vanilla", "value", "qq", "qq+kk")
 SIGNS = ("auto", "+1", "-1")
 DTYPES = ("float32", "bfloat16", "float16")
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper as printed: last layer, negated cosine, the ten best words.
-    "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_top_n": 10},
-    # The value path of the last attention, and the sign that the captions speak for.
-    "best": {"sea_features": "value", "sea_sign": "auto", "sea_top_n": 10},
-}
 
 
 def _flag(help: str, default: Any = None, **metadata: Any) -> Any:

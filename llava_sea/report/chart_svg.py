@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
@@ -45,32 +46,34 @@ def chart_svg(chart: Chart, marked_step: int | None = None) -> str:
     curves = [thin(curve.points) for curve in chart.curves]
     finite = [p for points in curves for p in points if math.isfinite(p.value)]
     percent = chart.measure.percent
-    ticks_y = ticks([p.value for p in finite], 4, from_zero=chart.measure.from_zero)
-    ticks_x = ticks([float(p.step) for p in finite], 4, whole=True)
-    x = Scale(min(p.step for p in finite), ticks_end(finite), LEFT, WIDTH - RIGHT)
-    y = Scale(ticks_y[0], ticks_y[-1], HEIGHT - BOTTOM, TOP)
+    first, last_step = min(p.step for p in finite), max(p.step for p in finite)
+    x = Scale(first, max(last_step, first + 1), LEFT, WIDTH - RIGHT)
+    low, high = value_range([p.value for p in finite], chart.measure.from_zero)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     parts = [
         f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
         f'<text class="tick" x="{LEFT - 6}" y="{y(t) + 3.5:.1f}" text-anchor="end">'
         f"{_tick(t, percent)}</text>"
-        for t in ticks_y
+        for t in ticks(low, high)
     ]
     parts += [
         f'<text class="tick" x="{x(t):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{t:,.0f}</text>'
-        for t in ticks_x
-        if x.low <= t <= x.high
+        for t in ticks(x.low, x.high, whole=True)
     ]
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{HEIGHT - 8}">step</text>')
     if marked_step is not None and x.low <= marked_step < x.high:
         parts.append(
             f'<line class="mark" x1="{x(marked_step):.1f}" x2="{x(marked_step):.1f}" '
             f'y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         )
-    ends = spread([y(_last(points).value) if _last(points) else TOP for points in curves])
-    for index, (points, end) in enumerate(zip(curves, ends, strict=True)):
+    lasts = [_last(points) for points in curves]
+    ends = spread([y(last.value) if last else TOP for last in lasts])
+    for index, points in reversed(list(enumerate(curves))):  # the first lies on top
         parts.append(_line(points, index, x, y))
-        if last := _last(points):
+        if last := lasts[index]:
             parts.append(
-                f'<text class="end s{index}" x="{WIDTH - RIGHT + 6}" y="{end + 3.5:.1f}">'
+                f'<text class="end s{index}" x="{WIDTH - RIGHT + 6}" '
+                f'y="{ends[index] + 3.5:.1f}">'
                 f"{number(last.value, percent)}</text>"
             )
     title = escape(f"{chart.measure.name} over the steps of training")
@@ -87,36 +90,32 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     if block <= 1:
         return list(points)
     parts = [points[i : i + block] for i in range(0, len(points), block)]
-    return [
-        Point(part[-1].step, sum(point.value for point in part) / len(part)) for part in parts
-    ]
+    return [Point(part[-1].step, sum(point.value for point in part) / len(part)) for part in parts]
 
 
-def ticks(
-    values: Sequence[float], count: int, *, from_zero: bool = False, whole: bool = False
-) -> list[float]:
-    """Return round numbers, two at least, that enclose the values."""
+def value_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+    """Return what the upright axis shows: the values and a little air; all alike, more of it."""
     low, high = min(values), max(values)
     if from_zero:
         low, high = min(0.0, low), max(0.0, high)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        pad = abs(high) * 0.1 or 1.0
-        low, high = low - (0 if from_zero and low == 0 else pad), high + pad
-    locator = MaxNLocator(count, integer=whole, steps=[1, 2, 2.5, 5, 10])
-    return [float(t) for t in locator.tick_values(low, high)]
+    air = 0.06 * (high - low)
+    if air <= 1e-9 * max(abs(low), abs(high)):
+        air = 0.1 * abs(high) or 1.0
+    return low - (0.0 if from_zero and low == 0 else air), high + air
 
 
-def ticks_end(points: Sequence[Point]) -> float:
-    """Return the last step, which must lie beyond the first."""
-    first, last = min(p.step for p in points), max(p.step for p in points)
-    return float(max(last, first + 1))
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return three or four round numbers between two."""
+    found = MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    slack = 1e-9 * (high - low)
+    return [float(t) + 0.0 for t in found if low - slack <= t <= high + slack]
 
 
 def spread(places: Sequence[float], apart: float = 12.0) -> list[float]:
     """Move labels that would lie on each other apart, in their order."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + apart)
     return moved
 

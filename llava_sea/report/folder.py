@@ -86,7 +86,7 @@ def open_run(run: str | Path, projector: str | Path | None = None) -> RunFolder:
         projectors.insert(0, Projector("before training", initial))
     else:
         notes.append(
-            f"This run kept no {INITIAL_PROJECTOR}, so the pictures show the trained projector only."
+            f"This run kept no {INITIAL_PROJECTOR}: the pictures show the trained projector only."
         )
     name = f"{root.name}/{folder.name}" if is_checkpoint else root.name
     return RunFolder(name, root, config, tuple(projectors), step, rows, tuple(notes))

@@ -14,8 +14,8 @@ UNIT = 100
 MAX_LINE = 11
 """Longer words are cut in two; 11 letters fill a patch at a size that can still be read."""
 
-_LARGEST, _LETTER, _LEADING = 27.0, 0.61, 1.08
-"""Largest letters; a letter's mean width and a line's height, in sizes (DejaVu Sans is wide)."""
+_LARGEST, _LEADING, _BOLD = 27.0, 1.08, 1.1
+"""Largest letters; a line's height in sizes; how much wider bold letters are."""
 
 
 def grid_svg(grid: Grid, picture_id: str, title: str, right: str) -> str:
@@ -54,16 +54,25 @@ def wrap(word: str) -> list[str]:
     return lines or [word]
 
 
-def letter_size(lines: list[str]) -> float:
+def letter_size(lines: list[str], bold: bool = False) -> float:
     """Return the size of the letters with which the lines fit into a patch of 100 units."""
-    longest = max(len(line) for line in lines)
-    return min(_LARGEST, 93 / (_LETTER * max(1, longest)), 93 / (_LEADING * len(lines)))
+    widest = max(sum(map(_width, line)) for line in lines) * (_BOLD if bold else 1)
+    return min(_LARGEST, 93 / max(widest, 0.1), 93 / (_LEADING * len(lines)))
+
+
+def _width(letter: str) -> float:
+    """Return about how wide a letter is, in sizes; DejaVu Sans, wider than most."""
+    if letter in "iljtfr'.,-| ":
+        return 0.4
+    if letter in "mwMW@%" or ord(letter) > 0x2E80:
+        return 1.0
+    return 0.64 if letter.islower() else 0.72
 
 
 def grid_cell(cell: Cell, x: int, y: int, hover: str) -> str:
     """Draw one patch with its upper left corner at (x, y)."""
     lines = wrap(cell.word)
-    size = letter_size(lines) * (0.92 if cell.right else 1)  # bold letters are wider
+    size = letter_size(lines, bold=cell.right)
     leading = size * _LEADING
     first = y + UNIT / 2 - leading * (len(lines) - 1) / 2 + size * 0.35
     spans = " ".join(

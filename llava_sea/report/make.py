@@ -25,7 +25,7 @@ from llava_sea.report.measures import (
     lines_of_pictures,
 )
 from llava_sea.report.page import Report
-from llava_sea.report.reading import Picture, Words, choose_records, read_pictures
+from llava_sea.report.reading import Picture, PictureReader, Words, choose_records
 from llava_sea.train.evaluation import Truth
 
 
@@ -45,7 +45,9 @@ def make_report(run: RunFolder, args: argparse.Namespace, command: str) -> Repor
     truth = _open_truth(args.truth)
     llm = args.model_name_or_path or _setting(run, "_name_or_path", "--model_name_or_path")
     tower = args.vision_tower or _setting(run, "mm_vision_tower", "--vision_tower")
-    transform = ImageTransform.from_pretrained(tower, run.config.get("image_aspect_ratio", "square"))
+    transform = ImageTransform.from_pretrained(
+        tower, run.config.get("image_aspect_ratio", "square")
+    )
     device = _device(args.device)
     dtype = _dtype(args.dtype, device)
     hf_logging.set_verbosity_error()
@@ -60,23 +62,23 @@ def make_report(run: RunFolder, args: argparse.Namespace, command: str) -> Repor
         select_feature=run.config.get("mm_vision_select_feature", "patch"),
     )
     _move_what_works(llava, device)
-    pictures = read_pictures(
+    reader = PictureReader(
         Stage1Model(llava),
-        run.projectors,
-        records,
-        args.image_folder,
-        transform,
         tokenizer,
         words,
+        transform,
+        args.image_folder,
         patch_grid(llava.config.vision_config),
-        truth=truth,
-        device=device,
+        truth,
+        device,
     )
-    with_sea = has_alignment(run.rows) or (
-        run.projectors[-1].path.parent / "alignment_head.safetensors"
-    ).is_file()
+    pictures = reader.read(records, run.projectors)
+    with_sea = (
+        has_alignment(run.rows)
+        or (run.projectors[-1].path.parent / "alignment_head.safetensors").is_file()
+    )
     lines, caption = _table(run, pictures, truth is not None)
-    kind = "stage 1 with SEA" if with_sea else "stage 1, plain LLaVA"
+    kind = "stage 1 with SEA" if with_sea else "stage 1, plain LLaVA" if run.rows else "stage 1"
     return Report(
         run_name=run.name,
         kind=kind if run.step is None else f"{kind} · {run.step:,} steps",
@@ -97,17 +99,18 @@ def make_report(run: RunFolder, args: argparse.Namespace, command: str) -> Repor
 
 def _table(run: RunFolder, pictures: list[Picture], truth_known: bool) -> tuple[list[Line], str]:
     """Return the table and its caption; what the log does not hold the pictures below tell."""
-    lines = lines_of(run.rows, run.step)
-    caption = "From the run's log. Values in training are of its first and its last logged step."
-    if not any(line.key in PRECISION_KEYS for line in lines):
-        lines += lines_of_pictures([picture.grids for picture in pictures], truth_known)
-        caption = (
-            f"The run's log holds no held-out measurements: TACS, gap and nearest words are those "
-            f"of the {len(pictures)} pictures below."
+    lines = lines_of(run.rows, run.step) if run.step is not None else []
+    if any(line.key in PRECISION_KEYS for line in lines):
+        return lines, (
+            "From the run's log. Values in training are of its first and its last logged step."
         )
-    elif run.step is None:
-        caption += " They are the run's own, not those of the projector shown below."
-    return lines, caption
+    lines += lines_of_pictures([picture.grids for picture in pictures], truth_known)
+    why = (
+        "The run's log does not say which step this projector is of"
+        if run.step is None and run.rows
+        else "The run's log holds no held-out measurements"
+    )
+    return lines, f"{why}: TACS, gap and nearest words are those of the pictures below."
 
 
 def _facts(
@@ -117,7 +120,9 @@ def _facts(
     if words.num_dropped:
         listed += f"; {words.num_dropped:,} that the tokenizer cannot write are left out"
     facts = [("Run", str(run.root))]
-    facts += [(f"Projector, {projector.label}", str(projector.path)) for projector in run.projectors]
+    facts += [
+        (f"Projector, {projector.label}", str(projector.path)) for projector in run.projectors
+    ]
     facts += [
         ("Held-out records", str(args.data_path)),
         ("Words", listed),

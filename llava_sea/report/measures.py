@@ -186,7 +186,7 @@ def number(value: float, percent: bool = False) -> str:
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if percent:
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f}\u00a0%"
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.2e}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"

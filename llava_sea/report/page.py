@@ -21,6 +21,7 @@ from llava_sea.report.grid_svg import UNIT, grid_svg
 from llava_sea.report.measures import PRECISION_KEYS, Chart, Line, number
 from llava_sea.report.reading import Grid, Picture
 from llava_sea.report.style import STYLE
+from llava_sea.report.table import symbol_html, table_html
 
 LARGE_GRID = 16
 """From so many columns on, grids stand one below the other over the page's whole width."""
@@ -61,14 +62,6 @@ $facts
 </body>
 </html>
 """)
-
-TABLE = Template("""<div class="wide"><table>
-<caption>$caption</caption>
-<thead><tr><th>Measure</th><th class="n">before</th><th class="n">$after</th><th class="n">change</th>
-</tr></thead>
-<tbody>
-$rows
-</tbody></table></div>""")
 
 PICTURE = Template("""<article class="picture">
 <header><h3>$caption</h3><div class="source">$source</div></header>
@@ -124,7 +117,7 @@ def render(report: Report) -> str:
         ),
         lead=_lead(report),
         notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        table=_table(report),
+        table=table_html(report.lines, report.table_caption, report.step),
         how_to_read=how_to_read(report.num_words, report.truth_known, len(grids)),
         choice=_choice(report.pictures),
         pictures="\n".join(
@@ -140,86 +133,33 @@ def render(report: Report) -> str:
     )
 
 
-def symbol_html(symbol: str, equation: str) -> str:
-    """Write a measure's symbol and the number of its equation."""
-    letter, _, index = symbol.partition("_")
-    shown = f"<var>{escape(letter)}</var>" if len(letter) == 1 else ""
-    if index:
-        shown += f"<sub>{escape(index)}</sub>"
-    return f"{shown} ({escape(equation)})".strip()
-
-
 def _lead(report: Report) -> str:
     """Say in a sentence or two what came out."""
     line = next((line for line in report.lines if line.key in PRECISION_KEYS), None)
     if line is None:
         return ""
     when = f"After {report.step:,} steps" if report.step is not None else "With this projector"
+    whose = "the held-out patches" if line.after_step is not None else "the patches shown below"
     is_right = "is right" if line.key == PRECISION_KEYS[0] else "stands in the caption"
     text = (
         f"{when}, the word nearest to a patch {is_right} for "
-        f"<strong>{number(line.after, True)}</strong> of the held-out patches"
+        f"<strong>{number(line.after, True)}</strong> of {whose}"
     )
     if line.before is not None:
         text += f"; before training it was {number(line.before, True)}"
     objects = next((one for one in report.lines if one.key.endswith("_objects")), None)
     if objects is not None:
-        text += (
-            f". Of the patches that an object covers: <strong>{number(objects.after, True)}</strong>"
-        )
+        share = number(objects.after, True)
+        text += f". Of the patches that an object covers: <strong>{share}</strong>"
         if objects.before is not None:
             text += f", from {number(objects.before, True)}"
     return text + "."
 
 
-def _table(report: Report) -> str:
-    if not report.lines:
-        return ""
-    after = "after" if report.step is None else f"after {report.step:,} steps"
-    rows = "\n".join(_table_row(line, report.step) for line in report.lines)
-    return TABLE.substitute(caption=escape(report.table_caption), after=after, rows=rows)
-
-
-def _table_row(line: Line, step: int | None) -> str:
-    measure = line.measure
-    before = "–"
-    if line.before is not None:
-        before = number(line.before, measure.percent) + _at_step(line.before_step, (0, 1))
-    after = number(line.after, measure.percent)
-    return (
-        f"<tr><th>{escape(measure.name)}, {escape(line.label)} "
-        f"<small>{symbol_html(measure.symbol, measure.equation)}</small></th>"
-        f'<td class="n">{before}</td>'
-        f'<td class="n"><span class="after">{after}</span>{_at_step(line.after_step, (step,))}</td>'
-        f'<td class="n">{_change(line)}</td></tr>'
-    )
-
-
-def _at_step(step: int | None, expected: Sequence[int | None]) -> str:
-    """Name the step of a value that is not from where the column's head says."""
-    return "" if step is None or step in expected else f" <small>at step {step:,}</small>"
-
-
-def _change(line: Line) -> str:
-    if line.before is None:
-        return "–"
-    change = line.after - line.before
-    if line.measure.percent:
-        shown = f"{100 * change:+.1f} points"
-    else:
-        shown = ("+" if change >= 0 else "−") + number(abs(change))
-    shown = shown.replace("-", "−")
-    if not line.measure.better or not change:
-        return shown
-    improved = change * line.measure.better > 0
-    name, word = ("good", "better") if improved else ("bad", "worse")
-    return f'{shown} <small class="{name}">{word}</small>'
-
-
 def _choice(pictures: Sequence[Picture]) -> str:
     if len(pictures) == 1:
         return "The first held-out record with a picture."
-    return f"The first {len(pictures)} held-out records with a picture; nobody chose them."
+    return f"The first {len(pictures)} held-out records with a picture, not picked by hand."
 
 
 def _picture(picture: Picture, picture_id: str, truth_known: bool) -> str:
@@ -273,9 +213,15 @@ def _curves(charts: Sequence[Chart], step: int | None) -> str:
             )
         )
     charts_html = "\n".join(drawn)
+    last = max(point.step for chart in charts for curve in chart.curves for point in curve.points)
+    mark = (
+        f" The dotted line is step {step:,}, which this report shows."
+        if step and step < last
+        else ""
+    )
     return (
         "<h2>Over the steps of training</h2>\n"
-        "<p>The number at the end of a line is its last value.</p>\n"
+        f'<p class="intro">The number at the end of a line is its last value.{mark}</p>\n'
         f'<div class="charts">\n{charts_html}\n</div>'
     )
 

@@ -96,7 +96,7 @@ def _grid(ax: Axes, picture: Picture, grid: Grid, panel: float) -> None:
             x + 0.5,
             y + 0.5,
             "\n".join(lines),
-            fontsize=letter_size(lines) / 100 * points * 0.88,
+            fontsize=letter_size(lines, bold=cell.right) / 100 * points * 0.95,
             color="white",
             weight="bold" if cell.right else "normal",
             ha="center",

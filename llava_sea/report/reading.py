@@ -4,14 +4,14 @@ Only the vision tower, the projector and the embedding table work, on any device
 stay where they were loaded. Words are embedded in blocks. A word is right if the truth file counts
 it among the patch's words; without one, if it occurs in the caption, which leaves most things out.
 
-Shape letters: I pictures, P patches, Q words, M tokens of a word, N patches of several pictures,
-D hidden size.
+Shape letters: I pictures, P patches, H and W pixels, Q words, M tokens of a word, T tokens of a
+caption, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -110,79 +110,98 @@ def choose_records(records: Sequence[Record], count: int) -> list[Record]:
     return chosen
 
 
-@torch.no_grad()
-def read_pictures(
-    model: Stage1Model,
-    projectors: Sequence[Projector],
-    records: Sequence[Record],
-    image_folder: str,
-    transform: ImageTransform,
-    tokenizer: Any,
-    words: Words,
-    grid: tuple[int, int],
-    *,
-    truth: Truth | None = None,
-    device: torch.device | None = None,
-) -> list[Picture]:
-    """Say what every patch of some pictures says, with each projector.
+@dataclass
+class PictureReader:
+    """Says what every patch of pictures says; `model`'s tower and so on are on `device`."""
 
-    Args:
-        model: its tower, projector and embeddings are on `device`; the projector's weights change.
-        projectors: states of the projector, in the order they are shown in.
-        records: records with pictures; the caption is the last turn.
-        image_folder: what the records' image names are relative to.
-        transform: the one of the run.
-        tokenizer: the LLM's.
-        words: the words that the nearest is sought among.
-        grid: rows and columns of patches.
-        truth: the true words of every patch, where they are known.
-        device: where pictures and words go; default: the CPU.
+    model: Stage1Model
+    tokenizer: Any
+    words: Words
+    transform: ImageTransform
+    image_folder: str
+    patch_grid: tuple[int, int]
+    """Rows and columns of patches."""
+    truth: Truth | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    Raises:
-        UserError: if a picture can't be read, a projector does not fit, or the truth lacks a
-            picture or has another number of patches.
-    """
-    device = device or torch.device("cpu")
-    model.eval()
-    captions = [record.turns[-1].text.strip() for record in records]
-    in_caption = [set(ids.tolist()) for ids in find_occurrences(captions, words.words)]
-    encoded = tokenizer(captions, add_special_tokens=False)["input_ids"]
-    pictures: list[Picture] = []
-    for start in range(0, len(records), PICTURE_BATCH):
-        batch = range(start, min(len(records), start + PICTURE_BATCH))
-        pixels = torch.stack(
-            [
-                transform(load_image(image_folder, str(records[i].image), records[i].id).image)
-                for i in batch
+    @torch.no_grad()
+    def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Picture]:
+        """Read records' pictures with each projector in turn; the model keeps the last.
+
+        Args:
+            records: records with pictures; the caption is the last turn.
+            projectors: states of the projector, in the order they are shown in.
+
+        Raises:
+            UserError: if a picture can't be read, a projector does not fit, or the truth lacks a
+                picture or has another number of patches.
+        """
+        self.model.eval()
+        captions = [record.turns[-1].text.strip() for record in records]
+        in_caption = [set(ids.tolist()) for ids in find_occurrences(captions, self.words.words)]
+        pictures: list[Picture] = []
+        for start in range(0, len(records), PICTURE_BATCH):
+            batch = slice(start, start + PICTURE_BATCH)
+            pixels_I3HW = torch.stack([self._load(record) for record in records[batch]])
+            new = [
+                Picture(record, caption, as_seen(pixels, self.transform.geometry()), [])
+                for record, caption, pixels in zip(
+                    records[batch], captions[batch], pixels_I3HW, strict=True
+                )
             ]
-        )
-        grids: dict[int, list[Grid]] = {i: [] for i in batch}
-        for projector in projectors:
-            load_projector(model.projector, projector.path)
-            visual_IPD = model.project(pixels.to(device))
-            visual_IPD = visual_IPD[:, -grid[0] * grid[1] :]  # a class token comes first
-            found = nearest_words(visual_IPD.flatten(0, 1), words.blocks(model, device))
-            patches = visual_IPD.shape[1]
-            for row, i in enumerate(batch):
-                if truth is not None:
-                    _check_truth(truth, str(records[i].image), patches)
-                part = slice(row * patches, (row + 1) * patches)
-                cells = [
-                    _cell(records[i], patch, word_id, cosine, words.words, in_caption[i], truth)
-                    for patch, (word_id, cosine) in enumerate(
-                        zip(found.ids_N[part].tolist(), found.cosine_N[part].tolist(), strict=True)
-                    )
-                ]
-                score = None
-                if encoded[i]:
-                    caption_TD = model.embed(torch.tensor(encoded[i], device=device))
-                    score = float(tacs(visual_IPD[row], caption_TD))
-                gap = float(found.distance_N[part].mean())
-                grids[i].append(Grid(projector.label, grid[1], cells, score, gap))
-        for row, i in enumerate(batch):
-            image = as_seen(pixels[row], transform.geometry())
-            pictures.append(Picture(records[i], captions[i], image, grids[i]))
-    return pictures
+            for projector in projectors:
+                load_projector(self.model.projector, projector.path)
+                self._add_grids(new, projector.label, pixels_I3HW, in_caption[batch])
+            pictures += new
+        return pictures
+
+    def _load(self, record: Record) -> Tensor:
+        loaded = load_image(self.image_folder, str(record.image), record.id)
+        return self.transform(loaded.image)
+
+    def _add_grids(
+        self,
+        pictures: Sequence[Picture],
+        label: str,
+        pixels_I3HW: Tensor,
+        in_caption: Sequence[set[int]],
+    ) -> None:
+        """Add to each picture the grid of what its patches say with the present projector."""
+        rows, columns = self.patch_grid
+        visual_IPD = self.model.project(pixels_I3HW.to(self.device))
+        visual_IPD = visual_IPD[:, -rows * columns :]  # other tokens, as CLS, come first
+        blocks = self.words.blocks(self.model, self.device)
+        found = nearest_words(visual_IPD.flatten(0, 1), blocks)
+        ids_IP, cosine_IP, distance_IP = (t.view(len(pictures), -1) for t in found)
+        for i, picture in enumerate(pictures):
+            if self.truth is not None:
+                _check_truth(self.truth, str(picture.record.image), rows * columns)
+            cells = [
+                self._cell(picture.record, patch, word_id, cosine, in_caption[i])
+                for patch, (word_id, cosine) in enumerate(
+                    zip(ids_IP[i].tolist(), cosine_IP[i].tolist(), strict=True)
+                )
+            ]
+            gap = float(distance_IP[i].mean())
+            score = self._tacs(visual_IPD[i], picture.caption)
+            picture.grids.append(Grid(label, columns, cells, score, gap))
+
+    def _cell(
+        self, record: Record, patch: int, word_id: int, cosine: float, in_caption: set[int]
+    ) -> Cell:
+        word = self.words.words[word_id]
+        if self.truth is None:
+            return Cell(word, cosine, word_id in in_caption)
+        image = str(record.image)
+        right = word in self.truth.words(image, patch)
+        return Cell(word, cosine, right, self.truth.is_object(image, patch))
+
+    def _tacs(self, visual_PD: Tensor, caption: str) -> float | None:
+        ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
+        if not ids:
+            return None
+        caption_TD = self.model.embed(torch.tensor(ids, device=self.device))
+        return float(tacs(visual_PD, caption_TD))
 
 
 def as_seen(pixels: Tensor, geometry: dict[str, Any]) -> Image.Image:
@@ -210,20 +229,6 @@ def _check_truth(truth: Truth, image: str, patches: int) -> None:
         truth.words(image, patches)
     except IndexError:
         return
-    raise UserError(f"--truth: has more than the {patches} patches that the model makes of {image!r}")
-
-
-def _cell(
-    record: Record,
-    patch: int,
-    word_id: int,
-    cosine: float,
-    words: Sequence[str],
-    in_caption: set[int],
-    truth: Truth | None,
-) -> Cell:
-    word = words[word_id]
-    if truth is None:
-        return Cell(word, cosine, word_id in in_caption)
-    image = str(record.image)
-    return Cell(word, cosine, word in truth.words(image, patch), truth.is_object(image, patch))
+    raise UserError(
+        f"--truth: has more than the {patches} patches that the model makes of {image!r}"
+    )

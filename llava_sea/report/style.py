@@ -49,19 +49,19 @@ tbody th { font-weight: 500; }
 td small, th small { color: var(--soft); font-size: 12.5px; font-weight: 400; }
 th:first-child { padding-left: 0; }
 td .after { font-weight: 650; }
-.good { color: var(--good); } .bad { color: var(--bad); }
+td.verdict { padding-left: 8px; } td .good { color: var(--good); } td .bad { color: var(--bad); }
 
 .legend { display: grid; grid-template-columns: 132px minmax(0, 1fr); gap: 10px 26px;
   align-items: start; }
-.legend svg { width: 132px; height: auto; }
+.legend svg.grid { width: 132px; min-width: 0; height: auto; background: #7d8078; }
 
 .picture { margin: 30px 0 46px; break-inside: avoid; }
 .picture > header { margin: 0 0 10px; }
 .picture h3 { font-size: 19px; line-height: 1.35; font-weight: 500; margin: 0; max-width: 90ch;
   overflow-wrap: break-word; }
 .picture .source { font: 13px/1.5 var(--sans); color: var(--soft); }
-.panels { display: grid; gap: 22px; grid-template-columns: minmax(120px, 210px) repeat(2, minmax(0, 1fr));
-  align-items: start; }
+.panels { display: grid; gap: 22px;
+  grid-template-columns: minmax(120px, 210px) repeat(2, minmax(0, 1fr)); align-items: start; }
 .panels.one { grid-template-columns: minmax(120px, 300px) minmax(0, 640px); }
 .panels.large { grid-template-columns: minmax(0, 1fr); }
 .panels.large .seen { max-width: 340px; }
@@ -80,8 +80,10 @@ g.right rect { fill: var(--right); fill-opacity: .74; stroke: #b9f0cd; stroke-wi
 g.right text { font-weight: 700; }
 g.other:hover rect, g.right:hover rect { fill-opacity: .1; }
 
-.charts { display: grid; gap: 28px 26px; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); }
-.charts figure { break-inside: avoid; }
+.charts { display: grid; gap: 30px 26px;
+  grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); }
+.charts figure { break-inside: avoid; display: flex; flex-direction: column;
+  justify-content: space-between; }
 svg.chart { width: 100%; height: auto; font: 11px var(--sans); overflow: visible; }
 .rule { stroke: var(--rule); stroke-width: 1; } .tick { fill: var(--soft); }
 .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
@@ -93,7 +95,8 @@ svg.chart { width: 100%; height: auto; font: 11px var(--sans); overflow: visible
 .line.s3 { stroke: var(--s3); } .dot.s3, .end.s3 { fill: var(--s3); }
 .key { display: inline-block; width: 18px; height: 3px; border-radius: 2px; margin: 0 6px 4px 0;
   vertical-align: middle; background: var(--s0); }
-.key.s1 { background: var(--s1); } .key.s2 { background: var(--s2); } .key.s3 { background: var(--s3); }
+.key.s1 { background: var(--s1); } .key.s2 { background: var(--s2); }
+.key.s3 { background: var(--s3); }
 .keys span { margin-right: 14px; white-space: nowrap; }
 
 dl.facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 5px 22px;
@@ -106,7 +109,9 @@ dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; max-width: none; }
   .panels, .panels.one { grid-template-columns: minmax(0, 1fr); }
   .seen { max-width: 240px; }
   .summary { grid-template-columns: minmax(0, 1fr); }
-  table { font-size: 14px; } th, td { padding-left: 14px; }
+  table { font-size: 13.5px; } th, td { padding-left: 10px; }
+  thead th.n { white-space: normal; }
+  .legend { grid-template-columns: minmax(0, 1fr); }
   dl.facts { grid-template-columns: minmax(0, 1fr); gap: 0; } dl.facts dd { margin-bottom: 8px; }
 }
 @media print {
@@ -114,12 +119,12 @@ dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; max-width: none; }
   body { font-size: 10.5pt; background: #fff; }
   main { max-width: none; padding: 0; }
   .summary { grid-template-columns: minmax(0, 1fr); gap: 0; }
-  .panels { grid-template-columns: 90px repeat(2, minmax(0, 1fr)); gap: 12px; }
+  .panels { grid-template-columns: 104px repeat(2, minmax(0, 1fr)); gap: 12px; }
   .panels.large { grid-template-columns: minmax(0, 1fr); } .panels.large .seen { max-width: 120px; }
   .charts { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   svg.grid { min-width: 0; }
   .scroll, .wide { overflow: visible; }
   svg, rect { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2, h3, figcaption { break-after: avoid; }
+  h2, h3, figcaption, .intro { break-after: avoid; }
 }
 """

@@ -34,7 +34,8 @@ def main() -> int:
         return process.poll() is None
 
     # A group of its own, so that Ctrl-C comes here first and not to deepspeed, which would kill.
-    process = subprocess.Popen(["deepspeed", *sys.argv[1:]], start_new_session=True)
+    command = ["deepspeed", "--log_level", "warning", *sys.argv[1:]]
+    process = subprocess.Popen(command, start_new_session=True)
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
     status = process.wait()

@@ -1,0 +1,133 @@
+"""Time and memory of the word list at LLaVA-558K's size, on synthetic captions.
+
+`python scripts/bench/word_list.py [--captions 558128] [--num_workers 2]` writes captions of a small
+grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail (rank^-1), into
+a temporary folder in LLaVA's layout, runs the command's function on them in a process of its own,
+and prints a table and a line of JSON. Limits: real captions repeat themselves more, so that their
+lists are shorter; a single machine, whatever else runs on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PATTERNS = (
+    "a {j} {n} {g} on a {j} {n} next to the {n}",
+    "the {n} of a {j} {n} with {s} and a {j} {j} {n}",
+    "stock photo of {j} {s} isolated on white background",
+    "two {s} {g} in front of a {n} {n} at the {n}",
+    "{n} wearing a {j} {n} and {s}, {n} {n} for sale",
+    "an image of the {j} {n} in a {n}'s {n}",
+)
+TAGS = {"n": "NN", "s": "NNS", "j": "JJ", "g": "VBG"}
+MIB = 1 << 20
+
+
+def synthetic_captions(count: int, seed: int) -> Iterator[str]:
+    """`count` captions; the same for the same seed."""
+    from textblob.en import lexicon
+
+    rng = random.Random(seed)
+    words: dict[str, list[str]] = {slot: [] for slot in TAGS}
+    for word, tag in sorted(lexicon.items()):
+        for slot, wanted in TAGS.items():
+            if tag == wanted and word.isascii() and word.isalpha() and word.islower():
+                words[slot].append(word)
+    weights = {}
+    for slot, vocabulary in words.items():
+        rng.shuffle(vocabulary)
+        weights[slot] = list(itertools.accumulate(1 / (i + 1) for i in range(len(vocabulary))))
+    for _ in range(count):
+        parts = rng.choice(PATTERNS).split("{")
+        caption = [parts[0]]
+        for part in parts[1:]:
+            slot = part[0]
+            caption += rng.choices(words[slot], cum_weights=weights[slot])
+            caption.append(part[2:])
+        yield "".join(caption)
+
+
+def write_corpus(path: Path, count: int, seed: int) -> None:
+    """Captions as LLaVA's pretraining JSON, on one line as that file is."""
+    with path.open("w", encoding="utf-8") as file:
+        separator = "["
+        for number, caption in enumerate(synthetic_captions(count, seed)):
+            record = {
+                "id": f"{number:09d}",
+                "image": f"{number % 1000:05d}/{number:09d}.jpg",
+                "conversations": [
+                    {"from": "human", "value": "<image>\nRender a summary of the photo."},
+                    {"from": "gpt", "value": caption},
+                ],
+            }
+            file.write(separator + json.dumps(record))
+            separator = ", "
+        file.write("]")
+
+
+def measure(corpus: Path, num_workers: int) -> dict[str, float | int | str]:
+    """Build the list in this process; what `main` calls in a fresh one."""
+    from llava_sea.labels.word_list import WordListOptions, build_word_list
+
+    output = corpus.with_name("words.tsv")
+    start = time.perf_counter()
+    summary = build_word_list([corpus], output, WordListOptions(num_workers=num_workers))
+    seconds = time.perf_counter() - start
+    return {
+        "captions": summary.captions,
+        "corpus_mib": round(corpus.stat().st_size / MIB, 1),
+        "num_workers": num_workers,
+        "seconds": round(seconds, 1),
+        "captions_per_second": round(summary.captions / seconds),
+        "entries": summary.entries,
+        "words": summary.words,
+        "phrases": summary.phrases,
+        "list_mib": round(output.stat().st_size / MIB, 1),
+        "peak_rss_self_mib": _peak_mib(resource.RUSAGE_SELF),
+        "peak_rss_worker_mib": _peak_mib(resource.RUSAGE_CHILDREN),
+        "load_average": round(os.getloadavg()[0], 1),
+        "sha256": summary.sha256,
+    }
+
+
+def _peak_mib(who: int) -> int:
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(who).ru_maxrss // (MIB if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    """Generate, measure, print."""
+    parser = argparse.ArgumentParser(description="Benchmark of the word list.")
+    parser.add_argument("--captions", type=int, default=558_128)
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.num_workers)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "captions.json"
+        print(f"writing {args.captions:,} synthetic captions", file=sys.stderr)
+        write_corpus(corpus, args.captions, args.seed)
+        command = [sys.executable, __file__, "--measure", str(corpus)]
+        command += ["--num_workers", str(args.num_workers)]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for name, value in json.loads(line).items():
+        print(f"{name:<22}{value:>14,}" if isinstance(value, int) else f"{name:<22}{value:>14}")
+    print(line, end="")
+
+
+if __name__ == "__main__":
+    main()

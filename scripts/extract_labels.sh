@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Labels for every patch, once for a corpus: its words and phrases, then the best of them for each
+# patch of each picture (SEA 3.1). Without arguments for the miniature world.
+#   bash scripts/extract_labels.sh [flags of llava_sea.labels.extract, e.g. --sea_preset paper]
+#   RECIPE=vicuna-7b  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
+# Stopped at any moment, it goes on where it was; finished labels cost it some seconds.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/setup_env.sh"
+OUTPUT_DIR_DEFAULT_SUFFIX=labels                # recipes name a training folder, unused here
+# Sets VISION_TOWER, PRETRAIN_DATA, PRETRAIN_IMAGES, WORDS and LABELS.
+source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+
+WORD_LIST=(
+  python -m llava_sea.labels.word_list
+  --data_path "$PRETRAIN_DATA"                  # the captions
+  --output "$WORDS"
+  --min_count "${MIN_COUNT:-1}"                 # rarer words and phrases are left out
+  ${COMMON_WORDS:+--common_words "$COMMON_WORDS"} # frequent words to add: the paper's 2of12
+)
+EXTRACT=(
+  python -m llava_sea.labels.extract
+  --data_path "$PRETRAIN_DATA"                  # the pictures that its records name, once each
+  --image_folder "$PRETRAIN_IMAGES"
+  --image_aspect_ratio square                   # must be the training's: the same pixels
+  --vision_tower "$VISION_TOWER"                # with its text tower; the same weights as in training
+  --words "$WORDS"
+  --output_dir "$LABELS"
+  --sea_preset best                             # or paper; --sea_features, --sea_sign, --sea_top_n win
+  --on_bad_image fail                           # or skip: no labels for it, listed in the manifest
+  "$@"
+)
+if [ -n "${DRY_RUN:-}" ]; then
+  printf '%q ' "${WORD_LIST[@]}"; echo
+  printf '%q ' "${EXTRACT[@]}"; echo
+  exit 0
+fi
+
+if [ ! -e "$WORDS" ]; then "${WORD_LIST[@]}"; fi
+exec "${EXTRACT[@]}"

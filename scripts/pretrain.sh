@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Stage 1 without SEA: plain LLaVA, the baseline. All else is as in pretrain_sea.sh.
+#   bash scripts/pretrain.sh [flags of llava_sea/train/train_mem.py]
+#   RECIPE=vicuna-7b  OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/setup_env.sh"
+OUTPUT_DIR_DEFAULT_SUFFIX=pretrain
+source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+SEA_FLAGS=()
+source "$root/scripts/stage1.sh"
+
+# The words that nearest ones are sought among; pretrain_sea.sh uses the same list.
+if [ ! -e "$WORDS" ]; then
+  run_and_wait python -m llava_sea.labels.word_list --data_path "$PRETRAIN_DATA" --output "$WORDS"
+fi
+run_and_wait "${TRAIN[@]}"
+run_and_wait "${REPORT[@]}"

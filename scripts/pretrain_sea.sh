@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Stage 1 with SEA: words for every patch, then the projector with L = L_g + lambda * L_a (eq. 13),
+# then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
+#   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
+#   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/setup_env.sh"
+OUTPUT_DIR_DEFAULT_SUFFIX=pretrain-sea
+source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+
+SEA_FLAGS=(
+  --sea_labels "$LABELS"                        # mined below if they are not there
+  --sea_weight 1.0                              # lambda
+  --sea_window 2                                # one patch of every 2 x 2
+  --sea_negatives local                         # negatives from the device's own batch
+)
+source "$root/scripts/stage1.sh"
+
+# Labels, once: the corpus's words, then the best of them for every patch of every picture.
+run_and_wait bash "$root/scripts/extract_labels.sh"
+run_and_wait "${TRAIN[@]}"
+run_and_wait "${REPORT[@]}"

@@ -1,0 +1,19 @@
+# The miniature world: a CLIP of 64-pixel pictures, a small Llama, both trained from scratch.
+# Its pictures are drawn here, in seconds, if they are not there.
+LLM=$root/playground/models/llm
+VISION_TOWER=$root/playground/models/clip
+DATA=$root/playground/data/mini
+PRETRAIN_DATA=$DATA/pretrain.json
+PRETRAIN_IMAGES=$DATA/images
+WORDS=${WORDS:-$DATA/words.tsv}
+LABELS=${LABELS:-$DATA/labels}
+EVAL_DATA=$DATA/heldout.json
+EVAL_TRUTH=$DATA/truth.json
+EVAL_STEPS=${EVAL_STEPS:-25}
+PRETRAIN_BATCH=16
+PRETRAIN_LR=2e-3
+PRETRAIN_SAVE_STEPS=50
+PRETRAIN_CHECKPOINTING=False
+NUM_WORKERS=1
+OUTPUT_DIR=${OUTPUT_DIR:-$root/checkpoints/mini-$OUTPUT_DIR_DEFAULT_SUFFIX}
+if [ -z "${DRY_RUN:-}" ]; then python -m playground.generate --output "$root/playground/data"; fi

@@ -1,0 +1,82 @@
+"""A corpus of small pictures and an untrained CLIP, as files, for the tests of the extraction."""
+
+import json
+import zlib
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+)
+
+from llava_sea.labels.options import ExtractOptions
+
+TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+NAMES = [f"w{i}" for i in range(60)]
+
+
+def make_world(folder, pictures=24):
+    """Write model, pictures, data and word list below `folder`; return options for them."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(**TOWER, vocab_size=80, max_position_embeddings=9, eos_token_id=3)
+    vision = CLIPVisionConfig(**TOWER, image_size=24, patch_size=8)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)
+    CLIPModel(config).save_pretrained(folder / "clip")
+    vocabulary = ["<pad>", "<bos>", "<unk>", "<eos>", *NAMES]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=9
+    ).save_pretrained(folder / "clip")
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+    ).save_pretrained(folder / "clip")
+
+    rng = np.random.default_rng(0)
+    (folder / "images" / "sub").mkdir(parents=True)
+    records = []
+    for i in range(pictures):
+        name = f"sub/{i}.png" if i % 2 else f"{i}.jpg"
+        pixels = rng.integers(0, 255, (20 + i, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / name)
+        records.append(record(f"r{i}", name, f"a {NAMES[i % 60]}"))
+    records.insert(3, {**record("text", None, "no picture"), "image": None})
+    records.append(record("again", records[0]["image"], "the first picture again"))
+    (folder / "data.json").write_text(json.dumps(records))
+    rows = [f"{word}\t{200 - i}\tNN" for i, word in enumerate(NAMES)]
+    rows.append("w1 w2 w3 w4 w5 w6 w7 w8 w9\t1\tNP")  # longer than the tower's context
+    (folder / "words.tsv").write_text("word\tcount\tpos\n" + "\n".join(rows) + "\n")
+    return ExtractOptions(
+        data_path=str(folder / "data.json"),
+        image_folder=str(folder / "images"),
+        vision_tower=str(folder / "clip"),
+        words=str(folder / "words.tsv"),
+        output_dir=str(folder / "labels"),
+        sea_sign="+1",
+        sea_top_n=5,
+        batch_size=4,
+        shard_size=5,
+        num_workers=1,
+        device="cpu",
+    )
+
+
+def record(record_id, image, caption):
+    question = "<image>\nWhat is it?" if image else "What is it?"
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
+    return {"id": record_id, "image": image, "conversations": turns}
+
+
+def file_crc(options, image):
+    with open(f"{options.image_folder}/{image}", "rb") as file:
+        return zlib.crc32(file.read())

@@ -1,0 +1,372 @@
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from extract_world import NAMES, file_crc, make_world
+
+from llava_sea.alignment.label_store import LabelStore
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.errors import UserError
+from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.text_features import TextEncoder
+
+
+@pytest.fixture
+def world(tmp_path):
+    return make_world(tmp_path)
+
+
+def using(options, **changes):
+    return dataclasses.replace(options, **changes)
+
+
+def same_store(a, b):
+    """Every array of the two stores, byte for byte, and what the manifests say of the labels."""
+    left, right = LabelStore(a), LabelStore(b)
+    names = [p.name for p in sorted(Path(a).glob("*.npy"))]
+    assert names == [p.name for p in sorted(Path(b).glob("*.npy"))] and len(names) > 3
+    for name in names:
+        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
+    return left.manifest == right.manifest
+
+
+def test_labels_equal_a_naive_loop(world):
+    store = LabelStore(extract_labels(world))
+    encoder = PatchEncoder.from_pretrained(world.vision_tower)
+    texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
+    words = torch.from_numpy(texts.encode_words(NAMES).features_QD)  # the long one can't be found
+    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
+    records = json.loads(Path(world.data_path).read_text())
+    names = list(dict.fromkeys(r["image"] for r in records if r["image"]))
+    assert store.images() == names and len(names) == 24
+    for name in names:
+        pixels = transform(load_image(world.image_folder, name, "x").image)
+        patches = encoder.encode_images(pixels[None], "value")[0]
+        scores, ids = (patches @ words.T).topk(5)
+        labels = store.read(name)
+        assert labels.crc32 == file_crc(world, name)
+        kept = scores > 0
+        np.testing.assert_allclose(labels.scores_PN, scores.clamp(min=0), atol=1e-3)
+        np.testing.assert_array_equal(labels.ids_PN, torch.where(kept, ids, 0))
+
+
+def test_manifest_says_what_the_labels_are(world):
+    store = LabelStore(extract_labels(world))
+    words = Path(world.words).read_bytes()
+    manifest = store.manifest
+    assert (Path(world.output_dir) / "words.tsv").read_bytes() == words
+    assert store.words()[:60] == NAMES
+    assert manifest["words_sha256"] == hashlib.sha256(words).hexdigest()
+    assert manifest["encoder_fingerprint"] == (
+        PatchEncoder.from_pretrained(world.vision_tower).fingerprint
+    )
+    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
+    assert manifest["geometry"] == transform.geometry()
+    wanted = {"features": "value", "sign": 1, "sign_choice": "+1", "top_n": 5, "grid": [3, 3]}
+    assert {k: manifest[k] for k in wanted} == wanted
+    assert manifest["num_words"] == 61 and manifest["num_words_too_long"] == 1
+    left = {p.name for p in Path(world.output_dir).iterdir()}
+    assert not any("tmp" in name for name in left) and not {"work", ".lock"} & left
+
+
+def test_negative_sign_finds_the_opposite_words(world):
+    plus = LabelStore(extract_labels(world))
+    minus = LabelStore(
+        extract_labels(using(world, sea_sign="-1", output_dir=world.output_dir + "-"))
+    )
+    assert minus.manifest["sign"] == -1
+    a, b = plus.read("0.jpg"), minus.read("0.jpg")
+    assert a.scores_PN.any() and b.scores_PN.any()
+    for patch in range(9):
+        first, second = (set(x.ids_PN[patch][x.scores_PN[patch] > 0]) for x in (a, b))
+        assert not first & second
+
+
+def test_pad_gives_other_labels_than_square(world):
+    square = LabelStore(extract_labels(world))
+    padded = using(world, image_aspect_ratio="pad", output_dir=world.output_dir + "-pad")
+    pad = LabelStore(extract_labels(padded))
+    assert pad.manifest["geometry"] != square.manifest["geometry"]
+    assert not np.array_equal(pad.read("0.jpg").ids_PN, square.read("0.jpg").ids_PN)
+
+
+def test_complete_store_is_left_alone(world, caplog):
+    caplog.set_level(logging.INFO, "llava_sea")
+    folder = extract_labels(world)
+    stamps = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    extract_labels(using(world, shard_size=7, batch_size=2))
+    assert "nothing to do" in caplog.text
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("features", {"sea_features": "qq"}),
+        ("sign_choice", {"sea_sign": "-1"}),
+        ("top_n", {"sea_top_n": 3}),
+        ("geometry", {"image_aspect_ratio": "pad"}),
+        ("dtype", {"dtype": "bfloat16"}),
+        ("word_template", {"word_template": "w1 {}"}),
+    ],
+)
+def test_other_parameters_are_refused_by_name(world, field, change):
+    extract_labels(world)
+    with pytest.raises(UserError, match=rf"made with {field} = "):
+        extract_labels(using(world, **change))
+
+
+def test_unfinished_folder_refuses_other_parameters_and_other_data(world, tmp_path):
+    (tmp_path / "images" / "sub" / "13.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        extract_labels(world)
+    assert (tmp_path / "labels" / "shard-00001.json").exists()
+    with pytest.raises(UserError, match="made with shard_size = 5, this run has 4"):
+        extract_labels(using(world, shard_size=4))
+    with pytest.raises(UserError, match="made with words_sha256"):
+        words = Path(world.words).read_text().replace("w7\t", "w7x\t")
+        (tmp_path / "other.tsv").write_text(words)
+        extract_labels(using(world, words=str(tmp_path / "other.tsv")))
+    records = json.loads(Path(world.data_path).read_text())
+    (tmp_path / "other.json").write_text(json.dumps(records[:10]))
+    with pytest.raises(UserError, match="made with images_sha256"):
+        extract_labels(using(world, data_path=str(tmp_path / "other.json")))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("damage", ["missing", "broken", "bomb"])
+def test_bad_picture_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):
+    path = tmp_path / "images" / "sub" / "13.png"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "broken":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 33 * 40 // 2 - 1)
+        for i in range(13, 24):
+            if i > 13:
+                (tmp_path / "images" / (f"sub/{i}.png" if i % 2 else f"{i}.jpg")).unlink()
+    with pytest.raises(UserError, match=r"r13.*13\.png.*--on_bad_image skip"):
+        extract_labels(world)
+    store = LabelStore(extract_labels(using(world, on_bad_image="skip")))
+    assert "13.png" in store.skipped["sub/13.png"]
+    labels = store.read("sub/13.png")
+    assert labels.crc32 == 0 and not labels.scores_PN.any() and not labels.ids_PN.any()
+    assert store.read("12.jpg").scores_PN.any() and "12.jpg" not in store.skipped
+
+
+def test_wrong_image_folder_and_no_pictures(world, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match="none of the first 24 pictures"):
+        extract_labels(using(world, image_folder=str(tmp_path / "elsewhere"), on_bad_image="skip"))
+    with pytest.raises(UserError, match="no such folder"):
+        extract_labels(using(world, image_folder=str(tmp_path / "nowhere")))
+    records = [r for r in json.loads(Path(world.data_path).read_text()) if not r["image"]]
+    Path(world.data_path).write_text(json.dumps(records))
+    with pytest.raises(UserError, match="no record with an image"):
+        extract_labels(world)
+
+
+def test_empty_word_list(world):
+    Path(world.words).write_text("word\tcount\tpos\n")
+    with pytest.raises(UserError, match="word list is empty"):
+        extract_labels(world)
+    assert not Path(world.output_dir).exists()
+
+
+def test_folder_with_other_things_is_not_touched(world, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "thesis.doc").write_text("precious")
+    with pytest.raises(UserError, match=r"holds thesis\.doc"):
+        extract_labels(world)
+    assert not (tmp_path / "labels" / "work").exists()
+
+
+def test_second_writer_is_refused(world):
+    from llava_sea.labels.extraction_state import only_writer
+
+    Path(world.output_dir).mkdir()
+    with (
+        only_writer(Path(world.output_dir)),
+        pytest.raises(UserError, match="another extraction is writing"),
+    ):
+        extract_labels(world)
+
+
+def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeypatch):
+    import llava_sea.alignment.label_store as label_store
+
+    save, calls = np.save, []
+
+    def full(file, array, *args):
+        calls.append(1)
+        if len(calls) > 7:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, array, *args)
+
+    monkeypatch.setattr(label_store.np, "save", full)
+    with pytest.raises(UserError, match=r"No space left.*GiB are free.*run the same command"):
+        extract_labels(world)
+    monkeypatch.undo()
+    assert len(list(Path(world.output_dir).glob("shard-*.json"))) == 2
+    assert not list(Path(world.output_dir).glob(".shard*"))
+    extract_labels(world)
+    whole = extract_labels(using(world, output_dir=world.output_dir + "-whole"))
+    assert same_store(world.output_dir, whole)
+
+
+def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplog):
+    """Captions that name each picture's best words are planted; then ones that don't."""
+    caplog.set_level(logging.INFO, "llava_sea")
+    probe = LabelStore(extract_labels(using(world, output_dir=str(tmp_path / "probe"))))
+    best = {}
+    for name in probe.images():
+        labels = probe.read(name)
+        ids, counts = np.unique(labels.ids_PN[labels.scores_PN > 0], return_counts=True)
+        best[name] = ids[np.argsort(-counts)]
+    common = np.bincount(np.concatenate(list(best.values())), minlength=61)
+    records = json.loads(Path(world.data_path).read_text())
+    for record in records:
+        if record["image"]:
+            rare = sorted(best[record["image"]], key=lambda i: common[i])[:4]
+            record["conversations"][1]["value"] = " and ".join(NAMES[i] for i in rare)
+    Path(world.data_path).write_text(json.dumps(records))
+    auto = using(world, sea_sign="auto", output_dir=str(tmp_path / "auto"))
+    store = LabelStore(extract_labels(auto))
+    assert store.manifest["sign"] == 1 and store.manifest["sign_choice"] == "auto"
+    assert store.manifest["sign_measured"]["plus"]["lift"] > 1
+    assert "caption lift on 24 pictures" in caplog.text
+    for record in records:
+        record["conversations"][1]["value"] = "something unknown"
+    Path(world.data_path).write_text(json.dumps(records))
+    with pytest.raises(UserError, match="--sea_sign auto"):
+        extract_labels(using(auto, output_dir=str(tmp_path / "refused")))
+
+
+def test_progress_reaches_the_total(world):
+    seen = []
+    extract_labels(world, lambda *state: seen.append(state))
+    assert seen[-1] == ("pictures", 24, 24)
+    assert ("words", 60, 61) in seen  # the one that is too long is not encoded
+
+
+def test_two_processes_equal_one(world):
+    one = extract_labels(world)
+    two = extract_labels(using(world, num_workers=2, output_dir=world.output_dir + "-2"))
+    assert same_store(one, two)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_bad_picture_in_another_process_is_the_same_error(world, tmp_path):
+    (tmp_path / "images" / "sub" / "13.png").unlink()
+    with pytest.raises(UserError, match=r"r13.*13\.png.*--on_bad_image skip"):
+        extract_labels(using(world, num_workers=2))
+
+
+def test_killed_process_stops_the_others_with_a_clear_error(world):
+    def kill_one():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(UserError, match=r"extract-\d \(pid \d+\) was ended by signal SIGKILL"):
+        extract_labels(using(world, num_workers=2))
+    killer.join()
+    assert not multiprocessing.active_children()
+
+
+FORKS = """
+import os, pathlib, random, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from llava_sea.labels import mine_shards, sign_choice, word_vectors, workers  # before the forks
+from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.options import ExtractOptions
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
+options, rng, kills = ExtractOptions(**eval(sys.argv[2])), random.Random(0), 0
+def done():
+    return len(list(pathlib.Path(options.output_dir).glob("shard-*.json")))
+while True:
+    pid = os.fork()
+    if pid == 0:
+        extract_labels(options)
+        os._exit(0)
+    if kills < int(sys.argv[3]):
+        if kills % 3 == 0:  # while it starts: model, words, checks
+            time.sleep(rng.uniform(0.01, 0.15))
+        else:  # some shards later, and anywhere within a shard
+            target, deadline = done() + rng.randint(1, 4), time.time() + 20
+            while done() < target and time.time() < deadline:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.01))
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    print("killed" if os.WIFSIGNALED(status) else status, done(), flush=True)
+    if not os.WIFSIGNALED(status):
+        break
+    kills += 1
+"""
+
+
+def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path):
+    options = using(make_world(tmp_path, pictures=60), shard_size=2)
+    arguments = [str(Path(__file__).parent), repr(dataclasses.asdict(options)), "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", FORKS, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    lines = [line.split() for line in run.stdout.splitlines()]
+    killed = [int(shards) for how, shards in lines if how == "killed"]
+    assert lines[-1][0] == "0", run.stderr
+    assert len(killed) == 8 and len({n for n in killed if 0 < n < 30}) >= 4, lines
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = extract_labels(using(options, output_dir=options.output_dir + "-whole"))
+    torch.set_num_threads(threads)
+    assert same_store(options.output_dir, whole)
+
+
+@pytest.mark.slow
+def test_processes_leave_when_the_main_process_is_killed(tmp_path):
+    options = using(make_world(tmp_path, pictures=200), num_workers=2, shard_size=2, batch_size=1)
+    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
+    main = subprocess.Popen([sys.executable, "-m", "llava_sea.labels.extract", *flags])
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("labels/shard-*.json")) and time.time() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
+    assert len(children) >= 2
+    main.kill()
+    main.wait()
+    deadline = time.time() + 10
+    while (alive := [c for c in children if Path(f"/proc/{c}").exists()]) and (
+        time.time() < deadline
+    ):
+        time.sleep(0.1)
+    assert not alive
+    extract_labels(using(options, num_workers=1))
+    whole = extract_labels(using(options, num_workers=1, output_dir=str(tmp_path / "whole")))
+    assert same_store(options.output_dir, whole)

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+
+from llava_sea.errors import UserError
+from llava_sea.labels.text_features import TextEncoder
+
+TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+VOCABULARY = ["<pad>", "<bos>", "<unk>", "<eos>", *"abcdefg", "photo", "of"]
+WORDS = ["a", "b c d", "c", "d e", "e f g a b", "g g"]
+
+
+def make_tokenizer(end=True):
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if end:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=9
+    )
+
+
+def make_clip():
+    torch.manual_seed(0)
+    text = CLIPTextConfig(**TOWER, vocab_size=20, max_position_embeddings=9, eos_token_id=3)
+    vision = CLIPVisionConfig(**TOWER, image_size=16, patch_size=8)
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)).eval()
+
+
+def make_siglip():
+    torch.manual_seed(0)
+    text = SiglipTextConfig(**TOWER, vocab_size=20, max_position_embeddings=9)
+    vision = SiglipVisionConfig(**TOWER, image_size=16, patch_size=8)
+    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+
+
+def one_by_one_padded(model, words):
+    """Each word alone, padded to the model's full length."""
+    tokenizer = make_tokenizer()
+    rows = []
+    for word in words:
+        ids = tokenizer(word, padding="max_length", max_length=9, return_tensors="pt")["input_ids"]
+        rows.append(model.get_text_features(input_ids=ids).pooler_output[0].detach().numpy())
+    return np.stack([row / np.linalg.norm(row) for row in rows])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 100])
+@pytest.mark.parametrize("make", [make_clip, make_siglip])
+def test_equals_one_word_at_a_time_padded_to_the_full_length(make, batch):
+    model = make()
+    found, too_long = TextEncoder(model, make_tokenizer()).encode_words(WORDS, batch)
+    assert too_long == [] and found.dtype == np.float32
+    np.testing.assert_allclose(found, one_by_one_padded(model, WORDS), atol=1e-6)
+
+
+def test_another_word_at_the_end_changes_the_vector():
+    found, _ = TextEncoder(make_clip(), make_tokenizer()).encode_words(["a b", "a b c"])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_template_surrounds_the_word():
+    encoder = TextEncoder(make_clip(), make_tokenizer())
+    prompted, _ = encoder.encode_words(["a", "b c"], template="a photo of {}")
+    written, _ = encoder.encode_words(["a photo of a", "a photo of b c"])
+    np.testing.assert_allclose(prompted, written, atol=1e-6)
+    with pytest.raises(UserError, match="exactly one"):
+        encoder.encode_words(["a"], template="a photo")
+
+
+@pytest.mark.parametrize("make", [make_clip, make_siglip])
+def test_words_beyond_the_context_are_named_and_have_no_direction(make):
+    words = ["a", "a b c d e f g a", "b", "b b b b b b b b b"]
+    found, too_long = TextEncoder(make(), make_tokenizer()).encode_words(words)
+    assert too_long == [words[1], words[3]]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1, 0], atol=1e-6)
+
+
+def test_writes_into_a_given_array_and_counts():
+    encoder = TextEncoder(make_clip(), make_tokenizer())
+    out, counted = np.full((len(WORDS), encoder.joint_size), 7.0, np.float32), []
+    encoder.encode_words(WORDS, 4, out_QD=out, progress=counted.append)
+    np.testing.assert_array_equal(out, encoder.encode_words(WORDS, 4).features_QD)
+    assert sum(counted) == len(WORDS)
+
+
+def test_tokenizer_without_end_token_is_refused():
+    with pytest.raises(UserError, match="do not belong together"):
+        TextEncoder(make_clip(), make_tokenizer(end=False)).encode_words(["a"])

@@ -1,0 +1,70 @@
+"""The README's two commands in full, each into a folder of its own, as on a fresh clone."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# The promise is 10 minutes on 2 cores; the rest is for a busy machine.
+LIMIT_SECONDS = 1200
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run_script(name: str, folder: Path) -> str:
+    """Run a script into `folder` and return its output; nothing of it is left behind."""
+    process = subprocess.Popen(
+        ["bash", str(REPOSITORY / "scripts" / name)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=folder,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "OUTPUT_DIR": str(folder / "run"),
+            "WORDS": str(folder / "words.tsv"),
+            "LABELS": str(folder / "labels"),
+            "MASTER_PORT": str(free_port()),
+        },
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT_SECONDS)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.skipif(not shutil.which("g++"), reason="DeepSpeed compiles its CPU communication")
+@pytest.mark.parametrize("name", ["pretrain_sea.sh", "pretrain.sh"])
+def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
+    output = run_script(name, tmp_path)
+    pages = list((tmp_path / "run").rglob("*.html"))
+    assert pages, output[-6000:]
+    # One file, complete and self-contained: pictures are inside, nothing is fetched.
+    page = pages[0].read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert "data:image/" in page
+    assert not re.search(r"""(?:src|href)=["']https?://[^"']+\.(?:js|css|png|jpe?g)""", page)
+    assert str(pages[0]) in output or pages[0].name in output
+    assert (tmp_path / "run" / "mm_projector.bin").is_file()
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert metrics.count("\n") > 10
+    assert (tmp_path / "labels" / "manifest.json").exists() == (name == "pretrain_sea.sh")

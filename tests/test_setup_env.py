@@ -1,0 +1,217 @@
+"""scripts/setup_env.sh against a `python3` that only writes down what it is asked to do."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+FAKE_PYTHON = """#!/usr/bin/env bash
+# Logs its arguments; makes a fake .venv; fails where the test says so.
+here="$(cd "$(dirname "$0")" && pwd)"
+echo "$(basename "$(dirname "$here")") $*" >>"$LOG"
+case "$*" in
+  *"version_info < (3, 10))"*) exit "${OLD_PYTHON:-0}" ;;
+  *"import venv, ensurepip"*) exit "${NO_ENSUREPIP:-0}" ;;
+  "-m venv --clear "*)
+    sleep 0.1
+    rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python"
+    echo "VIRTUAL_ENV=\\"$4\\"" >"$4/bin/activate" ;;
+  *"-e .[dev]") exit "${FAIL_INSTALL:-0}" ;;
+  *"--index-url"*) exit "${FAIL_CPU_INDEX:-0}" ;;
+  "- "*) cat >/dev/null; exit "${NO_PACKAGE:-0}" ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of what set-up reads, at a path with a space, and a log of what Python was told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a check out"
+        self.log = folder / "log"
+        self.fakes = folder / "fake" / "bin"
+        (self.root / "scripts").mkdir(parents=True)
+        for name in ("scripts/setup_env.sh", "pyproject.toml", "constraints.txt"):
+            shutil.copy(REPOSITORY / name, self.root / name)
+        self.add_python(self.fakes / "python3")
+        self.venv = self.root / ".venv"
+
+    def add_python(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(FAKE_PYTHON)
+        path.chmod(0o755)
+
+    def start(self, **env: str) -> "subprocess.Popen[str]":
+        script = (
+            'set -euo pipefail; source "$ROOT/scripts/setup_env.sh"; echo "$(command -v python)"'
+        )
+        return subprocess.Popen(
+            ["bash", "-c", script + '; echo "$TORCH_EXTENSIONS_DIR $TOKENIZERS_PARALLELISM"'],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={
+                "PATH": f"{self.fakes}:/usr/bin:/bin",
+                "HOME": str(self.root.parent),
+                "ROOT": str(self.root),
+                "LOG": str(self.log),
+                "LLAVA_SEA_TORCH": "cpu",
+                **env,
+            },
+        )
+
+    def source(self, **env: str) -> tuple[int, str, str, list[str]]:
+        """Source the file: exit status, stdout, stderr, and what Python was told meanwhile."""
+        self.log.write_text("")
+        process = self.start(**env)
+        out, err = process.communicate(timeout=30)
+        return process.returncode, out, err, self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def torch_version() -> str:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
+
+
+def test_first_time_makes_the_environment_torch_first(checkout):
+    status, out, err, log = checkout.source()
+    assert status == 0, err
+    assert "setup: making" in err and "setup: done" in err
+    python, exported = out.splitlines()
+    assert python == f"{checkout.venv}/bin/python"
+    assert exported == f"{checkout.root}/.cache/torch_extensions false"
+    made = next(i for i, line in enumerate(log) if "-m venv" in line)
+    pips = [line for line in log[made:] if " install " in line]
+    assert len(pips) == 2
+    assert pips[0].endswith(torch_version()) and "whl/cpu" in pips[0]
+    assert pips[1].endswith("install -c constraints.txt -e .[dev]")
+
+
+def test_current_environment_starts_no_python(checkout):
+    checkout.source()
+    status, out, err, log = checkout.source()
+    assert (status, err, log) == (0, "", [])
+    assert out.startswith(f"{checkout.venv}/bin/python\n")
+    # An activated .venv is still this checkout's own.
+    assert checkout.source(VIRTUAL_ENV=str(checkout.venv))[3] == []
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_requirements_update_without_a_new_environment(checkout, name):
+    checkout.source()
+    with (checkout.root / name).open("a") as file:
+        file.write("# changed\n")
+    status, _, _, log = checkout.source()
+    assert status == 0
+    assert sum(" install " in line for line in log) == 2
+    assert not any("-m venv" in line for line in log)
+    assert checkout.source()[3] == []
+
+
+def test_an_interrupted_set_up_is_taken_up_again(checkout):
+    status, out, err, _ = checkout.source(FAIL_INSTALL="1")
+    assert (status, out) == (1, "")
+    assert "run the script again" in err
+    status, _, _, log = checkout.source()
+    assert status == 0
+    assert any(line.endswith("-e .[dev]") for line in log)
+
+
+def test_a_copied_environment_is_made_anew(checkout):
+    checkout.source()
+    (checkout.venv / "bin" / "activate").write_text('VIRTUAL_ENV="/elsewhere/.venv"\n')
+    (checkout.venv / ".llava_sea_stamp").unlink()
+    assert any("-m venv --clear" in line for line in checkout.source()[3])
+
+
+def test_without_the_cpu_index_the_default_one_serves(checkout):
+    status, _, err, log = checkout.source(FAIL_CPU_INDEX="1")
+    assert status == 0
+    assert "not within reach" in err
+    assert [line for line in log if " install " in line][1].endswith(f"install {torch_version()}")
+
+
+def test_a_machine_that_gets_a_gpu_gets_the_other_torch(checkout):
+    checkout.source()
+    log = checkout.source(LLAVA_SEA_TORCH="default")[3]
+    assert any("--force-reinstall --no-deps torch==" in line for line in log)
+    assert not any("--index-url" in line for line in log)
+    assert checkout.source(LLAVA_SEA_TORCH="default")[3] == []
+    assert checkout.source(LLAVA_SEA_TORCH="cpu")[3] == []
+
+
+def test_an_active_environment_with_the_package_is_used_as_it_is(checkout, tmp_path):
+    active = tmp_path / "active"
+    checkout.add_python(active / "bin" / "python")
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        status, out, err, log = checkout.source(**{name: str(active)})
+        assert (status, err) == (0, "")
+        assert out.startswith(f"{active}/bin/python\n")
+        assert log == [f"active - {checkout.root}"]
+    assert not checkout.venv.exists()
+
+
+def test_an_active_environment_without_the_package_is_left_alone(checkout, tmp_path):
+    active = tmp_path / "active"
+    checkout.add_python(active / "bin" / "python")
+    status, out, err, log = checkout.source(VIRTUAL_ENV=str(active), NO_PACKAGE="1")
+    assert status == 0
+    assert f"{active} does not have this package" in err
+    assert out.startswith(f"{checkout.venv}/bin/python\n")
+    assert [line for line in log if line.startswith("active ")] == [f"active - {checkout.root}"]
+
+
+def test_a_named_interpreter_is_used_or_refused(checkout):
+    named = str(Path(sys.executable).parent / "python")
+    status, out, err, log = checkout.source(
+        LLAVA_SEA_PYTHON=named, PYTHONPATH=str(REPOSITORY), PYTHONDONTWRITEBYTECODE="1"
+    )
+    assert status == 0, err
+    assert (out.splitlines()[0], log) == (named, [])
+    assert f"this environment's llava_sea is {REPOSITORY}, not {checkout.root}" in err
+    status, out, err, _ = checkout.source(LLAVA_SEA_PYTHON="/no/such/python")
+    assert (status, out) == (1, "")
+    assert "LLAVA_SEA_PYTHON=/no/such/python cannot import llava_sea" in err
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        (
+            {"OLD_PYTHON": "1", "PYTHON": "python3"},
+            "no Python 3.10 or newer found (PYTHON=python3)",
+        ),
+        ({"NO_ENSUREPIP": "1"}, "python3 has no venv module with pip"),
+    ],
+)
+def test_what_python_must_have(checkout, env, expected):
+    status, _, err, log = checkout.source(**env)
+    assert status == 1
+    assert expected in err
+    assert not any("-m venv" in line for line in log)
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="the lock needs flock")
+def test_two_scripts_at_once_set_up_once(checkout):
+    checkout.log.write_text("")
+    processes = [checkout.start(), checkout.start()]
+    for process in processes:
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert sum("-m venv" in line for line in checkout.log.read_text().splitlines()) == 1
+
+
+def test_the_scripts_are_valid_bash():
+    for script in [*REPOSITORY.glob("scripts/**/*.sh"), REPOSITORY / ".ci" / "run"]:
+        subprocess.run(["bash", "-n", script], check=True, env=os.environ)

@@ -1,0 +1,87 @@
+"""Flags: LLaVA's published command lines parse, impossible ones say why, typos find their name."""
+
+import logging
+
+import pytest
+
+from llava_sea.errors import UserError
+from llava_sea.train.parse import parse_args
+
+# The flags of LLaVA-1.5's pretrain script, as its users have them in their own scripts.
+LLAVA_PRETRAIN = """
+--deepspeed zero_configs/zero2.json --model_name_or_path lmsys/vicuna-13b-v1.5 --version plain
+--data_path ./playground/data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json
+--image_folder ./playground/data/LLaVA-Pretrain/images
+--vision_tower openai/clip-vit-large-patch14-336 --mm_projector_type mlp2x_gelu
+--tune_mm_mlp_adapter True --mm_vision_select_layer -2 --mm_use_im_start_end False
+--mm_use_im_patch_token False --bf16 True --output_dir {output_dir}
+--num_train_epochs 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 4
+--gradient_accumulation_steps 1 --evaluation_strategy no --save_strategy steps --save_steps 24000
+--save_total_limit 1 --learning_rate 1e-3 --weight_decay 0. --warmup_ratio 0.03
+--lr_scheduler_type cosine --logging_steps 1 --tf32 True --model_max_length 2048
+--gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True --report_to wandb
+"""
+
+
+@pytest.fixture
+def base(tmp_path):
+    flags = ["--model_name_or_path", "m", "--vision_tower", "v", "--data_path", "d"]
+    return [*flags, "--image_folder", "i", "--output_dir", str(tmp_path)]
+
+
+def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
+    monkeypatch.chdir(repo)
+    with caplog.at_level(logging.INFO, logger="llava_sea"):
+        model, data, sea, args = parse_args(LLAVA_PRETRAIN.format(output_dir=tmp_path).split())
+    assert model.tune_mm_mlp_adapter and model.mm_vision_select_layer == -2
+    assert data.image_aspect_ratio == "square" and not sea.enabled
+    assert args.warmup_steps == 0.03 and args.eval_strategy == "no"
+    assert args.lr_scheduler_type == "cosine" and args.learning_rate == 1e-3
+    assert args.report_to == ["tensorboard"]  # wandb is not installed: a word, no crash
+    assert "wandb is not installed" in caplog.text and "called --warmup_steps" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sea_lables", "x"], "did you mean --sea_labels"),
+        (["--mm_projector_type", "linear"], "only mlp2x_gelu"),
+        (["--mm_use_im_patch_token", "True"], "never grows the vocabulary"),
+        (["--mm_patch_merge_type", "spatial"], "use flat"),
+        (["--sea_weight", "-1"], "must not be negative"),
+        (["--sea_window", "0"], "at least 1"),
+        (["--sea_negatives", "all"], "invalid choice: 'all'"),
+        (["--sea_weight_schedule", "cosine"], "invalid choice"),
+        (["--bits", "4"], "16 or 32 bits"),
+        (["--image_aspect_ratio", "anyres"], "invalid choice"),
+        (["stray"], "stray"),
+        (["--learning_rate", "fast"], "learning_rate"),
+        (["--group_by_modality_length", "True"], "nothing to group by"),
+    ],
+)
+def test_bad_flags_are_named(base, flags, message):
+    with pytest.raises(UserError, match=message):
+        parse_args([*base, *flags])
+
+
+def test_missing_flags_are_named(tmp_path):
+    with pytest.raises(UserError, match="data_path"):
+        parse_args(["--model_name_or_path", "m", "--output_dir", str(tmp_path)])
+
+
+def test_obsolete_flags_are_accepted_with_a_word(base, caplog):
+    parse_args([*base, "--mpt_attn_impl", "triton", "--lora_weight_path", "", "--local-rank=0"])
+    assert "--mpt_attn_impl is ignored" in caplog.text
+
+
+def test_reduced_precision_needs_a_gpu_or_is_forced(base, caplog, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    *_, args = parse_args([*base, "--bf16", "True", "--tf32", "True"])
+    assert not args.bf16 and "--bf16 True is ignored" in caplog.text
+    *_, args = parse_args([*base, "--bf16", "True", "--use_cpu", "True"])
+    assert args.bf16
+
+
+def test_zero_weight_turns_sea_off(base):
+    _, _, sea, _ = parse_args([*base, "--sea_labels", "x", "--sea_weight", "0"])
+    assert not sea.enabled

@@ -1,0 +1,214 @@
+"""Whole runs of stage 1 in this process: what is trained, what is written, what SEA changes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import read_projector
+from llava_sea.train.train import train
+
+
+@pytest.fixture
+def train_here(stage1_flags, monkeypatch, tmp_path):
+    """Run stage 1 in this process; returns the output folder."""
+
+    def run(name, **changes):
+        output_dir = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["train.py", *stage1_flags(output_dir, **changes)])
+        train()
+        return output_dir
+
+    return run
+
+
+def weights(output_dir):
+    return read_projector(output_dir / "mm_projector.bin")
+
+
+def test_what_a_run_leaves(train_here, read_metrics, tiny):
+    output_dir = train_here("run", dataloader_num_workers=2, sea_eval_steps=3)
+    projector = torch.load(output_dir / "mm_projector.bin", weights_only=True)
+    assert sorted(projector) == [
+        f"model.mm_projector.{n}.{kind}" for n in (0, 2) for kind in ("bias", "weight")
+    ]
+    config = json.loads((output_dir / "config.json").read_text())
+    assert config["mm_vision_tower"] == str(tiny.clip)
+    assert config["mm_projector_type"] == "mlp2x_gelu" and config["hidden_size"] == 32
+    assert (output_dir / "trainer_state.json").exists()
+    metrics = read_metrics(output_dir)
+    logged = {"loss", "lm_loss", "sea_loss", "sea_weight", "temperature", "sea_pairs"}
+    for step in range(1, 7):
+        assert logged | {"sea_unique_labels", "learning_rate", "grad_norm"} <= set(metrics[step])
+        row = metrics[step]
+        assert row["loss"] == pytest.approx(row["lm_loss"] + row["sea_loss"], rel=1e-5)
+        assert row["sea_pairs"] == row["sea_unique_labels"]  # one process: one patch a label
+    for step in (0, 3, 6):
+        assert {"eval_lm_loss", "eval_tacs", "eval_gap"} <= set(metrics[step])
+    checkpoint = output_dir / "checkpoint-6"
+    trainable = 32 * 32 * 2 + 32 * 2 + 1
+    size = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file())
+    assert size < 22 * trainable + 100_000  # nothing frozen: the LLM alone has 128,640 bytes
+    assert not list(checkpoint.glob("*.safetensors")) or all(
+        p.name == "alignment_head.safetensors" for p in checkpoint.glob("*.safetensors")
+    )
+
+
+def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
+    from llava_sea.train import train as module
+
+    seen = {}
+    original = module.Stage1Model
+
+    def spy(llava, head, negatives):
+        model = original(llava, head, negatives)
+        seen["model"] = model
+        seen["before"] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        return model
+
+    monkeypatch.setattr(module, "Stage1Model", spy)
+    train_here("run", max_steps=2)
+    moved = {
+        name
+        for name, parameter in seen["model"].named_parameters()
+        if not torch.equal(parameter, seen["before"][name])
+    }
+    assert moved == {
+        *(f"llava.model.multi_modal_projector.linear_{n}.{k}" for n in (1, 2) for k in WB),
+        "head.log_scale",
+    }
+
+
+WB = ("weight", "bias")
+
+
+def test_weight_zero_is_bit_identical_to_plain_llava(train_here, read_metrics):
+    plain = train_here("plain", sea_labels=None)
+    off = train_here("off", sea_weight=0)
+    assert (plain / "mm_projector.bin").read_bytes() == (off / "mm_projector.bin").read_bytes()
+    assert not (off / "alignment_head.safetensors").exists()
+    for step, row in read_metrics(plain).items():
+        assert row == read_metrics(off)[step]
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_lambda_to_zero_tends_to_plain_llava(train_here, clip):
+    shared = {"max_steps": 20, "max_grad_norm": clip, "save_strategy": "no"}
+    plain = weights(train_here("plain", sea_labels=None, **shared))
+    faint = weights(train_here("faint", sea_weight=1e-12, **shared))
+    strong = weights(train_here("strong", **shared))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(faint[name], tensor, atol=1e-6, rtol=0)
+    assert max((strong[n] - plain[n]).abs().max() for n in plain) > 1e-3
+
+
+def test_accumulated_micro_batches_see_the_same_language_loss(train_here, read_metrics):
+    whole = train_here("whole", per_device_train_batch_size=8, sea_labels=None)
+    parts = train_here(
+        "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, sea_labels=None
+    )
+    for step in range(1, 7):
+        row, other = read_metrics(whole)[step], read_metrics(parts)[step]
+        assert row["lm_loss"] == pytest.approx(other["lm_loss"], rel=1e-5)
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("negatives", ["local", "global"])
+def test_siglip_towers_train_too(train_here, tiny, tiny_siglip_labels, read_metrics, negatives):
+    output_dir = train_here(
+        "siglip",
+        vision_tower=tiny.siglip,
+        sea_labels=tiny_siglip_labels,
+        sea_negatives=negatives,
+        sea_weight_schedule="decay",
+        gradient_checkpointing=True,
+        max_steps=4,
+    )
+    rows = read_metrics(output_dir)
+    assert [rows[n]["sea_weight"] for n in range(1, 5)] == [1.0, 0.5, 0.0, 0.0]
+    assert rows[4]["lm_loss"] < rows[1]["lm_loss"]
+
+
+def test_gradient_checkpointing_changes_nothing(train_here):
+    plain = weights(train_here("plain", max_steps=3))
+    saved = weights(train_here("saved", max_steps=3, gradient_checkpointing=True))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(saved[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_on_the_cpu(train_here, read_metrics):
+    output_dir = train_here("bf16", bf16=True, use_cpu=True, max_steps=3)
+    assert next(iter(weights(output_dir).values())).dtype == torch.bfloat16
+    assert np.isfinite(read_metrics(output_dir)[3]["loss"])
+
+
+def test_starts_from_a_given_projector(train_here, read_metrics):
+    first = train_here("first", max_steps=2)
+    again = train_here("again", max_steps=2, pretrain_mm_mlp_adapter=first / "mm_projector.bin")
+    assert read_metrics(again)[0]["eval_lm_loss"] == pytest.approx(
+        read_metrics(first)[2]["eval_lm_loss"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tune_mm_mlp_adapter": None}, "tune_mm_mlp_adapter True is missing"),
+        ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),
+        ({"vision_tower": "./nowhere"}, "nowhere"),
+        ({"version": "v9"}, "v9"),
+        ({"data_path": "nowhere.json"}, r"nowhere\.json"),
+        ({"sea_labels": "nowhere"}, "no finished label store"),
+        ({"sea_eval_truth": "nowhere.json"}, "sea_eval_truth nowhere"),
+        ({"sea_eval_data": "nowhere.json"}, r"nowhere\.json"),
+        ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "no such file"),
+        ({"model_max_length": 12}, "model_max_length"),
+    ],
+)
+def test_wrong_input_is_a_clear_error(train_here, changes, message):
+    with pytest.raises(UserError, match=message):
+        train_here("run", **changes)
+
+
+def test_labels_that_do_not_fit_are_refused(train_here, tiny, tiny_labels, tiny_siglip_labels):
+    with pytest.raises(UserError, match="transformed differently"):
+        train_here("pad", image_aspect_ratio="pad")
+    with pytest.raises(UserError, match="transformed differently|another encoder"):
+        train_here("encoder", sea_labels=tiny_siglip_labels)
+    with pytest.raises(UserError, match="mined with features value, --sea_preset paper"):
+        train_here("preset", sea_preset="paper")
+
+
+def test_labels_of_changed_pictures_are_refused(train_here, tiny, tmp_path):
+    import shutil
+
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    shutil.copytree(tiny.images, folder)
+    Image.new("RGB", (30, 40)).save(folder / "003.png")
+    with pytest.raises(UserError, match=r"rec-3.*003\.png|003\.png.*rec-3"):
+        train_here("run", image_folder=folder, sea_eval_data=None)
+
+
+def test_another_run_in_the_folder_is_refused(train_here):
+    output_dir = train_here("run", max_steps=2)
+    before = {p: p.stat().st_mtime_ns for p in output_dir.rglob("*") if p.name != "run.json"}
+    with pytest.raises(UserError, match=r"another run \(learning_rate: '0.01' there"):
+        train_here("run", max_steps=2, learning_rate=3e-3)
+    assert {
+        p: p.stat().st_mtime_ns for p in output_dir.rglob("*") if p.name != "run.json"
+    } == before
+
+
+def test_a_damaged_projector_is_refused(train_here, tmp_path):
+    path = tmp_path / "mm_projector.bin"
+    path.write_bytes(b"not tensors")
+    with pytest.raises(UserError, match="cannot be read as tensors"):
+        train_here("run", pretrain_mm_mlp_adapter=path)
+    torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(UserError, match=r"Missing: \['0.bias'"):
+        train_here("run", pretrain_mm_mlp_adapter=path)
