@@ -42,7 +42,8 @@ def check_records(
     if num_workers == 0:
         for done, item in enumerate(items, 1):
             yield checker(item)
-            progress(done)
+            if done % _CHUNK == 0 or done == len(items):
+                progress(done)
         return
     pool = ProcessPoolExecutor(
         num_workers,

@@ -99,7 +99,7 @@ class RecordChecker:
     def _check_picture(self, record: Record, image: str) -> list[tuple[Kind, str]]:
         found, crc32 = [], None
         try:
-            path = resolve_image_path(self.image_folder, image, record.id)
+            resolve_image_path(self.image_folder, image, record.id)
             if self.open_images:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", Image.DecompressionBombWarning)

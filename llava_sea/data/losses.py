@@ -31,6 +31,7 @@ class RecordLoss(NamedTuple):
     supervised_ids: list[int]
 
 
+@torch.no_grad()
 def record_losses(stage1: Stage1Model, batch: dict[str, Tensor]) -> list[RecordLoss]:
     """Compute the loss of each record of a batch as `Stage1Model` computes their sum.
 
@@ -66,7 +67,6 @@ def like_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[list[
         yield [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-@torch.no_grad()
 def all_losses(
     stage1: Stage1Model,
     dataset: LazySupervisedDataset,

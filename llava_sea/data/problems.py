@@ -5,6 +5,7 @@ A problem stops a training run, or would train on something else than was meant;
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from llava_sea.errors import UserError
@@ -43,7 +44,8 @@ LABELS_SKIPPED = Kind("labels skipped", "it trains without SEA", is_warning=True
 SAME_ID = Kind("same id", "give each record its own", is_warning=True)
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """Something wrong with one record of a file (or, without an index, with all of them)."""
 
     kind: Kind
@@ -66,5 +68,6 @@ def strip_name(error: UserError, *names: str) -> str:
     """Return an error's text without the names at its beginning: the line says them already."""
     text = str(error)
     for name in names:
-        text = text.removeprefix(name).lstrip(": ")
+        if text.startswith((f"{name}: ", f"{name} ")):
+            text = text[len(name) :].lstrip(": ")
     return text

@@ -6,14 +6,80 @@ shows. The picture's tokens are folded: ``<image x576>``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.text import Text
+
 from llava_sea.constants import IGNORE_INDEX
-from llava_sea.data.tokenize import Tokenized
+from llava_sea.data.check_setup import Setup
+from llava_sea.data.images import load_image
+from llava_sea.data.problems import strip_name
+from llava_sea.data.records import Record, RecordError, parse_records
+from llava_sea.data.tokenize import Tokenized, tokenize_record
+from llava_sea.errors import UserError
+from llava_sea.train.arguments import DataArguments
 
 _WIDTH = 100
+_STYLES = {"supervised": "bold green", "prompt": "", "image": "cyan"}
+
+
+def show_records(
+    indices: Sequence[int], data: DataArguments, setup: Setup, console: Console
+) -> int:
+    """Print records, or what keeps the model from seeing them.
+
+    Returns:
+        The exit status: 1 if there was something wrong with one.
+
+    Raises:
+        UserError: if there is no record of that index.
+    """
+    items = list(parse_records(data.data_path))
+    status = 0
+    for index in indices:
+        if not 0 <= index < len(items):
+            raise UserError(f"--show {index}: {data.data_path} holds records 0 to {len(items) - 1}")
+        item = items[index]
+        if isinstance(item, RecordError):
+            console.print(str(item))
+            status = 1
+            continue
+        console.print(f"{item.name} of {data.data_path}, --version {setup.template.name}")
+        try:
+            if item.image is not None:
+                console.print(f"picture {item.image}: {_describe_picture(item, data, setup)}")
+            tokens = tokenize_record(
+                item,
+                setup.template,
+                setup.tokenizer,
+                setup.image_tokens,
+                setup.model_max_length,
+            )
+        except UserError as error:
+            console.print(strip_name(error, f"record {item.id!r}"))
+            status = 1
+            continue
+        supervised = sum(label != IGNORE_INDEX for label in tokens.labels)
+        console.print(
+            f"{len(tokens.labels)} tokens: {sum(tokens.image_mask)} of the picture, {supervised} "
+            "supervised (+), the others not (.)\n"
+        )
+        for line in show_tokens(tokens, setup.tokenizer):
+            console.print(Text(line.text, _STYLES.get(line.kind, "")))
+        console.print()
+    return status
+
+
+def _describe_picture(record: Record, data: DataArguments, setup: Setup) -> str:
+    image = load_image(data.image_folder, str(record.image), record.id).image
+    height, width = setup.transform.resolution
+    return (
+        f"{image.width} x {image.height} pixels, seen as {width} x {height} "
+        f"({data.image_aspect_ratio}), {setup.grid[0]} x {setup.grid[1]} patches"
+    )
 
 
 class Run(NamedTuple):
@@ -37,11 +103,10 @@ def token_runs(tokens: Tokenized, bos_id: int | None) -> list[Run]:
         "image" if is_image else "prompt" if label == IGNORE_INDEX else "supervised"
         for label, is_image in zip(tokens.labels, tokens.image_mask, strict=True)
     ]
-    has_bos = bool(kinds) and tokens.input_ids[0] == bos_id
-    runs = []
-    for (_, kind), group in groupby(enumerate(kinds), lambda at: (has_bos and at[0] == 0, at[1])):
-        start = next(group)[0]
-        runs.append(Run(start, start + 1 + sum(1 for _ in group), kind))
+    begins = [n for n in range(len(kinds)) if n == 0 or kinds[n] != kinds[n - 1]]
+    if tokens.input_ids[:1] == [bos_id] and begins[1:2] != [1]:
+        begins.insert(1, 1)
+    runs = [Run(start, stop, kinds[start]) for start, stop in pairwise([*begins, len(kinds)])]
     return runs
 
 
@@ -83,9 +148,7 @@ def _mark(run: Run) -> str:
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(
-        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text
 
 

@@ -123,7 +123,8 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     try:
-        tower, report = MODEL_MAPPING[type(config)].from_pretrained(
+        tower_class: Any = MODEL_MAPPING[type(config)]
+        tower, report = tower_class.from_pretrained(
             path, config=config, output_loading_info=True, **options
         )
     finally:

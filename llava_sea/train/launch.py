@@ -16,6 +16,9 @@ import psutil
 
 from llava_sea.train.stop import EXIT_STATUS
 
+USER_ERROR = 2
+"""Status of a command that said itself what was wrong (`llava_sea.errors`)."""
+
 
 def main() -> int:
     """Run ``deepspeed`` with this process's arguments; return its exit status."""
@@ -40,7 +43,15 @@ def main() -> int:
     signal.signal(signal.SIGINT, pass_on)
     status = process.wait()
     psutil.wait_procs(started, timeout=60)
-    return EXIT_STATUS if told_to_stop else status
+    if told_to_stop:
+        return EXIT_STATUS
+    if status not in (0, USER_ERROR):
+        print(
+            f"error: a process of this run died (status {status}) and the others were ended; what "
+            "it said is above. The same command goes on from the last complete checkpoint",
+            file=sys.stderr,
+        )
+    return status
 
 
 def _is_rank(process: psutil.Process) -> bool:

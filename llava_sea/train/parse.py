@@ -57,11 +57,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     Raises:
         UserError: on a missing, unknown or impossible flag, with the nearest name or the way out.
     """
-    parser = _Parser(
-        [ModelArguments, DataArguments, SeaArguments, TrainingArguments],
-        allow_abbrev=False,
-        formatter_class=argparse.HelpFormatter,
-    )
+    groups: Any = [ModelArguments, DataArguments, SeaArguments, TrainingArguments]
+    parser = _Parser(groups, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
     flags = _modernise(list(sys.argv[1:] if argv is None else argv))
     _refuse_unknown(parser, flags)
     try:

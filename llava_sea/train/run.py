@@ -150,7 +150,8 @@ def stage1_config(
     args: TrainingArguments,
 ) -> dict[str, Any]:
     """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
-    text_config = llava.config.text_config
+    text_config: Any = llava.config.text_config
+    vision_config: Any = llava.config.vision_config
     return {
         **text_config.to_dict(),
         "_name_or_path": model_args.model_name_or_path,
@@ -159,7 +160,7 @@ def stage1_config(
         "mm_vision_tower": model_args.vision_tower,
         "use_mm_proj": True,
         "mm_projector_type": model_args.mm_projector_type,
-        "mm_hidden_size": llava.config.vision_config.hidden_size,
+        "mm_hidden_size": vision_config.hidden_size,
         "mm_vision_select_layer": model_args.mm_vision_select_layer,
         "mm_vision_select_feature": model_args.mm_vision_select_feature,
         "mm_patch_merge_type": model_args.mm_patch_merge_type,

@@ -180,7 +180,7 @@ class LLaVATrainer(Trainer):
         if not self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        engine = self.model_wrapped
+        engine: Any = self.model_wrapped
         whole = engine.save_checkpoint
         engine.save_checkpoint = partial(whole, exclude_frozen_parameters=True)
         try:

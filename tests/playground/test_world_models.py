@@ -19,7 +19,7 @@ from playground.render import render_scene
 from playground.train_clip import contrastive_loss, make_config, make_processor, normalise_pixels
 from playground.train_clip import train_tokenizer as train_clip_tokenizer
 from playground.train_llm import (
-    SIZES,
+    LLM_SIZES,
     DocumentEncoder,
     LLMSize,
     document_loss,
@@ -171,9 +171,10 @@ def test_fresh_tokenizers_train_and_shut_the_trap(tmp_path: Path) -> None:
     captions = sample_captions(500, 1)
     clip_tokenizer = train_clip_tokenizer(captions)
     assert make_config(clip_tokenizer).text_config.eos_token_id == clip_tokenizer.eos_token_id != 2
-    train_tokenizer(tmp_path)
-    shipped = (LLM / "tokenizer.model").read_bytes()
-    assert (tmp_path / "tokenizer.model").read_bytes() == shipped
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        train_tokenizer(folder)
+    one, other = (tmp_path / n / "tokenizer.model" for n in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,5 +204,5 @@ def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_sizes_table_names_the_shipped_llm() -> None:
     config = AutoConfig.from_pretrained(LLM)
-    size = SIZES["llm"]
+    size = LLM_SIZES["llm"]
     assert (config.hidden_size, config.num_hidden_layers) == (size.hidden, size.layers)

@@ -176,7 +176,7 @@ def test_wrong_input_is_a_clear_error(train_here, changes, message):
 def test_labels_that_do_not_fit_are_refused(train_here, tiny, tiny_labels, tiny_siglip_labels):
     with pytest.raises(UserError, match="transformed differently"):
         train_here("pad", image_aspect_ratio="pad")
-    with pytest.raises(UserError, match="transformed differently|another encoder"):
+    with pytest.raises(UserError, match=r"transformed differently|another encoder"):
         train_here("encoder", sea_labels=tiny_siglip_labels)
     with pytest.raises(UserError, match="mined with features value, --sea_preset paper"):
         train_here("preset", sea_preset="paper")

@@ -1,0 +1,99 @@
+"""What reading a record depends on, put together from the training flags as training does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any, cast
+
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+from llava_sea.alignment import LabelStore
+from llava_sea.conversation import Template, get_template
+from llava_sea.data.images import ImageTransform, patch_grid
+from llava_sea.data.words import tokenize_words
+from llava_sea.errors import UserError
+from llava_sea.model.builder import check_exists, load_tokenizer, load_tower, num_patches
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
+from llava_sea.train.labels import open_labels
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts that turn a record into a sample."""
+
+    transform: ImageTransform
+    template: Template
+    tokenizer: Any
+    image_tokens: int
+    grid: tuple[int, int]
+    model_max_length: int
+
+    def reading(self) -> dict[str, Any]:
+        """Return the arguments of `LazySupervisedDataset` that say how to read a record."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingArguments) -> Setup:
+    """Load tokenizer, processor and the tower's configuration; no weights.
+
+    Raises:
+        UserError: if a flag names nothing that can be loaded.
+    """
+    template = get_template(model_args.version)
+    tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
+    check_exists(tower_path, "--vision_tower")
+    try:
+        config = AutoConfig.from_pretrained(tower_path, cache_dir=args.cache_dir)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--vision_tower {tower_path}: {_first_line(error)}") from None
+    try:
+        tokenizer = load_tokenizer(
+            llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model_name_or_path {llm_path}: {_first_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"--model_name_or_path {llm_path}: its {type(tokenizer).__name__} gives no character "
+            "offsets; use a fast tokenizer"
+        )
+    vision = getattr(config, "vision_config", config)
+    return Setup(
+        transform=ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
+        template=template,
+        tokenizer=tokenizer,
+        image_tokens=num_patches(vision),
+        grid=patch_grid(vision),
+        model_max_length=args.model_max_length,
+    )
+
+
+def check_labels(
+    model_args: ModelArguments, sea: SeaArguments, args: TrainingArguments, setup: Setup
+) -> LabelStore:
+    """Open the label store as training does, its word list included; loads the vision tower.
+
+    Raises:
+        UserError: if the store is unfinished, or does not fit the run.
+    """
+    # A folder without a store is told at once, before the weights are read.
+    LabelStore(str(sea.sea_labels)).words()
+    tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)
+    only_tower = SimpleNamespace(model=SimpleNamespace(vision_tower=tower))
+    store = open_labels(
+        sea, cast(LlavaForConditionalGeneration, only_tower), setup.transform, setup.grid
+    )
+    tokenize_words(store.words(), setup.tokenizer)
+    return store
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

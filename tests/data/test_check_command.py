@@ -1,0 +1,296 @@
+"""Every kind of problem found in one run, each record named; exit statuses; processes."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_sea.alignment import finalize_store, write_shard
+from llava_sea.conversation import get_template
+from llava_sea.data import check_pool
+from llava_sea.data import problems as kinds
+from llava_sea.data.check import main
+from llava_sea.data.check_pool import check_records
+from llava_sea.data.check_record import RecordChecker
+from llava_sea.data.problems import Kind
+from llava_sea.data.records import parse_records
+from llava_sea.errors import UserError
+from llava_sea.model.builder import load_tokenizer
+
+
+def record(record_id, image="000.jpg", human="<image>\nSay.", gpt="a red ball", **changes):
+    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    return {"id": record_id, "image": image, "conversations": turns} | changes
+
+
+def base_flags(tiny, data, images=None, **changes):
+    values = {
+        "model_name_or_path": tiny.llm,
+        "vision_tower": tiny.clip,
+        "version": "plain",
+        "data_path": data,
+        "image_folder": images or tiny.images,
+        "model_max_length": 40,
+    } | changes
+    return [token for name, value in values.items() for token in (f"--{name}", str(value))]
+
+
+def found_in(out, data):
+    """Problem lines as (index or None, kind name), in order."""
+    pattern = rf"{re.escape(str(data))}:(?: record (\d+)(?: \(id '[^']*'\))?:)? (?:warning, )?"
+    found = []
+    for line in out.splitlines():
+        match = re.match(pattern, line)
+        kind = line[match.end() :].split(": ")[0] if match else ""
+        if kind in NAMES:
+            found.append((match[1] and int(match[1]), kind))
+    return found
+
+
+KINDS = {name: kind for name, kind in vars(kinds).items() if isinstance(kind, Kind)}
+NAMES = {kind.name for kind in KINDS.values()}
+
+
+@pytest.fixture
+def bad_world(tiny, tmp_path):
+    """Pictures good and bad, and a store that fits some of them."""
+    images = tmp_path / "images"
+    images.mkdir()
+    good = (tiny.images / "000.jpg").read_bytes()
+    for name in ("000.jpg", "changed.jpg", "skipped.jpg", "unmined.jpg"):
+        (images / name).write_bytes(good)
+    (images / "damaged.jpg").write_bytes(good[:-300])
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "folder.jpg").mkdir()
+    Image.new("L", (1, 17_000)).save(images / "long.png")
+    store = tmp_path / "labels"
+    store.mkdir()
+    names = ["000.jpg", "changed.jpg", "skipped.jpg"]
+    for name in ("damaged.jpg", "empty.jpg", "folder.jpg", "long.png", "gone.jpg"):
+        names.append(name)
+    crc = np.full(len(names), zlib.crc32(good))
+    crc[1] += 1
+    shape = (len(names), 16, 2)
+    write_shard(store, 0, names, np.zeros(shape, int), np.ones(shape), crc, {names[2]: "too odd"})
+    finalize_store(store, {"grid": [4, 4], "top_n": 2, "words_sha256": "of another list"}, 1)
+    return images, store
+
+
+PLAIN = [
+    (record(0), []),
+    ({"id": 1, "image": "000.jpg"}, ["BAD_SHAPE"]),
+    (record("two", image=None), ["NO_PICTURE"]),
+    (record(3, conversations=record(3)["conversations"] * 2), ["TURNS"]),
+    (record(4, human="Say."), ["IMAGE_TOKENS"]),
+    (record(5, gpt=" \n"), ["EMPTY_CAPTION"]),
+    (record(6, gpt="a red ball " * 9), ["CUT"]),
+    (record(7, image="../000.jpg"), ["PICTURE_OUTSIDE"]),
+    (record(8, image="gone.jpg"), ["PICTURE_MISSING"]),
+    (record(9, image="long.png"), ["PICTURE_TOO_LARGE"]),
+    (record(10, image="damaged.jpg"), ["PICTURE_DAMAGED"]),
+    (record(11, image="empty.jpg"), ["PICTURE_DAMAGED"]),
+    (record(12, image="folder.jpg"), ["PICTURE_MISSING"]),
+    (record(13, image="unmined.jpg"), ["NO_LABELS"]),
+    (record(14, image="changed.jpg"), ["LABELS_STALE"]),
+    (record(15, image="skipped.jpg"), ["LABELS_SKIPPED"]),
+    (record("two"), ["SAME_ID"]),
+    (record(17, image="damaged.jpg", gpt=""), ["EMPTY_CAPTION", "PICTURE_DAMAGED"]),
+    (record(18, human="<image> <image>"), ["IMAGE_TOKENS"]),
+    (record(19, gpt="a <image>"), ["IMAGE_TOKENS"]),
+]
+TALK = [
+    (record(0, image=None, human="what?", gpt=""), ["NOTHING_SUPERVISED"]),
+    (record(1, image=None, human="what? " * 30), ["TOO_LONG"]),
+    (record(2, image=None, human="what <image>?"), ["LITERAL_IMAGE"]),
+    (record(3, human="what?"), ["IMAGE_TOKENS"]),
+    (record(4, conversations=record(4)["conversations"][1:]), ["IMAGE_TOKENS"]),
+    (
+        record(
+            5,
+            image=None,
+            conversations=[
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": ""},
+                {"from": "human", "value": "b"},
+                {"from": "gpt", "value": "c"},
+            ],
+        ),
+        ["EMPTY_ANSWER"],
+    ),
+    (record(6, image=None, conversations=[{"from": "human", "value": "a"}] * 2), ["TURNS"]),
+    (record(7), []),
+]
+
+
+def expected(rows):
+    pairs = [(n, KINDS[name].name) for n, (_, names) in enumerate(rows) for name in names]
+    return sorted(pairs)
+
+
+def test_all_in_one_run_plain(tiny, bad_world, tmp_path, capsys):
+    images, store = bad_world
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([row for row, _ in PLAIN])[:-1] + ',\n{"id": }]')
+    flags = base_flags(tiny, data, images, sea_labels=store)
+    assert main(flags) == 1
+    out = capsys.readouterr().out
+    rows = [*PLAIN, (None, ["BROKEN_JSON"])]
+    assert sorted(found_in(out, data)) == expected(rows)
+    assert f"{store}: label store: {store / 'words.tsv'}: missing, or not the word list" in out
+    line = next(line for line in out.splitlines() if " record 8 " in line)
+    assert line == (
+        f"{data}: record 8 (id '8'): picture missing: {images / 'gone.jpg'}: cannot read the image "
+        "(No such file or directory); put the file there, or remove the record"
+    )
+    assert re.search(r"record 20: broken JSON: broken JSON at line 2, column 8", out)
+    assert re.search(r"\n +3  image tokens +write <image> once", out)
+    count = sum(not KINDS[name].is_warning for _, names in rows for name in names) + 1
+    assert f"\n{count} problems\n" in out and "\n3 warnings\n" in out
+
+
+def test_all_in_one_run_v1(tiny, tmp_path, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row, _ in TALK) + "{\n")
+    assert main(base_flags(tiny, data, version="v1", model_max_length=200)) == 1
+    out = capsys.readouterr().out
+    assert sorted(found_in(out, data)) == expected([*TALK, (None, ["BROKEN_JSON"])])
+    assert f"{data}: 9 records, 3 with a picture" in out
+    tested = {name for _, names in [*PLAIN, *TALK] for name in names}
+    assert set(KINDS) - tested == {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS"}
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"[\xff]"])
+def test_a_file_that_is_no_list_of_records(tiny, tmp_path, capsys, content):
+    data = tmp_path / "data.json"
+    data.write_bytes(content)
+    assert main(base_flags(tiny, data)) == 1
+    assert found_in(capsys.readouterr().out, data) == [(None, "data file")]
+
+
+def test_clean_data_with_fitting_labels(tiny, tiny_labels, capsys):
+    flags = base_flags(tiny, tiny.data, sea_labels=tiny_labels, sea_eval_data=tiny.heldout)
+    assert main([*flags, "--deepspeed", "not_looked_at.json"]) == 0
+    out = capsys.readouterr().out
+    assert f"{tiny.data}: 24 records, 24 with a picture\n" in out
+    assert f"{tiny.heldout}: 5 records, 5 with a picture\n" in out
+    assert "tokens with the picture's min 24  median 24  max 24\n" in out
+    assert "supervised tokens         min 8  median 8  max 8\n" in out
+    assert out.endswith("no problems\n")
+
+
+def test_labels_of_another_transform_or_encoder(tiny, tiny_labels, tiny_siglip_labels, capsys):
+    flags = base_flags(tiny, tiny.data)
+    assert main([*flags, "--sea_labels", str(tiny_labels), "--image_aspect_ratio", "pad"]) == 1
+    assert "label store: the pictures were transformed differently" in capsys.readouterr().out
+    assert main([*flags, "--sea_labels", str(tiny_siglip_labels)]) == 1
+    assert "label store: " in capsys.readouterr().out
+    assert main([*flags, "--sea_labels", str(tiny.images), "--sea_weight", "0"]) == 0
+    assert main([*flags, "--sea_labels", str(tiny.images)]) == 1
+    assert "label store: no finished label store here" in capsys.readouterr().out
+
+
+def test_held_out_records_are_checked_as_far_as_they_are_used(tiny, tmp_path, capsys):
+    rows = [record(0), record(1, image="gone.jpg"), record(2, image="gone.jpg"), {"id": 3}]
+    held_out = tmp_path / "held.json"
+    held_out.write_text(json.dumps(rows))
+    flags = base_flags(tiny, tiny.data, sea_eval_data=held_out, sea_eval_samples=2)
+    assert main(flags) == 1
+    out = capsys.readouterr().out
+    assert found_in(out, held_out) == [(1, "picture missing"), (3, "record shape")]
+    assert found_in(out, tiny.data) == []
+
+
+def test_max_problems_and_no_images(tiny, tmp_path, capsys):
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([record(n, image="gone.jpg") for n in range(9)]))
+    assert main([*base_flags(tiny, data), "--max_problems", "2"]) == 1
+    out = capsys.readouterr().out
+    assert [index for index, _ in found_in(out, data)] == [0, 1]
+    assert "\n9 problems\n" in out and "--max_problems" in out
+    assert main([*base_flags(tiny, data), "--no_images"]) == 0
+
+
+def test_no_losses_of_bad_data(tiny, tmp_path, capsys):
+    data, losses = tmp_path / "data.json", tmp_path / "losses.jsonl"
+    data.write_text(json.dumps([record(0), record(1, gpt="")]))
+    assert main([*base_flags(tiny, data), "--losses", str(losses)]) == 1
+    assert "is not written" in capsys.readouterr().out and not losses.exists()
+
+
+def make_checker(tiny, data):
+    tokenizer = load_tokenizer(str(tiny.llm), model_max_length=40)
+    return RecordChecker(str(data), get_template("plain"), tokenizer, 16, 40, str(tiny.images))
+
+
+def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
+    data = tmp_path / "data.json"
+    rows = [record(n, image=f"{n % 30:03d}.jpg", gpt="a ball" * (n % 7)) for n in range(300)]
+    data.write_text(json.dumps(rows))
+    items, checker = list(parse_records(data)), make_checker(tiny, data)
+    alone = list(check_records(checker, items, 0))
+    assert sum(len(checked.problems) for checked in alone) > 50
+    done = []
+    assert list(check_records(checker, items, 2, done.append)) == alone
+    assert done[-1] == 300 and done == sorted(done)
+
+
+def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([record(n) for n in range(100)]))
+    monkeypatch.setattr(check_pool, "_check_chunk", os._exit)
+    with pytest.raises(UserError, match="killed from outside"):
+        list(check_records(make_checker(tiny, data), list(parse_records(data)), 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "extra", "message"),
+    [
+        ({}, ["--lerning_rate", "1"], "--lerning_rate is not a flag; did you mean --learning_rate"),
+        ({}, ["--num_workers", "-1"], "must not be negative"),
+        ({}, ["--num_workers", "x"], "invalid int value: 'x'"),
+        ({}, ["--losses", "/no such folder/x"], "--losses /no such folder/x: cannot be written"),
+        ({}, ["--losses", "x", "--show", "1"], "leave --losses to another call"),
+        ({"data_path": "/none.json"}, [], "--data_path /none.json: no such file"),
+        ({"image_folder": "/none"}, [], "--image_folder /none: no such folder"),
+        ({"vision_tower": "/none"}, [], "--vision_tower /none: no such folder"),
+        ({"model_name_or_path": "/none"}, [], "--model_name_or_path /none: no such folder"),
+        ({"version": "v9"}, [], "--version 'v9': no such conversation template"),
+    ],
+)
+def test_wrong_flags(tiny, changes, extra, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        main([*base_flags(tiny, tiny.data), *base_flags_changed(changes), *extra])
+
+
+def base_flags_changed(changes):
+    return [token for name, value in changes.items() for token in (f"--{name}", value)]
+
+
+@pytest.mark.parametrize(("case", "status"), [("clean", 0), ("problems", 1), ("flags", 2)], ids=str)
+def test_exit_status(tiny, tmp_path, monkeypatch, capsys, case, status):
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([record(0), record(1, gpt="" if case == "problems" else "a")]))
+    argv = base_flags(tiny, data) + (["--shwo", "1"] if case == "flags" else [])
+    monkeypatch.setattr(sys, "argv", ["check", *argv])
+    monkeypatch.delitem(sys.modules, "llava_sea.data.check")
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("llava_sea.data.check", run_name="__main__")
+    assert left.value.code == status
+    assert ("error: --shwo is not a flag" in capsys.readouterr().err) is (status == 2)
+
+
+def test_help_is_quick(repo: Path):
+    start = time.monotonic()
+    command = [sys.executable, "-m", "llava_sea.data.check", "--help"]
+    out = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True).stdout
+    assert time.monotonic() - start < 5
+    assert all(flag in out for flag in ("--show", "--losses", "--max_problems", "--no_images"))

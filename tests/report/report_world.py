@@ -1,0 +1,131 @@
+"""A run folder with two states of a projector, its tower, LLM, words and two pictures."""
+
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+NAMES = ["a", *(f"w{i}" for i in range(30))]
+WORDS = [*NAMES[1:], "w1 w2", "w3 w4 w5", "qqq"]  # the tokenizer can't write the last
+GRID = 3
+WIDTH = 16
+
+
+def make_world(folder):
+    """Write everything below `folder`; return the flags of the report command."""
+    torch.manual_seed(0)
+    tower = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    CLIPVisionModel(CLIPVisionConfig(**tower, image_size=8 * GRID, patch_size=8)).save_pretrained(
+        folder / "tower"
+    )
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 8 * GRID}, crop_size={"height": 8 * GRID, "width": 8 * GRID}
+    ).save_pretrained(folder / "tower")
+    vocabulary = ["<unk>", "<s>", "</s>", *NAMES]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder / "llm")
+    LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=WIDTH,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=len(vocabulary),
+        )
+    ).save_pretrained(folder / "llm")
+
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for i in range(2):
+        pixels = rng.integers(0, 255, (8 * GRID, 8 * GRID, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+    records = [record("text", None, "no picture")]
+    records += [record(f"r{i}", f"{i}.png", f"<b>a</b> & w{i}, w1 w2") for i in range(2)]
+    (folder / "heldout.json").write_text(json.dumps(records))
+    rows = [f"{word}\t{count}\tNN" for count, word in zip(range(99, 0, -1), WORDS, strict=False)]
+    (folder / "words.tsv").write_text("word\tcount\tpos\n" + "\n".join(rows) + "\n")
+
+    run = folder / "run"
+    run.mkdir()
+    config = {
+        "_name_or_path": str(folder / "llm"),
+        "mm_vision_tower": str(folder / "tower"),
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "image_aspect_ratio": "square",
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    for name in ("mm_projector_initial.bin", "mm_projector.bin"):
+        torch.save(projector(), run / name)
+    write_log(run, LOG)
+    return {
+        "run": run,
+        "data_path": folder / "heldout.json",
+        "image_folder": folder / "images",
+        "words": folder / "words.tsv",
+    }
+
+
+def record(record_id, image, caption):
+    question = "<image>\nWhat is it?" if image else "What is it?"
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
+    return {"id": record_id, "image": image, "conversations": turns}
+
+
+def projector():
+    """Draw a projector under LLaVA's names."""
+    shapes = {"0.weight": (WIDTH, 8), "0.bias": (WIDTH,)}
+    shapes |= {"2.weight": (WIDTH, WIDTH), "2.bias": (WIDTH,)}
+    return {f"model.mm_projector.{name}": torch.randn(s) for name, s in shapes.items()}
+
+
+def evaluation(step, loss, precision):
+    return {
+        "step": step,
+        "eval_lm_loss": loss,
+        "eval_tacs": 0.1 + step / 100,
+        "eval_gap": 5.0 - step / 10,
+        "eval_nearest_word_precision": precision,
+        "eval_nearest_word_precision_objects": precision / 2,
+    }
+
+
+def training(step):
+    return {
+        "step": step,
+        "loss": 4.0 - step / 10,
+        "lm_loss": 3.0 - step / 10,
+        "sea_loss": 2.0 - step / 10,
+        "sea_weight": 1.0 - step / 10,
+        "temperature": 0.5 + step / 10,
+    }
+
+
+LOG = [
+    evaluation(0, 3.5, 0.05),
+    *map(training, range(1, 5)),
+    evaluation(4, 2.5, 0.3),
+    *map(training, range(5, 9)),
+    evaluation(8, 2.25, 0.6),
+]
+
+
+def write_log(run, rows):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def argv(flags):
+    return [token for name, value in flags.items() for token in (f"--{name}", str(value))]
