@@ -46,8 +46,8 @@ def _own_flags() -> argparse.ArgumentParser:
     parser.add_argument(
         "--losses",
         metavar="FILE",
-        help="if the data is clean, write each record's mean LM loss in eval mode with the given "
-        "model and projector: JSON lines of id, index, loss, num_tokens, supervised_ids",
+        help="if every record can be read, write each one's mean LM loss in eval mode with the "
+        "given model and projector: JSON lines of id, index, loss, num_tokens, supervised_ids",
     )
     parser.add_argument(
         "--max_problems",
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checked = check_data(
         arguments, setup, findings, open_images=not own.no_images, num_workers=own.num_workers
     )
-    if own.losses and not findings.num_problems:
+    if own.losses and not findings.num_unreadable:
         compute_losses(own.losses, arguments, setup, checked, findings, own.num_workers or 0)
         console.print(f"the loss of each of {len(checked.records)} records: {own.losses}")
     elif own.losses:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from transformers import AutoConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig
 
 from llava_sea.alignment import LabelStore
 from llava_sea.conversation import Template, get_template
@@ -87,10 +86,7 @@ def check_labels(
     # A folder without a store is told at once, before the weights are read.
     LabelStore(str(sea.sea_labels)).words()
     tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)
-    only_tower = SimpleNamespace(model=SimpleNamespace(vision_tower=tower))
-    store = open_labels(
-        sea, cast(LlavaForConditionalGeneration, only_tower), setup.transform, setup.grid
-    )
+    store = open_labels(sea, tower, setup.transform, setup.grid)
     tokenize_words(store.words(), setup.tokenizer)
     return store
 

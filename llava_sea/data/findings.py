@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from llava_sea.data.check_record import Checked
-from llava_sea.data.problems import Kind, Problem
+from llava_sea.data.problems import OF_LABELS, Kind, Problem
+
+_CLEAR_LINE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 
 
 def open_console() -> Console:
     """Return a console on stdout that wraps and marks up nothing, in colour on a terminal."""
-    # A progress bar on a terminal takes sys.stdout over; a file or a pipe stays what it is.
-    file = None if sys.stdout.isatty() else sys.stdout
-    return Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Findings:
@@ -41,12 +42,19 @@ class Findings:
         """How many there are, warnings left out."""
         return sum(n for kind, n in self._count.items() if not kind.is_warning)
 
+    @property
+    def num_unreadable(self) -> int:
+        """How many of them keep a record from being read; those of the labels do not."""
+        return self.num_problems - sum(self._count[kind] for kind in OF_LABELS)
+
     def add(self, problem: Problem, file: str) -> None:
         """Print a problem, unless there were enough of its kind, and count it."""
         kind = problem.kind
         self._count[kind] += 1
         if not self._max or self._count[kind] <= self._max:
             line = Text(problem.line(file))
+            if self._console.is_terminal:  # the line may hold a progress bar, drawn anew by itself
+                self._console.control(_CLEAR_LINE)
             line.highlight_words([kind.name], "yellow" if kind.is_warning else "bold red")
             self._console.print(line)
         elif self._count[kind] == self._max + 1:

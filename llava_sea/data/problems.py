@@ -35,6 +35,7 @@ PICTURE_DAMAGED = Kind("picture damaged", "replace it or remove the record")
 LABEL_STORE = Kind("label store", "extract the labels again for this run")
 NO_LABELS = Kind("no labels", "extract the labels for this --data_path")
 LABELS_STALE = Kind("labels of another picture", "extract the labels again")
+OF_LABELS = (LABEL_STORE, NO_LABELS, LABELS_STALE)
 LOSS = Kind("loss not finite", "look at the record with --show, and at the model's dtype")
 
 CUT = Kind("cut off", "raise --model_max_length if the end matters", is_warning=True)

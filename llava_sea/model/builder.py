@@ -40,7 +40,6 @@ TOWER_HAS_CLS = {
     "clip_vision_model": True,
     "siglip_vision_model": False,
     "dinov2": True,
-    "dinov2_with_registers": True,
 }
 """Vision towers this package knows -> whether their first token is a class token."""
 
@@ -52,7 +51,6 @@ def build_llava(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
     select_layer: int = -2,
-    select_feature: str = "patch",
     projector_path: str | None = None,
     seed: int = 42,
     cache_dir: str | None = None,
@@ -65,7 +63,6 @@ def build_llava(
         dtype: of all weights.
         attention: transformers' name of the attention implementation; None lets it choose.
         select_layer: which hidden state feeds the projector (LLaVA: -2).
-        select_feature: `patch` drops the class token, `cls_patch` keeps it.
         projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
         seed: of the projector's first values.
         cache_dir: where hub files are cached.
@@ -77,8 +74,6 @@ def build_llava(
     if attention:
         options["attn_implementation"] = attention
     tower = load_tower(tower_path, **options)
-    if select_feature not in ("patch", "cls_patch"):
-        raise UserError(f"--mm_vision_select_feature {select_feature}: use patch or cls_patch")
     check_exists(llm_path, "--model_name_or_path")
     llm = AutoModelForCausalLM.from_pretrained(llm_path, **options)
 
@@ -91,9 +86,7 @@ def build_llava(
         image_seq_length=num_patches(tower.config),
         projector_hidden_act="gelu",
         vision_feature_layer=select_layer,
-        vision_feature_select_strategy=(
-            "default" if has_cls and select_feature == "patch" else "full"
-        ),
+        vision_feature_select_strategy="default" if has_cls else "full",
     )
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)

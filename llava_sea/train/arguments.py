@@ -41,7 +41,7 @@ class ModelArguments:
     mm_use_im_patch_token: bool = field(default=False, metadata={"help": "Obsolete: False only."})
     mm_patch_merge_type: str = field(default="flat", metadata={"help": "flat only."})
     mm_vision_select_feature: str = field(
-        default="patch", metadata={"help": "patch drops the class token, cls_patch keeps it."}
+        default="patch", metadata={"help": "patch only: labels belong to patches."}
     )
 
     def __post_init__(self) -> None:
@@ -59,6 +59,11 @@ class ModelArguments:
                     f"--{flag} True: training never grows the vocabulary; pass {flag} False, as "
                     "all of LLaVA-1.5's scripts do"
                 )
+        if self.mm_vision_select_feature != "patch":
+            raise UserError(
+                f"--mm_vision_select_feature {self.mm_vision_select_feature}: use patch, as all of "
+                "LLaVA-1.5's scripts do; a class token has no place among the labelled patches"
+            )
         if self.mm_patch_merge_type != "flat":
             raise UserError(f"--mm_patch_merge_type {self.mm_patch_merge_type}: use flat")
 

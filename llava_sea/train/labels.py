@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 from torch import nn
-from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import LabelStore
 from llava_sea.data.images import ImageTransform, view
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def open_labels(
     sea: SeaArguments,
-    llava: LlavaForConditionalGeneration,
+    tower: nn.Module,
     transform: ImageTransform,
     grid: tuple[int, int],
 ) -> LabelStore:
@@ -29,7 +28,7 @@ def open_labels(
 
     Args:
         sea: the alignment flags.
-        llava: the model; its tower is compared with the labels' encoder.
+        tower: the run's vision tower, compared with the labels' encoder.
         transform: the run's image transform.
         grid: rows and columns of the tower's patches.
 
@@ -49,7 +48,6 @@ def open_labels(
             f"({details}), so its labels belong to other pixels. Extract them again with this "
             "run's --image_aspect_ratio and --vision_tower"
         )
-    tower = llava.model.vision_tower
     patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
     with gathered(patch_embedding):
         fingerprint = vision_fingerprint(patch_embedding.weight, tower.config)

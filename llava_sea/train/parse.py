@@ -28,6 +28,8 @@ RENAMED = {
     "warmup_ratio": "warmup_steps",  # a float below 1 is a share of the steps
     "local-rank": "local_rank",
 }
+if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
+    RENAMED["gradient_checkpointing"] = "activation_checkpointing"
 DROPPED = {
     "mpt_attn_impl": "MPT is not supported",
     "lora_weight_path": "LLaVA never read it either",

@@ -83,7 +83,6 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
         dtype=dtype,
         attention=attention,
         select_layer=model_args.mm_vision_select_layer,
-        select_feature=model_args.mm_vision_select_feature,
         projector_path=model_args.pretrain_mm_mlp_adapter,
         seed=args.seed,
         cache_dir=args.cache_dir,
@@ -101,7 +100,7 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
         "model_max_length": args.model_max_length,
     }
     grid = patch_grid(llava.config.vision_config)
-    store = open_labels(sea, llava, transform, grid) if sea.enabled else None
+    store = open_labels(sea, llava.model.vision_tower, transform, grid) if sea.enabled else None
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,

@@ -224,6 +224,10 @@ def test_no_losses_of_bad_data(tiny, tmp_path, capsys):
     data.write_text(json.dumps([record(0), record(1, gpt="")]))
     assert main([*base_flags(tiny, data), "--losses", str(losses)]) == 1
     assert "is not written" in capsys.readouterr().out and not losses.exists()
+    data.write_text(json.dumps([record(0), record(1)]))  # labels are no matter of the LM loss
+    flags = base_flags(tiny, data, sea_labels=tiny.images)
+    assert main([*flags, "--losses", str(losses)]) == 1
+    assert len(losses.read_text().splitlines()) == 2
 
 
 def make_checker(tiny, data):
