@@ -181,7 +181,6 @@ def compute_losses(
         dtype=dtype,
         attention=args.attention,
         select_layer=model_args.mm_vision_select_layer,
-        select_feature=model_args.mm_vision_select_feature,
         projector_path=model_args.pretrain_mm_mlp_adapter,
         seed=args.seed,
         cache_dir=args.cache_dir,

@@ -59,7 +59,6 @@ def make_report(run: RunFolder, args: argparse.Namespace, command: str) -> Repor
         tower,
         dtype=dtype,
         select_layer=int(run.config.get("mm_vision_select_layer", -2)),
-        select_feature=run.config.get("mm_vision_select_feature", "patch"),
     )
     _move_what_works(llava, device)
     reader = PictureReader(
