@@ -84,6 +84,19 @@ def test_two_ranks_with_global_negatives_equal_one(
     same_weights(one, two, atol=1e-4)
 
 
+def test_lambda_means_the_same_under_accumulation_and_on_two_ranks(
+    run_stage1, stage1_flags, read_metrics, tmp_path
+):
+    # The same four micro-batches a step, accumulated on one process or two by two on two ranks.
+    shared = {"per_device_train_batch_size": 2, "max_steps": 5, "save_strategy": "no"}
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_stage1(stage1_flags(one, gradient_accumulation_steps=4, **shared))
+    run_stage1(stage1_flags(two, gradient_accumulation_steps=2, **shared), 2)
+    for step, values in curve(read_metrics(one)).items():
+        assert curve(read_metrics(two))[step] == pytest.approx(values, rel=2e-4), step
+    same_weights(one, two, atol=1e-4)
+
+
 @pytest.mark.parametrize("config", ["zero2", pytest.param("zero3", marks=SLOW)])
 def test_killed_and_resumed_equals_unbroken(
     launch, run_stage1, stage1_flags, read_metrics, tmp_path, config

@@ -84,6 +84,16 @@ def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
 
 WB = ("weight", "bias")
 
+# L_g and L_a of six steps
+TRACE = [
+    [5.90825, 2.57563],
+    [5.89383, 2.71644],
+    [5.88468, 2.71129],
+    [5.89, 2.62156],
+    [5.9086, 2.30417],
+    [5.94346, 2.54029],
+]
+
 
 def test_weight_zero_is_bit_identical_to_plain_llava(train_here, read_metrics):
     plain = train_here("plain", sea_labels=None)
@@ -92,6 +102,13 @@ def test_weight_zero_is_bit_identical_to_plain_llava(train_here, read_metrics):
     assert not (off / "alignment_head.safetensors").exists()
     for step, row in read_metrics(plain).items():
         assert row == read_metrics(off)[step]
+
+
+def test_the_committed_trace_is_reproduced(train_here, read_metrics):
+    """A refactor must not move these numbers (made by this test on torch 2.13, CPU)."""
+    rows = read_metrics(train_here("run", save_strategy="no", sea_eval_data=None))
+    found = [[rows[n]["lm_loss"], rows[n]["sea_loss"]] for n in range(1, 7)]
+    assert found == [pytest.approx(row, rel=1e-4) for row in TRACE]
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
