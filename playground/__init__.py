@@ -1,0 +1,1 @@
+"""The miniature world: pictures, captions and tiny models for a laptop."""

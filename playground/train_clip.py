@@ -1,0 +1,208 @@
+"""The world's CLIP: a `CLIPModel` trained from scratch on pictures and texts of training scenes.
+
+Symmetric InfoNCE over pictures and texts (CLIP's loss), with pairs off the diagonal that are true
+by the world's own knowledge left out of the negatives. The tokenizer is CLIP's (lower-cased BPE,
+``</w>`` at word ends) trained on the world's words. EOS must not have id 2: transformers would then
+pool the text at the largest id, a rule kept for old checkpoints, and cut captions at random words.
+"""
+
+# Shape letters: B pairs in a batch, H picture side, C channels.
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+from playground.contrast import draw_batch
+from playground.corpus import all_words, sample_captions
+from playground.training import STATE_FOLDER, Schedule, fit
+from playground.world import PATCH_SIDE, PICTURE_SIDE
+
+MODEL_FOLDER = Path(__file__).parent / "models" / "clip"
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+"""OpenAI CLIP's, so that the processor is one users know."""
+
+BATCH = 96
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A part of the training: a schedule of its own and what its batches are like.
+
+    The first `early` share of the steps is pairs of kind and colour alone, later `pairs` of the
+    batches are; `ground` is the share of short texts that name the background alone.
+    """
+
+    schedule: Schedule
+    early: float
+    pairs: float
+    ground: float
+
+
+LESSONS = (
+    Lesson(Schedule(steps=800, learning_rate=1.2e-3), early=0.3, pairs=0.25, ground=0.15),
+    Lesson(Schedule(steps=500, learning_rate=8e-4, warmup=20), early=0.0, pairs=0.1, ground=0.45),
+)
+"""Kinds and colours first (backgrounds unnamed), then everything with the backgrounds named."""
+
+LARGEST_LOGIT_SCALE = math.log(100.0)
+
+BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 900) -> CLIPTokenizer:
+    """Train a CLIP tokenizer in which every word of the world is one token."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=EOS_TOKEN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    learned = tokenizer.model.__getstate__()  # the trained tables, as JSON
+    return _clip_tokenizer(learned, alphabet)
+
+
+def _clip_tokenizer(learned: bytes, alphabet: list[str]) -> CLIPTokenizer:
+    """Order the vocabulary as CLIP does: letters, letters at word ends, merges, BOS, EOS."""
+    merges: Any = [
+        tuple(m.split(" ")) if isinstance(m, str) else tuple(m)
+        for m in json.loads(learned)["merges"]
+    ]
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    tokens += ["".join(merge) for merge in merges]
+    tokens = [*dict.fromkeys(tokens), BOS_TOKEN, EOS_TOKEN]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(
+        vocab=vocab,
+        merges=merges,
+        bos_token=BOS_TOKEN,
+        eos_token=EOS_TOKEN,
+        unk_token=EOS_TOKEN,
+        pad_token=EOS_TOKEN,
+        model_max_length=77,
+    )
+
+
+def make_processor() -> CLIPImageProcessorPil:
+    """The image transform: shortest edge to 64, centre crop 64, CLIP's mean and deviation."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": PICTURE_SIDE},
+        crop_size={"height": PICTURE_SIDE, "width": PICTURE_SIDE},
+        image_mean=list(PIXEL_MEAN),
+        image_std=list(PIXEL_STD),
+        do_convert_rgb=True,
+    )
+
+
+def make_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """The sizes of the model: about 0.6 M parameters."""
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    assert eos != 2, "EOS id 2 switches transformers to pooling at the largest id"
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        projection_dim=64,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=112,
+        intermediate_size=224,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=PICTURE_SIDE,
+        patch_size=PATCH_SIDE,
+        projection_dim=64,
+    )
+    return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+
+
+def normalise_pixels(pixels_BHHC: NDArray[np.uint8]) -> torch.Tensor:
+    """Turn drawn pictures into the model's input ``(B, C, H, H)``, as the processor would."""
+    pixels = torch.from_numpy(pixels_BHHC).permute(0, 3, 1, 2).float() / 255.0
+    mean = torch.tensor(PIXEL_MEAN)[:, None, None]
+    return (pixels - mean) / torch.tensor(PIXEL_STD)[:, None, None]
+
+
+def contrastive_loss(logits_BB: torch.Tensor, fits_BB: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE with the diagonal as positives and other true pairs left out."""
+    others = fits_BB & ~torch.eye(len(fits_BB), dtype=torch.bool)
+    logits_BB = logits_BB.masked_fill(others, float("-inf"))
+    target_B = torch.arange(len(logits_BB))
+    rows = nn.functional.cross_entropy(logits_BB, target_B)
+    return (rows + nn.functional.cross_entropy(logits_BB.T, target_B)) / 2
+
+
+def train_clip(
+    folder: Path = MODEL_FOLDER,
+    *,
+    lessons: tuple[Lesson, ...] = LESSONS,
+    batch: int = BATCH,
+    seed: int = 0,
+    resume: bool = False,
+    state_folder: Path = STATE_FOLDER,
+) -> float:
+    """Train the CLIP and write its folder; return the seconds it took."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer([*sample_captions(20_000, seed), *all_words()])
+    model = CLIPModel(make_config(tokenizer))
+    seconds, first = 0.0, 0
+    for number, lesson in enumerate(lessons):
+
+        def loss_of_step(step: int, lesson: Lesson = lesson, first: int = first) -> torch.Tensor:
+            pairs = 1.0 if step < lesson.early * lesson.schedule.steps else lesson.pairs
+            rng = random.Random(f"clip/{seed}/{first + step}")
+            drawn = draw_batch(rng, batch, pairs=pairs, ground=lesson.ground)
+            tokens = tokenizer(drawn.texts, padding=True, truncation=True, return_tensors="pt")
+            output = model(pixel_values=normalise_pixels(drawn.pixels_BHHC), **tokens)
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
+            return contrastive_loss(output.logits_per_image, torch.from_numpy(drawn.fits_BB))
+
+        seconds += fit(
+            f"clip-{number + 1}",
+            model,
+            loss_of_step,
+            lesson.schedule,
+            resume=resume,
+            state_folder=state_folder,
+        )
+        first += lesson.schedule.steps
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    return seconds

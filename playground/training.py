@@ -1,0 +1,134 @@
+"""One training loop for all of the world's models: AdamW, warm-up and cosine, resumable.
+
+Each step draws its batch from the step's own seed, so a resumed run sees what the unbroken one
+would have seen. The state is a file of tensors that is replaced atomically and loaded with
+`weights_only=True`. Limits: one process, float32.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from playground.progress import Progress
+
+STATE_FOLDER = Path(__file__).parent / "data" / "build"
+"""Where unfinished trainings keep their state."""
+
+SAVE_EVERY_S = 45.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps and learning rates of one training."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 40
+    weight_decay: float = 0.05
+    last_share: float = 0.02
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (0-based)."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        share = self.last_share + (1 - self.last_share) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * share
+
+
+def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors and scalars do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss_of_step: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    *,
+    resume: bool = False,
+    state_folder: Path = STATE_FOLDER,
+) -> float:
+    """Train a model in place.
+
+    Args:
+        name: names the state file and the progress line.
+        model: gets gradients from the losses.
+        loss_of_step: draws the step's batch and returns its loss.
+        schedule: steps and rates.
+        resume: go on from the state of an unfinished run, if there is one.
+        state_folder: where the state file lies. It stays when training ends, so that a build of
+            several parts can be resumed after any of them.
+
+    Returns:
+        Seconds that the training took, all its parts together.
+    """
+    optimizer = make_optimizer(model, schedule)
+    path = state_folder / f"{name}_state.pt"
+    first, seconds = 0, 0.0
+    if resume and path.is_file():
+        state = torch.load(path, weights_only=True)
+        if state["steps"] == schedule.steps:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, seconds = state["step"], state["seconds"]
+    model.train()
+    started = saved = time.monotonic()
+    progress = Progress(f"{name}: step", schedule.steps, done=first)
+    mean_loss = float("nan")
+    for step in range(first, schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        loss = loss_of_step(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        value = loss.item()
+        mean_loss = value if math.isnan(mean_loss) else 0.95 * mean_loss + 0.05 * value
+        progress.advance(f"loss {mean_loss:.3f}")
+        if time.monotonic() - saved > SAVE_EVERY_S and step + 1 < schedule.steps:
+            saved = time.monotonic()
+            spent = seconds + saved - started
+            _save_state(path, model, optimizer, step + 1, schedule.steps, spent)
+    progress.close(f"loss {mean_loss:.3f}" if first < schedule.steps else "was done before")
+    model.eval()
+    seconds += time.monotonic() - started
+    _save_state(path, model, optimizer, schedule.steps, schedule.steps, seconds)
+    return seconds
+
+
+def _save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    steps: int,
+    seconds: float,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "steps": steps,
+        "seconds": seconds,
+    }
+    torch.save(state, partial)
+    os.replace(partial, path)
