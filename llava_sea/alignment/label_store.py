@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_sea.errors import UserError
+from llava_sea.files import open_atomically, sha256_file, write_atomically
 
 FORMAT = "llava_sea labels 1"
 _ARRAYS = ("ids", "scores", "crc")
@@ -40,19 +41,6 @@ class Labels(NamedTuple):
     ids_PN: NDArray[np.uint32]
     scores_PN: NDArray[np.float16]
     crc32: int
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that its name never shows half of it, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_shard(
@@ -84,16 +72,9 @@ def write_shard(
     checksums = {}
     for name, array in arrays.items():
         path = _array_path(directory, shard, name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-            checksums[name] = _sha256(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open_atomically(path) as file:
+            np.save(file, array)
+        checksums[name] = sha256_file(path)
     sidecar = {"images": list(images), "sha256": checksums, "skipped": dict(skipped or {})}
     write_atomically(_sidecar_path(directory, shard), json.dumps(sidecar).encode())
 
@@ -121,7 +102,7 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
         sidecar = _read_sidecar(directory, shard)
         for name, expected in sidecar["sha256"].items():
             path = _array_path(directory, shard, name)
-            if not path.exists() or _sha256(path) != expected:
+            if not path.exists() or sha256_file(path) != expected:
                 raise LabelStoreError(
                     f"{path}: the file is missing or damaged; delete "
                     f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
@@ -135,9 +116,8 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
     index_2I = np.stack([hash_I[row_I], row_I.astype("<u8")])
     if (index_2I[0, 1:] == index_2I[0, :-1]).any():
         raise LabelStoreError(f"{directory}: a picture occurs twice in the shards")
-    temporary = directory / f".index.{os.getpid()}.tmp.npy"
-    np.save(temporary, index_2I)
-    os.replace(temporary, directory / "index.npy")
+    with open_atomically(directory / "index.npy") as file:
+        np.save(file, index_2I)
     manifest = {
         "format": FORMAT,
         **fields,
@@ -245,14 +225,6 @@ class LabelStore:
 
 def _name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _array_path(directory: Path, shard: int, name: str) -> Path:

@@ -172,7 +172,7 @@ def _threads(workers: int) -> int:
 
 
 def _copy_words(source: Path, output: Path, sha256: str) -> None:
-    from llava_sea.alignment.label_store import write_atomically
+    from llava_sea.files import write_atomically
 
     target = output / "words.tsv"
     if target.exists() and source.samefile(target):

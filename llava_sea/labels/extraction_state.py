@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 
 _OURS = ("shard-", "words.tsv", "index.npy", "manifest.json", "work", ".")
 _LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a finished store

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from llava_sea.alignment.label_store import write_atomically
+from llava_sea.files import write_atomically
 from llava_sea.labels.mine_shards import encode_batches, make_loader
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 from llava_sea.labels.text_features import TextEncoder
 
 logger = logging.getLogger(__name__)

@@ -7,14 +7,13 @@ that the corpus does not hold. The hash is SHA-256 over the file's bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from llava_sea.errors import UserError
+from llava_sea.files import open_atomically, sha256_file
 
 HEADER = "word\tcount\tpos"
 
@@ -74,14 +73,10 @@ def words_sha256(path: Path | str) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_file(Path(path))
     except OSError as error:
         raise UserError(f"{path}: the word list cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def write_words(path: Path, entries: Iterable[WordEntry]) -> str:
@@ -92,19 +87,10 @@ def write_words(path: Path, entries: Iterable[WordEntry]) -> str:
         entries: in the file's order.
     """
     digest = hashlib.sha256()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            for line in _lines(entries):
-                digest.update(line)
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-        raise
+    with open_atomically(path) as file:
+        for line in _lines(entries):
+            digest.update(line)
+            file.write(line)
     return digest.hexdigest()
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 
 LLAVA_TO_HF = {
     "0.weight": "linear_1.weight",

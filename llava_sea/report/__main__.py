@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.errors import UserError, run_command
+from llava_sea.files import write_atomically
 from llava_sea.report.folder import RunFolder, open_run
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

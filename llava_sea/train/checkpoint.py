@@ -10,7 +10,6 @@ checkpoints belong to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -19,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.errors import UserError
+from llava_sea.files import sha256_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ RUN = "run.json"
 def seal(checkpoint: Path) -> None:
     """Write the checksums of all files of a checkpoint; from now on it is complete."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != CHECKSUMS)
-    sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in files}
+    sums = {str(path.relative_to(checkpoint)): sha256_file(path) for path in files}
     write_atomically(checkpoint / CHECKSUMS, json.dumps(sums, indent=1).encode())
 
 
@@ -49,7 +48,7 @@ def verify(checkpoint: Path) -> None:
     sums: dict[str, str] = json.loads((checkpoint / CHECKSUMS).read_text())
     found = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()}
     strange = sorted(found - set(sums) - {CHECKSUMS})
-    damaged = [n for n, s in sums.items() if n not in found or _sha256(checkpoint / n) != s]
+    damaged = [n for n, s in sums.items() if n not in found or sha256_file(checkpoint / n) != s]
     if damaged or strange:
         raise UserError(
             f"{checkpoint}: does not match its checksums (changed or missing: "
@@ -112,11 +111,3 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any]) -> None:
                 "Nothing was changed; choose another folder, or the flags of that run to go on"
             )
     write_atomically(path, json.dumps(dict(run), indent=1).encode())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from transformers import LlavaForConditionalGeneration, Trainer
 from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
+from llava_sea.files import sha256_file
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import (
@@ -83,7 +83,7 @@ def identity(
     """Return everything that must agree for a checkpoint to be gone on from."""
     values: dict[str, Any] = {
         **dataclasses.asdict(model_args),
-        "data_sha256": hashlib.sha256(Path(data_args.data_path).read_bytes()).hexdigest(),
+        "data_sha256": sha256_file(Path(data_args.data_path)),
         "image_folder": data_args.image_folder,
         "image_aspect_ratio": data_args.image_aspect_ratio,
         "sea": sea.enabled,
@@ -93,7 +93,7 @@ def identity(
             values[f"sea_{name}"] = getattr(sea, f"sea_{name}")
         manifest = Path(str(sea.sea_labels)) / "manifest.json"
         if manifest.is_file():
-            values["sea_labels_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+            values["sea_labels_sha256"] = sha256_file(manifest)
     for name in IDENTITY_FLAGS:
         values[name] = getattr(args, name)
     return {name: str(value) for name, value in values.items()}

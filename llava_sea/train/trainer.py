@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from llava_sea.alignment.label_store import write_atomically
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 from llava_sea.model.projector_io import (
     load_projector,
     projector_state,
