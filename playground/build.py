@@ -1,6 +1,6 @@
 """Make the world's models from nothing (``python -m playground.build``).
 
-Trains the CLIP and the LLM on one thread each, one after the other (about ten minutes apiece),
+Trains the CLIP and the LLM on one thread each, one after the other (a quarter of an hour apiece),
 measures them on test scenes, writes their model cards, and only then replaces the shipped folders.
 With ``--resume`` an interrupted build goes on where it stopped.
 """

@@ -21,7 +21,6 @@ class ModelArguments:
     version: str = field(
         default="plain", metadata={"help": "Conversation template (stage 1: plain)."}
     )
-    freeze_backbone: bool = field(default=False, metadata={"help": "Freeze the LLM."})
     tune_mm_mlp_adapter: bool = field(
         default=False, metadata={"help": "Stage 1: train the projector only."}
     )
@@ -81,8 +80,6 @@ class DataArguments:
             "choices": ["square", "pad"],
         },
     )
-    lazy_preprocess: bool = field(default=True, metadata={"help": "Obsolete: always lazy."})
-    is_multimodal: bool = field(default=True, metadata={"help": "Obsolete: always true."})
 
 
 @dataclass
@@ -172,9 +169,6 @@ class TrainingArguments(transformers.TrainingArguments):
         default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
     )
     bits: int = field(default=16, metadata={"help": "16; quantisation is for LoRA in stage 2."})
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Obsolete: nothing is overwritten."}
-    )
     attention: str | None = field(
         default=None,
         metadata={"help": "transformers' attn_implementation; train_mem.py picks the fastest."},

@@ -31,6 +31,9 @@ RENAMED = {
 if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
     RENAMED["gradient_checkpointing"] = "activation_checkpointing"
 DROPPED = {
+    "freeze_backbone": "stage 1 always freezes the LLM",
+    "is_multimodal": "it follows from the data",
+    "lazy_preprocess": "records are always read lazily",
     "mpt_attn_impl": "MPT is not supported",
     "lora_weight_path": "LLaVA never read it either",
     "save_safetensors": "weights are always written safely",

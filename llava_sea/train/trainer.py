@@ -114,6 +114,19 @@ class LLaVATrainer(Trainer):
         """Return lambda at the current step."""
         return sea_weight(self.sea, self.state.global_step / max(1, self.state.max_steps))
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer, the projector with its own rate where there is --mm_projector_lr."""
+        optimizer = super().create_optimizer(model)
+        rate: float | None = getattr(self.args, "mm_projector_lr", None)
+        projector = {id(p) for p in self.stage1.projector.parameters()}
+        for group in list(optimizer.param_groups) if rate is not None else ():
+            own = [p for p in group["params"] if id(p) in projector]
+            group["params"] = [p for p in group["params"] if id(p) not in projector]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        return optimizer
+
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay is for matrices; the temperature has none."""
         return [n for n in super().get_decay_parameter_names(model) if n != "head.log_scale"]

@@ -125,7 +125,7 @@ def test_shipped_llm_reads_bags_of_patch_words(llm: LlamaForCausalLM) -> None:
     encoder = DocumentEncoder(AutoTokenizer.from_pretrained(LLM, local_files_only=True))
     results = evaluate_captions(llm, encoder, scenes_of("test", 60))
     read = results["caption loss after a bag of patch words"]
-    assert read < results["caption loss after nothing"] - 0.5
+    assert read < results["caption loss after nothing"] - 0.3
 
 
 def test_documents_carry_the_weights_of_their_segments() -> None:

@@ -71,6 +71,7 @@ def test_missing_flags_are_named(tmp_path):
 
 def test_obsolete_flags_are_accepted_with_a_word(base, caplog):
     parse_args([*base, "--mpt_attn_impl", "triton", "--lora_weight_path", "", "--local-rank=0"])
+    assert "--lora_weight_path is ignored" in caplog.text
     assert "--mpt_attn_impl is ignored" in caplog.text
 
 
