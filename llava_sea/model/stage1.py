@@ -74,6 +74,15 @@ class Stage1Model(nn.Module):
         projector: nn.Module = self.llava.model.multi_modal_projector
         return projector
 
+    def trainable_to_float32(self) -> None:
+        """Keep what is trained in float32: without DeepSpeed there is no float32 copy of it.
+
+        AdamW's steps of 1e-3 vanish in bfloat16, whose numbers near 1 are 0.008 apart.
+        """
+        self.projector.float()
+        if self.head is not None:
+            self.head.float()
+
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: Any = None, **options: Any
     ) -> None:
@@ -87,7 +96,7 @@ class Stage1Model(nn.Module):
 
     def project(self, pixel_values: Tensor) -> Tensor:
         """Turn pictures ``(I, 3, H, W)`` into visual tokens X_v ``(I, P, D)`` (eq. 1)."""
-        dtype = self.llava.model.multi_modal_projector.linear_1.weight.dtype
+        dtype = next(self.llava.model.vision_tower.parameters()).dtype
         output = self.llava.get_image_features(pixel_values.to(dtype))
         return torch.stack(list(output.pooler_output))
 

@@ -89,6 +89,8 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
     )
     head = AlignmentHead(sea.sea_log_scale_init).to(dtype) if sea.enabled else None
     model = Stage1Model(llava, head, sea.sea_negatives)
+    if not args.deepspeed:
+        model.trainable_to_float32()
     run.log_trainable(model)
 
     # The data: captions and pictures, and with SEA their labels.

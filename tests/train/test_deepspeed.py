@@ -84,6 +84,19 @@ def test_two_ranks_with_global_negatives_equal_one(
     same_weights(one, two, atol=1e-4)
 
 
+def test_bfloat16_under_deepspeed(run_stage1, stage1_flags, read_metrics, tmp_path):
+    shared = {"per_device_train_batch_size": 4, "save_steps": 5, "max_steps": 5}
+    low, exact = tmp_path / "low", tmp_path / "exact"
+    run_stage1(stage1_flags(low, bf16=True, use_cpu=True, **shared), 2, "zero3")
+    run_stage1(stage1_flags(exact, **shared), 2, "zero2")
+    assert read_projector(low / "mm_projector.bin")["linear_1.weight"].dtype == torch.bfloat16
+    for step in range(1, 6):
+        for name in ("lm_loss", "sea_loss", "temperature"):
+            assert read_metrics(low)[step][name] == pytest.approx(
+                read_metrics(exact)[step][name], rel=0.01
+            )
+
+
 def test_lambda_means_the_same_under_accumulation_and_on_two_ranks(
     run_stage1, stage1_flags, read_metrics, tmp_path
 ):

@@ -3,7 +3,6 @@
 import json
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -170,9 +169,13 @@ def test_gradient_checkpointing_changes_nothing(train_here):
 
 
 def test_bfloat16_on_the_cpu(train_here, read_metrics):
-    output_dir = train_here("bf16", bf16=True, use_cpu=True, max_steps=3)
-    assert next(iter(weights(output_dir).values())).dtype == torch.bfloat16
-    assert np.isfinite(read_metrics(output_dir)[3]["loss"])
+    output_dir = train_here("bf16", bf16=True, use_cpu=True)
+    # without DeepSpeed what is trained stays in float32, the rest is bfloat16
+    assert next(iter(weights(output_dir).values())).dtype == torch.float32
+    rows, exact = read_metrics(output_dir), read_metrics(train_here("fp32"))
+    for step in range(1, 7):
+        for name in ("lm_loss", "sea_loss", "temperature"):
+            assert rows[step][name] == pytest.approx(exact[step][name], rel=0.01)
 
 
 def test_starts_from_a_given_projector(train_here, read_metrics):
