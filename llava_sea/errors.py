@@ -7,12 +7,22 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 class UserError(ValueError):
     """The user's files or flags are wrong; the text says what, where and the way out."""
+
+
+def _rank() -> str:
+    """Several processes of a run may say the same: all but the first say which they are."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"[rank {rank}] "
 
 
 def run_command(main: Callable[[], object]) -> None:
@@ -22,5 +32,15 @@ def run_command(main: Callable[[], object]) -> None:
     except UserError as error:
         # A data worker's error arrives with the worker's traceback around its text.
         text = str(error).strip().rpartition("UserError: ")[2]
-        print(f"error: {text}", file=sys.stderr)
+        print(f"{_rank()}error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"{_rank()}error: {place}{error.strerror}. What was complete on disk before stays as "
+            "it is; make room or mend the folder, then start the same command again",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None

@@ -2,7 +2,7 @@
 # Labels for every patch, once for a corpus: its words and phrases, then the best of them for each
 # patch of each picture (SEA 3.1). Without arguments for the miniature world.
 #   bash scripts/extract_labels.sh [flags of llava_sea.labels.extract, e.g. --sea_preset paper]
-#   RECIPE=vicuna-7b  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
+#   RECIPE=vicuna-7b  SEA_PRESET=paper  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
 # Stopped at any moment, it goes on where it was; finished labels cost it some seconds.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,7 +26,7 @@ EXTRACT=(
   --vision_tower "$VISION_TOWER"                # with its text tower; the same weights as in training
   --words "$WORDS"
   --output_dir "$LABELS"
-  --sea_preset best                             # or paper; --sea_features, --sea_sign, --sea_top_n win
+  --sea_preset "${SEA_PRESET:-best}"            # or paper; --sea_features, --sea_sign, --sea_top_n win
   --on_bad_image fail                           # or skip: no labels for it, listed in the manifest
   "$@"
 )

@@ -2,6 +2,7 @@
 # Stage 1 with SEA: words for every patch, then the projector with L = L_g + lambda * L_a (eq. 13),
 # then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
 #   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
+#   SEA_PRESET=paper (labels as the paper prints them; default: best)
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,9 +16,11 @@ SEA_FLAGS=(
   --sea_window 2                                # one patch of every 2 x 2
   --sea_negatives local                         # negatives from the device's own batch
 )
+if [ -n "${DRY_RUN:-}" ]; then bash "$root/scripts/extract_labels.sh"; fi
 source "$root/scripts/stage1.sh"
 
 # Labels, once: the corpus's words, then the best of them for every patch of every picture.
-run_and_wait bash "$root/scripts/extract_labels.sh"
+# Training refuses labels that do not fit it.
+if [ ! -e "$LABELS/manifest.json" ]; then run_and_wait bash "$root/scripts/extract_labels.sh"; fi
 run_and_wait "${TRAIN[@]}"
 run_and_wait "${REPORT[@]}"

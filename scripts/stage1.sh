@@ -8,6 +8,9 @@ if [ -z "${NUM_GPUS:-}" ]; then
 fi
 if ! nvidia-smi -L >/dev/null 2>&1; then
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" DS_ACCELERATOR=cpu
+  PRECISION=()
+else
+  PRECISION=(--bf16 True --tf32 True)
 fi
 
 STAGE1_FLAGS=(
@@ -21,15 +24,13 @@ STAGE1_FLAGS=(
   --data_path "$PRETRAIN_DATA"
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square
-  --bf16 True                                   # dropped with a word where there is no GPU
-  --tf32 True
   --num_train_epochs 1
   --per_device_train_batch_size "$PRETRAIN_BATCH"
   --per_device_eval_batch_size "$PRETRAIN_BATCH"
   --gradient_accumulation_steps "${PRETRAIN_ACCUMULATION:-1}"
   --learning_rate "$PRETRAIN_LR"
   --weight_decay 0.
-  --warmup_ratio 0.03
+  --warmup_steps 0.03                           # below 1: a share of the steps
   --lr_scheduler_type cosine
   --logging_steps 1
   --save_strategy steps
@@ -52,7 +53,8 @@ fi
 
 TRAIN=(
   python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
-  "$root/llava_sea/train/train_mem.py" "${STAGE1_FLAGS[@]}" ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
+  "$root/llava_sea/train/train_mem.py" "${STAGE1_FLAGS[@]}"
+  ${PRECISION[@]+"${PRECISION[@]}"} ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
 )
 REPORT=(
   python -m llava_sea.report --run "$OUTPUT_DIR" --words "$WORDS"

@@ -161,14 +161,23 @@ class LabelStore:
                 f"{path}: format {self.manifest.get('format')!r}, this version reads {FORMAT!r}; "
                 "extract the labels again"
             )
-        rows, columns = self.manifest["grid"]
-        self.grid: tuple[int, int] = (int(rows), int(columns))
-        self.top_n = int(self.manifest["top_n"])
-        self.num_images = int(self.manifest["num_images"])
-        self.skipped: dict[str, str] = self.manifest["skipped"]
-        self._index = np.load(self.directory / "index.npy", mmap_mode="r")
-        self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
         self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}
+        try:
+            rows, columns = self.manifest["grid"]
+            self.grid: tuple[int, int] = (int(rows), int(columns))
+            self.top_n = int(self.manifest["top_n"])
+            self.num_images = int(self.manifest["num_images"])
+            self.num_words = int(self.manifest.get("num_words", 2**32))
+            self.skipped: dict[str, str] = self.manifest["skipped"]
+            self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
+            self._index = np.load(self.directory / "index.npy", mmap_mode="r")
+            for shard in range(len(self._ends)):
+                self._check_sizes(shard)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LabelStoreError(
+                f"{self.directory}: the label store is damaged ({error}); extract the labels again "
+                "into a new folder"
+            ) from None
 
     def __contains__(self, image: object) -> bool:
         return isinstance(image, str) and self._row(image) is not None
@@ -188,6 +197,11 @@ class LabelStore:
         shard = int(np.searchsorted(self._ends, row, side="right"))
         ids_IPN, scores_IPN, crc_I = self._open(shard)
         local = row - (int(self._ends[shard - 1]) if shard else 0)
+        if ids_IPN[local].max(initial=0) >= self.num_words:
+            raise LabelStoreError(
+                f"{self.directory}: damaged, {image!r} has labels that are not in the word list; "
+                "extract the labels again into a new folder"
+            )
         return Labels(ids_IPN[local], scores_IPN[local], int(crc_I[local]))
 
     def images(self) -> list[str]:
@@ -215,6 +229,16 @@ class LabelStore:
         if position == self.num_images or self._index[0, position] != name_hash:
             return None
         return int(self._index[1, position])
+
+    def _check_sizes(self, shard: int) -> None:
+        """Compare a shard's files with the manifest by size, which reads none of them."""
+        rows = self.manifest["shards"][shard]["rows"]
+        entries = rows * self.grid[0] * self.grid[1] * self.top_n
+        for name, size in zip(_ARRAYS, (4 * entries, 2 * entries, 4 * rows), strict=True):
+            path = _array_path(self.directory, shard, name)
+            header = path.stat().st_size - size
+            if not 0 < header < 256:
+                raise ValueError(f"{path.name} has the wrong size")
 
     def _open(self, shard: int) -> tuple[NDArray[Any], ...]:
         if shard not in self._arrays:

@@ -22,13 +22,23 @@ LOG_SCALE_MAX = 4.605170185988092  # ln 100, CLIP's limit for its logit scale
 
 
 class AlignmentHead(nn.Module):
-    """The one trainable number of SEA: the log of the logit scale, 1/tau = exp(log_scale)."""
+    """The one trainable number of SEA: the log of the logit scale, 1/tau = exp(log_scale).
+
+    What is trained is its distance from the start: under bfloat16 a step of 0.001 from 2.659 would
+    be lost in rounding, one from 0 is not.
+    """
 
     def __init__(self, log_scale_init: float = 0.0) -> None:
         """Start at ``tau = exp(-log_scale_init)``; 0 is the paper, ln(1/0.07) = 2.659 is CLIP."""
         super().__init__()
+        self.log_scale_init = float(log_scale_init)
         # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
-        self.log_scale = nn.Parameter(torch.tensor([float(log_scale_init)]))
+        self.log_scale_delta = nn.Parameter(torch.zeros(1))
+
+    @property
+    def log_scale(self) -> Tensor:
+        """The log of the logit scale, a float32 scalar."""
+        return self.log_scale_init + self.log_scale_delta[0].float()
 
     def forward(
         self,
@@ -38,7 +48,7 @@ class AlignmentHead(nn.Module):
         group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """Return the mean loss over valid pairs (eq. 11); see `symmetric_infonce`."""
-        return symmetric_infonce(visual_ND, text_ND, self.log_scale[0], valid_N, group=group)
+        return symmetric_infonce(visual_ND, text_ND, self.log_scale, valid_N, group=group)
 
 
 def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
@@ -71,7 +81,8 @@ def symmetric_infonce(
         visual_ND: projected visual tokens of this process ``(N, D)``.
         text_MD: targets of all processes in rank order ``(M, D)``, the same on each; without a
             group M = N. No gradient flows to them.
-        log_scale: log of the logit scale, a scalar; used clamped to at most ln 100.
+        log_scale: log of the logit scale, a scalar. Values above ln 100 count as ln 100 and still
+            get its gradient, so that one that went too far can come back.
         valid_M: bool ``(M,)``; rows and columns that are not valid take no part. Default: all.
         group: the processes whose visual tokens are the negatives of each other's words.
         chunk: rows of logits held at a time.
@@ -97,7 +108,8 @@ def symmetric_infonce(
     with torch.autocast(visual_ND.device.type, enabled=False):
         visual_ND = normalize(visual_ND.float(), dim=-1)
         text_MD = normalize(text_MD.detach().float(), dim=-1)
-        scale = log_scale.float().clamp(max=LOG_SCALE_MAX).exp()
+        log_scale = log_scale.float()
+        scale = (log_scale - (log_scale - LOG_SCALE_MAX).clamp(min=0).detach()).exp()
         offset = rank * len(visual_ND)
         loss: Tensor = _InfoNCE.apply(visual_ND, text_MD, scale, valid_M, offset, group, chunk)
     return loss

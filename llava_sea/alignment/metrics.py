@@ -61,7 +61,9 @@ def nearest_words(
         words_QD = words_QD.float()
         cosine_NQ = unit_ND @ torch.nn.functional.normalize(words_QD, dim=-1).T
         cosine_N, ids_N = cosine_NQ.max(dim=1)
-        distance_N = torch.cdist(visual_ND, words_QD).amin(1)
+        # cdist finds the nearest by a matrix product, which rounds: measure that pair by itself.
+        closest_N = torch.cdist(visual_ND, words_QD).argmin(1)
+        distance_N = (visual_ND - words_QD[closest_N]).norm(dim=-1)
         found = NearestWords(ids_N + first_id, cosine_N, distance_N)
         best = found if best is None else best.better(found)
         first_id += len(words_QD)

@@ -137,7 +137,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             raise UserError(
                 f"{record.name}: the labels in {store.directory} were mined for another picture "
                 f"than {record.image!r} in {self.image_folder} (its bytes changed, or it is "
-                "another folder); extract the labels again"
+                "another folder); extract the labels again, into a new folder"
             )
         patch_K, label_K, key_K = sample_pairs(
             stored.ids_PN[self._source_P],

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
 
@@ -37,6 +38,7 @@ def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
         return False
     labels = {k: v for k, v in parameters.items() if k not in _LAYOUT_ONLY}
     _refuse_difference(labels, _read_json(path), output)
+    LabelStore(output).words()  # says so if it is damaged
     return True
 
 

@@ -169,12 +169,17 @@ class Stage1Model(nn.Module):
         if self.head is None:
             return {}
         with gathered(self.head):
-            return {n: p.detach().cpu().clone() for n, p in self.head.named_parameters()}
+            state = {n: p.detach().cpu().clone() for n, p in self.head.named_parameters()}
+            return state | {"log_scale": self.head.log_scale.detach().cpu().reshape(1)}
+
+    def load_head_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `head_state` returned."""
+        assert self.head is not None
+        self.head.load_state_dict({n: t for n, t in state.items() if n != "log_scale"})
 
     def temperature(self) -> float:
         """Return tau = exp(-log_scale) as the loss uses it. Collective in ZeRO-3."""
-        log_scale = self.head_state()["log_scale"].float()
-        return float((-log_scale.clamp(max=LOG_SCALE_MAX)).exp()[0])
+        return float((-self.head_state()["log_scale"].clamp(max=LOG_SCALE_MAX)).exp()[0])
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

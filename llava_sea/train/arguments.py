@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import transformers
 
+from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.errors import UserError
 
 
@@ -143,6 +144,11 @@ class SeaArguments:
             raise UserError(f"--sea_weight {self.sea_weight}: must not be negative")
         if self.sea_window < 1:
             raise UserError(f"--sea_window {self.sea_window}: must be at least 1")
+        if self.sea_log_scale_init > LOG_SCALE_MAX:
+            raise UserError(
+                f"--sea_log_scale_init {self.sea_log_scale_init}: at most ln 100 = 4.605, the "
+                "limit of the logit scale"
+            )
         if self.sea_eval_steps < 1 or self.sea_eval_samples < 1 or self.sea_eval_words < 1:
             raise UserError("--sea_eval_steps, _samples and _words must be at least 1")
 
@@ -177,6 +183,24 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         """Fill in what LLaVA's users expect; refuse what is not there yet."""
         super().__post_init__()
+        refused = {
+            "save_only_model": "a checkpoint without its optimizer cannot be resumed",
+            "label_smoothing_factor": "L_g is the plain next-token loss (eq. 12)",
+            "neftune_noise_alpha": "the LLM's embeddings are frozen in stage 1",
+        }
+        for flag, reason in refused.items():
+            if getattr(self, flag):
+                raise UserError(f"--{flag} {getattr(self, flag)}: not supported, {reason}")
+        if self.eval_strategy != "no":
+            raise UserError(
+                f"--eval_strategy {self.eval_strategy}: held-out measurements have flags of their "
+                "own, --sea_eval_data and --sea_eval_steps"
+            )
+        if self.n_gpu > 1:
+            raise UserError(
+                f"{self.n_gpu} GPUs in one process: start it with `deepspeed` (one process for "
+                "each), or show it one with CUDA_VISIBLE_DEVICES=0"
+            )
         if self.bits != 16:
             raise UserError(f"--bits {self.bits}: stage 1 trains in 16 or 32 bits only")
         if self.group_by_modality_length:

@@ -84,30 +84,32 @@ def rotate(output_dir: Path, keep: int | None) -> None:
         shutil.rmtree(path)
 
 
-def claim_output_dir(output_dir: Path, run: Mapping[str, Any]) -> None:
+def claim_output_dir(output_dir: Path, run: Mapping[str, Any], *, write: bool = True) -> None:
     """Tie an output folder to a run, or check that it is the same run's.
 
     Args:
         output_dir: the folder; made if it is not there.
         run: everything that must agree for its checkpoints to be gone on from.
+        write: False only checks, as all ranks but the first do.
 
     Raises:
         UserError: if checkpoints of another run are there; names what differs.
     """
     path = output_dir / RUN
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if any(output_dir.glob("checkpoint-*")):
+    if any(output_dir.glob("checkpoint-*")) or (output_dir / "mm_projector.bin").exists():
         if not path.is_file():
             raise UserError(
-                f"--output_dir {output_dir}: holds checkpoints of something else (no {RUN} beside "
-                "them). Nothing was changed; choose another folder"
+                f"--output_dir {output_dir}: holds checkpoints or weights of something else (no "
+                f"{RUN} beside them). Nothing was changed; choose another folder"
             )
         former = json.loads(path.read_text())
         differing = [key for key in run if former.get(key) != run[key]]
         if differing:
             details = "; ".join(f"{k}: {former.get(k)!r} there, {run[k]!r} now" for k in differing)
             raise UserError(
-                f"--output_dir {output_dir}: holds checkpoints of another run ({details}). "
+                f"--output_dir {output_dir}: holds the results of another run ({details}). "
                 "Nothing was changed; choose another folder, or the flags of that run to go on"
             )
-    write_atomically(path, json.dumps(dict(run), indent=1).encode())
+    if write:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(dict(run), indent=1).encode())

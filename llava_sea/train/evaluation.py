@@ -40,6 +40,7 @@ class Truth:
         Raises:
             UserError: if the file is missing or not of that form.
         """
+        self._path = path
         try:
             data = json.loads(Path(path).read_text())
             self._sets = [frozenset(words) for words in data["words_sets"]]
@@ -51,6 +52,19 @@ class Truth:
     def words(self, image: str, patch: int) -> frozenset[str]:
         """Return the true words of a patch."""
         return self._sets[self._images[image][patch]]
+
+    def check(self, image: str, num_patches: int) -> None:
+        """Refuse an image that the file does not know patch by patch.
+
+        Raises:
+            UserError: naming the image.
+        """
+        for table in (self._images, self._objects):
+            if len(table.get(image, ())) != num_patches:
+                raise UserError(
+                    f"--sea_eval_truth {self._path}: {image!r} has {len(table.get(image, ()))} "
+                    f"patches there, the vision tower makes {num_patches}"
+                )
 
     def is_object(self, image: str, patch: int) -> bool:
         """Say whether an object covers the patch."""
@@ -89,6 +103,9 @@ class AlignmentEvaluator:
         self.dataset, self.collator, self.words, self.truth = dataset, collator, words, truth
         self.word_ids_QT = torch.from_numpy(np.asarray(word_ids_QT, dtype=np.int64))
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        if truth is not None:
+            for record in dataset.records:
+                truth.check(record.image, dataset.image_tokens)
         captions = [record.turns[-1].text.strip() for record in dataset.records]
         encoded = tokenizer(captions, add_special_tokens=False)["input_ids"]
         self.caption_ids = [torch.tensor(ids, dtype=torch.long) for ids in encoded]

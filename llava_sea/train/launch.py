@@ -28,30 +28,47 @@ def main() -> int:
     def pass_on(signum: int, frame: FrameType | None) -> None:
         nonlocal told_to_stop
         told_to_stop = True
-        started[:] = psutil.Process(process.pid).children(recursive=True) if is_alive() else started
-        for rank in started:
-            if _is_rank(rank):
-                rank.send_signal(signal.SIGTERM)
-
-    def is_alive() -> bool:
-        return process.poll() is None
 
     # A group of its own, so that Ctrl-C comes here first and not to deepspeed, which would kill.
-    command = ["deepspeed", "--log_level", "warning", *sys.argv[1:]]
+    command = ["deepspeed", "--log_level", "error", *sys.argv[1:]]
     process = subprocess.Popen(command, start_new_session=True)
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
-    status = process.wait()
+    while (status := _wait(process)) is None:
+        if told_to_stop and not started:
+            # None yet if the signal came while deepspeed was starting them: ask again.
+            started = _descendants(process)
+            ranks = [p for p in started if _is_rank(p)]
+            for rank in ranks:
+                rank.send_signal(signal.SIGTERM)
+            started = started if ranks else []
     psutil.wait_procs(started, timeout=60)
     if told_to_stop:
         return EXIT_STATUS
-    if status not in (0, USER_ERROR):
+    if status == USER_ERROR:
+        print("the run ended with the error above (the first line with 'error:')", file=sys.stderr)
+    elif status != 0:
         print(
             f"error: a process of this run died (status {status}) and the others were ended; what "
             "it said is above. The same command goes on from the last complete checkpoint",
             file=sys.stderr,
         )
     return status
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait a moment; return the status if the process has ended."""
+    try:
+        return process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def _is_rank(process: psutil.Process) -> bool:

@@ -47,7 +47,12 @@ def build_measurements(
         word_list = str(Path(sea.sea_labels) / "words.tsv")
     if word_list is None:
         raise UserError("--sea_eval_data needs words: pass --sea_eval_word_list words.tsv")
-    records = load_records(sea.sea_eval_data)[: sea.sea_eval_samples]
+    everything = load_records(sea.sea_eval_data)
+    records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
+    if not records:
+        raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has a picture")
+    if len(everything) > len(records):
+        logger.info("measuring on %d of %d held-out records", len(records), len(everything))
     entries = read_words(word_list)[: sea.sea_eval_words]
     words = np.array([entry.word for entry in entries])
     tokens = tokenize_words(words.tolist(), reading["tokenizer"])

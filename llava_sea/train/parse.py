@@ -95,7 +95,7 @@ def _modernise(flags: list[str]) -> list[str]:
             logger.warning("--report_to wandb: wandb is not installed, using tensorboard")
             value = [{"wandb": "tensorboard"}.get(v, v) for v in value]
         if name in RENAMED:
-            if name != "local-rank":
+            if name in ("evaluation_strategy", "warmup_ratio"):
                 logger.info("--%s is called --%s today", name, RENAMED[name])
             name = RENAMED[name]
         result.append((name, value))

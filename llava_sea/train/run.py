@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from transformers import LlavaForConditionalGeneration, Trainer
 from transformers.utils import logging as hf_logging
 
+from llava_sea.data.words import WordTokens
 from llava_sea.errors import UserError
-from llava_sea.files import sha256_file
+from llava_sea.files import sha256_file, write_atomically
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import (
@@ -47,14 +49,22 @@ IDENTITY_FLAGS = (
     "bf16",
     "fp16",
     "model_max_length",
+    "mm_projector_lr",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_kwargs",
+    "dataloader_drop_last",
+    "average_tokens_across_devices",
 )
 
 
 def set_up_logging() -> None:
-    """Log plainly to stdout from rank 0, warnings from all."""
+    """Log plainly to stdout, from rank 0: the others have nothing else to say but errors."""
     rank = os.environ.get("RANK", "0")
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING, force=True)
-    logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.WARNING)
+    logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.ERROR)
     hf_logging.set_verbosity_warning()
     hf_logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
@@ -96,6 +106,8 @@ def identity(
             values["sea_labels_sha256"] = sha256_file(manifest)
     for name in IDENTITY_FLAGS:
         values[name] = getattr(args, name)
+    engine = getattr(args, "hf_deepspeed_config", None)
+    values["zero_stage"] = engine.get_value("zero_optimization.stage") if engine else None
     return {name: str(value) for name, value in values.items()}
 
 
@@ -122,6 +134,12 @@ def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | Non
         path = Path(wanted)
         if not path.is_dir():
             raise UserError(f"--resume_from_checkpoint {path}: no such folder")
+        if path.resolve().parent != output_dir.resolve():
+            raise UserError(
+                f"--resume_from_checkpoint {path}: not a checkpoint of --output_dir {output_dir}. "
+                "A run goes on in its own folder; to start from another one's weights pass its "
+                "mm_projector.bin as --pretrain_mm_mlp_adapter"
+            )
     verify(path)
     logger.info("going on from %s", path)
     return str(path)
@@ -178,9 +196,53 @@ def save_initial_projector(trainer: Trainer, output_dir: Path) -> None:
     stage1 = trainer.model
     assert isinstance(stage1, Stage1Model)
     state = projector_state(stage1.projector)
-    path = output_dir / INITIAL_PROJECTOR
-    if trainer.args.process_index == 0 and not path.exists():
-        save_projector(path, state)
+    if trainer.args.process_index == 0:
+        save_projector(output_dir / INITIAL_PROJECTOR, state)
+
+
+def is_finished(checkpoint: str) -> bool:
+    """Say whether a checkpoint is its run's last: Trainer would go one past --max_steps."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    return int(state["global_step"]) >= int(state["max_steps"])
+
+
+def finish_from(checkpoint: Path, output_dir: Path) -> None:
+    """Put a last checkpoint's results into the output folder, if the run could not any more."""
+    for name in ("config.json", "alignment_head.safetensors", "trainer_state.json"):
+        if (checkpoint / name).exists() and not (output_dir / name).exists():
+            shutil.copyfile(checkpoint / name, output_dir / name)
+    if not (output_dir / "mm_projector.bin").exists():
+        write_atomically(
+            output_dir / "mm_projector.bin", (checkpoint / "mm_projector.bin").read_bytes()
+        )
+    logger.info("%s: this run has finished; nothing is left to train", output_dir)
+    print(summary(output_dir))
+
+
+def weights_dtype(args: TrainingArguments) -> torch.dtype:
+    """Return what the flags make the weights: bfloat16, float16 or float32."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
+def check_size(num_records: int, args: TrainingArguments) -> None:
+    """Refuse data of which --dataloader_drop_last leaves nothing."""
+    whole = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and num_records < whole:
+        raise UserError(
+            f"--data_path: {num_records} records are fewer than a batch over all devices ({whole}),"
+            " and --dataloader_drop_last True leaves none; drop the flag or lower the batch size"
+        )
+
+
+def log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> None:
+    """Say what of the labels cannot be used."""
+    if num_without_labels:
+        logger.warning("%d records have pictures without labels", num_without_labels)
+    if words is not None and words.num_dropped:
+        logger.warning(
+            "%d words of the list have more than 16 tokens or unknown ones and can be no target",
+            words.num_dropped,
+        )
 
 
 def summary(output_dir: Path) -> str:

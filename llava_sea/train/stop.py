@@ -126,10 +126,12 @@ def _launchers() -> list[psutil.Process]:
     found = []
     for parent in psutil.Process().parents():
         try:
-            command = " ".join(parent.cmdline())
+            command, name = " ".join(parent.cmdline()), parent.name()
         except psutil.Error:
             break
-        if not any(name in command for name in known) or "bash" in command.split(" ")[0]:
+        # A shell that names deepspeed on its command line may well end before the run does.
+        is_python = name.startswith(("python", "deepspeed", "torchrun"))
+        if not is_python or not any(launcher in command for launcher in known):
             break
         found.append(parent)
     return found

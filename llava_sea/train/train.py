@@ -23,13 +23,19 @@ from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
-from llava_sea.data.records import load_records
+from llava_sea.data.records import Record, load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError, run_command
-from llava_sea.model.builder import build_llava, load_tokenizer
+from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import run
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
 from llava_sea.train.labels import open_labels
@@ -58,28 +64,75 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
             "--tune_mm_mlp_adapter True is missing: this version trains stage 1, the projector"
         )
     transformers.set_seed(args.seed)
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    attention = args.attention or (pick_attention(dtype) if pick_attention else None)
-    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
-
     # Whatever can be refused is refused before anything large is loaded.
     output_dir = Path(args.output_dir or ".")
     records = load_records(data_args.data_path)
-    tower_path = str(model_args.vision_tower)
-    transform = ImageTransform.from_pretrained(tower_path, data_args.image_aspect_ratio)
-    if args.process_index == 0:
-        claim_output_dir(output_dir, run.identity(model_args, data_args, sea, args))
-    resume_from = run.find_checkpoint(output_dir, args.resume_from_checkpoint)
-
-    # The model: a stock Llava, its projector trainable, the alignment head beside it.
-    tokenizer = load_tokenizer(
-        model_args.model_name_or_path,
-        model_max_length=args.model_max_length,
-        cache_dir=args.cache_dir,
+    transform = ImageTransform.from_pretrained(
+        str(model_args.vision_tower), data_args.image_aspect_ratio
     )
+    identity = run.identity(model_args, data_args, sea, args)
+    claim_output_dir(output_dir, identity, write=args.process_index == 0)
+    resume_from = run.find_checkpoint(output_dir, args.resume_from_checkpoint)
+    if resume_from and run.is_finished(resume_from):
+        if args.process_index == 0:
+            run.finish_from(Path(resume_from), output_dir)
+        return
+
+    model = build_model(model_args, sea, args, pick_attention)
+    reading, dataset, collator = build_data(
+        records, transform, model, model_args, data_args, sea, args
+    )
+    measure = build_measurements(sea, data_args, args, reading)
+
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
+    trainer = LLaVATrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[MetricsFile(), ProgressLine(), *([measure] if measure else [])],
+        sea=sea,
+        stage1_config=run.stage1_config(model.llava, model_args, data_args, args),
+    )
+    for default in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(default)
+    if measure:
+        measure.trainer = trainer
+    if resume_from is None:
+        run.save_initial_projector(trainer, output_dir)
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    finally:
+        stop.close()
+    if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
+        logger.warning("stopped after step %d; start again to go on", trainer.state.global_step)
+        sys.exit(EXIT_STATUS)
+
+    # What came out: LLaVA's files, and the numbers before and after.
+    trainer.save_state()
+    trainer.save_model(args.output_dir)
+    if trainer.is_world_process_zero():
+        print(run.summary(output_dir))
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def build_model(
+    model_args: ModelArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+    pick_attention: Callable[[torch.dtype], str] | None,
+) -> Stage1Model:
+    """Build a stock Llava, its projector trainable, and the alignment head beside it."""
+    dtype = run.weights_dtype(args)
+    attention = args.attention or (pick_attention(dtype) if pick_attention else None)
+    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
     llava = build_llava(
         model_args.model_name_or_path,
-        tower_path,
+        str(model_args.vision_tower),
         dtype=dtype,
         attention=attention,
         select_layer=model_args.mm_vision_select_layer,
@@ -92,17 +145,41 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
     if not args.deepspeed:
         model.trainable_to_float32()
     run.log_trainable(model)
+    return model
 
-    # The data: captions and pictures, and with SEA their labels.
+
+def build_data(
+    records: list[Record],
+    transform: ImageTransform,
+    model: Stage1Model,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
+    """Build captions and pictures, with SEA their labels; also how records become tensors."""
+    config = model.llava.config
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path,
+        model_max_length=args.model_max_length,
+        cache_dir=args.cache_dir,
+    )
     reading: dict[str, Any] = {
         "transform": transform,
         "template": get_template(model_args.version),
         "tokenizer": tokenizer,
-        "image_tokens": llava.config.image_seq_length,
+        "image_tokens": config.image_seq_length,
         "model_max_length": args.model_max_length,
     }
-    grid = patch_grid(llava.config.vision_config)
-    store = open_labels(sea, llava.model.vision_tower, transform, grid) if sea.enabled else None
+    store, words, grid = None, None, patch_grid(config.vision_config)
+    if sea.enabled:
+        # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
+        rounded = run.weights_dtype(args) == torch.float16
+        tower = (
+            load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
+        )
+        store = open_labels(sea, tower, transform, grid)
+        words = tokenize_words(store.words(), tokenizer)
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,
@@ -115,43 +192,13 @@ def train(pick_attention: Callable[[torch.dtype], str] | None = None) -> None:
     collator = Collator(
         padding_id(tokenizer),
         transform.resolution,
-        image_tokens=llava.config.image_seq_length,
+        image_tokens=config.image_seq_length,
         pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,
-        words=tokenize_words(store.words(), tokenizer) if store is not None else None,
+        words=words,
     )
-
-    # The training.
-    measure = build_measurements(sea, data_args, args, reading)
-    stop = StopOnSignal()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
-    trainer = LLaVATrainer(
-        model=model,
-        args=args,
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[stop, MetricsFile(), ProgressLine(), *([measure] if measure else [])],
-        sea=sea,
-        stage1_config=run.stage1_config(llava, model_args, data_args, args),
-    )
-    for default in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(default)
-    if measure:
-        measure.trainer = trainer
-    run.save_initial_projector(trainer, output_dir)
-    trainer.train(resume_from_checkpoint=resume_from)
-    stop.close()
-    if stop.stopped:
-        logger.warning("stopped after step %d; start again to go on", trainer.state.global_step)
-        sys.exit(EXIT_STATUS)
-
-    # What came out: LLaVA's files, and the numbers before and after.
-    trainer.save_state()
-    trainer.save_model(args.output_dir)
-    if trainer.is_world_process_zero():
-        print(run.summary(output_dir))
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    run.check_size(len(dataset), args)
+    run.log_losses_of_labels(dataset.num_without_labels, words)
+    return reading, dataset, collator
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ class LLaVATrainer(Trainer):
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay is for matrices; the temperature has none."""
-        return [n for n in super().get_decay_parameter_names(model) if n != "head.log_scale"]
+        return [n for n in super().get_decay_parameter_names(model) if n != "head.log_scale_delta"]
 
     # --- log ----------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class LLaVATrainer(Trainer):
         load_projector(self.stage1.projector, resume_from_checkpoint)
         if self.stage1.head is not None:
             head = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEAD_FILE)
-            self.stage1.head.load_state_dict(head)
+            self.stage1.load_head_state(head)
 
     def _barrier(self) -> None:
         if self.args.world_size > 1:

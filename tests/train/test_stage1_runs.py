@@ -77,7 +77,7 @@ def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
     }
     assert moved == {
         *(f"llava.model.multi_modal_projector.linear_{n}.{k}" for n in (1, 2) for k in WB),
-        "head.log_scale",
+        "head.log_scale_delta",
     }
 
 
@@ -245,3 +245,89 @@ def test_a_damaged_projector_is_refused(train_here, tmp_path):
     torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(UserError, match=r"Missing: \['0.bias'"):
         train_here("run", pretrain_mm_mlp_adapter=path)
+
+
+def test_a_bad_record_met_by_a_data_worker_ends_the_run(run_stage1, stage1_flags, tiny, tmp_path):
+    records = json.loads(tiny.data.read_text())
+    records[7]["conversations"][0]["value"] = "<image> and <image>"
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps(records))
+    output = run_stage1(
+        stage1_flags(tmp_path / "run", data_path=data, dataloader_num_workers=1), expect=2
+    )
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert "rec-7" in line and "Traceback" not in output
+
+
+def test_a_finished_run_is_left_as_it_is(train_here, capsys):
+    output_dir = train_here("run", max_steps=3, save_steps=2)
+    before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
+    assert train_here("run", max_steps=3, save_steps=2) == output_dir
+    after = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
+    changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
+    assert not changed
+    # a run that was ended right after its last checkpoint gets its results now
+    (output_dir / "mm_projector.bin").unlink()
+    train_here("run", max_steps=3, save_steps=2)
+    assert (output_dir / "mm_projector.bin").read_bytes() == before[output_dir / "mm_projector.bin"]
+
+
+def test_results_without_checkpoints_are_not_overwritten(train_here):
+    output_dir = train_here("run", max_steps=2, save_strategy="no")
+    before = (output_dir / "mm_projector.bin").read_bytes()
+    with pytest.raises(UserError, match="results of another run"):
+        train_here("run", max_steps=2, save_strategy="no", seed=7)
+    (output_dir / "run.json").unlink()
+    with pytest.raises(UserError, match="weights of something else"):
+        train_here("run", max_steps=2, save_strategy="no")
+    assert (output_dir / "mm_projector.bin").read_bytes() == before
+
+
+def test_another_folders_checkpoint_is_no_checkpoint_of_this_run(train_here):
+    first = train_here("first", max_steps=2)
+    with pytest.raises(UserError, match="not a checkpoint of --output_dir"):
+        train_here("second", max_steps=2, resume_from_checkpoint=first / "checkpoint-2")
+
+
+def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
+    from llava_sea.train import run
+    from llava_sea.train import train as module
+
+    # float16 kernels are missing on some CPUs: build the model, check the labels, go no further
+    seen = []
+    monkeypatch.setattr(run, "weights_dtype", lambda args: torch.float16)
+    monkeypatch.setattr(module, "build_measurements", lambda *a: seen.append(a) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_here("run")
+    assert seen
+
+
+def test_the_temperature_moves_under_bfloat16(train_here, read_metrics):
+    output_dir = train_here("run", bf16=True, use_cpu=True, sea_log_scale_init=2.659)
+    rows = read_metrics(output_dir)
+    taus = [rows[n]["temperature"] for n in range(1, 7)]
+    assert len(set(taus)) == 6
+
+
+def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
+    import shutil
+
+    for harm in ("ids", "index", "manifest"):
+        folder = tmp_path / f"labels {harm}"
+        shutil.copytree(tiny_labels, folder)
+        if harm == "ids":
+            (folder / "shard-00000.ids.npy").unlink()
+        elif harm == "index":
+            data = (folder / "index.npy").read_bytes()
+            (folder / "index.npy").write_bytes(data[: len(data) // 2])
+        else:
+            (folder / "manifest.json").write_text('{"format": "llava_sea labels 1"}')
+        with pytest.raises(UserError, match="damaged"):
+            train_here(harm, sea_labels=folder)
+
+
+def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"words_sets": [["a"]], "images": {}, "objects": {}}))
+    with pytest.raises(UserError, match=r"sea_eval_truth.*000\.jpg"):
+        train_here("run", sea_eval_truth=truth)
