@@ -84,6 +84,7 @@ def test_two_ranks_with_global_negatives_equal_one(
     same_weights(one, two, atol=1e-4)
 
 
+@SLOW
 def test_bfloat16_under_deepspeed(run_stage1, stage1_flags, read_metrics, tmp_path):
     shared = {"per_device_train_batch_size": 4, "save_steps": 5, "max_steps": 5}
     low, exact = tmp_path / "low", tmp_path / "exact"
