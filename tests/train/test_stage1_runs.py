@@ -331,3 +331,28 @@ def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
     truth.write_text(json.dumps({"words_sets": [["a"]], "images": {}, "objects": {}}))
     with pytest.raises(UserError, match=r"sea_eval_truth.*000\.jpg"):
         train_here("run", sea_eval_truth=truth)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):
+    import errno
+
+    from llava_sea.train import checkpoint, trainer
+
+    real = trainer.save_projector
+
+    def full(path, state):
+        if path.parent.name == "checkpoint-4":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, state)
+
+    monkeypatch.setattr(trainer, "save_projector", full)
+    with pytest.raises(UserError, match=r"checkpoint-4: saving failed.*No space left"):
+        train_here("run", save_steps=2, save_total_limit=1)
+    (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
+    assert former.name == "checkpoint-2"
+    checkpoint.verify(former)
+    monkeypatch.setattr(trainer, "save_projector", real)
+    resumed = weights(train_here("run", save_steps=2, save_total_limit=1))
+    unbroken = weights(train_here("unbroken", save_steps=2, save_total_limit=1))
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=0, rtol=0)
