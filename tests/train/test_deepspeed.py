@@ -141,14 +141,19 @@ def test_killed_and_resumed_equals_unbroken(
 
 
 @pytest.mark.parametrize(
-    "target",
-    [pytest.param("rank", marks=SLOW), pytest.param("group", marks=SLOW), "command"],
+    ("target", "config"),
+    [
+        pytest.param("rank", "zero2", marks=SLOW),
+        pytest.param("rank", "zero3", marks=SLOW),
+        pytest.param("group", "zero2", marks=SLOW),
+        ("command", "zero2"),
+    ],
 )
 def test_sigterm_saves_a_checkpoint_and_leaves_nobody(
-    launch, run_stage1, stage1_flags, read_metrics, tmp_path, target
+    launch, stage1_flags, tmp_path, target, config
 ):
     flags = stage1_flags(tmp_path / "run", **LONG | {"max_steps": 4000, "save_steps": 4000})
-    process = launch(flags, 2, start_new_session=True)
+    process = launch(flags, 2, config, start_new_session=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
     everyone = family(process)
