@@ -179,7 +179,7 @@ def compute_losses(
         model_args.model_name_or_path,
         str(model_args.vision_tower),
         dtype=dtype,
-        attention=args.attention,
+        attention=args.attn_implementation,
         select_layer=model_args.mm_vision_select_layer,
         projector_path=model_args.pretrain_mm_mlp_adapter,
         seed=args.seed,

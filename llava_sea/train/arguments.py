@@ -175,9 +175,9 @@ class TrainingArguments(transformers.TrainingArguments):
         default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
     )
     bits: int = field(default=16, metadata={"help": "16; quantisation is for LoRA in stage 2."})
-    attention: str | None = field(
+    attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "transformers' attn_implementation; train_mem.py picks the fastest."},
+        metadata={"help": "Attention, as transformers names it; train_mem.py picks the fastest."},
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from torch import nn
 
@@ -68,7 +67,7 @@ def open_labels(
     for flag, value in PRESETS.get(sea.sea_preset or "", {}).items():
         field = flag.removeprefix("sea_")
         found = store.manifest[field]
-        if value != "auto" and str(found) != str(value) and found != _number(value):
+        if value != "auto" and str(found) != str(value):
             raise UserError(
                 f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
             )
@@ -81,10 +80,3 @@ def open_labels(
         store.directory,
     )
     return store
-
-
-def _number(value: Any) -> int | None:
-    try:
-        return int(value)
-    except ValueError:
-        return None

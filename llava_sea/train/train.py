@@ -128,7 +128,7 @@ def build_model(
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
     dtype = run.weights_dtype(args)
-    attention = args.attention or (pick_attention(dtype) if pick_attention else None)
+    attention = args.attn_implementation or (pick_attention(dtype) if pick_attention else None)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
     llava = build_llava(
         model_args.model_name_or_path,

@@ -118,8 +118,10 @@ class LLaVATrainer(Trainer):
         """As Trainer, the projector with its own rate where there is --mm_projector_lr."""
         optimizer = super().create_optimizer(model)
         rate: float | None = getattr(self.args, "mm_projector_lr", None)
+        if rate is None:
+            return optimizer
         projector = {id(p) for p in self.stage1.projector.parameters()}
-        for group in list(optimizer.param_groups) if rate is not None else ():
+        for group in list(optimizer.param_groups):
             own = [p for p in group["params"] if id(p) in projector]
             group["params"] = [p for p in group["params"] if id(p) not in projector]
             if own:
