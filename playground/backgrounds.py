@@ -47,6 +47,20 @@ def _flakes(x: Floats, y: Floats, noise: Floats) -> Floats:
     return np.where(noise > 1.3, 0.8, 0.0) + 0.4 * np.sin(0.4 * (x + 0.7 * y)) + 0.05 * noise
 
 
+def _weave(x: Floats, y: Floats, noise: Floats) -> Floats:
+    over = np.mod(np.floor(x / 3) + np.floor(y / 3), 2) == 0
+    return np.where(over, np.sin(2.1 * x), np.sin(2.1 * y)) + 0.2 * noise
+
+
+def _pebbles(x: Floats, y: Floats, noise: Floats) -> Floats:
+    down, across = np.mod(y, 4) - 1.5, np.mod(x + 2 * np.mod(np.floor(y / 4), 2), 4) - 1.5
+    return np.where(np.hypot(across, down) < 1.7, 0.7, -1.3) + 0.4 * noise
+
+
+def _clouds(x: Floats, y: Floats, noise: Floats) -> Floats:
+    return 1.2 * np.sin(0.13 * x + np.sin(0.21 * y)) * np.sin(0.17 * y + 0.11 * x) + 0.05 * noise
+
+
 PAINTERS: dict[str, tuple[Callable[[Floats, Floats, Floats], Floats], tuple[int, int, int]]] = {
     "blades": (_blades, (88, 118, 72)),
     "grains": (_grains, (205, 185, 145)),
@@ -54,6 +68,9 @@ PAINTERS: dict[str, tuple[Callable[[Floats, Floats, Floats], Floats], tuple[int,
     "planks": (_planks, (140, 105, 75)),
     "courses": (_courses, (150, 95, 80)),
     "flakes": (_flakes, (215, 222, 232)),
+    "weave": (_weave, (125, 90, 120)),
+    "pebbles": (_pebbles, (140, 140, 142)),
+    "clouds": (_clouds, (150, 185, 225)),
 }
 """Painter and muted colour by name."""
 

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from playground.scene import Scene, Thing
-from playground.vocabulary import BACKGROUND_BY_NAME
+from playground.vocabulary import BACKGROUND_BY_NAME, SIGN_NOUNS
 
 SYNONYM_SHARE = 0.3
 """How often a name other than the first is used."""
@@ -61,10 +61,13 @@ class Claims:
 
     mentions: tuple[Mention, ...] = ()
     background: str | None = None
+    sign: str | None = None
 
     def are_true_of(self, scene: Scene) -> bool:
-        """Whether every mention fits some thing of the scene and the background agrees."""
-        return self.background in (None, scene.background) and all(
+        """Whether every mention fits some thing of the scene, and background and sign agree."""
+        written = scene.sign.word if scene.sign else None
+        agree = self.background in (None, scene.background) and self.sign in (None, written)
+        return agree and all(
             any(mention.is_true_of(thing) for thing in scene.things) for mention in self.mentions
         )
 
@@ -143,6 +146,13 @@ def place_of(rng: random.Random, background: str) -> str:
     return rng.choice(row.places).format(pick_name(rng, row.nouns))
 
 
+def sign_phrase(rng: random.Random, word: str) -> str:
+    """Name a sign by the word on it, without an article ("sign that says stop")."""
+    noun = pick_name(rng, SIGN_NOUNS)
+    pattern = rng.choice(("{noun} that says {word}", "{word} {noun}", "{noun} with the word {word}"))
+    return pattern.format(noun=noun, word=word)
+
+
 class _Writer:
     """Writes one caption: names groups of things and notes each claim that it makes."""
 
@@ -198,6 +208,9 @@ def write_caption(
     place = place_of(rng, scene.background) if background else ""
     pattern = rng.random()
     listed = writer.join(groups)
+    sign = scene.sign.word if scene.sign and rng.random() < keep else None
+    if sign:
+        listed += rng.choice((" and ", " with ", " beside ")) + with_article(sign_phrase(rng, sign))
     if pattern < 0.4:
         text = f"{listed} {place}"
     elif pattern < 0.65:
@@ -213,4 +226,4 @@ def write_caption(
     text = text.strip()
     if rng.random() < 0.08:
         text += rng.choice(ENDINGS)
-    return Caption(text, Claims(tuple(writer.mentions), background))
+    return Caption(text, Claims(tuple(writer.mentions), background, sign))

@@ -54,6 +54,7 @@ WORLD_FILES = (
     "render.py",
     "scene.py",
     "shapes.py",
+    "signs.py",
     "truth.py",
     "vocabulary.py",
     "world.py",

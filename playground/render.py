@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from playground.backgrounds import paint_background
 from playground.scene import Scene, Thing
 from playground.shapes import draw_shape
+from playground.signs import draw_board
 from playground.world import GRID, OBJECT_COVERAGE, PATCH_SIDE, PICTURE_SIDE
 
-BACKGROUND = -1
-"""The owner of pixels and patches that no thing owns."""
+BACKGROUND, SIGN = -1, -2
+"""The owners of pixels and patches that no thing owns."""
 
 DARK_SHADE = 0.42
 """The dark shade is this share of a colour."""
@@ -33,6 +34,15 @@ def _shape_of(thing: Thing) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
 def _box(thing: Thing) -> tuple[slice, slice]:
     side = thing.size_row.side
     return slice(thing.y, thing.y + side), slice(thing.x, thing.x + side)
+
+
+def _board(scene: Scene) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
+    if scene.sign is None:
+        return None
+    board_HWC = draw_board(scene.sign.word)
+    height, width, _ = board_HWC.shape
+    x, y = scene.sign.x, scene.sign.y
+    return (slice(y, y + height), slice(x, x + width)), board_HWC
 
 
 def render_scene(scene: Scene) -> NDArray[np.uint8]:
@@ -52,27 +62,31 @@ def render_scene(scene: Scene) -> NDArray[np.uint8]:
         colour_SSC = dark_C * low_SS1 + light_C * high_SS1 + base_C * (1 - low_SS1 - high_SS1)
         colour_SSC = colour_SSC * rng.uniform(0.9, 1.08)
         picture_HHC[_box(thing)][mask_SS] = colour_SSC[mask_SS]
+    if board := _board(scene):
+        picture_HHC[board[0]] = board[1]
     picture_HHC += rng.standard_normal(picture_HHC.shape, dtype=np.float32) * 3.0
     return np.clip(np.rint(picture_HHC), 0, 255).astype(np.uint8)
 
 
 def pixel_owners(scene: Scene) -> NDArray[np.int8]:
-    """Return ``owner_HH``: the index of the thing at each pixel, or `BACKGROUND`."""
+    """Return ``owner_HH``: the index of the thing at each pixel, `SIGN` or `BACKGROUND`."""
     owner_HH = np.full((PICTURE_SIDE, PICTURE_SIDE), BACKGROUND, dtype=np.int8)
     for index, thing in enumerate(scene.things):
         owner_HH[_box(thing)][_shape_of(thing)[0]] = index
+    if board := _board(scene):
+        owner_HH[board[0]] = SIGN
     return owner_HH
 
 
 def patch_owners(scene: Scene) -> NDArray[np.int8]:
-    """Return ``owner_RK``: the thing that covers at least `OBJECT_COVERAGE` of each patch.
+    """Return ``owner_RK``: what covers at least `OBJECT_COVERAGE` of each patch.
 
-    Patches that no thing covers that far belong to `BACKGROUND`.
+    Patches that neither a thing nor the sign covers that far belong to `BACKGROUND`.
     """
     rows, columns = GRID
     owner_HH = pixel_owners(scene)
     owner_RK = np.full(GRID, BACKGROUND, dtype=np.int8)
-    for index in range(len(scene.things)):
+    for index in (SIGN, *range(len(scene.things))):
         blocks = (owner_HH == index).reshape(rows, PATCH_SIDE, columns, PATCH_SIDE)
         owner_RK[blocks.mean(axis=(1, 3)) >= OBJECT_COVERAGE] = index
     return owner_RK

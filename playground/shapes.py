@@ -75,6 +75,39 @@ def _shirt(x: Floats, y: Floats) -> Mask:
     return (np.abs(x) <= 0.7) & (y >= -0.95) | (np.abs(y + 0.5) <= 0.45)
 
 
+def _car(x: Floats, y: Floats) -> Mask:
+    cabin = (np.abs(x) <= 0.55) & (y >= -0.8) & (y < 0.0)
+    return cabin | ((y >= -0.1) & (y <= 0.8))
+
+
+def _boat(x: Floats, y: Floats) -> Mask:
+    hull = (y >= 0.05) & (np.abs(x) <= 1.15 - 0.5 * y)
+    return hull | ((y < 0.1) & (np.abs(x + 0.1) <= (y + 1.05) * 0.75))
+
+
+def _hat(x: Floats, y: Floats) -> Mask:
+    return ((y >= 0.35) & (y <= 0.9)) | ((np.abs(x) <= 0.68) & (y >= -0.85) & (y < 0.5))
+
+
+def _lamp(x: Floats, y: Floats) -> Mask:
+    shade = (y <= 0.3) & (np.abs(x) <= 0.5 + (y + 1) * 0.36)
+    return shade | (np.abs(x) <= 0.22) | ((y >= 0.7) & (np.abs(x) <= 0.6))
+
+
+def _butterfly(x: Floats, y: Floats) -> Mask:
+    upper = np.hypot(np.abs(x) - 0.5, y + 0.42) <= 0.58
+    return upper | (np.hypot(np.abs(x) - 0.42, y - 0.48) <= 0.5) | (np.abs(x) <= 0.14)
+
+
+def _umbrella(x: Floats, y: Floats) -> Mask:
+    canopy = (np.hypot(x, (y - 0.25) / 1.1) <= 1.05) & (y <= 0.25)
+    return canopy | ((np.abs(x) <= 0.14) & (y > 0))
+
+
+def _octagon(x: Floats, y: Floats) -> Mask:
+    return (np.abs(x) + np.abs(y) <= 1.42) & (np.maximum(np.abs(x), np.abs(y)) <= 0.98)
+
+
 SILHOUETTES: dict[str, Callable[[Floats, Floats], Mask]] = {
     "disc": _disc,
     "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.95,
@@ -92,6 +125,14 @@ SILHOUETTES: dict[str, Callable[[Floats, Floats], Mask]] = {
     "star": _star,
     "tree": _tree,
     "shirt": _shirt,
+    "car": _car,
+    "boat": _boat,
+    "hat": _hat,
+    "drum": lambda x, y: np.abs(x) <= 0.92 - 0.14 * (1 - np.abs(y)),
+    "lamp": _lamp,
+    "butterfly": _butterfly,
+    "umbrella": _umbrella,
+    "octagon": _octagon,
 }
 
 
@@ -149,6 +190,37 @@ def _plaid(x: Floats, y: Floats, side: int) -> Floats:
     return tones.astype(np.float32)
 
 
+def _frames(x: Floats, y: Floats, side: int) -> Floats:
+    edge = np.maximum(*_from_middle(x, y))
+    return np.where(edge > 3, LIGHT, np.where(edge > 2, DARK, 0.6)).astype(np.float32)
+
+
+def _shelves(x: Floats, y: Floats, side: int) -> Floats:
+    down = np.mod(y, 8)
+    return np.where(down < 3, LIGHT, np.where(down < 5, BASE, 0.1)).astype(np.float32)
+
+
+def _hooks(x: Floats, y: Floats, side: int) -> Floats:
+    u, v = np.mod(x, 8), np.mod(y, 8)
+    return _two(((u < 2) & (v < 7)) | ((u < 6) & (v >= 5) & (v < 7)), 0.8)
+
+
+def _diamonds(x: Floats, y: Floats, side: int) -> Floats:
+    u, v = _from_middle(x, y)
+    return np.where(u + v < 3.2, LIGHT, 0.3).astype(np.float32)
+
+
+def _pips(x: Floats, y: Floats, side: int) -> Floats:
+    u, v = np.mod(x, 8), np.mod(y, 8)
+    first = (np.abs(u - 1.5) < 1.2) & (np.abs(v - 1.5) < 1.2)
+    return _two(first | ((np.abs(u - 5.5) < 1.2) & (np.abs(v - 5.5) < 1.2)), 0.75)
+
+
+def _tees(x: Floats, y: Floats, side: int) -> Floats:
+    u, v = np.mod(x, 8), np.mod(y, 8)
+    return _two(((u < 7) & (v < 2)) | ((u >= 2) & (u < 5) & (v < 7)), 0.9)
+
+
 TEXTURES: dict[str, Callable[[Floats, Floats, int], Floats]] = {
     "plain": _plain,
     "crosses": _crosses,
@@ -166,6 +238,14 @@ TEXTURES: dict[str, Callable[[Floats, Floats, int], Floats]] = {
     "rays": _rays,
     "triangles": _triangles,
     "plaid": _plaid,
+    "frames": _frames,
+    "shelves": _shelves,
+    "gingham": lambda x, y, side: _two(np.mod(np.floor(x / 2) + np.floor(y / 2), 2) == 0),
+    "hooks": _hooks,
+    "diamonds": _diamonds,
+    "pips": _pips,
+    "backslanted": lambda x, y, side: _two(np.mod(x - y, 4) < 2),
+    "tees": _tees,
 }
 """Tones of pixels by name; all but "plain" repeat every 4 or 8 pixels."""
 

@@ -1,4 +1,4 @@
-"""The tables of the world: kinds of things, colours, sizes, backgrounds and how people name them.
+"""The tables of the world: kinds, colours, sizes, backgrounds, signs and how people name them.
 
 The world grows by rows: a kind is a name, a silhouette and a texture (`playground.shapes`), a
 background is a name and a painter (`playground.backgrounds`). The first name of a row is the one
@@ -86,6 +86,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(("star",), ("stars",), "star", "rays"),
     Kind(("tree", "fir"), ("trees", "firs"), "tree", "triangles"),
     Kind(("shirt", "t-shirt"), ("shirts", "t-shirts"), "shirt", "plaid"),
+    Kind(("car", "automobile"), ("cars", "automobiles"), "car", "frames"),
+    Kind(("boat", "ship"), ("boats", "ships"), "boat", "shelves"),
+    Kind(("hat", "cap"), ("hats", "caps"), "hat", "gingham"),
+    Kind(("drum",), ("drums",), "drum", "hooks"),
+    Kind(("lamp", "lantern"), ("lamps", "lanterns"), "lamp", "diamonds"),
+    Kind(("butterfly",), ("butterflies",), "butterfly", "pips"),
+    Kind(("umbrella", "parasol"), ("umbrellas", "parasols"), "umbrella", "backslanted"),
+    Kind(("clock", "watch"), ("clocks", "watches"), "octagon", "tees"),
 )
 
 COLOURS: tuple[Colour, ...] = (
@@ -97,11 +105,14 @@ COLOURS: tuple[Colour, ...] = (
     Colour(("purple", "violet"), (130, 40, 175)),
     Colour(("pink",), (250, 130, 190)),
     Colour(("white", "ivory"), (225, 225, 220)),
+    Colour(("black",), (52, 52, 58)),
+    Colour(("brown", "chocolate"), (125, 75, 35)),
 )
 
 SIZES: tuple[Size, ...] = (
-    Size(("small", "little", "tiny"), 18),
-    Size(("large", "big", "huge"), 26),
+    Size(("small", "little", "tiny"), 16),
+    Size(("large", "big"), 24),
+    Size(("huge", "giant"), 56),
 )
 
 BACKGROUNDS: tuple[Background, ...] = (
@@ -141,7 +152,31 @@ BACKGROUNDS: tuple[Background, ...] = (
         "flakes",
         ("snow", "snowy ground", "fresh snow", "snowy", "fresh", "ground"),
     ),
+    Background(
+        ("carpet", "rug", "woven carpet"),
+        ("on the {}", "lying on the {}", "on top of the {}"),
+        "weave",
+        ("carpet", "rug", "woven carpet", "woven"),
+    ),
+    Background(
+        ("gravel", "pebbles", "gravel path"),
+        ("on the {}", "standing on {}", "lying on the {}"),
+        "pebbles",
+        ("gravel", "pebbles", "gravel path", "path"),
+    ),
+    Background(
+        ("sky", "clouds", "cloudy sky"),
+        ("in the {}", "against the {}", "in front of the {}"),
+        "clouds",
+        ("sky", "clouds", "cloudy sky", "cloudy"),
+    ),
 )
+
+SIGN_NOUNS = ("sign", "board")
+"""What the board that a word is written on is called."""
+
+SIGN_WORDS = ("stop", "exit", "open", "cafe", "sale", "taxi", "milk", "zoo", "bus", "hotel")
+"""Words that are written in pictures, in lower case, at most five letters."""
 
 KIND_BY_NAME = {kind.name: kind for kind in KINDS}
 COLOUR_BY_NAME = {colour.name: colour for colour in COLOURS}
