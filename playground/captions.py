@@ -40,16 +40,16 @@ NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 @dataclass(frozen=True)
 class Mention:
-    """What a caption says of a thing: its kind, and its colour and size or None."""
+    """What a caption says of a thing: its kind, colour and size, each or None."""
 
-    kind: str
+    kind: str | None
     colour: str | None = None
     size: str | None = None
 
     def is_true_of(self, thing: Thing) -> bool:
         """Whether the thing fits the mention."""
         return (
-            self.kind == thing.kind
+            self.kind in (None, thing.kind)
             and self.colour in (None, thing.colour)
             and self.size in (None, thing.size)
         )
@@ -166,7 +166,7 @@ class _Writer:
         alike_colour = all(thing.colour == first.colour for thing in group)
         alike_size = all(thing.size == first.size for thing in group)
         colour = alike_colour and self.rng.random() < 0.8 * self.details
-        size = alike_size and self.rng.random() < 0.3 * self.details
+        size = alike_size and self.rng.random() < 0.2 * self.details
         for _ in group:
             self.mentions.append(
                 Mention(first.kind, first.colour if colour else None, first.size if size else None)

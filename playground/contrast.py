@@ -3,8 +3,9 @@
 A batch is made of families: a scene with one thing or a full one, and its twins that differ from it
 in one attribute, the hard negatives. Early batches hold single things of all kinds and colours
 instead: as long as colour and background tell the pictures apart, kinds are not learned. A text is
-a full caption, a phrase ("red ball") or a named background. Since the world knows what each text
-claims, pairs off the diagonal that happen to be true are told apart and are no negatives.
+a full caption, a phrase ("red ball"), a named background or a sign. Since the world knows what each
+text claims, pairs off the diagonal that happen to be true are told apart and are no negatives. Some
+more texts fit no picture at all (`playground.distractors`).
 """
 
 # Shape letters: B pairs in a batch.
@@ -25,9 +26,11 @@ from playground.captions import (
     noun_phrase,
     pick_name,
     place_of,
+    sign_phrase,
     with_article,
     write_caption,
 )
+from playground.distractors import distractors
 from playground.render import render_scene
 from playground.scene import Scene, change_one, sample_scene
 from playground.vocabulary import COLOURS, KINDS
@@ -36,13 +39,24 @@ from playground.world import Split
 TWINS = 3
 """Hard negatives per scene."""
 
+COLOUR_SHARE = 0.15
+"""Share of short texts that name a colour alone."""
+
+DISTRACTORS = distractors()
+NUM_DISTRACTORS = 16
+"""Texts per batch that fit no picture."""
+
 
 @dataclass(frozen=True)
 class ContrastBatch:
-    """Pictures ``pixels_BHHC`` (uint8), their texts, and ``fits_BB``: text column true of row."""
+    """Pictures ``pixels_BHHC`` (uint8), their texts, texts that fit none, and which fit which.
+
+    ``fits_BB``: the column's text is true of the row's picture.
+    """
 
     pixels_BHHC: NDArray[np.uint8]
     texts: list[str]
+    wrong_texts: list[str]
     fits_BB: NDArray[np.bool_]
 
 
@@ -52,21 +66,30 @@ def write_short(rng: random.Random, scene: Scene, ground: float = 0.15) -> Capti
     Args:
         rng: source of all choices.
         scene: what to write about.
-        ground: share of texts that name the background alone.
+        ground: share of texts that name the background alone, if there is no sign; where there is
+            one, half as many name the sign alone and half the background.
     """
     opening = f"{rng.choice(OPENINGS)} " if rng.random() < 0.3 else ""
     choice = rng.random()
+    if scene.sign and choice < ground / 2:
+        word = scene.sign.word
+        phrase = word if rng.random() < 0.3 else sign_phrase(rng, word)
+        return Caption(f"{opening}{phrase}", Claims(sign=word))
     if choice < ground:
         noun = pick_name(rng, scene.background_row.nouns)
         return Caption(f"{opening}{noun}", Claims((), scene.background))
     thing = rng.choice(scene.things)
+    if choice < ground + COLOUR_SHARE:
+        name = pick_name(rng, thing.colour_row.names)
+        pattern = rng.choice(("{}", "{}", "something {}", "{} thing"))
+        return Caption(opening + pattern.format(name), Claims((Mention(None, thing.colour),)))
     colour = rng.random() < 0.65
-    size = rng.random() < 0.15
+    size = rng.random() < 0.08
     mention = Mention(thing.kind, thing.colour if colour else None, thing.size if size else None)
     phrase = noun_phrase(rng, [thing], colour=colour, size=size, opinion=0.0)
     if opening:
         phrase = with_article(phrase)
-    if choice < ground + 0.35:
+    if rng.random() < 0.3:
         text = f"{opening}{phrase} {place_of(rng, scene.background)}"
         return Caption(text, Claims((mention,), scene.background))
     return Caption(f"{opening}{phrase}", Claims((mention,)))
@@ -125,5 +148,6 @@ def draw_batch(
     return ContrastBatch(
         np.stack([render_scene(scene) for scene, _ in drawn]),
         [caption.text for _, caption in drawn],
+        rng.sample(DISTRACTORS, NUM_DISTRACTORS),
         np.array(fits, dtype=bool),
     )

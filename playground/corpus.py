@@ -7,9 +7,10 @@ import re
 from collections import Counter
 
 from playground.captions import OPINIONS, write_caption
+from playground.distractors import distractors
 from playground.scene import sample_scene
-from playground.truth import words_of_background, words_of_thing
-from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS, SIZES
+from playground.truth import words_of_background, words_of_sign, words_of_thing
+from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS, SIGN_WORDS, SIZES
 
 
 def sample_captions(count: int, seed: int) -> list[str]:
@@ -27,6 +28,8 @@ def all_words() -> list[str]:
                 words.update(words_of_thing(kind.name, colour.name, size.name))
     for background in BACKGROUNDS:
         words.update(words_of_background(background.name))
+    for word in SIGN_WORDS:
+        words.update(words_of_sign(word))
     return sorted(words)
 
 
@@ -35,7 +38,7 @@ RELATIONS = ("left", "right", "front", "top", "background")
 
 
 def caption_words(count: int = 5000, min_count: int = 5, seed: int = 0) -> list[str]:
-    """Return the words and phrases that occur in captions, with chatter among them, sorted.
+    """Return the words and phrases that occur in captions, chatter and distractors, sorted.
 
     Much like a word list mined from captions: most entries are true of some patch, some of none.
 
@@ -51,4 +54,4 @@ def caption_words(count: int = 5000, min_count: int = 5, seed: int = 0) -> list[
         spans = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, i + 4)]
         counts.update(known.intersection(spans))
     found = {word for word in known if counts[word] >= min_count}
-    return sorted(found | {*CHATTER, *RELATIONS, *OPINIONS})
+    return sorted(found | {*CHATTER, *RELATIONS, *OPINIONS, *distractors()})

@@ -19,10 +19,10 @@ from playground.world import GRID, OBJECT_COVERAGE, PATCH_SIDE, PICTURE_SIDE
 BACKGROUND, SIGN = -1, -2
 """The owners of pixels and patches that no thing owns."""
 
-DARK_SHADE = 0.42
+DARK_SHADE = 0.55
 """The dark shade is this share of a colour."""
 
-LIGHT_TINT = 0.5
+LIGHT_TINT = 0.4
 """The light shade goes this share of the way to white."""
 
 

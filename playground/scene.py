@@ -199,7 +199,7 @@ def change_one(rng: random.Random, scene: Scene) -> Scene:
     while True:
         index = rng.randrange(len(scene.things))
         thing = scene.things[index]
-        what = rng.choice(("kind", "kind", "kind", "colour", "background", "sign"))
+        what = rng.choice(("kind", "kind", "colour", "colour", "background", "sign"))
         background, sign = scene.background, scene.sign
         if what == "sign":
             if sign is None:

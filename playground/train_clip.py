@@ -34,6 +34,7 @@ from transformers import (
 
 from playground.contrast import draw_batch
 from playground.corpus import all_words, sample_captions
+from playground.distractors import distractors
 from playground.training import STATE_FOLDER, Schedule, fit
 from playground.world import PATCH_SIDE, PICTURE_SIDE
 
@@ -43,7 +44,7 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenAI CLIP's, so that the processor is one users know."""
 
-BATCH = 96
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,20 @@ class Lesson:
     """A part of the training: a schedule of its own and what its batches are like.
 
     The first `early` share of the steps is pairs of kind and colour alone, later `pairs` of the
-    batches are; `ground` is the share of short texts that name the background alone.
+    batches are; `ground` is the share of short texts that name the background (or sign) alone;
+    `patches` of the 64 patches of a picture are seen.
     """
 
     schedule: Schedule
     early: float
     pairs: float
     ground: float
+    patches: int
 
 
 LESSONS = (
-    Lesson(Schedule(steps=800, learning_rate=1.2e-3), early=0.3, pairs=0.25, ground=0.15),
-    Lesson(Schedule(steps=500, learning_rate=8e-4, warmup=20), early=0.0, pairs=0.1, ground=0.45),
+    Lesson(Schedule(steps=800, learning_rate=1.2e-3), early=0.3, pairs=0.25, ground=0.2, patches=32),
+    Lesson(Schedule(steps=500, learning_rate=8e-4, warmup=20), early=0.0, pairs=0.1, ground=0.45, patches=48),
 )
 """Kinds and colours first (backgrounds unnamed), then everything with the backgrounds named."""
 
@@ -71,7 +74,7 @@ LARGEST_LOGIT_SCALE = math.log(100.0)
 BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 900) -> CLIPTokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1400) -> CLIPTokenizer:
     """Train a CLIP tokenizer in which every word of the world is one token."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=EOS_TOKEN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -124,13 +127,13 @@ def make_processor() -> CLIPImageProcessorPil:
 
 
 def make_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    """The sizes of the model: about 0.6 M parameters."""
+    """The sizes of the model: about 0.9 M parameters."""
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert eos != 2, "EOS id 2 switches transformers to pooling at the largest id"
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
-        intermediate_size=192,
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=77,
@@ -140,8 +143,8 @@ def make_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
         pad_token_id=eos,
     )
     vision = CLIPVisionConfig(
-        hidden_size=112,
-        intermediate_size=224,
+        hidden_size=128,
+        intermediate_size=512,
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=PICTURE_SIDE,
@@ -158,13 +161,50 @@ def normalise_pixels(pixels_BHHC: NDArray[np.uint8]) -> torch.Tensor:
     return (pixels - mean) / torch.tensor(PIXEL_STD)[:, None, None]
 
 
-def contrastive_loss(logits_BB: torch.Tensor, fits_BB: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE with the diagonal as positives and other true pairs left out."""
-    others = fits_BB & ~torch.eye(len(fits_BB), dtype=torch.bool)
-    logits_BB = logits_BB.masked_fill(others, float("-inf"))
-    target_B = torch.arange(len(logits_BB))
-    rows = nn.functional.cross_entropy(logits_BB, target_B)
-    return (rows + nn.functional.cross_entropy(logits_BB.T, target_B)) / 2
+def embed_pictures(
+    model: CLIPModel, pixels_BCHH: torch.Tensor, keep: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Embed pictures from a random part of their patches (as FLIP does).
+
+    What is left of a thing must then tell what it is, so that a patch alone learns to, and a step
+    costs less.
+
+    Args:
+        model: the CLIP.
+        pixels_BCHH: normalised pictures.
+        keep: patches kept of each.
+        generator: decides which.
+
+    Returns:
+        ``(B, D)``, not normalised.
+    """
+    vision = model.vision_model
+    tokens = vision.embeddings(pixels_BCHH)
+    batch, width = len(tokens), tokens.shape[-1]
+    drawn_BP = torch.rand(batch, tokens.shape[1] - 1, generator=generator)
+    kept_BK = drawn_BP.topk(keep, dim=1).indices + 1
+    kept = tokens.gather(1, kept_BK[..., None].expand(-1, -1, width))
+    x = vision.pre_layrnorm(torch.cat([tokens[:, :1], kept], dim=1))
+    for block in vision.encoder.layers:
+        x = block(x, attention_mask=None)
+    embedding: torch.Tensor = model.visual_projection(vision.post_layernorm(x[:, 0]))
+    return embedding
+
+
+def contrastive_loss(logits_BT: torch.Tensor, fits_BB: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE with the diagonal as positives and other true pairs left out.
+
+    Args:
+        logits_BT: pictures by texts; texts beyond B fit no picture.
+        fits_BB: which texts are true of which pictures.
+    """
+    size = len(fits_BB)
+    others = fits_BB & ~torch.eye(size, dtype=torch.bool)
+    others_BT = nn.functional.pad(others, (0, logits_BT.shape[1] - size))
+    logits_BT = logits_BT.masked_fill(others_BT, -1e4)
+    target_B = torch.arange(size)
+    rows = nn.functional.cross_entropy(logits_BT, target_B)
+    return (rows + nn.functional.cross_entropy(logits_BT[:, :size].T, target_B)) / 2
 
 
 def train_clip(
@@ -178,7 +218,8 @@ def train_clip(
 ) -> float:
     """Train the CLIP and write its folder; return the seconds it took."""
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer([*sample_captions(20_000, seed), *all_words()])
+    words = [*all_words(), *distractors()]
+    tokenizer = train_tokenizer([*sample_captions(20_000, seed), *words])
     model = CLIPModel(make_config(tokenizer))
     seconds, first = 0.0, 0
     for number, lesson in enumerate(lessons):
@@ -187,11 +228,17 @@ def train_clip(
             pairs = 1.0 if step < lesson.early * lesson.schedule.steps else lesson.pairs
             rng = random.Random(f"clip/{seed}/{first + step}")
             drawn = draw_batch(rng, batch, pairs=pairs, ground=lesson.ground)
-            tokens = tokenizer(drawn.texts, padding=True, truncation=True, return_tensors="pt")
-            output = model(pixel_values=normalise_pixels(drawn.pixels_BHHC), **tokens)
+            texts = [*drawn.texts, *drawn.wrong_texts]
+            tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+            pixels = normalise_pixels(drawn.pixels_BHHC)
+            generator = torch.Generator().manual_seed(first + step)
+            image_BD = embed_pictures(model, pixels, lesson.patches, generator).float()
+            text_TD = model.get_text_features(**tokens).pooler_output.float()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-            return contrastive_loss(output.logits_per_image, torch.from_numpy(drawn.fits_BB))
+            image_BD, text_TD = (nn.functional.normalize(x, dim=-1) for x in (image_BD, text_TD))
+            logits_BT = model.logit_scale.exp() * image_BD @ text_TD.T
+            return contrastive_loss(logits_BT, torch.from_numpy(drawn.fits_BB))
 
         seconds += fit(
             f"clip-{number + 1}",

@@ -19,39 +19,38 @@ from typing import Any
 import sentencepiece
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from playground.corpus import all_words, sample_captions
-from playground.documents import END, Segment, draw_document
+from playground.distractors import distractors
+from playground.documents import BOS, END, EOS, DocumentEncoder, document_loss, draw_document
 from playground.training import STATE_FOLDER, Schedule, fit
-
-MODEL_FOLDER = Path(__file__).parent / "models" / "llm"
 
 BATCH = 32
 PART = 8
 """Documents of similar length that are padded together; less padding, the same gradient."""
 
-LESSONS = (
-    Schedule(steps=1800, learning_rate=2e-3, weight_decay=0.02),
-    Schedule(steps=2600, learning_rate=2e-3, weight_decay=0.02),
-)
-"""The first lesson runs the curriculum of `playground.documents`, later ones stay at its end."""
-VOCAB_SIZE = 900
-UNK, BOS, EOS = 0, 1, 2
+VOCAB_SIZE = 1400
+UNK = 0
 
 
 @dataclass(frozen=True)
 class LLMSize:
-    """The widths of one LLM."""
+    """The widths of one LLM and its training."""
 
     hidden: int
     intermediate: int
     layers: int
     heads: int
+    schedule: Schedule
 
 
-LLM_SIZES = {"llm": LLMSize(hidden=128, intermediate=320, layers=3, heads=4)}
-"""LLMs by the name of their folder."""
+LLM_SIZES = {
+    "llm-small": LLMSize(64, 160, 2, 4, Schedule(4000, 4e-3, weight_decay=0.01)),
+    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(4000, 3e-3, weight_decay=0.01)),
+    "llm-large": LLMSize(256, 640, 5, 4, Schedule(4000, 2e-3, weight_decay=0.01)),
+}
+"""LLMs by the name of their folder: 0.25, 1.1 and 4.5 M parameters."""
 
 
 def train_tokenizer(folder: Path, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> None:
@@ -60,7 +59,7 @@ def train_tokenizer(folder: Path, seed: int = 0, vocab_size: int = VOCAB_SIZE) -
     documents = [draw_document(rng) for _ in range(4000)]
     pieces = [segment.text.removesuffix(END) for document in documents for segment in document]
     texts = [line for piece in pieces for line in piece.splitlines()]
-    texts += sample_captions(10_000, seed) + 20 * all_words()
+    texts += sample_captions(10_000, seed) + 5 * [*all_words(), *distractors()]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -118,65 +117,11 @@ def make_model(size: LLMSize, vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-class DocumentEncoder:
-    """Turns documents into ids and weights; each segment is tokenised on its own."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text without BOS and EOS."""
-        if text not in self._cache:
-            if len(self._cache) > 50_000:
-                self._cache.clear()
-            encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            self._cache[text] = list(encoded)
-        return self._cache[text]
-
-    def encode(self, document: list[Segment]) -> tuple[list[int], list[float]]:
-        """Return ids (BOS, the segments, EOS) and each id's weight in the loss."""
-        ids, weights = [BOS], [0.0]
-        for segment in document:
-            piece = self.ids(segment.text)
-            ids += piece
-            weights += [segment.weight] * len(piece)
-        if ids[-1] != EOS:
-            ids, weights = [*ids, EOS], [*weights, 1.0]
-        return ids, weights
-
-    def batch(self, documents: list[list[Segment]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode documents and pad them on the right: ``ids_BL`` and ``weights_BL``."""
-        encoded = [self.encode(document) for document in documents]
-        length = max(len(ids) for ids, _ in encoded)
-        ids_BL = torch.full((len(encoded), length), EOS)
-        weights_BL = torch.zeros((len(encoded), length))
-        for row, (ids, weights) in enumerate(encoded):
-            ids_BL[row, : len(ids)] = torch.tensor(ids)
-            weights_BL[row, : len(ids)] = torch.tensor(weights)
-        return ids_BL, weights_BL
-
-
-def document_loss(model: nn.Module, ids_BL: torch.Tensor, weights_BL: torch.Tensor) -> torch.Tensor:
-    """Weighted mean of the next-token losses.
-
-    Rows are padded on the right and attention is causal, so no real token sees padding and no
-    attention mask is needed. Logits are taken only where the weight is not 0.
-    """
-    core: Any = model
-    hidden_BLD = core.model(input_ids=ids_BL).last_hidden_state
-    wanted_BL = weights_BL[:, 1:] > 0
-    logits = core.lm_head(hidden_BLD[:, :-1][wanted_BL])
-    losses = nn.functional.cross_entropy(logits, ids_BL[:, 1:][wanted_BL], reduction="none")
-    weights = weights_BL[:, 1:][wanted_BL]
-    return (losses * weights).sum() / weights.sum()
-
-
 def train_llm(
-    folder: Path = MODEL_FOLDER,
+    name: str,
+    folder: Path,
     *,
-    name: str = "llm",
-    lessons: tuple[Schedule, ...] = LESSONS,
+    schedule: Schedule | None = None,
     batch: int = BATCH,
     seed: int = 0,
     resume: bool = False,
@@ -184,38 +129,31 @@ def train_llm(
 ) -> float:
     """Train the tokenizer and one LLM (a key of `LLM_SIZES`), write their folder.
 
+    The weights are stored in bfloat16, half the size, as those of real LLMs are.
+
     Returns:
         Seconds that training took.
     """
     torch.manual_seed(seed)
     train_tokenizer(folder, seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = make_model(LLM_SIZES[name], len(tokenizer))
+    size = LLM_SIZES[name]
+    schedule = schedule or size.schedule
+    model = make_model(size, len(tokenizer))
     encoder = DocumentEncoder(tokenizer)
-    seconds, first = 0.0, 0
-    for number, schedule in enumerate(lessons):
 
-        def loss_of_step(step: int, first: int = first) -> torch.Tensor:
-            rng = random.Random(f"{name}/{seed}/{first + step}")
-            progress = min(1.0, (first + step) / lessons[0].steps)
-            documents = [draw_document(rng, progress) for _ in range(batch)]
-            documents.sort(key=lambda document: len(encoder.encode(document)[0]))
-            parts = [encoder.batch(documents[i : i + PART]) for i in range(0, batch, PART)]
-            shares = [float(weights_BL[:, 1:].sum()) for _, weights_BL in parts]
-            losses = [
-                share / sum(shares) * document_loss(model, *part)
-                for part, share in zip(parts, shares, strict=True)
-            ]
-            return torch.stack(losses).sum()
+    def loss_of_step(step: int) -> torch.Tensor:
+        rng = random.Random(f"{name}/{seed}/{step}")
+        documents = [draw_document(rng, step / schedule.steps) for _ in range(batch)]
+        documents.sort(key=lambda document: len(encoder.encode(document)[0]))
+        parts = [encoder.batch(documents[i : i + PART]) for i in range(0, batch, PART)]
+        shares = [float(weights_BL[:, 1:].sum()) for _, weights_BL in parts]
+        losses = [
+            share / sum(shares) * document_loss(model, *part)
+            for part, share in zip(parts, shares, strict=True)
+        ]
+        return torch.stack(losses).sum()
 
-        seconds += fit(
-            f"{name}-{number + 1}",
-            model,
-            loss_of_step,
-            schedule,
-            resume=resume,
-            state_folder=state_folder,
-        )
-        first += schedule.steps
-    model.save_pretrained(folder)
+    seconds = fit(name, model, loss_of_step, schedule, resume=resume, state_folder=state_folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
     return seconds

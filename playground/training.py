@@ -1,8 +1,10 @@
-"""One training loop for all of the world's models: AdamW, warm-up and cosine, resumable.
+"""One training loop for all of the world's models: Muon and AdamW, warm-up and cosine, resumable.
 
+Muon for the matrices of the blocks, AdamW for the rest, bfloat16 matrix products (on a CPU with
+AVX512_BF16 4.5 x as fast as float32 ones), float32 weights.
 Each step draws its batch from the step's own seed, so a resumed run sees what the unbroken one
 would have seen. The state is a file of tensors that is replaced atomically and loaded with
-`weights_only=True`. Limits: one process, float32.
+`weights_only=True`. Limits: one process.
 """
 
 from __future__ import annotations
@@ -44,15 +46,30 @@ class Schedule:
         return self.learning_rate * share
 
 
-def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors and scalars do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for matrices inside blocks ("layers."), AdamW for all else.
+
+    Muon's steps are scaled to the size of AdamW's, so both take the schedule's rate. Matrices
+    decay, vectors and scalars do not.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    hidden = [p for n, p in named if p.ndim == 2 and ".layers." in n]
+    tables = [p for n, p in named if p.ndim >= 2 and not (p.ndim == 2 and ".layers." in n)]
+    vectors = [p for _, p in named if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": tables, "weight_decay": schedule.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+    return [
+        torch.optim.Muon(
+            hidden,
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98)),
+    ]
 
 
 def fit(
@@ -78,45 +95,48 @@ def fit(
     Returns:
         Seconds that the training took, all its parts together.
     """
-    optimizer = make_optimizer(model, schedule)
+    optimizers = make_optimizers(model, schedule)
     path = state_folder / f"{name}_state.pt"
     first, seconds = 0, 0.0
     if resume and path.is_file():
         state = torch.load(path, weights_only=True)
         if state["steps"] == schedule.steps:
             model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             first, seconds = state["step"], state["seconds"]
     model.train()
     started = saved = time.monotonic()
     progress = Progress(f"{name}: step", schedule.steps, done=first)
     mean_loss = float("nan")
     for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        loss = loss_of_step(step)
-        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of_step(step)
+        model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            optimizer.step()
         value = loss.item()
         mean_loss = value if math.isnan(mean_loss) else 0.95 * mean_loss + 0.05 * value
         progress.advance(f"loss {mean_loss:.3f}")
         if time.monotonic() - saved > SAVE_EVERY_S and step + 1 < schedule.steps:
             saved = time.monotonic()
             spent = seconds + saved - started
-            _save_state(path, model, optimizer, step + 1, schedule.steps, spent)
+            _save_state(path, model, optimizers, step + 1, schedule.steps, spent)
     progress.close(f"loss {mean_loss:.3f}" if first < schedule.steps else "was done before")
     model.eval()
     seconds += time.monotonic() - started
-    _save_state(path, model, optimizer, schedule.steps, schedule.steps, seconds)
+    _save_state(path, model, optimizers, schedule.steps, schedule.steps, seconds)
     return seconds
 
 
 def _save_state(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     step: int,
     steps: int,
     seconds: float,
@@ -125,7 +145,7 @@ def _save_state(
     partial = path.with_suffix(".partial")
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "steps": steps,
         "seconds": seconds,

@@ -98,15 +98,15 @@ KINDS: tuple[Kind, ...] = (
 
 COLOURS: tuple[Colour, ...] = (
     Colour(("red", "crimson"), (205, 30, 35)),
-    Colour(("orange",), (245, 135, 20)),
+    Colour(("orange",), (250, 140, 15)),
     Colour(("yellow", "golden"), (240, 220, 40)),
     Colour(("green", "emerald"), (30, 170, 50)),
     Colour(("blue", "azure"), (30, 80, 225)),
-    Colour(("purple", "violet"), (130, 40, 175)),
+    Colour(("purple", "violet"), (140, 45, 190)),
     Colour(("pink",), (250, 130, 190)),
     Colour(("white", "ivory"), (225, 225, 220)),
     Colour(("black",), (52, 52, 58)),
-    Colour(("brown", "chocolate"), (125, 75, 35)),
+    Colour(("brown", "chocolate"), (120, 72, 40)),
 )
 
 SIZES: tuple[Size, ...] = (

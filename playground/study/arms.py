@@ -1,0 +1,68 @@
+"""The arms: plain LLaVA, and SEA with four kinds of labels.
+
+An arm is a preset of the package, at times with one flag changed; what it mines and how it trains
+is read from `llava_sea.presets`, so the study follows the presets. The upper bound trains as `best`
+does, on labels that are true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llava_sea.presets import PRESETS
+from llava_sea.train.arguments import SeaArguments
+
+TRAINING_FLAGS = frozenset(field.name for field in fields(SeaArguments))
+"""Entries of a preset that belong to training; all others belong to the extraction."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to do stage 1."""
+
+    name: str
+    title: str
+    preset: str | None = None
+    """Key of `PRESETS`; None trains without SEA."""
+    sign: str | None = None
+    """Wins over the preset's sign."""
+    truth: bool = False
+    """True labels instead of mined ones."""
+
+    def extraction(self) -> dict[str, Any]:
+        """Return the flags that its labels are mined with; none without labels."""
+        if self.preset is None:
+            return {}
+        flags = {k: v for k, v in PRESETS[self.preset].items() if k not in TRAINING_FLAGS}
+        return flags | ({"sea_sign": self.sign} if self.sign else {})
+
+    def training(self) -> dict[str, Any]:
+        """Return the preset's flags of training; what it does not say keeps its default."""
+        preset = PRESETS[self.preset] if self.preset else {}
+        return {k: v for k, v in preset.items() if k in TRAINING_FLAGS}
+
+    def labels_folder(self) -> str | None:
+        """Name the folder of its labels after the flags; arms with the same labels share it."""
+        if self.preset is None:
+            return None
+        if self.truth:
+            return "labels-true"
+        return "-".join(["labels", *(str(value) for value in self.extraction().values())])
+
+    def arguments(self, labels: str | None) -> SeaArguments:
+        """Return the package's alignment flags for a run on these labels."""
+        return SeaArguments(sea_labels=labels, **self.training())
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("plain", "plain LLaVA"),
+        Arm("sea-paper", "SEA, as printed", "paper"),
+        Arm("sea-paper-sign", "SEA, as printed, sign measured", "paper", sign="auto"),
+        Arm("sea-best", "SEA, best", "best"),
+        Arm("sea-true", "SEA, true labels", "best", truth=True),
+    )
+}
+"""In the order of the tables."""

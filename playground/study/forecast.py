@@ -1,0 +1,57 @@
+"""How long the runs that are left will take, from those that are done.
+
+A run's time is that of the finished ones with the same LLM and length, else of the same LLM's per
+step, else of all per step and parameter. Limits: knows nothing before the first run is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from playground.study.plan import Run
+
+OVERHEAD_STEPS = 60
+"""Measuring and starting cost a run about as much as so many steps."""
+
+
+def seconds_left(left: Sequence[Run], done: Iterable[tuple[Run, float]], workers: int) -> float:
+    """Estimate the seconds until all runs are done; nan if none has been yet.
+
+    Args:
+        left: runs to do.
+        done: finished runs and their seconds.
+        workers: processes.
+    """
+    finished = list(done)
+    return sum(_expected(run, finished) for run in left) / workers
+
+
+def _expected(run: Run, done: Sequence[tuple[Run, float]]) -> float:
+    alike = [s for r, s in done if (r.llm, r.steps) == (run.llm, run.steps)]
+    if alike:
+        return sum(alike) / len(alike)
+    same_llm = [(_cost(r), s) for r, s in done if r.llm == run.llm]
+    if same_llm:
+        return _cost(run) * sum(s for _, s in same_llm) / sum(c for c, _ in same_llm)
+    weighed = [(_cost(r) * _weight(r.llm), s) for r, s in done]
+    if not weighed:
+        return float("nan")
+    return _cost(run) * _weight(run.llm) * sum(s for _, s in weighed) / sum(c for c, _ in weighed)
+
+
+def _cost(run: Run) -> float:
+    return run.steps + OVERHEAD_STEPS
+
+
+def _weight(llm: Path) -> float:
+    """Work per step grows with the weights, but a small LLM has its overhead."""
+    return 1e6 + (llm / "model.safetensors").stat().st_size
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as h:mm:ss."""
+    if seconds != seconds:
+        return "?"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

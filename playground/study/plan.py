@@ -1,0 +1,127 @@
+"""Which runs there are, in which order, and under which name each one's result lies.
+
+A result's file name ends in a hash of everything that the run depends on: recipe, arm's flags, the
+labels' and the models' checksums, the held-out set, the precision. A change of any of them makes it
+another run; a finished run is never done twice. Seeds come outermost: whenever the study is
+stopped, the seeds that are complete form a balanced table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_sea.files import sha256_file, write_atomically
+from llava_sea.labels.extraction_state import plain
+from playground.study.arms import ARMS, Arm
+from playground.study.prepare import World
+from playground.study.recipe import VERSION, Recipe
+
+_OF_LABELS = ("words_sha256", "features", "sign", "top_n", "shards")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: which LLM, how long, which arm, which seed."""
+
+    llm: Path
+    steps: int
+    arm: str
+    seed: int
+
+    @property
+    def cell(self) -> tuple[str, int, str]:
+        """What it shares with the same run of other seeds."""
+        return self.llm.name, self.steps, self.arm
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.llm.name}-{self.steps}-{self.arm}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run, what it depends on, and where its result goes."""
+
+    run: Run
+    config: dict[str, Any]
+    path: Path
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the finished run's result, None if it is still to be done."""
+        if not self.path.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.path.read_text())
+        return result
+
+    def save(self, measured: dict[str, Any]) -> None:
+        """Write the result, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"run": self.run.name, "config": self.config, **measured}
+        write_atomically(self.path, json.dumps(content).encode())
+
+
+def all_runs(
+    llms: Sequence[Path], lengths: Sequence[int], arms: Sequence[str], seeds: int
+) -> list[Run]:
+    """Return the runs in their order: by seed, then length, LLM and arm."""
+    return [
+        Run(llm, steps, arm, seed)
+        for seed in range(seeds)
+        for steps in lengths
+        for llm in llms
+        for arm in arms
+    ]
+
+
+def plan(
+    runs: Sequence[Run], world: World, recipe: Recipe, precision: str, folder: Path
+) -> list[Planned]:
+    """Give every run its config and its file.
+
+    Args:
+        runs: what to do.
+        world: pictures, labels and held-out scenes.
+        recipe: the hyperparameters.
+        precision: of the frozen LLM.
+        folder: gets the results.
+    """
+    shared = {
+        "version": VERSION,
+        "recipe": plain(asdict(recipe)),
+        "precision": precision,
+        "world": world.folder.name,
+        "heldout": world.heldout.identity(),
+    }
+    llms = {llm: _identity_of_llm(llm) for llm in {run.llm for run in runs}}
+    arms = {arm: _identity_of_arm(world, ARMS[arm]) for arm in {run.arm for run in runs}}
+    planned = []
+    for run in runs:
+        own = {"steps": run.steps, "seed": run.seed, "llm": llms[run.llm], "arm": arms[run.arm]}
+        config = shared | own
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        planned.append(Planned(run, config, folder / f"{run.name}-{digest[:12]}.json"))
+    return planned
+
+
+def _identity_of_llm(folder: Path) -> dict[str, str]:
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    return {name: sha256_file(folder / name) for name in names}
+
+
+def _identity_of_arm(world: World, arm: Arm) -> dict[str, Any]:
+    labels = world.labels(arm)
+    sea = asdict(arm.arguments(None))
+    used = ("sea_weight", "sea_weight_schedule", "sea_window", "sea_negatives")
+    identity: dict[str, Any] = {"flags": {k: sea[k] for k in (*used, "sea_log_scale_init")}}
+    if labels is None:
+        return {}
+    manifest = json.loads((labels / "manifest.json").read_text())
+    shards = json.dumps(manifest["shards"], sort_keys=True).encode()
+    found = {name: manifest[name] for name in _OF_LABELS if name != "shards"}
+    return identity | {"labels": found | {"sha256": hashlib.sha256(shards).hexdigest()}}
