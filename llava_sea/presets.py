@@ -10,6 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_top_n": 10},
-    "best": {"sea_features": "value", "sea_sign": "auto", "sea_top_n": 10},
+    "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_center": "none", "sea_top_n": 10},
+    "best": {"sea_features": "value", "sea_sign": "auto", "sea_center": "none", "sea_top_n": 10},
 }

@@ -3,9 +3,10 @@ r"""From a corpus and its pictures to labels for every patch: SEA 3.1, the comma
     python -m llava_sea.labels.extract --data_path pretrain.json --image_folder images \
         --vision_tower clip --words words.tsv --output_dir labels
 
-Once: check, encode the words (eq. 7), measure the sign. Then, in one or more processes: pictures to
-patches (eq. 6), patches to words (eq. 8), shard by shard. The same command goes on where a run was
-cut off, at any moment. The result is read by `llava_sea.alignment.label_store.LabelStore`.
+Once: check, encode the words (eq. 7), the mean patch if it is wanted, measure the sign. Then, in
+one or more processes: pictures to patches (eq. 6), patches to words (eq. 8), shard by shard. The
+same command goes on where a run was cut off, at any moment. The result is read by
+`llava_sea.alignment.label_store.LabelStore`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def extract_labels(options: ExtractOptions, progress: Progress | None = None) ->
     options = options.resolved()
     output = Path(options.output_dir)
     pictures, captions = distinct_pictures(load_records(options.data_path))
-    _look_for(pictures, Path(options.image_folder))
-    encoder = load_encoder(options, _devices(options.device)[0])
+    look_for(pictures, Path(options.image_folder))
+    encoder = load_encoder(options, usable_devices(options.device)[0])
     parameters = _parameters(options, pictures, encoder)
     if state.is_complete(output, parameters):
         state.clean_up(output)  # a kill may have come just before it
@@ -79,6 +80,9 @@ def _run(
     parameters: dict[str, Any],
     progress: Progress | None,
 ) -> None:
+    import numpy as np
+
+    from llava_sea.labels.center import settle_center
     from llava_sea.labels.extraction_state import work_folder
     from llava_sea.labels.mine_shards import Plan
     from llava_sea.labels.sign_choice import settle_sign
@@ -96,11 +100,21 @@ def _run(
         options.word_template,
         _counter(progress, "words", len(words)),
     )
-    choice = settle_sign(work_folder(output), options, encoder, pictures, captions, words, vectors)
-    devices = _devices(options.device)
+    center_D = settle_center(output, options, encoder, pictures)
+    choice = settle_sign(
+        work_folder(output), options, encoder, pictures, captions, words, vectors, center_D
+    )
+    devices = usable_devices(options.device)
     workers = options.num_workers or len(devices)
     plan = Plan(
-        options, pictures, vectors, choice.sign, parameters["grid"], devices, _threads(workers)
+        options,
+        pictures,
+        vectors,
+        choice.sign,
+        center_D,
+        parameters["grid"],
+        devices,
+        _threads(workers),
     )
     _mine(plan, encoder, workers, progress)
     fields = parameters | {
@@ -110,6 +124,7 @@ def _run(
         "num_words_too_long": vectors.num_too_long,
         "encoder": options.vision_tower,
         "preset": options.sea_preset,
+        "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": options.data_path,
     }
     _finish(plan, fields)
@@ -132,6 +147,7 @@ def _parameters(
         "encoder_fingerprint": encoder.fingerprint,
         "features": options.sea_features,
         "sign_choice": options.sea_sign,
+        "center": options.sea_center,
         "top_n": options.sea_top_n,
         "grid": encoder.grid_of(height, width),
         "geometry": geometry,
@@ -139,12 +155,12 @@ def _parameters(
         "word_template": options.word_template,
         "shard_size": options.shard_size,
     }
-    if options.sea_sign == "auto":
+    if options.sea_sign == "auto" or options.sea_center != "none":
         parameters["sign_sample"] = options.sign_sample
     return parameters
 
 
-def _look_for(pictures: list[Picture], folder: Path) -> None:
+def look_for(pictures: list[Picture], folder: Path) -> None:
     """Refuse a folder that holds none of the first pictures: every label would be missing."""
     first = pictures[:_LOOKED_FOR]
     if not any((folder / picture.image).is_file() for picture in first):
@@ -155,7 +171,12 @@ def _look_for(pictures: list[Picture], folder: Path) -> None:
         )
 
 
-def _devices(device: str) -> tuple[str, ...]:
+def usable_devices(device: str) -> tuple[str, ...]:
+    """List the devices that --device stands for: every visible GPU, or the CPU.
+
+    Raises:
+        UserError: if a GPU is wanted and none is visible.
+    """
     import torch
 
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0

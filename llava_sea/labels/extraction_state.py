@@ -18,7 +18,7 @@ from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
 
-_OURS = ("shard-", "words.tsv", "index.npy", "manifest.json", "work", ".")
+_OURS = ("shard-", "words.tsv", "center.npy", "index.npy", "manifest.json", "work", ".")
 _LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a finished store
 
 

@@ -41,6 +41,7 @@ class Plan:
     pictures: list[Picture]
     vectors: WordVectors
     sign: int
+    center_D: NDArray[np.float32] | None
     grid: tuple[int, int]
     devices: tuple[str, ...]
     threads: int
@@ -76,14 +77,28 @@ def make_loader(options: ExtractOptions) -> PictureLoader:
 
 
 def encode_batches(
-    encoder: PatchEncoder, loader: PictureLoader, pictures: list[Picture], options: ExtractOptions
+    encoder: PatchEncoder,
+    loader: PictureLoader,
+    pictures: list[Picture],
+    options: ExtractOptions,
+    center_D: NDArray[np.float32] | None,
 ) -> Iterator[tuple[LoadedBatch, Tensor | None]]:
-    """Yield batches of pictures with their patch features ``(B, P, D)``, None if none is left."""
+    """Yield batches of pictures with their patch features ``(B, P, D)``, None if none is left.
+
+    Args:
+        encoder: encodes them.
+        loader: reads them.
+        pictures: which.
+        options: features and batch size.
+        center_D: subtracted from every patch (``--sea_center``), or None.
+    """
     for batch in loader.batches(pictures, options.batch_size):
         patches_BPD = None
         if batch.pixels_BCHW is not None:
             assert options.sea_features is not None
             patches_BPD = encoder.encode_images(batch.pixels_BCHW, options.sea_features)
+            if center_D is not None:
+                patches_BPD = patches_BPD - torch.from_numpy(center_D).to(patches_BPD)
         yield batch, patches_BPD
 
 
@@ -118,7 +133,9 @@ def mine_shards(
         scores_IPN = np.zeros(shape_IPN, np.float32)
         crc_I = np.zeros(len(pictures), np.uint32)
         skipped: dict[str, str] = {}
-        for batch, patches_BPD in encode_batches(encoder, loader, pictures, plan.options):
+        for batch, patches_BPD in encode_batches(
+            encoder, loader, pictures, plan.options, plan.center_D
+        ):
             if patches_BPD is not None:
                 ids_BPN, scores_BPN = mine_batch(patches_BPD, words_QD, top_n, plan.sign)
                 ids_IPN[batch.rows, :, : ids_BPN.shape[-1]] = ids_BPN

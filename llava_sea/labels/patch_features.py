@@ -6,6 +6,8 @@ CLIP, ``y = visual_projection(post_layernorm(z))`` without the class token's row
     vanilla  z = the last block's output, as printed in the paper
     value    z = out_proj(v), v = v_proj(layer_norm1(x)): each patch attends to itself alone, and
              residual and FFN are left out, for neither ever reaches CLIP's loss from a patch's row
+    value2   z = the sum of the last two blocks' value paths, each on its own block's input: both
+             are added to the residual stream that the class token is read from
     qq       z = out_proj(softmax(q q' / sqrt(d)) v), likewise without residual and FFN (ClearCLIP)
     qq+kk    the mean of the q-q and the k-k attention in its place (SCLIP)
 The class token stays among the keys of qq and qq+kk.
@@ -14,8 +16,8 @@ SigLIP has no class token and no projection: a pooling head attends to the patch
 enters the joint space as the head would see it alone: ``o = out_proj(v_proj(z))``, then
 ``y = o + mlp(layernorm(o))``, with the head's own weights and z after post_layernorm. There the
 last block's full output reaches the loss, and the value path is the head's: ``vanilla`` and
-``value`` are one and the same. qq and qq+kk change the last block as in CLIP. The paper does not
-say what it did.
+``value`` are one and the same. value2, qq and qq+kk change the last block as in CLIP. The paper
+does not say what it did.
 
 Limits: CLIP and SigLIP (with fixed-size SigLIP 2 checkpoints, which share SigLIP's classes).
 
@@ -115,14 +117,14 @@ class PatchEncoder:
         Args:
             pixel_values_BCHW: normalised images, ``(B, 3, H, W)``; any size, square or not (the
                 position embeddings are interpolated where it is not the native one).
-            features: ``vanilla``, ``value``, ``qq`` or ``qq+kk``; see the module's text.
+            features: one of `FEATURES`; see the module's text.
 
         Returns:
             ``(B, P, D)`` in row-major order of the grid, rows of length 1; float32 (float64 if
             the model is).
 
         Raises:
-            UserError: if the features are not known.
+            UserError: if the features are not known, or need a block that is not there.
         """
         if features not in FEATURES:
             raise UserError(f"unknown features {features!r}; choose one of {', '.join(FEATURES)}")
@@ -134,10 +136,17 @@ class PatchEncoder:
         if self.family == "clip":
             x_BTD = vision.pre_layrnorm(x_BTD)
         *blocks, last = vision.encoder.layers
+        if features == "value2" and not blocks:
+            raise UserError("features value2 need two blocks, this vision tower has one")
+        earlier_BTD = x_BTD
         for block in blocks:
-            x_BTD = block(x_BTD, attention_mask=None)
+            earlier_BTD, x_BTD = x_BTD, block(x_BTD, attention_mask=None)
         if features == "vanilla" or (features == "value" and self.family == "siglip"):
             x_BTD = last(x_BTD, attention_mask=None)
+        elif features == "value2":
+            x_BTD = last_attention(blocks[-1], earlier_BTD, "value") + last_attention(
+                last, x_BTD, "value"
+            )
         else:
             x_BTD = last_attention(last, x_BTD, features)
         joint_BPD = self._into_joint_space(vision.post_layernorm(x_BTD))

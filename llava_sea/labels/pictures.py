@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
+
+Item = TypeVar("Item")
 
 
 class Picture(NamedTuple):
@@ -55,6 +58,12 @@ def distinct_pictures(records: Iterable[Record]) -> tuple[list[Picture], list[st
     if not captions:
         raise UserError("--data_path holds no record with an image: there is nothing to label")
     return list(captions), list(captions.values())
+
+
+def spread(items: Sequence[Item], size: int) -> list[Item]:
+    """Take `size` items spread evenly over all of them, or all if there are no more."""
+    positions = np.linspace(0, len(items) - 1, min(size, len(items))).astype(int)
+    return [items[i] for i in positions]
 
 
 @dataclass(frozen=True)

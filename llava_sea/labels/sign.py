@@ -3,9 +3,8 @@
 The paper ranks words by the negated cosine; whether that or the plain cosine names what a patch
 shows depends on the encoder and on the features. For a sample of pictures and both signs: how often
 does a kept label (top n, score above 0) occur in the picture's own caption, and how often in
-another picture's? The second number is the mean over *all* other captions of the sample, i.e. over
-every cyclic shift of the captions at once. Their ratio is the lift: 1 for labels that know nothing
-of the picture. A sign is taken only if its lift stands out of the noise, and of the other sign's.
+another picture's (`caption_lift.py`)? A sign is taken only if its lift stands out of the noise, and
+of the other sign's.
 
 Limits: captions that say nothing about their pictures, or a sample of near-identical captions,
 cannot tell the signs apart; then a sign must be forced.
@@ -22,46 +21,36 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.errors import UserError
+from llava_sea.labels.caption_lift import (
+    LiftMeasure,
+    LiftTally,
+    finite,
+    in_errors,
+    spread_words,
+)
 from llava_sea.labels.occurrence import find_occurrences
 
 CLEAR = 3.0  # standard errors by which a lift must differ from 1
 APART = 2.0  # standard errors by which the signs must differ, if both lifts are above 1
-_COSINE_WORDS = 4096  # words, evenly spaced over the list, for the share of negative cosines
-
-
-@dataclass(frozen=True)
-class SignMeasure:
-    """What one sign does on the sample; rates are means over pictures."""
-
-    sign: int
-    own_rate: float  # share of a picture's labels that occur in its own caption
-    other_rate: float  # ... in another picture's caption, on average
-    lift: float  # own_rate / other_rate; nan if no label occurs anywhere
-    lift_error: float  # its standard error over pictures
-    clear: float  # (own_rate - other_rate) in standard errors
-    kept: float  # share of the top-n entries with a score above 0
-    hub_cover: float  # share of patches with a label from the commonest 1 % of the words
-    hubs: tuple[str, ...]  # the commonest labels
 
 
 @dataclass(frozen=True)
 class SignReport:
     """Both signs side by side."""
 
-    plus: SignMeasure
-    minus: SignMeasure
+    plus: LiftMeasure
+    minus: LiftMeasure
     apart: float  # log lift of plus less that of minus, in (paired) standard errors
     negative_share: float  # share of patch-word cosines below 0
     num_images: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for a manifest; what is not finite becomes None."""
-        return _finite(asdict(self))
+        return finite(asdict(self))
 
 
 def measure_sign(
@@ -88,8 +77,8 @@ def measure_sign(
     count_Q = np.zeros(len(words), np.int64)
     for ids in occurrences:
         count_Q[ids] += 1
-    plus, minus = (_Tally(sign, count_Q, occurrences) for sign in (1, -1))
-    sample_QD = words_QD[:: math.ceil(len(words) / _COSINE_WORDS)]
+    plus, minus = (LiftTally(sign, count_Q, occurrences) for sign in (1, -1))
+    sample_QD = spread_words(words_QD)
     negative, total = 0, 0
     for numbers, patches_BPD in pictures:
         batch, num_patches, _ = patches_BPD.shape
@@ -155,92 +144,21 @@ def format_table(report: SignReport) -> str:
     return "\n".join(lines)
 
 
-class _Tally:
-    """Counts of one sign, picture by picture."""
-
-    def __init__(
-        self, sign: int, count_Q: NDArray[np.int64], occurrences: list[NDArray[np.int64]]
-    ) -> None:
-        self.sign, self.count_Q, self.occurrences = sign, count_Q, occurrences
-        self.own: list[float] = []
-        self.other: list[float] = []
-        self.labels: list[NDArray[np.int32]] = []
-
-    def add(self, number: int, ids_PN: NDArray[np.int64]) -> None:
-        """Take in one picture's labels; -1 is a dropped one."""
-        self.labels.append(ids_PN.astype(np.int32))
-        kept = ids_PN[ids_PN >= 0]
-        own = np.isin(kept, self.occurrences[number])
-        others = max(1, len(self.occurrences) - 1)
-        self.own.append(own.mean() if len(kept) else 0.0)
-        self.other.append(((self.count_Q[kept] - own) / others).mean() if len(kept) else 0.0)
-
-    def measure(self, words: Sequence[str]) -> SignMeasure:
-        own_I, other_I = np.array(self.own), np.array(self.other)
-        own, other = float(own_I.mean()), float(other_I.mean())
-        root = math.sqrt(len(own_I))
-        spread = float((own_I - other_I).std(ddof=1)) / root
-        lift = own / other if other else (math.inf if own else math.nan)
-        error = math.nan
-        if other:
-            error = float((own_I - lift * other_I).std(ddof=1)) / root / other
-        labels_IPN = np.stack(self.labels)
-        kept = labels_IPN >= 0
-        count_Q = np.bincount(labels_IPN[kept], minlength=len(words))
-        order_Q = np.argsort(-count_Q, kind="stable")
-        is_hub_Q = np.zeros(len(words), bool)
-        is_hub_Q[order_Q[: max(1, len(words) // 100)]] = True
-        cover = (is_hub_Q[labels_IPN] & kept).any(-1).mean()
-        hubs = tuple(words[i] for i in order_Q[:3] if count_Q[i])
-        return SignMeasure(
-            sign=self.sign,
-            own_rate=own,
-            other_rate=other,
-            lift=lift,
-            lift_error=error,
-            clear=_ratio(own - other, spread),
-            kept=float(kept.mean()),
-            hub_cover=float(cover),
-            hubs=hubs,
-        )
-
-    def log_lift(self) -> tuple[float, NDArray[np.float64]] | None:
-        """The log of the lift and each picture's pull on it, or None where it is not finite."""
-        own_I, other_I = np.array(self.own), np.array(self.other)
-        own, other = float(own_I.mean()), float(other_I.mean())
-        if own == 0 or other == 0:
-            return None
-        return math.log(own / other), own_I / own - other_I / other
-
-
-def _apart(plus: _Tally, minus: _Tally) -> float:
+def _apart(plus: LiftTally, minus: LiftTally) -> float:
     """Difference of the log lifts in standard errors, paired by picture (delta method)."""
     first, second = plus.log_lift(), minus.log_lift()
     if first is None or second is None:
         return math.inf if second is None else -math.inf
     pull_I = first[1] - second[1]
-    return _ratio(first[0] - second[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
-
-
-def _ratio(difference: float, error: float) -> float:
-    if error:
-        return difference / error
-    return math.copysign(math.inf, difference) if difference else 0.0
+    return in_errors(first[0] - second[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
 
 
 def _refuse(report: SignReport, reason: str) -> NoReturn:
     raise UserError(
         f"--sea_sign auto: {reason}.\n"
         f"{format_table(report)}\n"
-        "Ways out: other --sea_features (vanilla, value, qq, qq+kk), another --vision_tower, a "
-        "word list made from these captions, a larger --sign_sample; or force the sign with "
-        "--sea_sign +1 or --sea_sign -1, knowing that the labels may mean nothing."
+        "Ways out: other --sea_features (python -m llava_sea.labels.quality compares them), "
+        "another --vision_tower, a word list made from these captions, a larger --sign_sample; or "
+        "force the sign with --sea_sign +1 or --sea_sign -1, knowing that the labels may mean "
+        "nothing."
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.files import write_atomically
 from llava_sea.labels.mine_shards import encode_batches, make_loader
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.labels.pictures import Picture
+from llava_sea.labels.pictures import Picture, spread
 from llava_sea.labels.sign import choose_sign, format_table, measure_sign
 from llava_sea.labels.word_vectors import WordVectors
 
@@ -40,10 +41,12 @@ def settle_sign(
     captions: list[str],
     words: list[str],
     vectors: WordVectors,
+    center_D: NDArray[np.float32] | None,
 ) -> SignChoice:
     """Return the forced sign, the one that an earlier run measured, or measure it.
 
-    The sample is spread evenly over the pictures that have a caption.
+    The sample is spread evenly over the pictures that have a caption, and measured as the corpus is
+    mined: with `center_D` subtracted from every patch.
 
     Raises:
         UserError: if neither sign wins, with the numbers.
@@ -58,11 +61,10 @@ def settle_sign(
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     captioned = [i for i, caption in enumerate(captions) if caption.strip()]
-    size = min(options.sign_sample, len(captioned))
-    chosen = [captioned[i] for i in np.linspace(0, len(captioned) - 1, size).astype(int)]
+    chosen = spread(captioned, options.sign_sample)
     logger.info("measuring the sign on %d pictures", len(chosen))
     report = measure_sign(
-        _sample(options, encoder, [pictures[i] for i in chosen]),
+        _sample(options, encoder, [pictures[i] for i in chosen], center_D),
         [captions[i] for i in chosen],
         words,
         vectors.load(encoder.model.device),
@@ -76,8 +78,12 @@ def settle_sign(
 
 
 def _sample(
-    options: ExtractOptions, encoder: PatchEncoder, pictures: list[Picture]
+    options: ExtractOptions,
+    encoder: PatchEncoder,
+    pictures: list[Picture],
+    center_D: NDArray[np.float32] | None,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    for batch, patches_BPD in encode_batches(encoder, make_loader(options), pictures, options):
+    loader = make_loader(options)
+    for batch, patches_BPD in encode_batches(encoder, loader, pictures, options, center_D):
         if patches_BPD is not None:
             yield batch.rows, patches_BPD

@@ -120,6 +120,7 @@ def test_complete_store_is_left_alone(world, caplog):
     [
         ("features", {"sea_features": "qq"}),
         ("sign_choice", {"sea_sign": "-1"}),
+        ("center", {"sea_center": "corpus"}),
         ("top_n", {"sea_top_n": 3}),
         ("geometry", {"image_aspect_ratio": "pad"}),
         ("dtype", {"dtype": "bfloat16"}),

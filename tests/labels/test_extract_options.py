@@ -18,6 +18,13 @@ def labels(options):
     return options.sea_features, options.sea_sign, options.sea_top_n
 
 
+def test_centre_is_a_flag_and_off_in_the_paper():
+    assert parse("--sea_preset", "paper").sea_center == "none"
+    assert parse("--sea_preset", "paper", "--sea_center", "corpus").sea_center == "corpus"
+    with pytest.raises(UserError, match="--sea_center image: choose one of none, corpus"):
+        ExtractOptions("d", ".", "v", "w", "o", sea_center="image").resolved()
+
+
 def test_presets():
     assert labels(parse()) == labels(parse("--sea_preset", "best")) == ("value", "auto", 10)
     assert labels(parse("--sea_preset", "paper")) == ("vanilla", "-1", 10)

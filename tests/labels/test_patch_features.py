@@ -92,6 +92,28 @@ def test_clip_surgery_equals_naive(features, size, dtype):
     assert (found - F.normalize(joint, dim=-1)).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("make", [make_clip, make_siglip])
+def test_value2_is_the_sum_of_two_blocks_value_paths(make):
+    model = make().double()
+    vision, pixels = model.vision_model, images(dtype=torch.float64)
+    states = vision(pixels, output_hidden_states=True).hidden_states
+    first, second = vision.encoder.layers[-2:]
+    z = naive_attention(first, states[-3], "value") + naive_attention(second, states[-2], "value")
+    z = vision.post_layernorm(z)
+    clip = make is make_clip
+    joint = model.visual_projection(z)[:, 1:] if clip else naive_head(vision.head, z)
+    found = PatchEncoder(model).encode_images(pixels, "value2")
+    assert (found - F.normalize(joint, dim=-1)).abs().max() < 1e-12
+
+
+def test_value2_needs_two_blocks():
+    vision = CLIPVisionConfig(**TOWER | {"num_hidden_layers": 1}, image_size=24, patch_size=8)
+    text = CLIPTextConfig(**TOWER, vocab_size=50, max_position_embeddings=16, eos_token_id=3)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
+    with pytest.raises(UserError, match="value2 need two blocks"):
+        PatchEncoder(model).encode_images(images(), "value2")
+
+
 @pytest.mark.parametrize("size", [(24, 24), (16, 40)])
 def test_clip_vanilla_is_the_stock_models_own_path(size):
     model = make_clip()

@@ -1,0 +1,155 @@
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from extract_world import NAMES, make_world
+
+from llava_sea.alignment import mine_top_words
+from llava_sea.alignment.label_store import LabelStore
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.records import load_records
+from llava_sea.errors import UserError
+from llava_sea.labels.center import mean_patch
+from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.pictures import distinct_pictures, spread
+from llava_sea.labels.text_features import TextEncoder
+
+
+@pytest.fixture
+def world(tmp_path):
+    return dataclasses.replace(make_world(tmp_path), sea_center="corpus", sign_sample=7)
+
+
+def encoded(world):
+    """Features of every picture by name, and of the words."""
+    encoder = PatchEncoder.from_pretrained(world.vision_tower)
+    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
+    pictures, _ = distinct_pictures(load_records(world.data_path))
+    patches = {
+        p.image: encoder.encode_images(
+            transform(load_image(world.image_folder, p.image, "x").image)[None], "value"
+        )[0]
+        for p in pictures
+    }
+    texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
+    return patches, torch.from_numpy(texts.encode_words(NAMES).features_QD)
+
+
+def test_sample_is_spread_evenly():
+    assert spread(list(range(10)), 4) == [0, 3, 6, 9]
+    assert spread(list(range(3)), 7) == [0, 1, 2] and spread([], 3) == [] and spread([5], 1) == [5]
+
+
+def test_mean_is_over_all_patches_of_batches_of_any_size():
+    patches = torch.randn(7, 4, 5)
+    found = mean_patch([patches[:2], patches[2:]])
+    np.testing.assert_allclose(found, patches.flatten(0, 1).mean(0), atol=1e-6)
+    assert found.dtype == np.float32
+    with pytest.raises(UserError, match="--sea_center corpus: none of the sample"):
+        mean_patch([])
+
+
+def test_centring_subtracts_each_words_mean_score():
+    patches, words = torch.randn(50, 6), torch.randn(20, 6)
+    centred = patches - torch.from_numpy(mean_patch([patches[None]]))
+    scores = patches @ words.T
+    wanted, ids = (scores - scores.mean(0)).topk(3)
+    found_ids, found = mine_top_words(centred, words, 3)
+    np.testing.assert_array_equal(found_ids, ids)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not torch.equal(scores.topk(3).indices, ids)
+
+
+def test_extracted_labels_are_those_of_scores_less_the_sample_means(world):
+    store = LabelStore(extract_labels(world))
+    patches, words = encoded(world)
+    sample = spread(list(patches), 7)
+    usual = torch.cat([patches[name] for name in sample]) @ words.T
+    for name, patches_PD in patches.items():
+        scores, ids = (patches_PD @ words.T - usual.mean(0)).topk(5)
+        labels = store.read(name)
+        np.testing.assert_allclose(labels.scores_PN, scores.clamp(min=0), atol=1e-3)
+        np.testing.assert_array_equal(labels.ids_PN, torch.where(scores > 0, ids, 0))
+
+
+def test_manifest_and_folder_hold_the_centre(world, tmp_path):
+    manifest = LabelStore(extract_labels(world)).manifest
+    center = np.load(tmp_path / "labels" / "center.npy")
+    assert manifest["center"] == "corpus" and manifest["sign_sample"] == 7
+    assert manifest["center_length"] == pytest.approx(np.linalg.norm(center), abs=1e-6)
+    plain = dataclasses.replace(world, sea_center="none", output_dir=str(tmp_path / "plain"))
+    manifest = LabelStore(extract_labels(plain)).manifest
+    assert manifest["center"] == "none" and manifest["center_length"] is None
+    assert not (tmp_path / "plain" / "center.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [({"sea_center": "none"}, "center"), ({"sign_sample": 8}, "sign_sample")]
+)
+def test_other_centre_is_refused_by_name(world, change, field):
+    extract_labels(world)
+    with pytest.raises(UserError, match=f"made with {field} = "):
+        extract_labels(dataclasses.replace(world, **change))
+
+
+def test_continued_extraction_uses_the_kept_centre(world, tmp_path, monkeypatch):
+    broken = tmp_path / "images" / "sub" / "13.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        extract_labels(world)
+    path = tmp_path / "labels" / "center.npy"
+    kept = np.load(path)
+    broken.write_bytes(whole)
+
+    def forbidden(*_):
+        raise AssertionError("the mean was taken a second time")
+
+    monkeypatch.setattr("llava_sea.labels.center.mean_patch", forbidden)
+    first = LabelStore(extract_labels(world))
+    np.testing.assert_array_equal(np.load(path), kept)
+    monkeypatch.undo()
+    anew = LabelStore(extract_labels(dataclasses.replace(world, output_dir=str(tmp_path / "anew"))))
+    for name in first.images():
+        np.testing.assert_array_equal(first.read(name).scores_PN, anew.read(name).scores_PN)
+
+
+def test_damaged_centre_is_named(world, tmp_path):
+    (tmp_path / "images" / "sub" / "13.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        extract_labels(world)
+    (tmp_path / "labels" / "center.npy").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
+        extract_labels(world)
+
+
+def test_sign_is_measured_with_the_centring_on(world, monkeypatch, caplog):
+    """All features that the sign sees sum to nothing over the sample that the mean is taken of."""
+    caplog.set_level(logging.INFO, "llava_sea")
+    seen = []
+
+    def spy(pictures, *_):
+        seen.extend(patches for _, patches in pictures)
+        raise UserError("seen")
+
+    monkeypatch.setattr("llava_sea.labels.sign_choice.measure_sign", spy)
+    with pytest.raises(UserError, match="seen"):
+        extract_labels(dataclasses.replace(world, sea_sign="auto"))
+    mean = torch.cat(seen).flatten(0, 1).mean(0)
+    assert mean.abs().max() < 1e-6 and "the mean patch of 7 pictures" in caplog.text
+
+
+def test_two_processes_subtract_the_same(world, tmp_path):
+    one = LabelStore(extract_labels(world))
+    two = LabelStore(
+        extract_labels(dataclasses.replace(world, num_workers=2, output_dir=str(tmp_path / "two")))
+    )
+    for name in one.images():
+        np.testing.assert_array_equal(one.read(name).scores_PN, two.read(name).scores_PN)

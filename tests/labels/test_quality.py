@@ -1,0 +1,347 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from extract_world import NAMES, make_world
+
+from llava_sea.errors import UserError
+from llava_sea.labels import quality, quality_rows
+from llava_sea.labels.caption_lift import LiftMeasure
+from llava_sea.labels.drawing import Agreement, Precision
+from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.options import FEATURES
+from llava_sea.labels.pictures import LoadedBatch, Picture
+from llava_sea.labels.place import Place
+from llava_sea.labels.quality_choice import agreement_with_truth, choose, spearman
+from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
+from llava_sea.labels.quality_rows import KnownTruth, Row, Sample, measure_features
+from llava_sea.labels.quality_table import flags_of, print_table
+
+GRID, WORDS, DIM = (4, 4), 30, 16
+
+
+def make_row(features="value", sign=1, center="none", n=1, lift=2.0, recall=0.1, drawn=0.5):
+    some = LiftMeasure(sign, 0.1, 0.05, lift, 0.1, 5.0, 1.0, 0.2, ("wall",))
+    exact = Precision(drawn, drawn, drawn, 1.0)
+    kinds = {"object": exact, "background": exact, "all": exact}
+    place = Place(lift, 0.1, recall, 0.01)
+    return Row(features, sign, center, n, some, 0.4, Agreement(0.4, 0.2, 0.1), place, 1.0, kinds)
+
+
+def test_choice_takes_the_kind_by_recall_and_n_by_place_lift():
+    rows = [
+        make_row("qq", n=1, recall=0.30, lift=9.0),
+        make_row("value", n=1, recall=0.32, lift=2.0),
+        make_row("value", n=2, recall=0.20, lift=3.0),
+        make_row("value", n=3, recall=0.10, lift=2.5),
+        make_row("value", n=10, recall=0.01, lift=math.nan),
+        make_row("value", sign=-1, n=5, recall=0.31, lift=8.0),
+    ]
+    chosen = choose(rows)
+    assert chosen is rows[2]
+    assert flags_of(chosen) == "--sea_features value --sea_sign +1 --sea_center none --sea_top_n 2"
+
+
+@pytest.mark.parametrize("recall", [0.029, -0.3, math.nan])
+def test_nothing_is_chosen_within_three_standard_errors(recall):
+    assert choose([make_row(recall=recall)]) is None
+    assert choose([make_row(recall=0.031)]) is not None
+
+
+def test_spearman_by_hand():
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 2, 3], [2, 1, 3]) == pytest.approx(1 - 6 * 2 / (3 * 8))
+    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)  # ranks 1.5, 1.5, 3
+    assert spearman([math.nan, 1, 2], [0, 1, 2]) == pytest.approx(1)
+    assert math.isnan(spearman([1, 1], [1, 2]))
+    rows = [make_row(recall=r, drawn=r) for r in (0.1, 0.3, 0.2)]
+    found = agreement_with_truth(rows)
+    assert found["place recall"] == pytest.approx({"object": 1, "background": 1, "all": 1})
+    assert math.isnan(found["caption lift"]["all"])
+
+
+class PaintedWorld:
+    """Pictures whose patches are painted with the number of a word; encoders that see more or less.
+
+    value   sees each patch's word
+    qq      sees the words of the whole picture, everywhere: right words in the wrong place
+    """
+
+    def __init__(self, images=40, seed=0):
+        rng = np.random.default_rng(seed)
+        self.word_IP = rng.integers(5, WORDS, (images, 16))
+        self.word_IP[:, ::3] = rng.integers(0, 5, (images, 1))  # the background, on every third
+        self.words_QD = F.normalize(
+            torch.randn(WORDS, DIM, generator=torch.Generator().manual_seed(seed)), dim=-1
+        )
+        self.words = [f"word{i}" for i in range(WORDS)]
+
+    def batches(self, pictures, size):
+        for start in range(0, len(pictures), size):
+            rows = list(range(start, min(start + size, len(pictures))))
+            paint = torch.from_numpy(self.word_IP[rows]).float().view(-1, 1, *GRID)
+            yield LoadedBatch(paint.expand(-1, 3, -1, -1), rows, [0] * len(rows), {})
+
+    def encode_images(self, pixels, features):
+        seen = self.words_QD[pixels[:, 0].flatten(1).long()]
+        if features == "qq":
+            seen = seen + 5 * seen.mean(1, keepdim=True)
+        return F.normalize(seen, dim=-1)
+
+    def sample(self, tmp_path, **flags):
+        captions = [" ".join(self.words[w] for w in row) for row in self.word_IP]
+        options = dict(data_path="d", image_folder=str(tmp_path), vision_tower="v", words="w")
+        truth = KnownTruth(np.eye(WORDS, dtype=bool), self.word_IP, self.word_IP >= 5)
+        return Sample(
+            QualityOptions(**options, top_n=(1, 3), batch_size=7, **flags),
+            self,
+            [Picture(f"{i}.png", f"r{i}") for i in range(len(captions))],
+            self.words,
+            self.words_QD,
+            find_occurrences(captions, self.words),
+            GRID,
+            truth,
+        )
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    world = PaintedWorld()
+    monkeypatch.setattr(quality_rows, "make_loader", lambda _: world)
+    return world
+
+
+def rows_of(sample, *features):
+    return [row for name in features for row in measure_features(sample, name, lambda _: None)]
+
+
+def test_an_encoder_that_sees_the_place_is_chosen_and_its_numbers_are_right(painted, tmp_path):
+    rows = rows_of(painted.sample(tmp_path), "qq", "value")
+    assert len(rows) == 2 * 2 * 2 * 2
+    kinds = {(*row.kind, row.top_n): row for row in rows}
+    seen, spread_out = kinds["value", "none", 1, 1], kinds["qq", "none", 1, 1]
+    for name in ("object", "background", "all"):
+        assert seen.precision[name] == Precision(1.0, 1.0, 1.0, 1.0)
+        assert kinds["value", "none", -1, 1].precision[name].sampled == 0.0
+    assert seen.place.lift == math.inf and seen.place.recall > 0.5
+    assert spread_out.lift.lift > 1.5 and spread_out.place.recall < 0.3
+    assert seen.labelled == 1.0
+    assert choose(rows).kind[0] == "value" and choose(rows).sign == 1
+
+
+def test_mosaics_join_across_batches(painted, tmp_path):
+    """Batch size is no part of the result."""
+    small = rows_of(painted.sample(tmp_path), "value")
+    sample = painted.sample(tmp_path)
+    sample.options.batch_size = 40
+    for a, b in zip(small, rows_of(sample, "value"), strict=True):
+        # A mean over other batches may differ in its last bit.
+        assert a.to_dict()["place"] == pytest.approx(b.to_dict()["place"], abs=1e-5, nan_ok=True)
+
+
+def test_a_smaller_n_is_a_run_with_that_n(painted, tmp_path):
+    sample = painted.sample(tmp_path)
+    both = [row.to_dict() for row in rows_of(sample, "qq") if row.top_n == 1]
+    sample.options.top_n = (1,)
+    assert both == [row.to_dict() for row in rows_of(sample, "qq")]
+
+
+def test_negative_share_is_of_the_scores_that_are_ranked(painted, tmp_path):
+    rows = {row.kind: row for row in rows_of(painted.sample(tmp_path), "qq")}
+    patches = torch.cat(
+        [painted.encode_images(b.pixels_BCHW, "qq") for b in painted.batches(range(40), 8)]
+    ).flatten(0, 1)
+    for center, shift in (("none", 0.0), ("corpus", patches.mean(0))):
+        cosines = (patches - shift) @ painted.words_QD.T
+        share = (cosines < 0).float().mean().item()
+        assert rows["qq", center, 1].negative_share == pytest.approx(share, abs=1e-4)
+
+
+def test_unreadable_pictures_are_left_out_and_too_few_refused(painted, tmp_path, monkeypatch):
+    batches = painted.batches
+
+    def some(pictures, size):
+        for batch in batches(pictures, size):
+            if batch.rows[0] == 0:
+                yield LoadedBatch(None, [], [], {"x": "broken"})
+            else:
+                yield batch
+
+    monkeypatch.setattr(painted, "batches", some)
+    rows = rows_of(painted.sample(tmp_path), "value")
+    assert rows[0].precision["all"].sampled == 1.0 and rows[0].place.lift == math.inf
+    one = LoadedBatch(torch.ones(1, 3, *GRID), [4], [0], {"x": "broken"})
+    monkeypatch.setattr(painted, "batches", lambda *_: [one])
+    with pytest.raises(UserError, match="1 of the sample's 40 pictures"):
+        rows_of(painted.sample(tmp_path), "value")
+
+
+# The command, on files.
+
+
+@pytest.fixture
+def files(tmp_path):
+    options = make_world(tmp_path)
+    names = [r["image"] for r in json.loads(Path(options.data_path).read_text()) if r["image"]]
+    truth = {
+        "grid": [3, 3],
+        "words_sets": [[NAMES[i]] for i in range(60)],
+        "images": {name: list(range(9)) for name in names},
+        "objects": {name: "110000000" for name in names},
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    given = ("data_path", "image_folder", "vision_tower", "words")
+    flags = {name: getattr(options, name) for name in given} | {"batch_size": "5"}
+    return SimpleNamespace(folder=tmp_path, flags=flags, truth=truth)
+
+
+def run(files, monkeypatch, *more, **changes):
+    flags = [f"--{name}={value}" for name, value in (files.flags | changes).items()]
+    monkeypatch.setattr(sys, "argv", ["quality", *flags, *more])
+    quality.main()
+
+
+def plant_captions(files):
+    """Captions that name what the encoder sees, so that something can be chosen."""
+    from llava_sea.data.images import ImageTransform, load_image
+    from llava_sea.labels.patch_features import PatchEncoder
+    from llava_sea.labels.text_features import TextEncoder
+
+    encoder = PatchEncoder.from_pretrained(files.flags["vision_tower"])
+    texts = TextEncoder.from_pretrained(files.flags["vision_tower"], encoder.model)
+    words_QD = torch.from_numpy(texts.encode_words(NAMES).features_QD)
+    transform = ImageTransform.from_pretrained(files.flags["vision_tower"], "square")
+    path = Path(files.flags["data_path"])
+    records = json.loads(path.read_text())
+    pixels = {
+        r["image"]: transform(load_image(files.flags["image_folder"], r["image"], "x").image)
+        for r in records
+        if r["image"]
+    }
+    patches = {n: encoder.encode_images(p[None], "value")[0] for n, p in pixels.items()}
+    mean = torch.stack(list(patches.values())).flatten(0, 1).mean(0)
+    for record in records:
+        if record["image"]:
+            best = ((patches[record["image"]] - mean) @ words_QD.T).argmax(1).unique().tolist()
+            record["conversations"][1]["value"] = " and ".join(NAMES[i] for i in best)
+    path.write_text(json.dumps(records))
+
+
+def test_command_prints_a_table_and_the_flags_and_writes_all_numbers(files, monkeypatch, capsys):
+    plant_captions(files)
+    output, truth = files.folder / "quality.json", files.folder / "truth.json"
+    run(
+        files, monkeypatch, "--sea_features", "value", "qq", "--top_n", "3", "1",
+        output=output, truth=truth,
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    results = json.loads(output.read_text())
+    assert len(results["rows"]) == 2 * 2 * 2 * 2
+    chosen = results["chosen"]
+    assert chosen["features"] == "value" and chosen["center"] == "corpus" and chosen["sign"] == 1
+    assert printed.splitlines()[-1].endswith(
+        f"--sea_features value --sea_sign +1 --sea_center corpus --sea_top_n {chosen['top_n']}"
+    )
+    row = results["rows"][0]
+    assert (row["features"], row["sign"], row["center"], row["top_n"]) == ("value", 1, "none", 1)
+    assert set(row["precision"]) == {"object", "background", "all"}
+    assert set(row["place"]) == {"lift", "lift_error", "recall", "recall_error"}
+    assert {"near", "apart", "elsewhere", "local"} == set(row["agreement"])
+    assert {"lift", "lift_error", "hub_cover", "hubs"} <= set(row["lift"])
+    assert set(results["spearman"]) == {"all", "+1", "-1"}
+    assert "top-1" in printed and max(map(len, printed.splitlines())) <= 200
+
+
+def test_without_truth_there_is_no_precision(files, monkeypatch, capsys):
+    plant_captions(files)
+    run(files, monkeypatch, "--sea_features", "value", output=files.folder / "q.json")
+    results = json.loads((files.folder / "q.json").read_text())
+    assert results["rows"][0]["precision"] is None and "spearman" not in results
+    printed = capsys.readouterr().out
+    assert "top-1" not in printed and "Spearman" not in printed and "chosen" in printed
+
+
+def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys):
+    """The captions of the untrained encoder's pictures are any words."""
+    with pytest.raises(UserError, match=r"nothing is chosen. Ways out"):
+        run(files, monkeypatch, output=files.folder / "q.json")
+    results = json.loads((files.folder / "q.json").read_text())
+    assert results["chosen"] is None and len(results["rows"]) == len(FEATURES) * 2 * 2 * 5
+    assert "every kind" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"top_n": "0"}, "--top_n 0: each must be at least 1"),
+        ({"num_images": "1"}, "--num_images 1: must be at least 2"),
+        ({"output": "/no/such/folder/q.json"}, "--output /no/such/folder/q.json"),
+        ({"image_folder": "/no/folder"}, "--image_folder /no/folder: no such folder"),
+        ({"batch_size": "0"}, "--batch_size 0"),
+        ({"truth": "/no/truth.json"}, "--truth /no/truth.json: cannot be read"),
+        ({"words": "/no/words.tsv"}, "/no/words.tsv: the word list cannot be read"),
+        ({"sea_topn": "3"}, "there is no flag '--sea_topn=3'"),
+    ],
+)
+def test_bad_flags_are_named(files, monkeypatch, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(files, monkeypatch, **changes)
+
+
+def test_truth_of_another_grid_or_of_other_pictures_is_named(files, monkeypatch):
+    path = files.folder / "truth.json"
+    files.truth["images"]["0.jpg"] = [0] * 4
+    path.write_text(json.dumps(files.truth))
+    with pytest.raises(UserError, match=r"--truth .*'0\.jpg' has 4 patches there"):
+        run(files, monkeypatch, truth=path)
+
+
+def test_bad_pictures_and_missing_captions(files, monkeypatch):
+    (files.folder / "images" / "sub" / "13.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"r13.*13\.png.*--on_bad_image skip"):
+        run(files, monkeypatch, "--sea_features", "value")
+    with pytest.raises(UserError, match="nothing is chosen"):
+        run(files, monkeypatch, "--sea_features", "value", on_bad_image="skip")
+    path = Path(files.flags["data_path"])
+    records = json.loads(path.read_text())
+    records = [r for r in records if r["image"]][:1]
+    path.write_text(json.dumps(records))
+    with pytest.raises(UserError, match="1 of its pictures have a caption"):
+        run(files, monkeypatch)
+
+
+def test_features_and_n_are_sorted_and_taken_once(tmp_path):
+    needed = ["--data_path=d", f"--image_folder={tmp_path}", "--vision_tower=v", "--words=w"]
+    options = parse_quality_options(
+        [*needed, "--sea_features", "qq", "vanilla", "qq", "--top_n", "5", "1", "5"]
+    ).resolved()
+    assert options.sea_features == ("vanilla", "qq") and options.top_n == (1, 5)
+    assert parse_quality_options(needed).sea_features == FEATURES
+
+
+def test_table_marks_the_chosen_row(capsys):
+    rows = [make_row("qq"), make_row(n=1), make_row(n=2, lift=3.0)]
+    print_table(rows, rows[2])
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line.split() for line in lines if line.lstrip().startswith(">")]
+    assert [words[1:5] for words in marked] == [["value", "none", "+1", "2"]] * 2
+
+
+def test_help_is_quick_and_explains():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "llava_sea.labels.quality", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "--num_images" in done.stdout and "1 2 3 5 10" in done.stdout
+    assert "| torch" not in done.stderr.replace("|  ", "| ")
