@@ -15,4 +15,10 @@ if [ ! -e "$WORDS" ]; then
   run_and_wait python -m llava_sea.labels.word_list --data_path "$PRETRAIN_DATA" --output "$WORDS"
 fi
 run_and_wait "${TRAIN[@]}"
-run_and_wait "${REPORT[@]}"
+run_and_wait "${REPORT[@]}" --run "$OUTPUT_DIR"
+
+# Where the same with SEA is there, its report gets this run beside it.
+if is_finished "$OUTPUT_DIR-sea"; then
+  run_and_return "${REPORT[@]}" --run "$OUTPUT_DIR-sea" --baseline "$OUTPUT_DIR" ||
+    echo "the report of $OUTPUT_DIR-sea stays as it was"
+fi

@@ -3,6 +3,8 @@
 # then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
 #   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
 #   SEA_PRESET=paper (labels as the paper prints them; default: best)
+#   BASELINE=... (the plain LLaVA run that the report shows beside this one; default: the finished
+#   run of pretrain.sh, whose folder is this one's without "-sea")
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,8 +21,28 @@ SEA_FLAGS=(
 if [ -n "${DRY_RUN:-}" ]; then bash "$root/scripts/extract_labels.sh"; fi
 source "$root/scripts/stage1.sh"
 
+if [ -n "${BASELINE:-}" ] && ! is_finished "$BASELINE"; then
+  echo "BASELINE=$BASELINE: holds no mm_projector.bin; it is the output folder of scripts/pretrain.sh" >&2
+  exit 2
+fi
+
 # Labels, once: the corpus's words, then the best of them for every patch of every picture.
 # Training refuses labels that do not fit it.
 if [ ! -e "$LABELS/manifest.json" ]; then run_and_wait bash "$root/scripts/extract_labels.sh"; fi
 run_and_wait "${TRAIN[@]}"
-run_and_wait "${REPORT[@]}"
+
+# The report. A baseline that was asked for must fit; one that merely lies there need not.
+REPORT+=(--run "$OUTPUT_DIR")
+plain=${OUTPUT_DIR%-sea}
+if [ -n "${BASELINE:-}" ]; then
+  run_and_wait "${REPORT[@]}" --baseline "$BASELINE"
+elif [ "$plain" != "$OUTPUT_DIR" ] && is_finished "$plain"; then
+  run_and_return "${REPORT[@]}" --baseline "$plain" || run_and_wait "${REPORT[@]}"
+else
+  run_and_wait "${REPORT[@]}"
+  if [ "$plain" != "$OUTPUT_DIR" ]; then
+    echo "for plain LLaVA beside SEA: ${RECIPE:+RECIPE=$RECIPE }OUTPUT_DIR=$plain bash scripts/pretrain.sh"
+  else
+    echo "for plain LLaVA beside SEA: ${REPORT[*]} --baseline RUN, a run of scripts/pretrain.sh"
+  fi
+fi

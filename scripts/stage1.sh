@@ -56,15 +56,20 @@ TRAIN=(
   "$root/llava_sea/train/train_mem.py" "${STAGE1_FLAGS[@]}"
   ${PRECISION[@]+"${PRECISION[@]}"} ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
 )
+# The report; of which runs, the scripts add. Plain LLaVA's run and SEA's are siblings by name,
+# checkpoints/mini-pretrain and checkpoints/mini-pretrain-sea.
 REPORT=(
-  python -m llava_sea.report --run "$OUTPUT_DIR" --words "$WORDS"
+  python -m llava_sea.report --words "$WORDS"
   --data_path "${EVAL_DATA:-$PRETRAIN_DATA}" --image_folder "$PRETRAIN_IMAGES"
   ${EVAL_TRUTH:+--truth "$EVAL_TRUTH"}
 )
 
+is_finished() { [ -e "$1/mm_projector.bin" ]; }
+
 # Run a command, hand SIGTERM and Ctrl-C on to it, and wait until it is done with them: training
 # saves a checkpoint first. Bash itself would die at once and leave the command behind.
-run_and_wait() {
+run_and_wait() { run_and_return "$@" || exit; }
+run_and_return() {
   local status=0 child
   "$@" &
   child=$!
@@ -75,11 +80,11 @@ run_and_wait() {
     wait "$child" || status=$?
   done
   trap - TERM INT
-  if [ "$status" != 0 ]; then exit "$status"; fi
+  return "$status"
 }
 
 if [ -n "${DRY_RUN:-}" ]; then
   printf '%q ' "${TRAIN[@]}"; echo
-  printf '%q ' "${REPORT[@]}"; echo
+  printf '%q ' "${REPORT[@]}" --run "$OUTPUT_DIR" ${BASELINE:+--baseline "$BASELINE"}; echo
   exit 0
 fi

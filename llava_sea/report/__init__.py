@@ -1,5 +1,6 @@
-"""The report of a stage-1 run: what each patch says, before training and after.
+"""The report of a stage-1 run, or of two side by side: what each patch says.
 
-`folder` finds the run's files, `measures` its numbers, `reading` its words; `grid_svg`, `chart_svg`
-and `page` make the HTML, `pngs` the pictures beside it. ``python -m llava_sea.report`` does it all.
+`folder` finds a run's files, `pair` tells whether two fit, `measures` has the numbers, `reading`
+the words, `token_map` the t-SNE of figure 2; the modules in `_svg` and `_html` draw the sections
+of `page`, `pngs` and `map_png` the files beside it. ``python -m llava_sea.report`` does it all.
 """

@@ -2,7 +2,7 @@
 
 ``python -m llava_sea.report --run OUTPUT_DIR --data_path heldout.json --image_folder DIR
 --words words.tsv``; works for a finished run, for any ``checkpoint-N`` in it, and for the output
-folder of a plain LLaVA run.
+folder of a plain LLaVA run. ``--baseline OTHER_DIR`` shows another run, plain LLaVA, beside it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--run", required=True, help="output folder of a run, or a checkpoint-N in it")
+    add("--baseline", help="another run, as plain LLaVA, to show beside it; or a checkpoint-N")
     add("--data_path", required=True, help="held-out records in LLaVA's layout")
     add("--image_folder", required=True, help='folder that the records\' "image" is relative to')
     add("--words", required=True, help="word list, words.tsv")
     add("--truth", help="JSON with the true words of every patch, where they are known")
     add("--projector", help="the projector shown as 'after' (default: the run's)")
     add("--num_images", type=int, default=6, help="pictures shown (default: 6)")
+    add(
+        "--map_points",
+        type=int,
+        default=800,
+        help="visual tokens of each projector, and words at most, in the t-SNE map; 0: no map "
+        "(default: 800)",
+    )
     add(
         "--num_words",
         type=int,
@@ -64,22 +72,30 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     if args.num_words < 1:
         raise UserError(f"--num_words {args.num_words}: must be at least 1")
+    if args.num_images < 1:
+        raise UserError(f"--num_images {args.num_images}: must be at least 1")
+    if args.map_points < 0:
+        raise UserError(f"--map_points {args.map_points}: must be 0 or more")
     run = open_run(args.run, args.projector)
+    baseline = open_run(args.baseline, flag="--baseline") if args.baseline else None
     output = _output(args.output, run)
 
     # Torch and transformers are loaded only when what was asked for is there.
     from llava_sea.report.make import make_report
+    from llava_sea.report.map_png import map_png
     from llava_sea.report.page import render
     from llava_sea.report.pngs import curves_png, picture_png
 
     command = shlex.join(["python", "-m", "llava_sea.report", *(argv or sys.argv[1:])])
-    report = make_report(run, args, command)
+    report = make_report(run, baseline, args, command)
     files = {output: render(report).encode()}
     for number, picture in enumerate(report.pictures, start=1):
         files[output.with_name(f"{output.stem}_picture_{number}.png")] = picture_png(picture)
     if report.charts:
         png = curves_png(report.charts, report.step)
         files[output.with_name(f"{output.stem}_curves.png")] = png
+    if report.token_map is not None:
+        files[output.with_name(f"{output.stem}_map.png")] = map_png(report.token_map)
     _write(files)
     print(f"report: {output} (and {len(files) - 1} PNG files beside it)")
     return output

@@ -18,6 +18,9 @@ from llava_sea.report.measures import Chart, Point, number
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 52, 10, 26
+NAMED_RIGHT = 112
+"""The margin where the curves' names stand at their ends."""
+LONGEST_NAME = 15
 MAX_POINTS = 400
 MAX_MARKED = 30
 
@@ -36,22 +39,24 @@ class Scale(NamedTuple):
         return self.start + share * (self.end - self.start)
 
 
-def chart_svg(chart: Chart, marked_step: int | None = None) -> str:
+def chart_svg(chart: Chart, marked_step: int | None = None, *, named: bool = False) -> str:
     """Draw a chart.
 
     Args:
         chart: a measure with at least one finite value.
         marked_step: a step to mark with an upright line, the checkpoint's.
+        named: write each curve's name at its end, beside its last value.
     """
+    right = WIDTH - (NAMED_RIGHT if named else RIGHT)
     curves = [thin(curve.points) for curve in chart.curves]
     finite = [p for points in curves for p in points if math.isfinite(p.value)]
     percent = chart.measure.percent
     first, last_step = min(p.step for p in finite), max(p.step for p in finite)
-    x = Scale(first, max(last_step, first + 1), LEFT, WIDTH - RIGHT)
+    x = Scale(first, max(last_step, first + 1), LEFT, right)
     low, high = value_range([p.value for p in finite], chart.measure.from_zero)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     parts = [
-        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
+        f'<line class="rule" x1="{LEFT}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
         f'<text class="tick" x="{LEFT - 6}" y="{y(t) + 3.5:.1f}" text-anchor="end">'
         f"{_tick(t, percent)}</text>"
         for t in ticks(low, high)
@@ -60,23 +65,27 @@ def chart_svg(chart: Chart, marked_step: int | None = None) -> str:
         f'<text class="tick" x="{x(t):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{t:,.0f}</text>'
         for t in ticks(x.low, x.high, whole=True)
     ]
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{HEIGHT - 8}">step</text>')
+    parts.append(f'<text class="tick" x="{right + 10}" y="{HEIGHT - 8}">step</text>')
     if marked_step is not None and x.low <= marked_step < x.high:
         parts.append(
             f'<line class="mark" x1="{x(marked_step):.1f}" x2="{x(marked_step):.1f}" '
             f'y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         )
     lasts = [_last(points) for points in curves]
-    ends = spread([y(last.value) if last else TOP for last in lasts])
+    apart, below = (26.0, 14) if named else (12.0, 0)
+    places = [y(last.value) if last else TOP for last in lasts]
+    ends = spread(places, apart, HEIGHT - BOTTOM - below)
     for index, points in reversed(list(enumerate(curves))):  # the first lies on top
-        parts.append(_line(points, index, x, y))
+        curve = chart.curves[index]
+        parts.append(_line(points, curve.colour, x, y))
         if last := lasts[index]:
+            name = _name(curve.label, right) if named else ""
             parts.append(
-                f'<text class="end s{index}" x="{WIDTH - RIGHT + 6}" '
+                f'<text class="end s{curve.colour}" x="{right + 6}" '
                 f'y="{ends[index] + 3.5:.1f}">'
-                f"{number(last.value, percent)}</text>"
+                f"{number(last.value, percent)}{name}</text>"
             )
-    title = escape(f"{chart.measure.name} over the steps of training")
+    title = escape(" ".join([f"{chart.measure.name} over the steps of training", chart.label]))
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
         + "\n".join(parts)
@@ -111,13 +120,21 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [float(t) + 0.0 for t in found if low - slack <= t <= high + slack]
 
 
-def spread(places: Sequence[float], apart: float = 12.0) -> list[float]:
-    """Move labels that would lie on each other apart, in their order."""
+def spread(places: Sequence[float], apart: float = 12.0, lowest: float = math.inf) -> list[float]:
+    """Move labels that would lie on each other apart, in their order, none below `lowest`."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + apart)
+    for place in reversed(order):
+        moved[place] = min(moved[place], lowest)
+        lowest = min(lowest, moved[place]) - apart
     return moved
+
+
+def _name(label: str, right: float) -> str:
+    short = label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…"
+    return f'<tspan class="name" x="{right + 6}" dy="12">{escape(short)}</tspan>'
 
 
 def _line(points: Sequence[Point], index: int, x: Scale, y: Scale) -> str:

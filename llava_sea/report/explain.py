@@ -1,37 +1,39 @@
-"""The report's fixed texts: how to read the pictures, and what each measure means."""
+"""The report's fixed texts: what it is, how to read the pictures, and what each measure means."""
 
 from __future__ import annotations
 
+from html import escape
 from string import Template
 
-from llava_sea.report.grid_svg import UNIT, grid_cell
-from llava_sea.report.reading import Cell
+from llava_sea.report.cells import Cell, Grid
+from llava_sea.report.grid_svg import UNIT, grid_cell, outline_svg
 
-LEGEND = Template("""<div class="legend">
-<svg class="grid" viewBox="0 0 $width $unit" role="img" aria-label="Two sample patches">$cells</svg>
-<div>
-<p>Each square is one patch of the picture, and the word in it is the word whose embedding lies
-nearest to what the language model is handed for that patch, out of the $num_words most frequent
-words and phrases of the list. $right The other words stand on the darkened picture.$compare</p>
-<p>Hover over a patch for its row, column and cosine. Words can be selected and searched for, and
-the drawings stay sharp when you zoom in.</p>
-</div>
-</div>""")
+WHAT = Template("""A picture is cut into patches, and each patch reaches the language model as one
+vector. A projector makes these vectors, and stage 1 trains it and nothing else. Below, every patch
+carries the word that lies nearest to its vector: what it says to the language model.$compare""")
+COMPARE_RUNS = Template(""" Two projectors read the same pictures: <strong>$baseline</strong>, and
+<strong>$run</strong>.""")
+
+LEGEND = Template("""<ul class="legend">
+<li>$right_cell<span>$right</span></li>
+<li>$other_cell<span><strong>Dark: any other word.</strong> It is the nearest of the list’s
+$num_words most frequent words and phrases, but not $not_right.</span></li>
+$outline
+<li class="screen"><span>Point at a patch, or tap it, for its five nearest words with their
+cosines$and_truth.</span></li>
+</ul>""")
 
 RIGHT_BY_TRUTH = (
-    "<strong>On green, in bold: the word is true of that patch</strong>, that is, it names the "
-    "thing that covers the patch (its kind, colour, size, or a phrase of these), or, where nothing "
-    "does, the background."
+    "<strong>Light, bold, with a tick: the word is true of that patch.</strong> It names the "
+    "thing there (kind, colour, size, or a phrase of these), or, where there is none, the "
+    "background."
 )
 RIGHT_BY_CAPTION = (
-    "<strong>On green, in bold: the word occurs in the picture’s caption.</strong> That is a rough "
+    "<strong>Light, bold, with a tick: the word occurs in the picture’s caption.</strong> A rough "
     "sign only: captions leave most things out, and a word of the caption may stand on the wrong "
     "patch."
 )
-COMPARE = (
-    " The same picture is read twice: with the projector as it was before the first step, and as "
-    "it is now."
-)
+OUTLINE = "The orange line runs around the patches that an object covers; the rest is background."
 
 DEFINITIONS = {
     "<var>X</var><sub>v</sub> (1)": "Visual tokens: what the projector makes of the vision "
@@ -56,17 +58,40 @@ SEA_DEFINITIONS = {
 }
 
 
-def how_to_read(num_words: int, truth_known: bool, num_grids: int) -> str:
-    """Explain the grids, with two sample patches."""
-    cells = grid_cell(Cell("red ball", 0.6, True), 0, 0, "a right word")
-    cells += grid_cell(Cell("table", 0.3, False), UNIT, 0, "another word")
+def what_it_is(names: tuple[str, str] | None) -> str:
+    """Say what the page shows, to somebody who does not know.
+
+    Args:
+        names: what the run and the baseline are called, if there are two.
+    """
+    compare = ""
+    if names is not None:
+        run, baseline = (escape(name) for name in names)
+        compare = COMPARE_RUNS.substitute(run=run, baseline=baseline)
+    return WHAT.substitute(compare=compare)
+
+
+def how_to_read(num_words: int, truth_known: bool) -> str:
+    """Explain the grids, with sample patches."""
+    outline = ""
+    if truth_known:
+        sample = Grid("", 1, [Cell("", 0.0, False, is_object=True)], None, 0.0)
+        outline = f"<li>{_sample(outline_svg(sample))}<span>{OUTLINE}</span></li>"
     return LEGEND.substitute(
-        width=2 * UNIT,
-        unit=UNIT,
-        cells=cells,
+        right_cell=_sample(grid_cell(Cell("red ball", 0.6, True), 0, 0, "a right word")),
+        other_cell=_sample(grid_cell(Cell("table", 0.3, False), 0, 0, "another word")),
+        outline=outline,
         num_words=f"{num_words:,}",
         right=RIGHT_BY_TRUTH if truth_known else RIGHT_BY_CAPTION,
-        compare=COMPARE if num_grids > 1 else "",
+        not_right="true of the patch" if truth_known else "in the caption",
+        and_truth=", and for what is true there" if truth_known else "",
+    )
+
+
+def _sample(drawing: str) -> str:
+    return (
+        f'<svg class="grid sample" viewBox="-6 -6 {UNIT + 12} {UNIT + 12}" aria-hidden="true">'
+        f"{drawing}</svg>"
     )
 
 

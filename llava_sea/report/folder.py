@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ PROJECTOR = "mm_projector.bin"
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 METRICS = "metrics.jsonl"
 TRAINER_STATE = "trainer_state.json"
+SETTINGS = "run.json"
 
 Row = dict[str, Any]
 
@@ -46,6 +47,8 @@ class RunFolder:
     """Lines of the log with their ``step``, ascending."""
     notes: tuple[str, ...]
     """What is missing, for the reader."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the run was started with; empty where the folder does not tell."""
 
     def report_name(self) -> str:
         """Return the file name of this report: one a checkpoint, so none replaces another's."""
@@ -56,23 +59,26 @@ class RunFolder:
         return f"report-{where}.html"
 
 
-def open_run(run: str | Path, projector: str | Path | None = None) -> RunFolder:
+def open_run(
+    run: str | Path, projector: str | Path | None = None, *, flag: str = "--run"
+) -> RunFolder:
     """Find a run's files.
 
     Args:
         run: the output folder of a run, or a ``checkpoint-N`` in it.
         projector: the "after": an ``mm_projector.bin`` or a folder with one; default: the run's.
+        flag: the flag that named the run, for errors.
 
     Raises:
         UserError: if the folder, its config or its projector is missing or broken.
     """
     folder = Path(run)
     if not folder.is_dir():
-        raise UserError(f"--run {run}: no such folder")
+        raise UserError(f"{flag} {run}: no such folder")
     is_checkpoint = _checkpoint_step(folder) is not None
     root = folder.resolve().parent if is_checkpoint else folder.resolve()
     config = _read_config(folder if (folder / "config.json").is_file() else root)
-    after = _find_projector(folder.resolve(), projector)
+    after = _find_projector(folder.resolve(), projector, flag)
     rows, notes = _read_log(root)
     step = _step_of(after, root, rows)
     label = "after training"
@@ -89,7 +95,8 @@ def open_run(run: str | Path, projector: str | Path | None = None) -> RunFolder:
             f"This run kept no {INITIAL_PROJECTOR}: the pictures show the trained projector only."
         )
     name = f"{root.name}/{folder.name}" if is_checkpoint else root.name
-    return RunFolder(name, root, config, tuple(projectors), step, rows, tuple(notes))
+    settings = _read_settings(root)
+    return RunFolder(name, root, config, tuple(projectors), step, rows, tuple(notes), settings)
 
 
 def _checkpoint_step(folder: Path) -> int | None:
@@ -97,7 +104,7 @@ def _checkpoint_step(folder: Path) -> int | None:
     return int(number[1]) if number else None
 
 
-def _find_projector(folder: Path, projector: str | Path | None) -> Path:
+def _find_projector(folder: Path, projector: str | Path | None, flag: str) -> Path:
     path = Path(projector).resolve() if projector is not None else folder
     if path.is_dir():
         path = path / PROJECTOR
@@ -109,8 +116,8 @@ def _find_projector(folder: Path, projector: str | Path | None) -> Path:
     checkpoints = [p for p in folder.glob("checkpoint-*") if (p / PROJECTOR).is_file()]
     if checkpoints:
         latest = max(checkpoints, key=lambda p: _checkpoint_step(p) or 0)
-        hint = f"the run is not finished; its latest checkpoint is --run {latest}"
-    raise UserError(f"--run {folder}: holds no {PROJECTOR}; {hint}")
+        hint = f"the run is not finished; its latest checkpoint is {flag} {latest}"
+    raise UserError(f"{flag} {folder}: holds no {PROJECTOR}; {hint}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -127,6 +134,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no JSON object")
     return config
+
+
+def _read_settings(root: Path) -> dict[str, Any]:
+    """Return what the run was started with; it is for the reader alone, so it may be broken."""
+    try:
+        settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _read_log(root: Path) -> tuple[list[Row], list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from llava_sea.report.reading import Grid
+    from llava_sea.report.cells import Grid
 
 
 class Key(NamedTuple):
@@ -94,6 +94,8 @@ class Curve(NamedTuple):
 
     label: str
     points: list[Point]
+    colour: int = 0
+    """Which of the page's colours it has."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Chart:
 
     measure: Measure
     curves: list[Curve]
+    label: str = ""
+    """What of the measure is shown, where that is the same for all curves: "held out"."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,37 @@ def charts_of(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     rows = _with_plain_loss(rows)
     charts = []
     for measure in MEASURES:
-        curves = [Curve(label, points_of(rows, key)) for key, label in measure.keys]
-        curves = [c for c in curves if any(math.isfinite(p.value) for p in c.points)]
+        curves = [
+            Curve(label, points_of(rows, key), colour)
+            for colour, (key, label) in enumerate(measure.keys)
+        ]
+        curves = _with_values(curves)
         if curves:
             charts.append(Chart(measure, curves))
+    return charts
+
+
+def charts_of_pair(
+    names: tuple[str, str], rows: tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]
+) -> list[Chart]:
+    """Return charts that hold a curve of each of two runs, one chart for each key of the log.
+
+    Args:
+        names: what the run and the baseline are called; their colours are 0 and 1.
+        rows: their logs.
+    """
+    logs = [_with_plain_loss(log) for log in rows]
+    charts = []
+    for measure in MEASURES:
+        for key, label in measure.keys:
+            curves = _with_values(
+                [
+                    Curve(name, points_of(log, key), colour)
+                    for colour, (name, log) in enumerate(zip(names, logs, strict=True))
+                ]
+            )
+            if curves:
+                charts.append(Chart(measure, curves, label))
     return charts
 
 
@@ -190,6 +221,10 @@ def number(value: float, percent: bool = False) -> str:
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.2e}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _with_values(curves: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in curves if any(math.isfinite(p.value) for p in curve.points)]
 
 
 def _with_plain_loss(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

@@ -1,30 +1,25 @@
 """The page: what the report holds, and the one place where HTML is put together.
 
 Every text that comes from a user's file (captions, words, names, paths) is escaped here or in the
-SVG modules; `Template` fills in what is finished HTML and reads nothing a second time.
+modules of the sections; `Template` fills in what is finished HTML and reads nothing a second time.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from string import Template
 
-from PIL import Image
-
-from llava_sea.report.chart_svg import chart_svg
-from llava_sea.report.explain import definitions, how_to_read
-from llava_sea.report.grid_svg import UNIT, grid_svg
+from llava_sea.report.cells import Picture
+from llava_sea.report.curves_html import curves_html
+from llava_sea.report.explain import definitions, how_to_read, what_it_is
+from llava_sea.report.map_html import map_html
 from llava_sea.report.measures import PRECISION_KEYS, Chart, Line, number
-from llava_sea.report.reading import Grid, Picture
+from llava_sea.report.picture_html import picture_html
 from llava_sea.report.style import STYLE
-from llava_sea.report.table import symbol_html, table_html
-
-LARGE_GRID = 16
-"""From so many columns on, grids stand one below the other over the page's whole width."""
+from llava_sea.report.table import pair_table_html, table_html
+from llava_sea.report.token_map import TokenMap
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -37,20 +32,16 @@ PAGE = Template("""<!DOCTYPE html>
 <body>
 <main>
 <p class="kicker">$kicker</p>
-<h1>What the patches say</h1>
-<p class="setting">$setting</p>
-<div class="summary">
-<div>
+<h1>$heading</h1>
 <p class="lead">$lead</p>
+<p class="what">$what</p>
 $notes
-</div>
 $table
-</div>
-<h2>How to read the pictures</h2>
-$how_to_read
 <h2>Held-out pictures</h2>
 <p>$choice</p>
+$how_to_read
 $pictures
+$map
 $curves
 <h2>Definitions</h2>
 $definitions
@@ -63,22 +54,15 @@ $facts
 </html>
 """)
 
-PICTURE = Template("""<article class="picture">
-<header><h3>$caption</h3><div class="source">$source</div></header>
-<div class="panels $layout">
-<figure class="seen"><figcaption><b>As the model sees it</b></figcaption>
-<svg viewBox="0 0 $width $height" role="img" aria-label="The picture">
-<image id="$id" class="$rendering" width="$width" height="$height" preserveAspectRatio="none"
- href="$image"/></svg></figure>
-$grids
-</div>
-</article>""")
 
-GRID = Template("""<figure><figcaption><b>$label</b> <span>$score</span></figcaption>
-<div class="scroll">$svg</div></figure>""")
+@dataclass(frozen=True)
+class Baseline:
+    """The other run of a report of two, shown on the left."""
 
-CHART = Template("""<figure><figcaption><b>$name</b> <span>$symbol</span>$keys</figcaption>
-$svg</figure>""")
+    names: tuple[str, str]
+    """What the run and this baseline are called."""
+    lines: list[Line]
+    """The table's rows of the baseline."""
 
 
 @dataclass(frozen=True)
@@ -102,52 +86,65 @@ class Report:
     facts: list[tuple[str, str]]
     """What it was made from: name and value, as plain text."""
     notes: tuple[str, ...] = ()
+    baseline: Baseline | None = None
+    token_map: TokenMap | None = None
 
 
 def render(report: Report) -> str:
     """Return the whole page."""
-    grids = report.pictures[0].grids
+    names = report.baseline.names if report.baseline else None
+    title = f"{report.run_name}: what the patches say"
+    heading = "What the patches say"
+    if report.baseline is None:
+        table = table_html(report.lines, report.table_caption, report.step)
+        lead = _lead(report)
+    else:
+        lines = report.lines, report.baseline.lines
+        table = pair_table_html(report.baseline.names, lines, report.table_caption)
+        lead = _pair_lead(report.baseline.names, *lines)
+        heading = f"{heading}: {report.baseline.names[1]} beside {report.baseline.names[0]}"
     return PAGE.substitute(
-        title=escape(f"{report.run_name}: what the patches say"),
+        title=escape(title),
         style=STYLE,
         kicker=escape(f"{report.run_name} · {report.kind}"),
-        setting=(
-            "A projector that turns the patches of <code>"
-            f"{escape(report.tower)}</code> into input tokens of <code>{escape(report.llm)}</code>."
-        ),
-        lead=_lead(report),
+        heading=escape(heading),
+        what=what_it_is(names),
+        lead=lead,
         notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        table=table_html(report.lines, report.table_caption, report.step),
-        how_to_read=how_to_read(report.num_words, report.truth_known, len(grids)),
+        table=table,
+        how_to_read=how_to_read(report.num_words, report.truth_known),
         choice=_choice(report.pictures),
         pictures="\n".join(
-            _picture(picture, f"picture-{i}", report.truth_known)
+            picture_html(picture, f"picture-{i}", report.truth_known)
             for i, picture in enumerate(report.pictures, start=1)
         ),
-        curves=_curves(report.charts, report.step),
+        map=map_html(report.token_map),
+        curves=curves_html(report.charts, report.step, names),
         definitions=definitions(report.with_sea),
         facts="\n".join(
             f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>"
-            for name, value in report.facts
+            for name, value in (
+                ("Vision tower", report.tower),
+                ("Language model", report.llm),
+                *report.facts,
+            )
         ),
     )
 
 
 def _lead(report: Report) -> str:
     """Say in a sentence or two what came out."""
-    line = next((line for line in report.lines if line.key in PRECISION_KEYS), None)
+    line = _precision(report.lines)
     if line is None:
         return ""
     when = f"After {report.step:,} steps" if report.step is not None else "With this projector"
-    whose = "the held-out patches" if line.after_step is not None else "the patches shown below"
-    is_right = "is right" if line.key == PRECISION_KEYS[0] else "stands in the caption"
     text = (
-        f"{when}, the word nearest to a patch {is_right} for "
-        f"<strong>{number(line.after, True)}</strong> of {whose}"
+        f"{when}, the word nearest to a patch {_is_right(line)} for "
+        f"<strong>{number(line.after, True)}</strong> of {_whose(line)}"
     )
     if line.before is not None:
         text += f"; before training it was {number(line.before, True)}"
-    objects = next((one for one in report.lines if one.key.endswith("_objects")), None)
+    objects = _objects(report.lines)
     if objects is not None:
         share = number(objects.after, True)
         text += f". Of the patches that an object covers: <strong>{share}</strong>"
@@ -156,77 +153,43 @@ def _lead(report: Report) -> str:
     return text + "."
 
 
+def _pair_lead(names: tuple[str, str], run: Sequence[Line], baseline: Sequence[Line]) -> str:
+    """Say in a sentence or two what came out of both."""
+    ours, theirs = _precision(run), _precision(baseline)
+    if ours is None or theirs is None or ours.key != theirs.key:
+        return ""
+    run_name, baseline_name = (escape(name) for name in names)
+    text = (
+        f"The word nearest to a patch {_is_right(ours)} for <strong>{number(ours.after, True)}"
+        f"</strong> of {_whose(ours)} with {run_name}, and for {number(theirs.after, True)} with "
+        f"{baseline_name}"
+    )
+    objects = _objects(run), _objects(baseline)
+    if objects[0] is not None and objects[1] is not None:
+        text += (
+            f". Of the patches that an object covers: <strong>{number(objects[0].after, True)}"
+            f"</strong> against {number(objects[1].after, True)}"
+        )
+    return text + "."
+
+
+def _precision(lines: Sequence[Line]) -> Line | None:
+    return next((line for line in lines if line.key in PRECISION_KEYS), None)
+
+
+def _objects(lines: Sequence[Line]) -> Line | None:
+    return next((line for line in lines if line.key.endswith("_objects")), None)
+
+
+def _is_right(line: Line) -> str:
+    return "is right" if line.key == PRECISION_KEYS[0] else "stands in the caption"
+
+
+def _whose(line: Line) -> str:
+    return "the held-out patches" if line.after_step is not None else "the patches shown below"
+
+
 def _choice(pictures: Sequence[Picture]) -> str:
     if len(pictures) == 1:
         return "The first held-out record with a picture."
     return f"The first {len(pictures)} held-out records with a picture, not picked by hand."
-
-
-def _picture(picture: Picture, picture_id: str, truth_known: bool) -> str:
-    first = picture.grids[0]
-    layout = "large" if first.columns >= LARGE_GRID else "one" if len(picture.grids) == 1 else ""
-    caption = f"“{escape(picture.caption)}”" if picture.caption else "(no caption)"
-    return PICTURE.substitute(
-        caption=caption,
-        source=escape(f"{picture.record.image} · record {picture.record.id}"),
-        layout=layout,
-        id=picture_id,
-        width=first.columns * UNIT,
-        height=first.rows * UNIT,
-        rendering="pixels" if picture.image.width <= 128 else "smooth",
-        image=_data_uri(picture.image),
-        grids="\n".join(_grid(grid, picture_id, truth_known) for grid in picture.grids),
-    )
-
-
-def _grid(grid: Grid, picture_id: str, truth_known: bool) -> str:
-    right = "true word" if truth_known else "in the caption"
-    score = f"{grid.right} of {len(grid.cells)} {'right' if truth_known else right}"
-    objects = [cell for cell in grid.cells if cell.is_object]
-    if objects:
-        score += f", {sum(cell.right for cell in objects)} of {len(objects)} on objects"
-    return GRID.substitute(
-        label=escape(grid.label[:1].upper() + grid.label[1:]),
-        score=score,
-        svg=grid_svg(grid, picture_id, f"Nearest word of each patch, {grid.label}", right),
-    )
-
-
-def _curves(charts: Sequence[Chart], step: int | None) -> str:
-    if not charts:
-        return ""
-    drawn = []
-    for chart in charts:
-        keys = ""
-        if len(chart.curves) > 1:
-            spans = [
-                f'<span><i class="key s{i}"></i>{escape(curve.label)}</span>'
-                for i, curve in enumerate(chart.curves)
-            ]
-            keys = f'<div class="keys">{"".join(spans)}</div>'
-        drawn.append(
-            CHART.substitute(
-                name=escape(chart.measure.name),
-                symbol=symbol_html(chart.measure.symbol, chart.measure.equation),
-                keys=keys,
-                svg=chart_svg(chart, step),
-            )
-        )
-    charts_html = "\n".join(drawn)
-    last = max(point.step for chart in charts for curve in chart.curves for point in curve.points)
-    mark = (
-        f" The dotted line is step {step:,}, which this report shows."
-        if step and step < last
-        else ""
-    )
-    return (
-        "<h2>Over the steps of training</h2>\n"
-        f'<p class="intro">The number at the end of a line is its last value.{mark}</p>\n'
-        f'<div class="charts">\n{charts_html}\n</div>'
-    )
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,11 +1,11 @@
 """Read pictures with a projector: every patch's nearest word (SEA eq. 4), and is it right?
 
 Only the vision tower, the projector and the embedding table work, on any device; the LLM's layers
-stay where they were loaded. Words are embedded in blocks. A word is right if the truth file counts
-it among the patch's words; without one, if it occurs in the caption, which leaves most things out.
+stay where they were loaded. A word is right if the truth file counts it among the patch's words;
+without one, if it occurs in the caption, which leaves most things out.
 
-Shape letters: I pictures, P patches, H and W pixels, Q words, M tokens of a word, T tokens of a
-caption, D hidden size.
+Shape letters: I pictures, P patches, N visual tokens, H and W pixels, T tokens of a caption,
+D hidden size.
 """
 
 from __future__ import annotations
@@ -14,96 +14,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_sea.alignment import nearest_words, tacs, word_targets
+from llava_sea.alignment import nearest_words, tacs
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
-from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.report.cells import Cell, Grid, Near, Picture
 from llava_sea.report.folder import Projector
+from llava_sea.report.words import Words, best_words
 from llava_sea.train.evaluation import Truth
 
-WORD_BLOCK = 2048
 PICTURE_BATCH = 8
+LISTED_WORDS = 5
+"""Nearest words listed for a patch when it is pointed at."""
+LISTED_TRUE = 8
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What one patch says."""
+def choose_records(records: Sequence[Record], count: int | None) -> list[Record]:
+    """Return the first records that have a picture; nobody picks the nice ones.
 
-    word: str
-    cosine: float
-    right: bool
-    is_object: bool | None = None
-    """Whether an object covers the patch; None where no truth is known."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What the patches of one picture say with one projector, row by row."""
-
-    label: str
-    columns: int
-    cells: list[Cell]
-    tacs: float | None
-    """Eq. 14 of this picture and its caption; None for an empty caption."""
-    gap: float
-    """Eq. 5 of this picture."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows of patches."""
-        return len(self.cells) // self.columns
-
-    @property
-    def right(self) -> int:
-        """How many patches have a right word."""
-        return sum(cell.right for cell in self.cells)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One held-out picture as the model sees it, with what it says."""
-
-    record: Record
-    caption: str
-    image: Image.Image
-    grids: list[Grid]
-
-
-class Words:
-    """The words among which the nearest is sought, and their tokens."""
-
-    def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
-        """Tokenise words; those that the tokenizer can't write are left out and counted."""
-        tokens = tokenize_words(words, tokenizer)
-        kept_Q = ~tokens.dropped_Q
-        self.words = np.array(words, dtype=object)[kept_Q].tolist()
-        self.ids_QM = torch.from_numpy(tokens.ids_QM[kept_Q].astype(np.int64))
-        self.num_dropped = tokens.num_dropped
-
-    def blocks(self, model: Stage1Model, device: torch.device) -> Iterator[Tensor]:
-        """Yield the words' embeddings, the mean over each word's tokens (eq. 10)."""
-        for ids_QM in self.ids_QM.split(WORD_BLOCK):
-            ids_QM = ids_QM.to(device)
-            yield word_targets(model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
-
-
-def choose_records(records: Sequence[Record], count: int) -> list[Record]:
-    """Return the first `count` records that have a picture; nobody picks the nice ones.
+    Args:
+        records: the held-out records.
+        count: how many are wanted; None: all.
 
     Raises:
-        UserError: if `count` is not positive, or no record has a picture.
+        UserError: if no record has a picture.
     """
-    if count < 1:
-        raise UserError(f"--num_images {count}: must be at least 1")
     chosen = [record for record in records if record.image is not None][:count]
     if not chosen:
         raise UserError(f"--data_path: none of its {len(records)} records has a picture")
@@ -137,12 +79,11 @@ class PictureReader:
                 picture or has another number of patches.
         """
         self.model.eval()
+        self.check_truth(records)
         captions = [record.turns[-1].text.strip() for record in records]
         in_caption = [set(ids.tolist()) for ids in find_occurrences(captions, self.words.words)]
         pictures: list[Picture] = []
-        for start in range(0, len(records), PICTURE_BATCH):
-            batch = slice(start, start + PICTURE_BATCH)
-            pixels_I3HW = torch.stack([self._load(record) for record in records[batch]])
+        for batch, pixels_I3HW in self._batches(records):
             new = [
                 Picture(record, caption, as_seen(pixels, self.transform.geometry()), [])
                 for record, caption, pixels in zip(
@@ -154,6 +95,61 @@ class PictureReader:
                 self._add_grids(new, projector.label, pixels_I3HW, in_caption[batch])
             pictures += new
         return pictures
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        records: Sequence[Record],
+        projectors: Sequence[Projector],
+        patches: Sequence[Sequence[int]],
+    ) -> list[Tensor]:
+        """Return some visual tokens of pictures, float32 on the CPU, for each projector ``(N, D)``.
+
+        Args:
+            records: records with pictures.
+            projectors: states of the projector.
+            patches: for each record the patches wanted; the tokens follow in that order.
+
+        Raises:
+            UserError: if a picture can't be read or a projector does not fit.
+        """
+        self.model.eval()
+        found: list[list[Tensor]] = [[] for _ in projectors]
+        for batch, pixels_I3HW in self._batches(records):
+            for projector, parts in zip(projectors, found, strict=True):
+                load_projector(self.model.projector, projector.path)
+                visual_IPD = self._project(pixels_I3HW)
+                parts += [
+                    visual_PD[list(wanted)].float().cpu()
+                    for visual_PD, wanted in zip(visual_IPD, patches[batch], strict=True)
+                ]
+        return [torch.cat(parts) for parts in found]
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches a picture has."""
+        return self.patch_grid[0] * self.patch_grid[1]
+
+    def check_truth(self, records: Sequence[Record]) -> None:
+        """Refuse a truth file that does not know each picture patch by patch.
+
+        Raises:
+            UserError: naming the first picture that does not fit.
+        """
+        if self.truth is None:
+            return
+        for record in records:
+            _check_truth(self.truth, str(record.image), self.num_patches)
+
+    def _batches(self, records: Sequence[Record]) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(records), PICTURE_BATCH):
+            batch = slice(start, start + PICTURE_BATCH)
+            yield batch, torch.stack([self._load(record) for record in records[batch]])
+
+    def _project(self, pixels_I3HW: Tensor) -> Tensor:
+        """Return the patches' visual tokens; other tokens, as CLS, come first and are left out."""
+        visual_IPD = self.model.project(pixels_I3HW.to(self.device))
+        return visual_IPD[:, -self.num_patches :]
 
     def _load(self, record: Record) -> Tensor:
         loaded = load_image(self.image_folder, str(record.image), record.id)
@@ -167,34 +163,46 @@ class PictureReader:
         in_caption: Sequence[set[int]],
     ) -> None:
         """Add to each picture the grid of what its patches say with the present projector."""
-        rows, columns = self.patch_grid
-        visual_IPD = self.model.project(pixels_I3HW.to(self.device))
-        visual_IPD = visual_IPD[:, -rows * columns :]  # other tokens, as CLS, come first
-        blocks = self.words.blocks(self.model, self.device)
-        found = nearest_words(visual_IPD.flatten(0, 1), blocks)
-        ids_IP, cosine_IP, distance_IP = (t.view(len(pictures), -1) for t in found)
+        visual_IPD = self._project(pixels_I3HW)
+        visual_ND = visual_IPD.flatten(0, 1)
+        found = nearest_words(visual_ND, self.words.blocks(self.model, self.device))
+        distance_IP = found.distance_N.view(len(pictures), -1)
+        ids_NK, cosine_NK = best_words(
+            visual_ND, self.words.blocks(self.model, self.device), LISTED_WORDS
+        )
+        best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
         for i, picture in enumerate(pictures):
-            if self.truth is not None:
-                _check_truth(self.truth, str(picture.record.image), rows * columns)
             cells = [
-                self._cell(picture.record, patch, word_id, cosine, in_caption[i])
-                for patch, (word_id, cosine) in enumerate(
-                    zip(ids_IP[i].tolist(), cosine_IP[i].tolist(), strict=True)
-                )
+                self._cell(picture.record, patch, *next(best), in_caption[i])
+                for patch in range(self.num_patches)
             ]
             gap = float(distance_IP[i].mean())
             score = self._tacs(visual_IPD[i], picture.caption)
-            picture.grids.append(Grid(label, columns, cells, score, gap))
+            picture.grids.append(Grid(label, self.patch_grid[1], cells, score, gap))
 
     def _cell(
-        self, record: Record, patch: int, word_id: int, cosine: float, in_caption: set[int]
+        self,
+        record: Record,
+        patch: int,
+        ids: Sequence[int],
+        cosines: Sequence[float],
+        in_caption: set[int],
     ) -> Cell:
-        word = self.words.words[word_id]
+        image, listed = str(record.image), self.words.words
         if self.truth is None:
-            return Cell(word, cosine, word_id in in_caption)
-        image = str(record.image)
-        right = word in self.truth.words(image, patch)
-        return Cell(word, cosine, right, self.truth.is_object(image, patch))
+            right, is_object, known = {listed[word_id] for word_id in in_caption}, None, []
+        else:
+            right = set(self.truth.words(image, patch))
+            is_object = self.truth.is_object(image, patch)
+            known = sorted(right, key=lambda word: (self.words.rank.get(word, len(listed)), word))
+        nearest = tuple(
+            Near(listed[word_id], cosine, listed[word_id] in right)
+            for word_id, cosine in zip(ids, cosines, strict=True)
+        )
+        first = nearest[0]
+        return Cell(
+            first.word, first.cosine, first.right, is_object, nearest, tuple(known[:LISTED_TRUE])
+        )
 
     def _tacs(self, visual_PD: Tensor, caption: str) -> float | None:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]

@@ -1,6 +1,7 @@
 """A run folder with two states of a projector, its tower, LLM, words and two pictures."""
 
 import json
+import re
 
 import numpy as np
 import torch
@@ -92,6 +93,26 @@ def projector():
     return {f"model.mm_projector.{name}": torch.randn(s) for name, s in shapes.items()}
 
 
+def make_baseline(world):
+    """Write a plain LLaVA run beside the world's run, with a projector of its own."""
+    folder = world["run"].with_name("plain")
+    folder.mkdir()
+    (folder / "config.json").write_text((world["run"] / "config.json").read_text())
+    torch.manual_seed(1)
+    torch.save(projector(), folder / "mm_projector.bin")
+    rows = [
+        {key: value for key, value in row.items() if not key.startswith(("sea_", "temp"))}
+        for row in LOG
+    ]
+    write_log(folder, [{**row, **CHANGED} if row["step"] == 8 else row for row in rows])
+    for run, seed in ((world["run"], "1"), (folder, "2")):
+        (run / "run.json").write_text(json.dumps({"seed": seed, "optim": "adam"}))
+    return folder
+
+
+CHANGED = {"eval_lm_loss": 2.75, "eval_nearest_word_precision": 0.4}
+
+
 def evaluation(step, loss, precision):
     return {
         "step": step,
@@ -125,6 +146,20 @@ LOG = [
 
 def write_log(run, rows):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def grids(page):
+    """Return the words and the marks of every grid of the page, in its order."""
+    found = re.findall(r'<svg class="grid"[^>]*role="group".*?</svg>', page, re.S)
+    return [
+        [
+            (word, name == "right")
+            for name, word in re.findall(
+                r'<g class="(\w+)"><title>row \d+, column \d+: (.*?) \(cosine', grid
+            )
+        ]
+        for grid in found
+    ]
 
 
 def argv(flags):

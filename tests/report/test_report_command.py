@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from report_world import GRID, WORDS, argv, make_world
+from report_world import GRID, WORDS, argv, grids, make_world
 from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 
 from llava_sea.data.images import ImageTransform
@@ -52,20 +52,6 @@ def nearest(world, image, projector):
     return best
 
 
-def grids(page):
-    """Return the words and the marks of every grid of the page, in its order."""
-    found = re.findall(r'<svg class="grid"[^>]*--columns.*?</svg>', page, re.S)
-    return [
-        [
-            (word, name == "right")
-            for name, word in re.findall(
-                r'<g class="(\w+)"><title>row \d+, column \d+: (.*?) \(cosine', grid
-            )
-        ]
-        for grid in found
-    ]
-
-
 def test_words_are_the_nearest_ones(world, page):
     shown = grids(page)
     assert len(shown) == 4 and all(len(grid) == GRID * GRID for grid in shown)
@@ -82,7 +68,12 @@ def test_words_are_the_nearest_ones(world, page):
 def test_pngs_lie_beside_it(world, page):
     folder = world["run"]
     names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == ["report_curves.png", "report_picture_1.png", "report_picture_2.png"]
+    assert names == [
+        "report_curves.png",
+        "report_map.png",
+        "report_picture_1.png",
+        "report_picture_2.png",
+    ]
     assert all(Image.open(folder / name).width > 500 for name in names)
 
 
@@ -109,7 +100,7 @@ def test_truth_decides_what_is_right(world, tmp_path):
     page = main(argv(flags)).read_text()
     after = grids(page)[1]
     assert after[0] == (words[0], True) and not any(right for _, right in after[1:])
-    assert "1 of 9 right, 1 of 1 on objects" in page
+    assert "1 of 9 right (11 %), 1 of 1 on objects, 0 of 8 on background" in page
 
     for change, message in (
         (lambda t: t["images"].pop("0.png"), "knows nothing of the picture '0.png'"),

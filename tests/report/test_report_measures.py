@@ -4,6 +4,7 @@ import re
 import pytest
 from report_world import LOG, training
 
+from llava_sea.report.cells import Cell, Grid
 from llava_sea.report.chart_svg import chart_svg, spread, thin, ticks, value_range
 from llava_sea.report.measures import (
     MEASURES,
@@ -16,7 +17,6 @@ from llava_sea.report.measures import (
     lines_of_pictures,
     number,
 )
-from llava_sea.report.reading import Cell, Grid
 from llava_sea.report.table import table_html
 
 

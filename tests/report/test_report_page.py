@@ -9,11 +9,13 @@ from PIL import Image
 from report_world import LOG
 
 from llava_sea.data.records import Record
-from llava_sea.report.grid_svg import MAX_LINE, grid_svg, letter_size, wrap
+from llava_sea.report.cells import Cell, Grid, Near, Picture
+from llava_sea.report.grid_svg import MAX_LINE, grid_svg, letter_size, outline_lines, wrap
 from llava_sea.report.measures import charts_of, lines_of
 from llava_sea.report.page import Report, render
 from llava_sea.report.pngs import curves_png, picture_png
-from llava_sea.report.reading import Cell, Grid, Picture, as_seen
+from llava_sea.report.reading import as_seen
+from llava_sea.report.style import STYLE
 
 NASTY = "<script>alert('x')</script> & \"q\" $1 ${title}"
 
@@ -121,7 +123,7 @@ def test_without_truth_words_of_the_caption_are_marked():
     html = render(report(truth_known=False))
     assert "2 of 4 in the caption" in html and "occurs in the picture’s caption" in html
     html = render(report(pictures=[picture(is_object=True)]))
-    assert "2 of 4 right, 2 of 4 on objects" in html
+    assert "2 of 4 right (50 %), 2 of 4 on objects" in html and "on background" not in html
 
 
 def test_grid_names_every_patch():
@@ -132,13 +134,49 @@ def test_grid_names_every_patch():
     assert 'href="#picture-1"' in svg
 
 
+def test_right_words_differ_by_more_than_colour():
+    svg = grid_svg(picture().grids[0], "picture-1", "title", "true word")
+    right, other = (
+        re.findall(f'<g class="{name}">.*?</g>', svg, re.S) for name in ("right", "other")
+    )
+    assert all("<path" in cell for cell in right) and not any("<path" in cell for cell in other)
+    rules = dict(re.findall(r"(g\.\w+ (?:rect|text)) \{ fill: #(\w+)", STYLE))
+    light = {name: int((code * 2)[:2], 16) / 255 for name, code in rules.items()}
+    assert light["g.right rect"] > 0.9 and light["g.right text"] < 0.1
+    assert light["g.other rect"] < 0.1 and light["g.other text"] == 1.0
+
+
+def test_line_runs_around_objects_alone():
+    cells = [Cell("w", 0.5, False, i in (0, 1, 8)) for i in range(9)]
+    lines = outline_lines(Grid("", 3, cells, None, 0.0))
+    assert len(lines) == len(set(lines)) == 6 + 4
+    assert ((1, 0), (1, 1)) not in lines and ((2, 0), (2, 1)) in lines
+    assert "outline" not in grid_svg(picture().grids[0], "p", "t", "r")
+    svg = grid_svg(picture(is_object=True).grids[0], "p", "t", "r")
+    assert svg.count('class="outline"') == 1
+
+
+def test_pointing_shows_words_and_truth_escaped():
+    near = (Near(NASTY, 0.5, True), Near("b", 0.25, False))
+    cell = Cell(NASTY, 0.5, True, True, near, ("x", NASTY))
+    shown = picture()
+    grids = [Grid("g", 1, [cell], 0.1, 2.0)]
+    html = render(report(pictures=[Picture(shown.record, "c", shown.image, grids)]))
+    elements = Elements(html)
+    assert elements.open == [] and "<script" not in html
+    assert f"True here: x, {NASTY}" in "".join(elements.texts["em"])
+    assert "".join(elements.texts["i"]) == NASTY + "b"
+    assert "row 1, column 1, an object" in html
+
+
 @pytest.mark.parametrize(
-    "word", ["a", "red ball", "uncharacteristically", "x" * 60, "mmmmmmmm", "犬"]
+    "word",
+    ["a", "red ball", "uncharacteristically", "x" * 60, "mmmmmmmm", "犬", "a red ball in a box"],
 )
 def test_words_are_broken_to_fit_and_lose_nothing(word):
     lines = wrap(word)
     assert all(len(line) <= MAX_LINE for line in lines)
-    assert "".join(lines).replace("-", "") == word.replace(" ", "")
+    assert "".join(lines).replace("-", "").replace(" ", "") == word.replace(" ", "")
     size = letter_size(lines)
     assert 0 < size * len(lines) <= 100 and letter_size(lines, bold=True) <= size
 
