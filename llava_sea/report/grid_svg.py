@@ -15,7 +15,7 @@ UNIT = 100
 MAX_LINE = 11
 """Longer words are cut in two; 11 letters fill a patch at a size that can still be read."""
 
-SHORT_LINE = 7
+SHORT_LINE = 6
 """Words that fit into a line of so many letters share it: "a red", "in a"."""
 
 _LARGEST, _LEADING, _BOLD = 24.0, 1.08, 1.1

@@ -102,13 +102,15 @@ def _groups_key(tokens: TokenMap) -> str:
 
 def _share_text(tokens: TokenMap, number: int) -> str:
     source = tokens.sources[number]
-    rows = [("Words among its neighbours", source.words_near, tokens.words_by_chance)]
+    rows = [("Words among a token’s neighbours", source.words_near, tokens.words_by_chance)]
     if source.group_near is not None and tokens.groups_by_chance is not None:
         rows.append(
-            ("Of its visual neighbours, the same", source.group_near, tokens.groups_by_chance)
+            ("Visual neighbours that show the same", source.group_near, tokens.groups_by_chance)
         )
     if source.nouns_hit is not None and tokens.nouns_by_chance is not None:
-        rows.append(("Nearest to a noun, and showing it", source.nouns_hit, tokens.nouns_by_chance))
+        rows.append(
+            ("Tokens nearest to a noun that show it", source.nouns_hit, tokens.nouns_by_chance)
+        )
     return "".join(
         f"<span>{name}: <strong>{_percent(share)}</strong> (chance {_percent(chance)})</span>"
         for name, share, chance in rows
