@@ -33,7 +33,7 @@ from playground.captions import (
 from playground.distractors import distractors
 from playground.render import render_scene
 from playground.scene import Scene, change_one, sample_scene
-from playground.vocabulary import COLOURS, KINDS
+from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS
 from playground.world import Split
 
 TWINS = 3
@@ -107,6 +107,17 @@ def _family(
     return [(one, write_caption(rng, one)) for one in scenes]
 
 
+def _empty(rng: random.Random) -> list[tuple[Scene, Caption]]:
+    """Draw as many pictures of backgrounds alone, no two alike, named so."""
+    drawn = []
+    for row in rng.sample(BACKGROUNDS, TWINS + 1):
+        opening = f"{rng.choice(OPENINGS)} " if rng.random() < 0.3 else ""
+        claims = Claims((), row.name)
+        scene = Scene(row.name, (), rng.getrandbits(32))
+        drawn.append((scene, Caption(f"{opening}{pick_name(rng, row.nouns)}", claims)))
+    return drawn
+
+
 def _all_pairs(rng: random.Random, split: Split, size: int) -> list[tuple[Scene, Caption]]:
     """Draw scenes with one thing each, no two of the same kind and colour, named so."""
     pairs = [(kind.name, colour.name) for kind in KINDS for colour in COLOURS]
@@ -126,6 +137,7 @@ def draw_batch(
     singles: float = 0.5,
     pairs: float = 0.0,
     ground: float = 0.15,
+    empty: float = 0.0,
 ) -> ContrastBatch:
     """Draw a batch of pictures and texts.
 
@@ -137,12 +149,16 @@ def draw_batch(
         pairs: how likely the whole batch holds single things of different kind or colour instead,
             their backgrounds not named: the lesson that kinds are learned from first.
         ground: share of short texts that name the background alone.
+        empty: share of families of pictures without things.
     """
     assert size % (TWINS + 1) == 0, size
     if rng.random() < pairs:
         drawn = _all_pairs(rng, split, size)
     else:
-        families = [_family(rng, split, singles, ground) for _ in range(size // (TWINS + 1))]
+        families = [
+            _empty(rng) if rng.random() < empty else _family(rng, split, singles, ground)
+            for _ in range(size // (TWINS + 1))
+        ]
         drawn = [member for family in families for member in family]
     fits = [[caption.claims.are_true_of(scene) for _, caption in drawn] for scene, _ in drawn]
     return ContrastBatch(

@@ -3,8 +3,8 @@
 A document is a list of segments, each with its weight in the loss. A scene is told in a sentence
 list with places, or patch by patch: one true word for each patch (or a phrase for each four), row
 by row, which is what aligned visual tokens look like to an LLM. Questions or a caption follow. A
-curriculum goes from scenes with one thing to full ones; questions are many to a scene, so that
-looking things up is learned early. Limits: training scenes only, unless told otherwise.
+curriculum goes from brief lists told again in another order, where looking things up is learned
+soonest, to questions and captions. Limits: training scenes only, unless told otherwise.
 """
 
 # Shape letters: B documents, L tokens.
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from playground.captions import noun_phrase, pick_name, sign_phrase, with_article, write_caption
 from playground.corpus import all_words
 from playground.distractors import distractors
-from playground.questions import QUESTION_KINDS, ask, prompt_of, region_of
+from playground.questions import QUESTION_KINDS, ask, prompt_of, region_of, unique
 from playground.render import BACKGROUND, SIGN, patch_owners
 from playground.scene import Scene, sample_scene
 from playground.vocabulary import BACKGROUND_BY_NAME, COLOURS, KINDS, SIGN_NOUNS, SIZES
@@ -173,18 +173,24 @@ def tell_by_patches(rng: random.Random, scene: Scene) -> str:
 
 
 def describe(rng: random.Random, scene: Scene) -> str:
-    """List the things and the sign with their places, and the background, in reading order."""
+    """List the things, in reading order, the sign and the background; mostly with places."""
     things = sorted(scene.things, key=lambda thing: (thing.y // 24, thing.x))
+    placed = rng.random() < 0.6
     parts = []
     for thing in things:
-        phrase = noun_phrase(rng, [thing], colour=True, size=rng.random() < 0.3, opinion=0)
+        phrase = noun_phrase(rng, [thing], colour=True, size=rng.random() < 0.2, opinion=0)
         large = thing.size_row.side >= PICTURE_SIDE / 2
         place = "everywhere" if large else region_of(thing)
-        parts.append(f"{place}: {with_article(phrase)}")
+        parts.append(f"{place}: {with_article(phrase)}" if placed else with_article(phrase))
     if scene.sign:
         parts.append(with_article(sign_phrase(rng, scene.sign.word)))
     noun = pick_name(rng, scene.background_row.nouns)
     return "; ".join([*parts, f"background: {noun}"])
+
+
+def list_briefly(scene: Scene) -> str:
+    """List the things by colour and kind alone, first names only."""
+    return ", ".join(f"{thing.colour} {thing.kind}" for thing in scene.things)
 
 
 KIND_WEIGHTS = dict(zip(QUESTION_KINDS, (4, 3, 5, 4, 4, 2, 1, 1, 1), strict=True))
@@ -231,6 +237,34 @@ def asked_description(rng: random.Random, scene: Scene) -> list[Segment]:
     return [Segment(describe(rng, scene), EVIDENCE_WEIGHT), *_questions(rng, scene, 12)]
 
 
+def _look_ups(rng: random.Random, scene: Scene) -> list[tuple[str, str, bool]]:
+    """Return (key, value, whether the key is the kind) of all that can be looked up, shuffled."""
+    found = [(t.kind, t.colour, True) for t in unique(scene, "kind")]
+    found += [(t.colour, t.kind, False) for t in unique(scene, "colour")]
+    rng.shuffle(found)
+    return found
+
+
+def relisted(rng: random.Random, scene: Scene) -> list[Segment]:
+    """A brief list, then the same in another order: look-ups whose key is the word before.
+
+    The first lesson, since a model learns these ten times sooner than answers to questions.
+    """
+    segments = [Segment(list_briefly(scene) + "\n", EVIDENCE_WEIGHT)]
+    for key, value, _ in _look_ups(rng, scene):
+        segments += [Segment(key, 0.0), Segment(value, 1.0), Segment(",", 0.0)]
+    return segments
+
+
+def stated_description(rng: random.Random, scene: Scene) -> list[Segment]:
+    """A description, then what it says of each thing once more, then some questions."""
+    segments = [Segment(describe(rng, scene), EVIDENCE_WEIGHT)]
+    for key, value, is_kind in _look_ups(rng, scene):
+        text = f"\nthe {key} is" if is_kind else f"\nthe {key} thing is"
+        segments += [Segment(text, 0.0), Segment(value, 1.0)]
+    return [*segments, *_questions(rng, scene, 5)]
+
+
 WORDS = (*all_words(), *distractors())
 
 
@@ -242,19 +276,21 @@ def word_document(rng: random.Random, scene: Scene) -> list[Segment]:
 Maker = Callable[[random.Random, Scene], list[Segment]]
 
 MAKERS: tuple[Maker, ...] = (
+    relisted,
+    stated_description,
     asked_description,
     asked_patches,
     captioned_patches,
     caption_document,
     word_document,
 )
-EARLY_SHARES = (0.76, 0.12, 0.06, 0.03, 0.03)
-LATE_SHARES = (0.44, 0.28, 0.20, 0.05, 0.03)
-"""Shares of the kinds of documents: first mostly those that teach looking things up."""
-
-EARLY_UNTIL = 0.4
-ONE_UNTIL, TWO_UNTIL = 0.04, 0.15
-"""The curriculum: until these parts of the training scenes have one thing, and at most two."""
+LESSONS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.12, (0.85, 0.05, 0.05, 0.00, 0.00, 0.02, 0.03)),
+    (0.25, (0.20, 0.45, 0.25, 0.05, 0.00, 0.02, 0.03)),
+    (0.45, (0.05, 0.25, 0.45, 0.12, 0.05, 0.05, 0.03)),
+    (1.00, (0.00, 0.05, 0.40, 0.28, 0.19, 0.05, 0.03)),
+)
+"""The curriculum: until which part of the training, and the shares of the kinds of documents."""
 
 
 def draw_document(
@@ -264,14 +300,10 @@ def draw_document(
 
     Args:
         rng: source of all draws.
-        progress: how far training is, 0 to 1; early documents are about one or two things.
+        progress: how far training is, 0 to 1; see `LESSONS`.
         split: which scenes.
     """
-    count = None
-    if progress < ONE_UNTIL:
-        count = 1
-    elif progress < TWO_UNTIL:
-        count = rng.choice((1, 2, 2))
-    scene = sample_scene(rng, split, count)
-    shares = EARLY_SHARES if progress < EARLY_UNTIL else LATE_SHARES
-    return rng.choices(MAKERS, shares)[0](rng, scene)
+    shares = next(shares for until, shares in LESSONS if progress <= until)
+    make = rng.choices(MAKERS, shares)[0]
+    few = None if make is not relisted else rng.choice((2, 3, 4, 5, 6))
+    return make(rng, sample_scene(rng, split, few))

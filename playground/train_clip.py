@@ -53,7 +53,7 @@ class Lesson:
 
     The first `early` share of the steps is pairs of kind and colour alone, later `pairs` of the
     batches are; `ground` is the share of short texts that name the background (or sign) alone;
-    `patches` of the 64 patches of a picture are seen.
+    `patches` of the 64 patches of a picture are seen; `empty` is the share of pictures without things.
     """
 
     schedule: Schedule
@@ -61,6 +61,7 @@ class Lesson:
     pairs: float
     ground: float
     patches: int
+    empty: float = 0.0
 
 
 LESSONS = (
@@ -227,7 +228,7 @@ def train_clip(
         def loss_of_step(step: int, lesson: Lesson = lesson, first: int = first) -> torch.Tensor:
             pairs = 1.0 if step < lesson.early * lesson.schedule.steps else lesson.pairs
             rng = random.Random(f"clip/{seed}/{first + step}")
-            drawn = draw_batch(rng, batch, pairs=pairs, ground=lesson.ground)
+            drawn = draw_batch(rng, batch, pairs=pairs, ground=lesson.ground, empty=lesson.empty)
             texts = [*drawn.texts, *drawn.wrong_texts]
             tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
             pixels = normalise_pixels(drawn.pixels_BHHC)

@@ -26,7 +26,7 @@ from playground.distractors import distractors
 from playground.documents import BOS, END, EOS, DocumentEncoder, document_loss, draw_document
 from playground.training import STATE_FOLDER, Schedule, fit
 
-BATCH = 32
+BATCH = 48
 PART = 8
 """Documents of similar length that are padded together; less padding, the same gradient."""
 
@@ -47,8 +47,8 @@ class LLMSize:
 
 LLM_SIZES = {
     "llm-small": LLMSize(64, 160, 2, 4, Schedule(4000, 4e-3, weight_decay=0.01)),
-    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(4000, 3e-3, weight_decay=0.01)),
-    "llm-large": LLMSize(256, 640, 5, 4, Schedule(4000, 2e-3, weight_decay=0.01)),
+    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(2600, 3e-3, weight_decay=0.01)),
+    "llm-large": LLMSize(256, 640, 5, 4, Schedule(2600, 2.5e-3, weight_decay=0.01)),
 }
 """LLMs by the name of their folder: 0.25, 1.1 and 4.5 M parameters."""
 
@@ -99,7 +99,12 @@ TOKENIZER_CONFIG = """{
 
 
 def make_model(size: LLMSize, vocab_size: int) -> LlamaForCausalLM:
-    """Build a Llama with fresh weights."""
+    """Build a Llama with fresh weights.
+
+    Keys start equal to queries, so every head first attends to tokens like its own (mimetic
+    initialization, arXiv 2305.09828), and attention is "eager": in bfloat16 on a CPU its backward
+    pass is 1.6 x as fast as SDPA's.
+    """
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=size.hidden,
@@ -114,7 +119,11 @@ def make_model(size: LLMSize, vocab_size: int) -> LlamaForCausalLM:
         tie_word_embeddings=False,
         initializer_range=0.08,  # about 1/sqrt(hidden): at 0.02 look-up is learned far later
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight)
+    return model
 
 
 def train_llm(
