@@ -39,7 +39,7 @@ from playground.world import Split
 TWINS = 3
 """Hard negatives per scene."""
 
-COLOUR_SHARE = 0.15
+COLOUR_SHARE = 0.12
 """Share of short texts that name a colour alone."""
 
 DISTRACTORS = distractors()

@@ -53,7 +53,8 @@ class Lesson:
 
     The first `early` share of the steps is pairs of kind and colour alone, later `pairs` of the
     batches are; `ground` is the share of short texts that name the background (or sign) alone;
-    `patches` of the 64 patches of a picture are seen; `empty` is the share of pictures without things.
+    `patches` of the 64 patches of a picture are seen; `empty` is the share of pictures without
+    things.
     """
 
     schedule: Schedule
@@ -65,8 +66,22 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(Schedule(steps=800, learning_rate=1.2e-3), early=0.3, pairs=0.25, ground=0.2, patches=32),
-    Lesson(Schedule(steps=500, learning_rate=8e-4, warmup=20), early=0.0, pairs=0.1, ground=0.45, patches=48),
+    Lesson(
+        Schedule(steps=1400, learning_rate=1.5e-3),
+        early=0.2,
+        pairs=0.25,
+        ground=0.25,
+        patches=24,
+        empty=0.1,
+    ),
+    Lesson(
+        Schedule(steps=1200, learning_rate=1.2e-3, warmup=20),
+        early=0.0,
+        pairs=0.05,
+        ground=0.5,
+        patches=32,
+        empty=0.25,
+    ),
 )
 """Kinds and colours first (backgrounds unnamed), then everything with the backgrounds named."""
 

@@ -46,8 +46,8 @@ class LLMSize:
 
 
 LLM_SIZES = {
-    "llm-small": LLMSize(64, 160, 2, 4, Schedule(4000, 4e-3, weight_decay=0.01)),
-    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(2600, 3e-3, weight_decay=0.01)),
+    "llm-small": LLMSize(64, 160, 2, 4, Schedule(3200, 4e-3, weight_decay=0.01)),
+    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(2000, 3e-3, weight_decay=0.01)),
     "llm-large": LLMSize(256, 640, 5, 4, Schedule(2600, 2.5e-3, weight_decay=0.01)),
 }
 """LLMs by the name of their folder: 0.25, 1.1 and 4.5 M parameters."""
