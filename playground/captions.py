@@ -149,7 +149,9 @@ def place_of(rng: random.Random, background: str) -> str:
 def sign_phrase(rng: random.Random, word: str) -> str:
     """Name a sign by the word on it, without an article ("sign that says stop")."""
     noun = pick_name(rng, SIGN_NOUNS)
-    pattern = rng.choice(("{noun} that says {word}", "{word} {noun}", "{noun} with the word {word}"))
+    pattern = rng.choice(
+        ("{noun} that says {word}", "{word} {noun}", "{noun} with the word {word}")
+    )
     return pattern.format(noun=noun, word=word)
 
 

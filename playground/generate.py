@@ -1,7 +1,8 @@
 """The miniature data set on disk, in LLaVA's layout (``python -m playground.generate``).
 
 Writes ``<output>/mini/``: picture files, ``pretrain.json`` and ``heldout.json`` (records as in
-LLaVA-Pretrain), ``truth.json`` (the true words of each patch) and ``manifest.json``. Each picture
+LLaVA-Pretrain), ``truth.json`` (the true words of each patch), ``common_words.txt`` (words that no
+picture shows, to be added to the corpus's own) and ``manifest.json``. Each picture
 depends on the seed, its split and its number alone. The folder appears whole or not at all; when
 it is already there with the same parameters, nothing is done.
 """
@@ -25,6 +26,7 @@ from PIL import Image
 
 from llava_sea.errors import UserError, run_command
 from playground.captions import write_caption
+from playground.distractors import distractors
 from playground.progress import Progress
 from playground.render import render_scene
 from playground.scene import sample_scene
@@ -50,6 +52,7 @@ INSTRUCTIONS = (
 WORLD_FILES = (
     "backgrounds.py",
     "captions.py",
+    "distractors.py",
     "generate.py",
     "render.py",
     "scene.py",
@@ -146,6 +149,7 @@ def write_world(folder: Path, parameters: Parameters) -> None:
         _write_json(folder / ("pretrain.json" if name == "train" else f"{name}.json"), records, 1)
     progress.close()
     _write_json(folder / "truth.json", truth.as_json())
+    (folder / "common_words.txt").write_text("\n".join(distractors()) + "\n", "utf-8")
     _write_json(folder / "manifest.json", asdict(parameters), 1)
 
 
@@ -155,7 +159,7 @@ def is_current(folder: Path, parameters: Parameters) -> bool:
         found = json.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    names = ("pretrain.json", "heldout.json", "truth.json")
+    names = ("pretrain.json", "heldout.json", "truth.json", "common_words.txt")
     return found == asdict(parameters) and all((folder / name).is_file() for name in names)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from playground.signs import board_width
 from playground.vocabulary import (
     BACKGROUND_BY_NAME,
     BACKGROUNDS,
@@ -20,15 +21,14 @@ from playground.vocabulary import (
     COLOURS,
     KIND_BY_NAME,
     KINDS,
-    SIZE_BY_NAME,
     SIGN_WORDS,
+    SIZE_BY_NAME,
     SIZES,
     Background,
     Colour,
     Kind,
     Size,
 )
-from playground.signs import board_width
 from playground.world import PATCH_SIDE, PICTURE_SIDE, STEP, Split, split_of
 
 COUNT_WEIGHTS = {1: 3, 2: 4, 3: 4, 4: 3, 5: 2, 6: 2}

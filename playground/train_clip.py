@@ -35,7 +35,7 @@ from transformers import (
 from playground.contrast import draw_batch
 from playground.corpus import all_words, sample_captions
 from playground.distractors import distractors
-from playground.training import STATE_FOLDER, Schedule, fit
+from playground.training import STATE_FOLDER, Schedule, fit, training_device
 from playground.world import PATCH_SIDE, PICTURE_SIDE
 
 MODEL_FOLDER = Path(__file__).parent / "models" / "clip"
@@ -198,7 +198,7 @@ def embed_pictures(
     tokens = vision.embeddings(pixels_BCHH)
     batch, width = len(tokens), tokens.shape[-1]
     drawn_BP = torch.rand(batch, tokens.shape[1] - 1, generator=generator)
-    kept_BK = drawn_BP.topk(keep, dim=1).indices + 1
+    kept_BK = drawn_BP.topk(keep, dim=1).indices.to(tokens.device) + 1
     kept = tokens.gather(1, kept_BK[..., None].expand(-1, -1, width))
     x = vision.pre_layrnorm(torch.cat([tokens[:, :1], kept], dim=1))
     for block in vision.encoder.layers:
@@ -215,10 +215,10 @@ def contrastive_loss(logits_BT: torch.Tensor, fits_BB: torch.Tensor) -> torch.Te
         fits_BB: which texts are true of which pictures.
     """
     size = len(fits_BB)
-    others = fits_BB & ~torch.eye(size, dtype=torch.bool)
+    others = fits_BB & ~torch.eye(size, dtype=torch.bool, device=fits_BB.device)
     others_BT = nn.functional.pad(others, (0, logits_BT.shape[1] - size))
     logits_BT = logits_BT.masked_fill(others_BT, -1e4)
-    target_B = torch.arange(size)
+    target_B = torch.arange(size, device=fits_BB.device)
     rows = nn.functional.cross_entropy(logits_BT, target_B)
     return (rows + nn.functional.cross_entropy(logits_BT[:, :size].T, target_B)) / 2
 
@@ -237,6 +237,7 @@ def train_clip(
     words = [*all_words(), *distractors()]
     tokenizer = train_tokenizer([*sample_captions(20_000, seed), *words])
     model = CLIPModel(make_config(tokenizer))
+    device = training_device()
     seconds, first = 0.0, 0
     for number, lesson in enumerate(lessons):
 
@@ -245,8 +246,9 @@ def train_clip(
             rng = random.Random(f"clip/{seed}/{first + step}")
             drawn = draw_batch(rng, batch, pairs=pairs, ground=lesson.ground, empty=lesson.empty)
             texts = [*drawn.texts, *drawn.wrong_texts]
-            tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-            pixels = normalise_pixels(drawn.pixels_BHHC)
+            tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+            pixels = normalise_pixels(drawn.pixels_BHHC).to(device)
+            fits_BB = torch.from_numpy(drawn.fits_BB).to(device)
             generator = torch.Generator().manual_seed(first + step)
             image_BD = embed_pictures(model, pixels, lesson.patches, generator).float()
             text_TD = model.get_text_features(**tokens).pooler_output.float()
@@ -254,7 +256,7 @@ def train_clip(
                 model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
             image_BD, text_TD = (nn.functional.normalize(x, dim=-1) for x in (image_BD, text_TD))
             logits_BT = model.logit_scale.exp() * image_BD @ text_TD.T
-            return contrastive_loss(logits_BT, torch.from_numpy(drawn.fits_BB))
+            return contrastive_loss(logits_BT, fits_BB)
 
         seconds += fit(
             f"clip-{number + 1}",

@@ -14,17 +14,15 @@ import io
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 import torch
-from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from playground.corpus import all_words, sample_captions
 from playground.distractors import distractors
 from playground.documents import BOS, END, EOS, DocumentEncoder, document_loss, draw_document
-from playground.training import STATE_FOLDER, Schedule, fit
+from playground.training import STATE_FOLDER, Schedule, fit, training_device
 
 BATCH = 48
 PART = 8
@@ -150,6 +148,7 @@ def train_llm(
     schedule = schedule or size.schedule
     model = make_model(size, len(tokenizer))
     encoder = DocumentEncoder(tokenizer)
+    device = training_device()
 
     def loss_of_step(step: int) -> torch.Tensor:
         rng = random.Random(f"{name}/{seed}/{step}")
@@ -158,7 +157,7 @@ def train_llm(
         parts = [encoder.batch(documents[i : i + PART]) for i in range(0, batch, PART)]
         shares = [float(weights_BL[:, 1:].sum()) for _, weights_BL in parts]
         losses = [
-            share / sum(shares) * document_loss(model, *part)
+            share / sum(shares) * document_loss(model, *(tensor.to(device) for tensor in part))
             for part, share in zip(parts, shares, strict=True)
         ]
         return torch.stack(losses).sum()

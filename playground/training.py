@@ -27,6 +27,18 @@ STATE_FOLDER = Path(__file__).parent / "data" / "build"
 SAVE_EVERY_S = 45.0
 
 
+def training_device() -> torch.device:
+    """Where the world's models are trained: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """Name that device for a model card."""
+    if training_device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU thread" + ("s" if torch.get_num_threads() > 1 else "")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Steps and learning rates of one training."""
@@ -85,7 +97,7 @@ def fit(
 
     Args:
         name: names the state file and the progress line.
-        model: gets gradients from the losses.
+        model: gets gradients from the losses; it is moved to `training_device`.
         loss_of_step: draws the step's batch and returns its loss.
         schedule: steps and rates.
         resume: go on from the state of an unfinished run, if there is one.
@@ -95,11 +107,13 @@ def fit(
     Returns:
         Seconds that the training took, all its parts together.
     """
+    device = training_device()
+    model.to(device)
     optimizers = make_optimizers(model, schedule)
     path = state_folder / f"{name}_state.pt"
     first, seconds = 0, 0.0
     if resume and path.is_file():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=device)
         if state["steps"] == schedule.steps:
             model.load_state_dict(state["model"])
             for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -110,7 +124,7 @@ def fit(
     progress = Progress(f"{name}: step", schedule.steps, done=first)
     mean_loss = float("nan")
     for step in range(first, schedule.steps):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of_step(step)
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -127,7 +141,7 @@ def fit(
             spent = seconds + saved - started
             _save_state(path, model, optimizers, step + 1, schedule.steps, spent)
     progress.close(f"loss {mean_loss:.3f}" if first < schedule.steps else "was done before")
-    model.eval()
+    model.to("cpu").eval()
     seconds += time.monotonic() - started
     _save_state(path, model, optimizers, schedule.steps, schedule.steps, seconds)
     return seconds

@@ -12,7 +12,8 @@ source "$root/scripts/stage1.sh"
 
 # The words that nearest ones are sought among; pretrain_sea.sh uses the same list.
 if [ ! -e "$WORDS" ]; then
-  run_and_wait python -m llava_sea.labels.word_list --data_path "$PRETRAIN_DATA" --output "$WORDS"
+  run_and_wait python -m llava_sea.labels.word_list --data_path "$PRETRAIN_DATA" \
+    --output "$WORDS" --min_count "${MIN_COUNT:-1}" ${COMMON_WORDS:+--common_words "$COMMON_WORDS"}
 fi
 run_and_wait "${TRAIN[@]}"
 run_and_wait "${REPORT[@]}" --run "$OUTPUT_DIR"

@@ -34,8 +34,7 @@ def study(options: Options, recipe: Recipe | None = None) -> None:
     from playground.study.report import report
 
     recipe = recipe or recipes.Recipe()
-    split = "dev" if options.split == "dev" else "test"
-    world = prepare(options.output, options.clip, options.arms, split, recipe)  # type: ignore[arg-type]
+    world = prepare(options.output, options.clip, options.arms, options.split, recipe)
     precision = choose_precision(options.precision)
     runs = all_runs(options.llms, options.lengths, options.arms, options.seeds)
     planned = plan(runs, world, recipe, precision, options.output / "runs")
@@ -88,7 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     for package in ("llava_sea", "playground"):
         logging.getLogger(package).setLevel(logging.INFO)
-    study(options)
+    try:
+        study(options)
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

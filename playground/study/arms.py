@@ -61,7 +61,7 @@ ARMS: dict[str, Arm] = {
         Arm("plain", "plain LLaVA"),
         Arm("sea-paper", "SEA, as printed", "paper"),
         Arm("sea-paper-sign", "SEA, as printed, sign measured", "paper", sign="auto"),
-        Arm("sea-best", "SEA, best", "best"),
+        Arm("sea-best", "SEA, `best`", "best"),
         Arm("sea-true", "SEA, true labels", "best", truth=True),
     )
 }

@@ -6,7 +6,7 @@ of the shorter runs, which have schedules of their own. Drawn twice, for light a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def draw_study(results: Mapping[str, Any], folder: Path) -> list[Path]:
 def _draw(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure:
     llms = results["llms"]
     measures = [m for key in SHOWN for m in MEASURES if m.key == key]
-    figure = Figure(figsize=(3.1 * len(llms) + 0.9, 1.9 * len(measures) + 0.8))
+    figure = Figure(figsize=(3.1 * len(llms) + 0.9, 1.8 * len(measures) + 0.8))
     axes = figure.subplots(len(measures), len(llms), sharex=True, sharey="row", squeeze=False)
     for row, measure in enumerate(measures):
         for column, llm in enumerate(llms):
@@ -77,16 +77,37 @@ def _draw(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure:
                 axis.set_ylabel(SHORT_TITLES[measure.key], color=colours["ink"])
             if row == len(measures) - 1:
                 axis.set_xlabel("steps of stage 1", color=colours["ink"])
+        axes[row][0].set_ylim(*_limits(results, measure))
+    height = _add_legend(figure, results["arms"], colours, columns=2 * len(llms) - 1)
+    figure.tight_layout(rect=(0, 0, 1, 1 - height / figure.get_figheight()))
+    return figure
+
+
+def _add_legend(
+    figure: Figure, arms: Sequence[str], colours: Mapping[str, str], columns: int
+) -> float:
+    """Name the arms above the panels; return the height in inches that it takes."""
     handles = [
-        Line2D([], [], color=colours[arm], linestyle=DASHES.get(arm, "-"), label=ARMS[arm].title)
-        for arm in results["arms"]
-    ]
+        Line2D(
+            [], [], color=colours[arm], linestyle=DASHES.get(arm, "-"),
+            label=ARMS[arm].title.replace("`", ""),
+        )
+        for arm in arms
+    ]  # fmt: skip
+    columns = min(columns, len(handles))
     figure.legend(
-        handles=handles, loc="upper center", ncols=len(handles), frameon=False,
+        handles=handles, loc="upper center", ncols=columns, frameon=False,
         labelcolor=colours["ink"], fontsize=9, columnspacing=1.4, handlelength=2.2,
     )  # fmt: skip
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
-    return figure
+    return 0.15 + 0.2 * -(-len(handles) // columns)
+
+
+def _limits(results: Mapping[str, Any], measure: Measure) -> tuple[float, float]:
+    """Show all means; a band that few seeds make very wide may leave the panel."""
+    scale = 100.0 if measure.percent else 1.0
+    means = [scale * mean for cell in results["cells"] for mean in cell["curve"][measure.key][0]]
+    margin = 0.12 * (max(means) - min(means)) or 1e-3
+    return min(means) - margin, max(means) + margin
 
 
 def _draw_panel(

@@ -136,9 +136,7 @@ def truth_of(names: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Any]:
         "grid": list(GRID),
         "words_sets": [list(words) for words in index_of],
         "images": dict(zip(names, sets_of, strict=True)),
-        "objects": {
-            name: object_patches(scene) for name, scene in zip(names, scenes, strict=True)
-        },
+        "objects": {name: object_patches(scene) for name, scene in zip(names, scenes, strict=True)},
     }
 
 

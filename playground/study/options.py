@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_sea.errors import UserError
+from playground.world import Split
 
 PLAYGROUND = Path(__file__).parent.parent
 LLMS = ("llm-small", "llm-medium", "llm-large")
@@ -31,7 +32,7 @@ class Options:
     clip: Path = PLAYGROUND / "models" / "clip"
     output: Path = PLAYGROUND / "data" / "study"
     results: Path = Path(__file__).parent / "results"
-    split: str = "test"
+    split: Split = "test"
     precision: str = "auto"
     only_report: bool = False
     only_forecast: bool = False

@@ -1,4 +1,4 @@
-"""Write what the study found: ``results.json``, ``study.md`` and the picture, from finished runs."""
+"""Write what the study found: ``results.json``, ``study.md``, its ``summary.md`` and pictures, from finished runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playground.study.figure import draw_study
 from playground.study.plan import Planned
 from playground.study.prepare import World, precision_of
 from playground.study.results import collect
-from playground.study.tables import write_report
+from playground.study.tables import write_report, write_summary
 
 
 def report(planned: Sequence[Planned], world: World, folder: Path) -> Path | None:
@@ -33,6 +33,7 @@ def report(planned: Sequence[Planned], world: World, folder: Path) -> Path | Non
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "results.json", json.dumps(results).encode())
     draw_study(results, folder)
+    write_atomically(folder / "summary.md", write_summary(results).encode())
     path = folder / "study.md"
     write_atomically(path, write_report(results).encode())
     return path

@@ -29,10 +29,10 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("caption_loss", "Caption loss (eq. 12)", -1, False),
-    Measure("answers", "Zero-shot answers right", +1, True),
+    Measure("answers", "Zero-shot answers right, mean over the kinds of question", +1, True),
     Measure("tacs", "TACS (eq. 14)", +1, False),
-    Measure("nearest", "Nearest word right (eq. 4), all patches", +1, True),
-    Measure("nearest_objects", "Nearest word right (eq. 4), object patches", +1, True),
+    Measure("nearest", "Patches whose nearest word (eq. 4) is right", +1, True),
+    Measure("nearest_objects", "Object patches whose nearest word (eq. 4) is right", +1, True),
 )
 LEVELS = ("caption_loss", "answers")
 """Measures for which the steps to plain LLaVA's last level are counted."""

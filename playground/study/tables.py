@@ -18,31 +18,47 @@ CellText = Callable[[Row], str]
 
 
 def write_report(results: Mapping[str, Any]) -> str:
-    """Return the whole report."""
-    seeds = results["seeds"]
+    """Return the whole report: the summary, then differences, kinds of questions, labels."""
     parts = [
         "# Plain LLaVA and SEA after stage 1, on the miniature world",
-        "Written by `python -m playground.study`. Mean ± half the 95 % t-interval over "
-        f"{seeds} seeds. **Bold**: better than plain LLaVA, *slanted*: worse, by the interval of "
-        "the differences paired by seed (same start, same order of the data).",
-        missing_note(results),
-        "![curves](study.png)",
+        write_summary(results).rstrip(),
+        "![The same over the steps](study.png)",
+        "## Differences to plain LLaVA, paired by seed",
     ]
     for measure in MEASURES:
-        parts += [f"## {measure.title}", measure_table(results, measure)]
-        parts += ["Difference to plain LLaVA, paired by seed:", difference_table(results, measure)]
+        parts += [f"{measure.title}:", difference_table(results, measure)]
+    parts += ["## Zero-shot answers by kind of question", kinds_table(results)]
+    parts += ["## Labels", label_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_summary(results: Mapping[str, Any]) -> str:
+    """Return what a README needs: each measure's table, and the steps to plain LLaVA's level."""
+    recipe = results["recipe"]
+    parts = [
+        f"Stage 1 of {_listed(results['lengths'])} steps of {recipe['batch']} pictures, each with "
+        "its own schedule; scenes that no training picture shows. Mean ± half the 95 % t-interval "
+        f"over {results['seeds']} seeds. **Bold**: better than plain LLaVA, *slanted*: worse, by "
+        "the interval of the differences paired by seed (same start, same order of the data).",
+        missing_note(results),
+    ]
+    for measure in MEASURES:
+        unit = ", %" if measure.percent else ""
+        parts += [f"{measure.title}{unit}:", measure_table(results, measure)]
     for key in LEVELS:
         measure = next(m for m in MEASURES if m.key == key)
         parts += [
-            f"## Steps to plain LLaVA's last level: {measure.title.lower()}",
-            "The first time that an arm's curve on held-out scenes is as good as plain LLaVA's "
-            "last point of the same seed; the curve is joined by lines between its points and not "
-            "smoothed. Where not every seed gets there, the mean is over those that do.",
+            f"Steps until an arm is where plain LLaVA ends, by its {measure.title.lower()} (curves "
+            "on the held-out scenes, not smoothed, joined by lines between their points; a number "
+            "of seeds in brackets: the others never got there, and the mean is without them):",
             steps_table(results, key),
         ]
-    parts += ["## Zero-shot answers by kind of question", kinds_table(results)]
-    parts += ["## Labels", label_table(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _listed(values: Sequence[int]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def missing_note(results: Mapping[str, Any]) -> str:
@@ -171,9 +187,7 @@ def _title(arm: str) -> str:
     return ARMS[arm].title
 
 
-def _with_interval(
-    mean: float, half: float | None, percent: bool, *, signed: bool = False
-) -> str:
+def _with_interval(mean: float, half: float | None, percent: bool, *, signed: bool = False) -> str:
     scale, digits = (100.0, 1) if percent else (1.0, 3)
     sign = "+" if signed else ""
     shown = f"{scale * mean:{sign}.{digits}f}"

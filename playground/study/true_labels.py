@@ -36,7 +36,9 @@ def write_true_labels(folder: Path, mined: LabelStore, truth: Truth, top_n: int)
     Returns:
         The finished store.
     """
-    fields = {k: mined.manifest[k] for k in (*_OF_THE_PICTURES, *_OF_THE_RUN) if k in mined.manifest}
+    fields = {
+        k: mined.manifest[k] for k in (*_OF_THE_PICTURES, *_OF_THE_RUN) if k in mined.manifest
+    }
     fields |= {"features": "truth", "sign": 1, "top_n": top_n}
     if (folder / "manifest.json").is_file():
         store = LabelStore(folder)

@@ -1,10 +1,11 @@
 # The miniature world: a CLIP of 64-pixel pictures, a small Llama, both trained from scratch.
-# Its pictures are drawn here, in seconds, if they are not there.
-LLM=$root/playground/models/llm
+# Its pictures are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
+LLM=$root/playground/models/llm-${LLM_SIZE:-small}
 VISION_TOWER=$root/playground/models/clip
 DATA=$root/playground/data/mini
 PRETRAIN_DATA=$DATA/pretrain.json
 PRETRAIN_IMAGES=$DATA/images
+COMMON_WORDS=${COMMON_WORDS-$DATA/common_words.txt}   # words that no picture shows
 WORDS=${WORDS:-$DATA/words.tsv}
 LABELS=${LABELS:-$DATA/labels-${SEA_PRESET:-best}}
 EVAL_DATA=$DATA/heldout.json

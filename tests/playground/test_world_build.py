@@ -9,14 +9,17 @@ from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from playground import build as build_module
 from playground.build import RECIPES, Recipe, build
+from playground.evaluate import Result
 from playground.train_clip import Lesson, train_clip
 from playground.train_llm import train_llm
 from playground.training import Schedule
 
 TINY = Schedule(steps=2, learning_rate=1e-3)
 TINY_TRAINERS = {
-    "clip": functools.partial(train_clip, lessons=(Lesson(TINY, 0.5, 0.0, 0.2),) * 2, batch=8),
-    "llm": functools.partial(train_llm, lessons=(TINY, TINY), batch=8),
+    "clip": functools.partial(
+        train_clip, lessons=(Lesson(TINY, 0.5, 0.0, 0.2, 16, 0.2),) * 2, batch=8
+    ),
+    "llm-small": functools.partial(train_llm, "llm-small", schedule=TINY, batch=8),
 }
 
 
@@ -27,7 +30,7 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, trainer in TINY_TRAINERS.items():
         recipe = Recipe(
             functools.partial(trainer, state_folder=folder),
-            lambda _: {"a measure": 0.5},
+            lambda _: [Result("a measure", 0.5, 0.9)],
             RECIPES[name].title,
             RECIPES[name].about,
         )
@@ -36,7 +39,9 @@ def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "model_class"), [("clip", CLIPModel), ("llm", LlamaForCausalLM)])
+@pytest.mark.parametrize(
+    ("name", "model_class"), [("clip", CLIPModel), ("llm-small", LlamaForCausalLM)]
+)
 def test_build_makes_a_loadable_folder_with_a_card(
     name: str, model_class: type, state_folder: Path, tmp_path: Path
 ) -> None:
@@ -46,7 +51,8 @@ def test_build_makes_a_loadable_folder_with_a_card(
     loader.from_pretrained(models / name, local_files_only=True)  # type: ignore[attr-defined]
     assert AutoTokenizer.from_pretrained(models / name, local_files_only=True)("a red ball")
     card = (models / name / "README.md").read_text("utf-8")
-    assert "0.500  a measure" in card and f"--only {name}" in card
+    assert "0.500  >= 0.90 MISSED" in card and f"--only {name}" in card
+    assert "Bars that are missed: a measure." in card
     assert [path.name for path in models.iterdir()] == [name]
     assert not list(state_folder.iterdir())
 
@@ -54,10 +60,10 @@ def test_build_makes_a_loadable_folder_with_a_card(
 def test_interrupted_build_keeps_the_former_model_and_resumes_to_the_same_weights(
     state_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build("llm", models=tmp_path / "unbroken")
+    build("llm-small", models=tmp_path / "unbroken")
     models = tmp_path / "models"
-    (models / "llm").mkdir(parents=True)
-    (models / "llm" / "former").write_text("here")
+    (models / "llm-small").mkdir(parents=True)
+    (models / "llm-small" / "former").write_text("here")
     real = build_module.write_card
 
     def fail(*_: object) -> None:
@@ -65,13 +71,13 @@ def test_interrupted_build_keeps_the_former_model_and_resumes_to_the_same_weight
 
     monkeypatch.setattr(build_module, "write_card", fail)
     with pytest.raises(OSError, match="disk full"):
-        build("llm", models=models)
-    assert (models / "llm" / "former").read_text() == "here"
+        build("llm-small", models=models)
+    assert (models / "llm-small" / "former").read_text() == "here"
     monkeypatch.setattr(build_module, "write_card", real)
-    build("llm", models=models, resume=True)
+    build("llm-small", models=models, resume=True)
     one, other = (
-        LlamaForCausalLM.from_pretrained(folder / "llm").state_dict()
+        LlamaForCausalLM.from_pretrained(folder / "llm-small").state_dict()
         for folder in (models, tmp_path / "unbroken")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert not (models / "llm" / "former").exists()
+    assert not (models / "llm-small" / "former").exists()

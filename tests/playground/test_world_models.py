@@ -11,24 +11,32 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel, LlamaForCausalLM
 
+from llava_sea.errors import UserError
+from playground.answers import answer_rates
 from playground.build import RECIPES
 from playground.corpus import all_words, sample_captions
-from playground.documents import Segment, draw_document
-from playground.evaluate import MODELS, evaluate_captions, evaluate_naming, scenes_of
+from playground.documents import DocumentEncoder, Segment, describe, document_loss, draw_document
+from playground.evaluate import (
+    EVALUATORS,
+    MODELS,
+    Result,
+    bar_of,
+    evaluate_captions,
+    evaluate_naming,
+    format_results,
+    load_llm,
+    main,
+    scenes_of,
+)
+from playground.questions import QUESTION_KINDS
+from playground.questions import test_questions as fixed_questions
 from playground.render import render_scene
 from playground.train_clip import contrastive_loss, make_config, make_processor, normalise_pixels
 from playground.train_clip import train_tokenizer as train_clip_tokenizer
-from playground.train_llm import (
-    LLM_SIZES,
-    DocumentEncoder,
-    LLMSize,
-    document_loss,
-    make_model,
-    train_tokenizer,
-)
+from playground.train_llm import LLM_SIZES, LLMSize, make_model, train_tokenizer
 from playground.training import Schedule, fit
 
-CLIP, LLM = MODELS / "clip", MODELS / "llm"
+CLIP, LLM = MODELS / "clip", MODELS / "llm-small"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def clip() -> CLIPModel:
 
 @pytest.fixture(scope="module")
 def llm() -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(LLM, local_files_only=True).eval()
+    return load_llm(LLM)[0]
 
 
 def test_folders_are_plain_and_small() -> None:
@@ -46,7 +54,7 @@ def test_folders_are_plain_and_small() -> None:
         files = {path.name for path in (MODELS / name).iterdir()}
         assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files
         assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
-    assert sum(p.stat().st_size for p in MODELS.rglob("*") if p.is_file()) < 8e6
+    assert sum(p.stat().st_size for p in MODELS.rglob("*") if p.is_file()) < 20e6
 
 
 def test_clip_has_the_stated_shape(clip: CLIPModel) -> None:
@@ -97,16 +105,16 @@ def test_clip_processor_gives_what_training_saw(tmp_path: Path) -> None:
 def test_shipped_clip_names_test_scenes(clip: CLIPModel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(CLIP, local_files_only=True)
     results = evaluate_naming(clip, tokenizer, scenes_of("test", 100, 1))
-    assert results["kind named"] > 0.9
-    assert results["colour named"] > 0.9
-    assert results["background named"] > 0.9
+    assert all(result.bar and result.value > result.bar - 0.03 for result in results)
 
 
 def test_llm_has_the_stated_shape(llm: LlamaForCausalLM) -> None:
     tokenizer = AutoTokenizer.from_pretrained(LLM, local_files_only=True)
     assert len(tokenizer) == llm.config.vocab_size
     assert llm.config.max_position_embeddings >= 512
-    assert 0.5e6 < sum(p.numel() for p in llm.parameters()) < 0.9e6
+    assert 0.2e6 < sum(p.numel() for p in llm.parameters()) < 0.4e6
+    folders = [MODELS / name for name in LLM_SIZES]
+    assert len({(folder / "tokenizer.model").read_bytes() for folder in folders}) == 1
     ids = tokenizer("a red ball\n").input_ids
     assert ids[0] == 1 and tokenizer.convert_ids_to_tokens(ids[-1]) == "<0x0A>"
     assert (tokenizer.unk_token_id, tokenizer.eos_token_id) == (0, 2)
@@ -121,11 +129,64 @@ def test_llm_tokenizer_is_its_sentencepiece_model() -> None:
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_shipped_llm_reads_bags_of_patch_words(llm: LlamaForCausalLM) -> None:
+def test_shipped_llm_reads_scenes_told_by_patches(llm: LlamaForCausalLM) -> None:
     encoder = DocumentEncoder(AutoTokenizer.from_pretrained(LLM, local_files_only=True))
-    results = evaluate_captions(llm, encoder, scenes_of("test", 60))
-    read = results["caption loss after a bag of patch words"]
-    assert read < results["caption loss after nothing"] - 0.3
+    nothing, patches = evaluate_captions(llm, encoder, scenes_of("test", 60))
+    assert patches.value < nothing.value - 0.3
+
+
+def test_llms_are_apart_in_size_and_in_what_they_read() -> None:
+    asked = fixed_questions("test", 25)
+    sizes, means = [], []
+    for name in LLM_SIZES:
+        model, encoder = load_llm(MODELS / name)
+        sizes.append(sum(p.numel() for p in model.parameters()))
+        means.append(np.mean(list(answer_rates(model, encoder, asked, describe).values())))
+    assert sizes[1] > 3 * sizes[0] and sizes[2] > 3 * sizes[1]
+    assert means[0] < means[2] and means[2] > 0.85
+
+
+def test_answer_rates_equal_asking_one_by_one(llm: LlamaForCausalLM) -> None:
+    """The naive twin: greedy generation, one question at a time."""
+    encoder = DocumentEncoder(AutoTokenizer.from_pretrained(LLM, local_files_only=True))
+    asked = [pair for pair in fixed_questions("dev", 3) if pair[1].kind != "place"]
+    rates = answer_rates(llm, encoder, asked, describe, batch=4)
+    for kind, rate in rates.items():
+        right = []
+        for number, (scene, question) in enumerate(asked):
+            if question.kind != kind:
+                continue
+            told = describe(random.Random(f"tell/{number}"), scene)
+            text = [Segment(told, 0.0), Segment(f"\nUSER: {question.text} ASSISTANT:", 0.0)]
+            ids = encoder.encode(text)[0][:-1]
+            wanted = encoder.ids(question.answer)
+            for _ in wanted:
+                ids.append(int(llm(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            right.append(ids[-len(wanted) :] == wanted)
+        assert rate == pytest.approx(np.mean(right))
+
+
+def test_bars_are_the_stated_ones_and_misses_show() -> None:
+    large = [bar_of("llm-large", kind) for kind in QUESTION_KINDS]
+    assert large == [0.95, 0.95, 0.9, 0.9, 0.9, 0.9, None, None, None]
+    small = [bar_of("llm-small", kind) for kind in QUESTION_KINDS]
+    assert small == [0.75, 0.75, 0.75, 0.6, 0.6, 0.6, None, None, None]
+    text = format_results([Result("low", 0.5, 0.9), Result("high", 0.95, 0.9), Result("free", 1.0)])
+    low, high, free = text.splitlines()
+    assert "MISSED" in low and "ok" in high and "0.90" not in free
+
+
+def test_evaluate_prints_every_model_and_names_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in EVALUATORS:
+        monkeypatch.setitem(EVALUATORS, name, lambda *_: [Result("a", 1.0, 0.9)])
+    main([])
+    printed = capsys.readouterr().out
+    assert all(f"{name} on test scenes" in printed for name in EVALUATORS)
+    assert f"{len(EVALUATORS)} of {len(EVALUATORS)} bars reached" in printed
+    with pytest.raises(UserError, match=r"playground\.build"):
+        main(["--models", str(tmp_path)])
 
 
 def test_documents_carry_the_weights_of_their_segments() -> None:
@@ -141,7 +202,7 @@ def test_document_loss_equals_the_models_own() -> None:
     """The naive twin: each document alone through the stock forward, token by token."""
     encoder = DocumentEncoder(AutoTokenizer.from_pretrained(LLM, local_files_only=True))
     torch.manual_seed(0)
-    model = make_model(LLMSize(32, 64, 1, 2), 900)
+    model = make_model(LLMSize(32, 64, 1, 2, Schedule(1, 1e-3)), len(encoder.tokenizer))
     documents = [draw_document(random.Random(i)) for i in range(5)]
     total, total_weight = 0.0, 0.0
     for document in documents:
@@ -165,6 +226,10 @@ def test_contrastive_loss_leaves_other_true_pairs_out() -> None:
     changed = logits.clone()
     changed[0, 1] = 50.0
     torch.testing.assert_close(contrastive_loss(changed, fits), contrastive_loss(logits, fits))
+    wrong = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))  # texts that fit none
+    wider = torch.cat([logits, wrong], dim=1)
+    expected = (plain(wider, target) + plain(logits.T, target)) / 2
+    torch.testing.assert_close(contrastive_loss(wider, torch.eye(4, dtype=torch.bool)), expected)
 
 
 def test_fresh_tokenizers_train_and_shut_the_trap(tmp_path: Path) -> None:
@@ -202,7 +267,7 @@ def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(again.weight, unbroken.weight)
 
 
-def test_sizes_table_names_the_shipped_llm() -> None:
-    config = AutoConfig.from_pretrained(LLM)
-    size = LLM_SIZES["llm"]
-    assert (config.hidden_size, config.num_hidden_layers) == (size.hidden, size.layers)
+def test_sizes_table_names_the_shipped_llms() -> None:
+    for name, size in LLM_SIZES.items():
+        config = AutoConfig.from_pretrained(MODELS / name)
+        assert (config.hidden_size, config.num_hidden_layers) == (size.hidden, size.layers)

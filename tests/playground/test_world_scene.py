@@ -8,12 +8,16 @@ import pytest
 from playground.captions import Claims, Mention, with_article, write_caption
 from playground.contrast import draw_batch
 from playground.corpus import all_words, caption_words
-from playground.documents import ask, bag_of_words, draw_document
-from playground.render import BACKGROUND, patch_owners, pixel_owners, render_scene
-from playground.scene import Scene, Thing, change_one, sample_scene
+from playground.distractors import ADJECTIVES, NOUNS, distractors
+from playground.documents import draw_document, relisted, tell_by_patches
+from playground.questions import QUESTION_KINDS, YES_NO_KINDS, ask, region_of
+from playground.questions import test_questions as fixed_questions
+from playground.render import BACKGROUND, SIGN, patch_owners, pixel_owners, render_scene
+from playground.scene import MAX_THINGS, Scene, Sign, Thing, change_one, sample_scene
 from playground.shapes import SILHOUETTES, TEXTURES, draw_shape
+from playground.signs import board_width, draw_board
 from playground.truth import object_patches, patch_words
-from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS, SIZES
+from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS, SIGN_WORDS, SIZES
 from playground.world import OBJECT_COVERAGE, PATCH_SIDE, PICTURE_SIDE, Split
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -25,8 +29,8 @@ def scenes(split: Split = "train", count: int = 60) -> list[Scene]:
 
 
 def test_world_is_as_large_as_promised() -> None:
-    assert len(KINDS) >= 12
-    assert (len(COLOURS), len(SIZES), len(BACKGROUNDS)) == (8, 2, 6)
+    assert len(KINDS) >= 24 and len(COLOURS) >= 10 and len(BACKGROUNDS) >= 8
+    assert MAX_THINGS == 6 and len(SIZES) == 3 and len(SIGN_WORDS) >= 8
     names = [n for k in KINDS for n in k.names] + [n for c in COLOURS for n in c.names]
     assert len(names) == len(set(names))
     assert all(len(kind.names) == len(kind.plurals) for kind in KINDS)
@@ -59,13 +63,38 @@ def test_content_ignores_place_and_order() -> None:
 
 def test_things_lie_apart_and_inside() -> None:
     for scene in scenes(count=200):
-        assert 1 <= len(scene.things) <= 4
+        assert 1 <= len(scene.things) <= 6
         taken = np.zeros((PICTURE_SIDE, PICTURE_SIDE), dtype=int)
         for thing in scene.things:
             side = thing.size_row.side
             assert 0 <= thing.x <= PICTURE_SIDE - side and 0 <= thing.y <= PICTURE_SIDE - side
             taken[thing.y : thing.y + side, thing.x : thing.x + side] += 1
+        if scene.sign:
+            x, y, width = scene.sign.x, scene.sign.y, board_width(scene.sign.word)
+            assert x % PATCH_SIDE == y % PATCH_SIDE == 0 and x + width <= PICTURE_SIDE
+            taken[y : y + PATCH_SIDE, x : x + width] += 1
         assert taken.max() == 1
+
+
+def test_every_number_of_things_and_signs_occur() -> None:
+    drawn = scenes(count=400)
+    assert {len(scene.things) for scene in drawn} == {1, 2, 3, 4, 5, 6}
+    assert 0.1 < np.mean([scene.sign is not None for scene in drawn]) < 0.4
+    assert all(len(s.things) == 1 and not s.sign for s in drawn if s.things[0].size == "huge")
+
+
+def test_boards_differ_and_own_their_patches() -> None:
+    boards = [draw_board(word) for word in SIGN_WORDS]
+    assert all(
+        board.shape == (8, 8 * len(w), 3) for board, w in zip(boards, SIGN_WORDS, strict=True)
+    )
+    assert len({board.tobytes() for board in boards}) == len(SIGN_WORDS)
+    scene = Scene("grass", (Thing("ball", "red", "small", 48, 48),), sign=Sign("stop", 8, 16))
+    owner = patch_owners(scene)
+    assert (owner[2, 1:5] == SIGN).all() and (owner == SIGN).sum() == 4
+    assert {"stop", "sign", "stop sign"} <= set(patch_words(scene)[2 * 8 + 1])
+    assert object_patches(scene)[17:21] == "1111"
+    assert "[stop]" in scene.content()
 
 
 def test_same_scene_same_pixels() -> None:
@@ -79,19 +108,19 @@ def test_pixels_agree_with_owners() -> None:
     for scene in scenes(count=20):
         owner = pixel_owners(scene)
         last = len(scene.things) - 1
-        without = Scene(scene.background, scene.things[:-1], scene.noise_seed)
+        without = Scene(scene.background, scene.things[:-1], scene.noise_seed, scene.sign)
         change = np.abs(render_scene(scene).astype(int) - render_scene(without)).max(axis=-1)
         assert (change[owner == last] > 20).mean() > 0.8
         assert (change[owner != last] <= 1).all() or (change[owner != last] < 30).all()
 
 
 def test_truth_of_a_simple_scene() -> None:
-    """A 26-pixel box at (0, 0) owns 3x3 patches of 8 pixels, the rest is background."""
+    """A 24-pixel box at (0, 0) owns 3x3 patches of 8 pixels, the rest is background."""
     scene = Scene("snow", (Thing("box", "red", "large", 0, 0),))
     owner = patch_owners(scene)
     assert (owner[:3, :3] == 0).all() and (owner >= 0).sum() == 9
     words = patch_words(scene)
-    assert {"box", "crates", "red", "crimson", "red box", "big crimson crate", "huge"} <= set(
+    assert {"box", "crates", "red", "crimson", "red box", "big crimson crate", "large"} <= set(
         words[0]
     )
     assert "snow" not in words[0] and "blue" not in words[0]
@@ -110,7 +139,9 @@ def test_patch_belongs_to_what_covers_half_of_it() -> None:
                 ]
                 found = patch_owners(scene)[row, column]
                 shares = [(block == i).mean() for i in range(len(scene.things))]
-                if found == BACKGROUND:
+                if found == SIGN:
+                    assert (block == SIGN).all()
+                elif found == BACKGROUND:
                     assert max(shares) < OBJECT_COVERAGE
                 else:
                     assert shares[found] >= OBJECT_COVERAGE
@@ -156,9 +187,14 @@ def test_twins_differ_in_one_attribute_and_keep_their_split() -> None:
     for scene in scenes(count=50):
         twin = change_one(rng, scene)
         assert twin.content() != scene.content() and twin.split() == scene.split()
-        changes = (twin.background != scene.background) + sum(
-            (a.kind != b.kind) + (a.colour != b.colour) + (a.size != b.size)
-            for a, b in zip(scene.things, twin.things, strict=True)
+        words = [one.sign.word if one.sign else None for one in (scene, twin)]
+        changes = (
+            (twin.background != scene.background)
+            + (words[0] != words[1])
+            + sum(
+                (a.kind != b.kind) + (a.colour != b.colour) + (a.size != b.size)
+                for a, b in zip(scene.things, twin.things, strict=True)
+            )
         )
         assert changes == 1
 
@@ -170,47 +206,89 @@ def test_contrast_batches_hold_true_pairs_on_the_diagonal() -> None:
     assert not batch.fits_BB.all()
 
 
-def test_bags_say_true_words_or_noise() -> None:
-    """With the noise of at most a tenth, most words of a bag are true of their patch."""
+def test_scenes_told_by_patches_say_true_words_or_noise() -> None:
+    """With noise of at most a tenth, most of the words told are true of their patch."""
     rng = random.Random(3)
     shares = []
-    for scene in scenes(count=40):
-        words = bag_of_words(rng, scene).split(" ")
-        assert len(words) in (16, 64)
-        if len(words) == 64:
-            truth = patch_words(scene)
-            shares.append(np.mean([w in t for w, t in zip(words, truth, strict=True)]))
+    for scene in scenes(count=60):
+        told = tell_by_patches(rng, scene)
+        if ", " in told:
+            assert len(told.split(", ")) == 16
+            continue
+        words = told.split(" ")
+        assert len(words) == 64
+        truth = patch_words(scene)
+        shares.append(np.mean([w in t for w, t in zip(words, truth, strict=True)]))
     assert np.mean(shares) > 0.93 and max(shares) == 1.0
+
+
+def is_true(scene: Scene, kind: str, text: str, answer: str) -> bool:
+    """Answer a question anew from its words alone."""
+    words = text.removesuffix("?").split(" ")
+    things = scene.things
+    if kind in YES_NO_KINDS:
+        asked = words[-2:] if kind == "existence of a pair" else words[-1:]
+        found = any(set(asked) <= {t.kind, t.colour} for t in things)
+        return answer == ("yes" if found else "no")
+    if kind == "colour of a noun":
+        return [t.colour for t in things if t.kind == words[-1]] == [answer]
+    if kind == "noun of a colour":
+        return [t.kind for t in things if t.colour == words[-2]] == [answer]
+    if kind == "place":
+        return [region_of(t) for t in things if t.kind == words[-1]] == [answer]
+    if kind == "written word":
+        return scene.sign is not None and scene.sign.word == answer
+    if kind == "background":
+        return scene.background == answer
+    return len(things) == ["zero", "one", "two", "three", "four", "five", "six"].index(answer)
 
 
 def test_answers_are_true() -> None:
     rng = random.Random(4)
-    for scene in scenes(count=200):
-        question, answer = ask(rng, scene)
-        if question.startswith(("is there a ", "is there an ")):
-            asked = question.removesuffix("?").split(" ")[3:]
-            found = any(asked in ([t.kind], [t.colour, t.kind]) for t in scene.things)
-            assert answer == ("yes" if found else "no"), question
-        elif question.startswith("what colour"):
-            assert (question.split(" ")[4][:-1], answer) in {
-                (t.kind, t.colour) for t in scene.things
-            }
-        elif question == "what is the background?":
-            assert answer == scene.background
-        elif question.startswith("what is the"):
-            assert (answer, question.split(" ")[3]) in {(t.kind, t.colour) for t in scene.things}
-        else:
-            assert question.startswith("how many")
+    for scene in scenes(count=150):
+        for kind in QUESTION_KINDS:
+            question = ask(rng, scene, kind)
+            if question:
+                assert is_true(scene, kind, question.text, question.answer), (scene, question)
+            else:
+                assert kind not in YES_NO_KINDS
+
+
+def test_fixed_questions_are_balanced_and_never_change() -> None:
+    asked = fixed_questions("test", 60)
+    assert asked == fixed_questions("test", 60)
+    assert all(scene.split() == "test" for scene, _ in asked)
+    for kind in QUESTION_KINDS:
+        answers = [q.answer for _, q in asked if q.kind == kind]
+        assert len(answers) == 60
+        if kind in YES_NO_KINDS:
+            assert 0.3 < answers.count("yes") / 60 < 0.7
+
+
+def test_no_question_is_asked_twice_in_a_document() -> None:
+    for i in range(60):
+        document = draw_document(random.Random(i), progress=1.0)
+        questions = [s.text for s in document if s.text.startswith("\nUSER")]
+        assert len(questions) == len(set(questions))
+
+
+def test_relisted_values_are_look_ups() -> None:
+    for scene in scenes(count=40):
+        brief, *rest = relisted(random.Random(0), scene)
+        supervised = [s.text for s in rest if s.weight == 1.0]
+        assert all(f"{t.colour} {t.kind}" in brief.text for t in scene.things)
+        assert all(value in brief.text for value in supervised)
 
 
 def test_documents_are_reproducible_and_supervised() -> None:
     one = [draw_document(random.Random(i)) for i in range(50)]
     assert one == [draw_document(random.Random(i)) for i in range(50)]
-    assert all(any(segment.weight == 1.0 for segment in document) for document in one)
+    assert all(any(segment.weight > 0 for segment in document) for document in one)
 
 
 def test_word_lists() -> None:
     words = caption_words(count=800, min_count=2)
-    assert 150 <= len(words) <= 800
-    assert {"ball", "red", "red ball", "grass", "photo"} <= set(words)
+    assert {"ball", "red", "red ball", "grass", "photo", "rusty", "zebra", "sign"} <= set(words)
     assert len(all_words()) == len(set(all_words())) > 2000
+    assert not set(distractors()) & set(all_words())
+    assert len(distractors()) > 700 and not set(NOUNS) & set(ADJECTIVES)
