@@ -1,4 +1,4 @@
-"""What SEA changes in stage 1, measured on the miniature world: plain LLaVA against four kinds of SEA.
+"""What SEA changes in stage 1, on the miniature world: plain LLaVA against four kinds of SEA.
 
 One resumable command, ``python -m playground.study``: it makes what it needs (`prepare`), trains a
 projector for every LLM, length, arm and seed (`run`), and writes tables and a picture (`report`).

@@ -34,7 +34,7 @@ DARK = {
     "plain": "#a0a5af", "sea-paper": "#f0806f", "sea-paper-sign": "#ecc05a",
     "sea-best": "#7fb0f5", "sea-true": "#83cc80",
 }  # fmt: skip
-DASHES = {"plain": "-", "sea-true": (0, (4, 2))}
+DASHES: dict[str, Any] = {"plain": "-", "sea-true": (0, (4, 2))}
 FILES = ("study.png", "study.svg", "study-dark.png", "study-dark.svg")
 
 

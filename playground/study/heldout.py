@@ -2,7 +2,7 @@
 
 Their folder holds records in LLaVA's layout, the true words of their patches, questions with
 answers, and the tower's features; ``manifest.json`` comes last. Pictures are rendered and never
-written. Limits: pixels come without JPEG's noise, as from the PNG files among the training pictures.
+written. Limits: pixels come without JPEG's noise, as from the training pictures' PNG files.
 """
 
 from __future__ import annotations

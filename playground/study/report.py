@@ -1,4 +1,4 @@
-"""Write what the study found: ``results.json``, ``study.md``, its ``summary.md`` and pictures, from finished runs."""
+"""Write what finished runs say: ``results.json``, ``study.md``, ``summary.md``, pictures."""
 
 from __future__ import annotations
 

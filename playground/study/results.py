@@ -130,7 +130,7 @@ def _compare(
     compared: dict[str, Any] = {
         "mean": _round(mine.mean),
         "half": _round(mine.half),
-        "difference": [_round(difference.mean), _round(difference.half), difference.count],
+        "difference": [_round(difference.mean), _round(difference.half), difference.seeds],
     }
     return compared | ({"values": {s: _round(ours[s]) for s in sorted(ours)}} if values else {})
 
@@ -166,7 +166,7 @@ def _steps_to_plain(
     return {
         "mean": _round(found.mean),
         "half": _round(found.half),
-        "reached": found.count,
+        "reached": found.seeds,
         "of": len(seeds),
     }
 

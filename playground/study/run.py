@@ -126,7 +126,7 @@ def train_steps(
     for step, batch in enumerate(islice(batches, steps)):
         output = model(**batch)
         loss = output.lm_loss_sum / output.num_tokens
-        parts = (float(loss.detach()),)
+        parts: tuple[float, ...] = (float(loss.detach()),)
         if output.sea_loss is not None:
             loss = loss + sea_weight(sea, step / steps) * output.sea_loss  # eq. 13
             parts += (float(output.sea_loss.detach()),)

@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
     mean: float
     half: float
-    count: int
+    seeds: int
 
     @property
     def sign(self) -> int:
