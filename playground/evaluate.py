@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.labels.options import FEATURES
 from llava_sea.labels.patch_features import PatchEncoder
 from playground.answers import answer_rates
 from playground.captions import write_caption
@@ -46,7 +47,6 @@ from playground.vocabulary import BACKGROUNDS, COLOURS, KINDS
 from playground.world import Split
 
 MODELS = Path(__file__).parent / "models"
-FEATURES = ("vanilla", "value", "qq", "qq+kk")
 
 
 @dataclass(frozen=True)
