@@ -111,7 +111,9 @@ def prepare(output: Path, clip: Path, arms: Sequence[str], split: Split, recipe:
     generate(folder, num_train=recipe.num_train, num_heldout=1, seed=recipe.world_seed)
     world = World(folder, clip, prepare_heldout(folder, clip, split, recipe))
     if not world.words.is_file():
-        build_word_list([world.data], world.words, WordListOptions(min_count=recipe.min_count))
+        common = folder / "mini" / "common_words.txt"
+        options = WordListOptions(common_words=common, min_count=recipe.min_count)
+        build_word_list([world.data], world.words, options)
     for name in arms:
         _prepare_labels(world, ARMS[name], recipe)
     if not world.features.is_file():
