@@ -26,7 +26,7 @@ def test_centre_is_a_flag_and_off_in_the_paper():
 
 
 def test_presets():
-    assert labels(parse()) == labels(parse("--sea_preset", "best")) == ("value", "auto", 10)
+    assert labels(parse()) == labels(parse("--sea_preset", "best")) == ("value", "auto", 2)
     assert labels(parse("--sea_preset", "paper")) == ("vanilla", "-1", 10)
 
 
