@@ -18,12 +18,6 @@ from playground.study.arms import ARMS
 from playground.study.results import MEASURES, Measure
 
 SHOWN = ("caption_loss", "answers", "nearest_objects", "tacs")
-SHORT_TITLES = {
-    "caption_loss": "caption loss",
-    "answers": "answers right, %",
-    "nearest_objects": "nearest word right\non objects, %",
-    "tacs": "TACS",
-}
 LIGHT = {
     "paper": "#fdfdfb", "ink": "#1d1f23", "soft": "#5c616b", "rule": "#d9dade",
     "plain": "#5c616b", "sea-paper": "#b8322a", "sea-paper-sign": "#c98a12",
@@ -74,7 +68,8 @@ def _draw(results: Mapping[str, Any], colours: Mapping[str, str]) -> Figure:
             if row == 0:
                 axis.set_title(llm, color=colours["ink"], fontsize=10, loc="left")
             if column == 0:
-                axis.set_ylabel(SHORT_TITLES[measure.key], color=colours["ink"])
+                unit = ", %" if measure.percent else ""
+                axis.set_ylabel(measure.short + unit, color=colours["ink"])
             if row == len(measures) - 1:
                 axis.set_xlabel("steps of stage 1", color=colours["ink"])
         axes[row][0].set_ylim(*_limits(results, measure))
@@ -103,9 +98,17 @@ def _add_legend(
 
 
 def _limits(results: Mapping[str, Any], measure: Measure) -> tuple[float, float]:
-    """Show all means; a band that few seeds make very wide may leave the panel."""
-    scale = 100.0 if measure.percent else 1.0
-    means = [scale * mean for cell in results["cells"] for mean in cell["curve"][measure.key][0]]
+    """Show all means but those of the first steps, beside which all else would look flat.
+
+    A band that few seeds make very wide may leave the panel, too.
+    """
+    scale, first = 100.0 if measure.percent else 1.0, 0.08 * max(results["lengths"])
+    means = [
+        scale * mean
+        for curve in (cell["curve"] for cell in results["cells"])
+        for step, mean in zip(curve["steps"], curve[measure.key][0], strict=True)
+        if step >= first
+    ]
     margin = 0.12 * (max(means) - min(means)) or 1e-3
     return min(means) - margin, max(means) + margin
 
@@ -134,7 +137,7 @@ def _draw_panel(
             linewidth=1.6, zorder=3,
         )  # fmt: skip
         low, high = zip(*((v - s, v + s) for v, s in zip(values, spread, strict=True)), strict=True)
-        axis.fill_between(curve["steps"], low, high, color=colours[arm], alpha=0.16, linewidth=0)
+        axis.fill_between(curve["steps"], low, high, color=colours[arm], alpha=0.13, linewidth=0)
 
 
 def _style(axis: Any, colours: Mapping[str, str]) -> None:

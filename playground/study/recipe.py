@@ -31,7 +31,7 @@ class Recipe:
     curve_shares: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Parts of a run after which the smaller held-out set is measured."""
     curve_pictures: int = 128
-    curve_per_kind: int = 12
+    curve_per_kind: int = 20
     """Questions of each kind on the curve: the first of the final ones."""
     final_pictures: int = 256
     final_per_kind: int = 100

@@ -23,16 +23,31 @@ class Measure(NamedTuple):
 
     key: str
     title: str
+    short: str
     better: int
     percent: bool
 
 
 MEASURES = (
-    Measure("caption_loss", "Caption loss (eq. 12)", -1, False),
-    Measure("answers", "Zero-shot answers right, mean over the kinds of question", +1, True),
-    Measure("tacs", "TACS (eq. 14)", +1, False),
-    Measure("nearest", "Patches whose nearest word (eq. 4) is right", +1, True),
-    Measure("nearest_objects", "Object patches whose nearest word (eq. 4) is right", +1, True),
+    Measure("caption_loss", "Caption loss (eq. 12)", "caption loss", -1, False),
+    Measure(
+        "answers",
+        "Zero-shot answers right, mean over the kinds of question",
+        "answers right",
+        +1,
+        True,
+    ),
+    Measure("tacs", "TACS (eq. 14)", "TACS", +1, False),
+    Measure(
+        "nearest", "Patches whose nearest word (eq. 4) is right", "nearest word right", +1, True
+    ),
+    Measure(
+        "nearest_objects",
+        "Object patches whose nearest word (eq. 4) is right",
+        "nearest word right\non objects",
+        +1,
+        True,
+    ),
 )
 LEVELS = ("caption_loss", "answers")
 """Measures for which the steps to plain LLaVA's last level are counted."""

@@ -55,9 +55,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
 def steps_to_level(
     steps: Sequence[int], values: Sequence[float], level: float, *, better: int
 ) -> float | None:
-    """Return when a curve first reaches a level; between two of its points it is a line.
+    """Return when a curve reaches a level for good; between two of its points it is a line.
 
-    Nothing is smoothed: the values are measures of the whole held-out set, not of a batch.
+    For good: a point that is there by chance, with worse ones after it, does not count. Nothing is
+    smoothed: the values are measures of the whole held-out set, not of a batch.
 
     Args:
         steps: at which the curve is known, ascending.
@@ -69,10 +70,10 @@ def steps_to_level(
         The step, or None if the level is not reached.
     """
     short = [better * (level - value) for value in values]  # above 0: not there yet
-    for i, missing in enumerate(short):
-        if missing <= 0:
-            if i == 0:
-                return float(steps[0])
-            share = short[i - 1] / (short[i - 1] - missing)
-            return steps[i - 1] + share * (steps[i] - steps[i - 1])
-    return None
+    first = len(short)
+    while first > 0 and short[first - 1] <= 0:
+        first -= 1
+    if first == 0 or first == len(short):
+        return float(steps[0]) if first == 0 else None
+    share = short[first - 1] / (short[first - 1] - short[first])
+    return steps[first - 1] + share * (steps[first] - steps[first - 1])

@@ -48,9 +48,9 @@ def write_summary(results: Mapping[str, Any]) -> str:
     for key in LEVELS:
         measure = next(m for m in MEASURES if m.key == key)
         parts += [
-            f"Steps until an arm is where plain LLaVA ends, by its {measure.title.lower()} (curves "
-            "on the held-out scenes, not smoothed, joined by lines between their points; a number "
-            "of seeds in brackets: the others never got there, and the mean is without them):",
+            f"Steps until an arm is, for good, where plain LLaVA of the same seed ends: "
+            f"{measure.short} (curves on held-out scenes, not smoothed, joined by lines between "
+            "their points; where not every seed gets there the mean is over those that do):",
             steps_table(results, key),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
