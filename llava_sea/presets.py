@@ -1,15 +1,24 @@
 """The two presets: what `--sea_preset` stands for, each entry a flag of its own.
 
-`paper` is the method as printed. `best` is what `python -m llava_sea.labels.quality` chooses on the
-miniature world by place recall and place lift, which need no labels of patches: value-path features
-of the last block, the sign measured, two words a patch (README, "The labels").
+`paper` is the method as printed. `best` is what was shown to be better on the miniature world. Its
+labels are what `python -m llava_sea.labels.quality` chooses there by place recall and place lift,
+which need no labels of patches: value-path features of the last block, the sign measured, two words
+a patch. Its training starts at CLIP's temperature and lets lambda fall to 0 over the first half, as
+labels that are partly wrong help early and hinder late (README, "What was measured").
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {
+LABEL_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_center": "none", "sea_top_n": 10},
     "best": {"sea_features": "value", "sea_sign": "auto", "sea_center": "none", "sea_top_n": 2},
 }
+"""Flags of the extraction."""
+
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"sea_weight_schedule": "constant", "sea_log_scale_init": 0.0},
+    "best": {"sea_weight_schedule": "decay", "sea_log_scale_init": 2.659},
+}
+"""Flags of the training; without a preset they are as in the paper."""

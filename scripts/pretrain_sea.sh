@@ -2,7 +2,7 @@
 # Stage 1 with SEA: words for every patch, then the projector with L = L_g + lambda * L_a (eq. 13),
 # then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
 #   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
-#   SEA_PRESET=paper (labels as the paper prints them; default: best)
+#   SEA_PRESET=paper (labels and training as the paper prints them; default: best)
 #   BASELINE=... (the plain LLaVA run that the report shows beside this one; default: the finished
 #   run of pretrain.sh, whose folder is this one's without "-sea")
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
@@ -18,6 +18,12 @@ SEA_FLAGS=(
   --sea_window 2                                # one patch of every 2 x 2
   --sea_negatives local                         # negatives from the device's own batch
 )
+if [ "${SEA_PRESET:-best}" = best ]; then
+  SEA_FLAGS+=(
+    --sea_weight_schedule decay                 # lambda falls to 0 over the first half of the steps
+    --sea_log_scale_init 2.659                  # CLIP's first temperature; the paper: 0
+  )
+fi
 if [ -n "${DRY_RUN:-}" ]; then bash "$root/scripts/extract_labels.sh"; fi
 source "$root/scripts/stage1.sh"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_sea.errors import UserError
-from llava_sea.presets import PRESETS
+from llava_sea.presets import LABEL_PRESETS
 
 FEATURES = ("vanilla", "value", "value2", "qq", "qq+kk")
 SIGNS = ("auto", "+1", "-1")
@@ -30,7 +30,7 @@ def flag(help: str, default: Any = None, **metadata: Any) -> Any:
 
 
 def _by_preset(name: str) -> str:
-    return ", ".join(f"{preset}: {values[name]}" for preset, values in PRESETS.items())
+    return ", ".join(f"{preset}: {values[name]}" for preset, values in LABEL_PRESETS.items())
 
 
 @dataclass
@@ -46,7 +46,7 @@ class ExtractOptions:
         "image transform, the one that training uses", "square", choices=("square", "pad")
     )
     sea_preset: str = flag(
-        "values of the four flags below that are not given", "best", choices=tuple(PRESETS)
+        "values of the four flags below that are not given", "best", choices=tuple(LABEL_PRESETS)
     )
     sea_features: str | None = flag(
         f"patch features in the joint space ({_by_preset('sea_features')})", choices=FEATURES
@@ -88,9 +88,9 @@ class ExtractOptions:
         for name in ("data_path", "image_folder", "vision_tower", "words", "output_dir"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is needed; see --help")
-        if self.sea_preset not in PRESETS:
-            raise UserError(f"--sea_preset {self.sea_preset}: choose one of {', '.join(PRESETS)}")
-        preset = PRESETS[self.sea_preset]
+        if self.sea_preset not in LABEL_PRESETS:
+            raise UserError(f"--sea_preset {self.sea_preset}: choose one of {', '.join(LABEL_PRESETS)}")
+        preset = LABEL_PRESETS[self.sea_preset]
         chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
         options = dataclasses.replace(self, **chosen)
         for item in dataclasses.fields(options):

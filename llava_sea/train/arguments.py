@@ -12,6 +12,7 @@ import transformers
 
 from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.errors import UserError
+from llava_sea.presets import TRAINING_PRESETS
 
 
 @dataclass
@@ -92,13 +93,18 @@ class SeaArguments:
     )
     sea_preset: str | None = field(
         default=None,
-        metadata={"help": "Check that the labels were mined as paper or best says."},
+        metadata={
+            "help": "paper or best: check that the labels were mined so, and train so: the "
+            "schedule and the start of the temperature where these flags are not given.",
+            "choices": list(TRAINING_PRESETS),
+        },
     )
     sea_weight: float = field(default=1.0, metadata={"help": "Lambda of eq. 13; 0 turns SEA off."})
-    sea_weight_schedule: str = field(
-        default="constant",
+    sea_weight_schedule: str | None = field(
+        default=None,
         metadata={
-            "help": "decay lets lambda fall linearly to 0 over the first half of the steps.",
+            "help": "decay lets lambda fall linearly to 0 over the first half of the steps "
+            "(default: constant; preset best: decay).",
             "choices": ["constant", "decay"],
         },
     )
@@ -110,8 +116,12 @@ class SeaArguments:
             "choices": ["local", "global"],
         },
     )
-    sea_log_scale_init: float = field(
-        default=0.0, metadata={"help": "Start of the log logit scale; tau = exp(-this)."}
+    sea_log_scale_init: float | None = field(
+        default=None,
+        metadata={
+            "help": "Start of the log logit scale; tau = exp(-this) (default: 0; preset best: "
+            "2.659, CLIP's)."
+        },
     )
     sea_transfer: bool = field(
         default=False,
@@ -139,7 +149,15 @@ class SeaArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Fill in what the preset decides and refuse values out of range."""
+        preset = TRAINING_PRESETS.get(self.sea_preset or "paper")
+        if preset is None:
+            known = ", ".join(TRAINING_PRESETS)
+            raise UserError(f"--sea_preset {self.sea_preset}: choose one of {known}")
+        if self.sea_weight_schedule is None:
+            self.sea_weight_schedule = preset["sea_weight_schedule"]
+        if self.sea_log_scale_init is None:
+            self.sea_log_scale_init = float(preset["sea_log_scale_init"])
         if self.sea_weight < 0:
             raise UserError(f"--sea_weight {self.sea_weight}: must not be negative")
         if self.sea_window < 1:

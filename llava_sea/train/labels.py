@@ -11,7 +11,7 @@ from llava_sea.data.images import ImageTransform, view
 from llava_sea.errors import UserError
 from llava_sea.labels.fingerprint import vision_fingerprint
 from llava_sea.model.projector_io import gathered
-from llava_sea.presets import PRESETS
+from llava_sea.presets import LABEL_PRESETS
 from llava_sea.train.arguments import SeaArguments
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def open_labels(
             *store.grid,
             *grid,
         )
-    for flag, value in PRESETS.get(sea.sea_preset or "", {}).items():
+    for flag, value in LABEL_PRESETS.get(sea.sea_preset or "", {}).items():
         field = flag.removeprefix("sea_")
         found = store.manifest.get(field, "none")  # stores from before --sea_center lack it
         if value != "auto" and str(found) != str(value):

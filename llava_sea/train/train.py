@@ -140,7 +140,7 @@ def build_model(
         seed=args.seed,
         cache_dir=args.cache_dir,
     )
-    head = AlignmentHead(sea.sea_log_scale_init).to(dtype) if sea.enabled else None
+    head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
     model = Stage1Model(llava, head, sea.sea_negatives)
     if not args.deepspeed:
         model.trainable_to_float32()

@@ -7,14 +7,11 @@ does, on labels that are true.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from llava_sea.presets import PRESETS
+from llava_sea.presets import LABEL_PRESETS, TRAINING_PRESETS
 from llava_sea.train.arguments import SeaArguments
-
-TRAINING_FLAGS = frozenset(field.name for field in fields(SeaArguments))
-"""Entries of a preset that belong to training; all others belong to the extraction."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Arm:
     name: str
     title: str
     preset: str | None = None
-    """Key of `PRESETS`; None trains without SEA."""
+    """Key of the presets; None trains without SEA."""
     sign: str | None = None
     """Wins over the preset's sign."""
     truth: bool = False
@@ -34,13 +31,11 @@ class Arm:
         """Return the flags that its labels are mined with; none without labels."""
         if self.preset is None:
             return {}
-        flags = {k: v for k, v in PRESETS[self.preset].items() if k not in TRAINING_FLAGS}
-        return flags | ({"sea_sign": self.sign} if self.sign else {})
+        return LABEL_PRESETS[self.preset] | ({"sea_sign": self.sign} if self.sign else {})
 
     def training(self) -> dict[str, Any]:
         """Return the preset's flags of training; what it does not say keeps its default."""
-        preset = PRESETS[self.preset] if self.preset else {}
-        return {k: v for k, v in preset.items() if k in TRAINING_FLAGS}
+        return TRAINING_PRESETS[self.preset] if self.preset else {}
 
     def labels_folder(self) -> str | None:
         """Name the folder of its labels after the flags; arms with the same labels share it."""

@@ -82,7 +82,7 @@ def train_run(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> dict[st
 
 def make_model(bench: Bench, sea: SeaArguments, seed: int) -> Mixed:
     """Return the stage-1 model with a fresh projector and, with labels, a fresh head."""
-    head = AlignmentHead(sea.sea_log_scale_init) if sea.enabled else None
+    head = AlignmentHead(sea.sea_log_scale_init or 0.0) if sea.enabled else None
     stage1 = Stage1Model(bench.llava, head, sea.sea_negatives)
     stage1.trainable_to_float32()
     initialise_projector(stage1.projector, seed)

@@ -91,3 +91,18 @@ def test_reduced_precision_needs_a_gpu_or_is_forced(base, caplog, monkeypatch):
 def test_zero_weight_turns_sea_off(base):
     _, _, sea, _ = parse_args([*base, "--sea_labels", "x", "--sea_weight", "0"])
     assert not sea.enabled
+
+
+def test_a_preset_fills_in_what_is_not_given():
+    from llava_sea.train.arguments import SeaArguments
+
+    def chosen(**flags):
+        sea = SeaArguments(**flags)
+        return sea.sea_weight_schedule, sea.sea_log_scale_init
+
+    assert chosen() == chosen(sea_preset="paper") == ("constant", 0.0)
+    assert chosen(sea_preset="best") == ("decay", 2.659)
+    mixed = chosen(sea_preset="best", sea_weight_schedule="constant", sea_log_scale_init=0.0)
+    assert mixed == ("constant", 0.0)
+    with pytest.raises(UserError, match="--sea_preset worst: choose one of paper, best"):
+        SeaArguments(sea_preset="worst")
