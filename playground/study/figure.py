@@ -50,7 +50,7 @@ def draw_study(results: Mapping[str, Any], folder: Path) -> list[Path]:
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
                 metadata = {"Date": None} if suffix == "svg" else {}
-                figure.savefig(path, dpi=130, facecolor=colours["paper"], metadata=metadata)
+                figure.savefig(path, dpi=110, facecolor=colours["paper"], metadata=metadata)
                 paths.append(path)
     return paths
 

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -142,6 +143,7 @@ def _work(setup: Setup, tasks: Any, results: Any, parent: int) -> None:
     from transformers.utils import logging as transformers_logging
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # with its clean-up
     threading.Thread(target=functools.partial(_watch, parent), daemon=True).start()
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
