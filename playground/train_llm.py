@@ -45,11 +45,11 @@ class LLMSize:
 
 
 LLM_SIZES = {
-    "llm-small": LLMSize(32, 96, 2, 2, Schedule(2400, 4e-3, weight_decay=0.01)),
+    "llm-small": LLMSize(64, 160, 2, 4, Schedule(3200, 4e-3, weight_decay=0.01)),
     "llm-medium": LLMSize(128, 352, 4, 4, Schedule(1200, 3e-3, weight_decay=0.01)),
     "llm-large": LLMSize(256, 640, 5, 8, Schedule(1800, 2.5e-3, weight_decay=0.01)),
 }
-"""LLMs by the name of their folder: 0.12, 1.2 and 4.5 M parameters."""
+"""LLMs by the name of their folder: 0.27, 1.2 and 4.5 M parameters."""
 
 
 def train_tokenizer(folder: Path, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> None:
