@@ -96,6 +96,9 @@ def build_llava(
     llava.model.language_model = llm.base_model
     llava.lm_head = llm.get_output_embeddings()
     llava.model.multi_modal_projector = projector
+    if attention:
+        # The empty Llava above shares the parts' configs and has put its own default there.
+        llava.set_attn_implementation(attention)
     initialise_projector(projector, seed)
     if projector_path:
         load_projector(projector, projector_path)
