@@ -37,7 +37,7 @@ def study(options: Options, recipe: Recipe | None = None) -> None:
     world = prepare(options.output, options.clip, options.arms, options.split, recipe)
     precision = choose_precision(options.precision)
     runs = all_runs(options.llms, options.lengths, options.arms, options.seeds)
-    planned = plan(runs, world, recipe, precision, options.output / "runs")
+    planned = plan(runs, world, recipe, precision, options.results / "runs")
     if not options.only_report:
         _finish(planned, Setup(world, recipe, precision), options)
     if options.only_forecast:

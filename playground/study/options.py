@@ -95,8 +95,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--seeds", type=int, default=default.seeds, help="seeds 0, 1, ... (default 5)")
     add("--workers", type=int, default=default.workers, help="processes of one thread (default 2)")
     add("--clip", type=Path, default=default.clip, help="the vision tower with its text tower")
-    add("--output", type=Path, default=default.output, help="pictures, labels and runs")
-    add("--results", type=Path, default=default.results, help="tables and pictures")
+    add("--output", type=Path, default=default.output, help="pictures, labels and features")
+    add("--results", type=Path, default=default.results, help="finished runs, tables and pictures")
     add("--split", default=default.split, help="scenes that are measured: test, or dev to choose")
     add(
         "--precision",

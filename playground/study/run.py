@@ -62,7 +62,7 @@ def train_run(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> dict[st
     taking = train_steps(model, sea, draw_batches(dataset, collator, recipe, seed), steps, recipe)
     started = time.process_time()
     for step, parts in enumerate(taking, 1):
-        losses.append(parts)
+        losses.append(tuple(round(part, 4) for part in parts))
         clock["train"] += time.process_time() - started
         if step in points:
             measure_curve(step)
