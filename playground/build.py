@@ -29,7 +29,7 @@ class Recipe:
     """How a model folder is made and measured."""
 
     train: Callable[..., float]
-    evaluate: Callable[[Path], Sequence[Result]]
+    evaluate: Callable[..., Sequence[Result]]
     title: str
     about: str
 

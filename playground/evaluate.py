@@ -228,7 +228,8 @@ def write_samples(folder: Path, count: int = 4) -> list[tuple[str, str]]:
         truth = write_caption(rng, scene, keep=1.0).text
         ids, _ = encoder.encode([Segment(tell_by_patches(rng, scene), 0.0)])
         prompt = torch.tensor([ids[:-1]])
-        output = model.generate(
+        generator: Any = model
+        output = generator.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=40,

@@ -118,8 +118,8 @@ def _free_places(taken: list[Box], width: int, height: int, step: int) -> list[t
     for left, top, right, bottom in taken:
         rows = slice(max(0, top - height + 1), bottom)
         free[rows, max(0, left - width + 1) : right] = False
-    rows, columns = np.nonzero(free[::step, ::step])
-    return [(step * int(c), step * int(r)) for r, c in zip(rows, columns, strict=True)]
+    corners = np.argwhere(free[::step, ::step]) * step
+    return [(x, y) for y, x in corners.tolist()]
 
 
 def place_all(rng: random.Random, scene: Scene) -> Scene:
@@ -130,7 +130,9 @@ def place_all(rng: random.Random, scene: Scene) -> Scene:
     """
     by_size = sorted(scene.things, key=lambda thing: -thing.size_row.side)
     while True:
-        sign, taken, placed = scene.sign, [], []
+        sign = scene.sign
+        taken: list[Box] = []
+        placed: list[Thing] = []
         if sign is not None:
             width = board_width(sign.word)
             x, y = rng.choice(_free_places([], width, PATCH_SIDE, PATCH_SIDE))

@@ -116,7 +116,7 @@ def make_model(size: LLMSize, vocab_size: int) -> LlamaForCausalLM:
         eos_token_id=EOS,
         pad_token_id=None,
         tie_word_embeddings=False,
-        # At 0.02 look-up is learned far later; with a head of 32 a token meets its like at 4-5 logits.
+        # At 0.02 look-up is learned far later; so a token meets its like at 4-5 logits (head 32).
         initializer_range=0.9 / math.sqrt(size.hidden),
     )
     model = LlamaForCausalLM(config)
@@ -165,5 +165,5 @@ def train_llm(
         return torch.stack(losses).sum()
 
     seconds = fit(name, model, loss_of_step, schedule, resume=resume, state_folder=state_folder)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     return seconds

@@ -89,7 +89,9 @@ class ExtractOptions:
             if not getattr(self, name):
                 raise UserError(f"--{name} is needed; see --help")
         if self.sea_preset not in LABEL_PRESETS:
-            raise UserError(f"--sea_preset {self.sea_preset}: choose one of {', '.join(LABEL_PRESETS)}")
+            raise UserError(
+                f"--sea_preset {self.sea_preset}: choose one of {', '.join(LABEL_PRESETS)}"
+            )
         preset = LABEL_PRESETS[self.sea_preset]
         chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
         options = dataclasses.replace(self, **chosen)

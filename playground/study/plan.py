@@ -95,7 +95,7 @@ def plan(
         "version": VERSION,
         "recipe": plain(asdict(recipe)),
         "precision": precision,
-        "world": world.folder.name,
+        "world": _identity_of_world(world),
         "heldout": world.heldout.identity(),
     }
     llms = {llm: _identity_of_llm(llm) for llm in {run.llm for run in runs}}
@@ -107,6 +107,12 @@ def plan(
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         planned.append(Planned(run, config, folder / f"{run.name}-{digest[:12]}.json"))
     return planned
+
+
+def _identity_of_world(world: World) -> dict[str, str]:
+    """Return checksums of the records, of the word list, and (through theirs) of the pictures."""
+    clip = world.clip / "model.safetensors"
+    return {path.name: sha256_file(path) for path in (world.data, world.words, world.crc32, clip)}
 
 
 def _identity_of_llm(folder: Path) -> dict[str, str]:
