@@ -46,7 +46,7 @@ class LLMSize:
 
 LLM_SIZES = {
     "llm-small": LLMSize(64, 160, 2, 4, Schedule(3200, 4e-3, weight_decay=0.01)),
-    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(1200, 3e-3, weight_decay=0.01)),
+    "llm-medium": LLMSize(128, 352, 4, 4, Schedule(2200, 3e-3, weight_decay=0.01)),
     "llm-large": LLMSize(256, 640, 5, 8, Schedule(1800, 2.5e-3, weight_decay=0.01)),
 }
 """LLMs by the name of their folder: 0.27, 1.2 and 4.5 M parameters."""

@@ -124,3 +124,11 @@ def test_the_ten_lines_train_a_projector(repo, blocks, tiny, tiny_labels, monkey
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.85 * losses[0]
+
+
+def test_the_studys_tables_are_those_of_its_results(repo):
+    text = (repo / "README.md").read_text()
+    section = text.split("**The effect after stage 1**")[1].split("<picture>")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| llm-")]
+    summary = (repo / "playground/study/results/summary.md").read_text().splitlines()
+    assert len(rows) > 10 and set(rows) <= set(summary)
