@@ -65,8 +65,8 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     decay, vectors and scalars do not.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for n, p in named if p.ndim == 2 and ".layers." in n]
-    tables = [p for n, p in named if p.ndim >= 2 and not (p.ndim == 2 and ".layers." in n)]
+    hidden = [p for n, p in named if p.ndim == 2 and "layers." in n]
+    tables = [p for n, p in named if p.ndim >= 2 and not (p.ndim == 2 and "layers." in n)]
     vectors = [p for _, p in named if p.ndim < 2]
     groups = [
         {"params": tables, "weight_decay": schedule.weight_decay},

@@ -246,9 +246,20 @@ def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("playground.training.SAVE_EVERY_S", 0.0)
     schedule = Schedule(steps=6, learning_rate=1e-2, warmup=2)
 
-    def run(folder: Path, stop_at: int | None, resume: bool) -> torch.nn.Linear:
+    class Toy(torch.nn.Module):
+        """A matrix for Muon and one for AdamW."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(3, 4)])
+            self.head = torch.nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layers[0](x).tanh())
+
+    def run(folder: Path, stop_at: int | None, resume: bool) -> torch.Tensor:
         torch.manual_seed(0)
-        model = torch.nn.Linear(3, 1)
+        model = Toy()
 
         def loss_of_step(step: int) -> torch.Tensor:
             if step == stop_at:
@@ -257,14 +268,14 @@ def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.Mo
             return model(torch.from_numpy(data)).square().mean()
 
         fit("toy", model, loss_of_step, schedule, resume=resume, state_folder=folder)
-        return model
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", 4, False)
     resumed, unbroken = run(tmp_path / "cut", None, True), run(tmp_path / "whole", None, False)
-    assert torch.equal(resumed.weight, unbroken.weight)
+    assert torch.equal(resumed, unbroken)
     again = run(tmp_path / "cut", 0, True)  # nothing is left to do, so step 0 is never drawn
-    assert torch.equal(again.weight, unbroken.weight)
+    assert torch.equal(again, unbroken)
 
 
 def test_sizes_table_names_the_shipped_llms() -> None:
