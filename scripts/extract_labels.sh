@@ -5,6 +5,10 @@
 #   RECIPE=vicuna-7b  SEA_PRESET=paper  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
 # Stopped at any moment, it goes on where it was; finished labels cost it some seconds.
 set -euo pipefail
+case "${SEA_PRESET:-best}" in best | paper) ;; *)
+  echo "SEA_PRESET=$SEA_PRESET: choose best or paper" >&2
+  exit 2
+esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
 OUTPUT_DIR_DEFAULT_SUFFIX=labels                # recipes name a training folder, unused here

@@ -7,6 +7,10 @@
 #   run of pretrain.sh, whose folder is this one's without "-sea")
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
 set -euo pipefail
+case "${SEA_PRESET:-best}" in best | paper) ;; *)
+  echo "SEA_PRESET=$SEA_PRESET: choose best or paper" >&2
+  exit 2
+esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
 OUTPUT_DIR_DEFAULT_SUFFIX=pretrain-sea

@@ -69,6 +69,11 @@ def _sample(options: QualityOptions, folder: Path, progress: Progress | None) ->
     from llava_sea.labels.words_file import read_words
 
     words = [entry.word for entry in read_words(options.words)]
+    if max(options.top_n) > len(words) / 2:
+        raise UserError(
+            f"--top_n {max(options.top_n)}: {options.words} holds {len(words)} words, and keeping "
+            "more than half of them for a patch says nothing"
+        )
     pictures, captions = distinct_pictures(load_records(options.data_path))
     look_for(pictures, Path(options.image_folder))
     captioned = [pair for pair in zip(pictures, captions, strict=True) if pair[1].strip()]

@@ -66,6 +66,8 @@ class QualityOptions:
             raise UserError(f"--num_images {self.num_images}: must be at least 2")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise UserError(f"--output {self.output}: there is no such folder to write it in")
+        if self.output is not None and Path(self.output).is_dir():
+            raise UserError(f"--output {self.output}: is a folder; give a file, quality.json say")
         features = tuple(name for name in FEATURES if name in self.sea_features)
         return dataclasses.replace(
             self, sea_features=features, top_n=tuple(sorted(set(self.top_n)))

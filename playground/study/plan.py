@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_sea.errors import UserError
 from llava_sea.files import sha256_file, write_atomically
 from llava_sea.labels.extraction_state import plain
 from playground.study.arms import ARMS, Arm
@@ -53,10 +54,19 @@ class Planned:
     path: Path
 
     def result(self) -> dict[str, Any] | None:
-        """Return the finished run's result, None if it is still to be done."""
+        """Return the finished run's result, None if it is still to be done.
+
+        Raises:
+            UserError: if the file is broken.
+        """
         if not self.path.is_file():
             return None
-        result: dict[str, Any] = json.loads(self.path.read_text())
+        try:
+            result: dict[str, Any] = json.loads(self.path.read_text())
+        except ValueError:
+            result = {}
+        if not {"final", "curve", "seconds"} <= result.keys():
+            raise UserError(f"{self.path}: is no finished run; remove it, and it is done again")
         return result
 
     def save(self, measured: dict[str, Any]) -> None:

@@ -1,6 +1,10 @@
 # The miniature world: a CLIP of 64-pixel pictures, a small Llama, both trained from scratch.
 # Its pictures are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
 LLM=$root/playground/models/llm-${LLM_SIZE:-small}
+if [ ! -d "$LLM" ]; then
+  echo "LLM_SIZE=$LLM_SIZE: choose small, medium or large" >&2
+  exit 2
+fi
 VISION_TOWER=$root/playground/models/clip
 DATA=$root/playground/data/mini
 PRETRAIN_DATA=$DATA/pretrain.json
@@ -16,5 +20,5 @@ PRETRAIN_LR=2e-3
 PRETRAIN_SAVE_STEPS=50
 PRETRAIN_CHECKPOINTING=False
 NUM_WORKERS=1
-OUTPUT_DIR=${OUTPUT_DIR:-$root/checkpoints/mini-$OUTPUT_DIR_DEFAULT_SUFFIX}
+OUTPUT_DIR=${OUTPUT_DIR:-$root/checkpoints/mini${LLM_SIZE:+-$LLM_SIZE}-$OUTPUT_DIR_DEFAULT_SUFFIX}
 if [ -z "${DRY_RUN:-}" ]; then python -m playground.generate --output "$root/playground/data"; fi

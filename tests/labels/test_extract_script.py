@@ -38,3 +38,19 @@ def test_recipe_and_word_list_variables():
     words, extract = run(RECIPE="vicuna-7b", MIN_COUNT="5", COMMON_WORDS="/2of12.txt")
     assert words[-4:] == ["--min_count", "5", "--common_words", "/2of12.txt"]
     assert "openai/clip-vit-large-patch14-336" in extract
+
+
+def test_unknown_presets_and_sizes_are_refused_before_anything_is_done():
+    def refused(script, **variables):
+        environment = {**os.environ, "LLAVA_SEA_PYTHON": sys.executable, "DRY_RUN": "1"}
+        command = ["bash", str(ROOT / "scripts" / script)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment | variables, cwd="/"
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    for script in ("pretrain_sea.sh", "extract_labels.sh"):
+        assert "SEA_PRESET=Best: choose best or paper" in refused(script, SEA_PRESET="Best")
+    for script in ("pretrain_sea.sh", "pretrain.sh"):
+        assert "LLM_SIZE=huge: choose small" in refused(script, LLM_SIZE="huge")

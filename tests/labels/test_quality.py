@@ -284,6 +284,8 @@ def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys
     ("changes", "message"),
     [
         ({"top_n": "0"}, "--top_n 0: each must be at least 1"),
+        ({"top_n": "40"}, "--top_n 40: .* more than half"),
+        ({"output": "/"}, "--output /: is a folder"),
         ({"num_images": "1"}, "--num_images 1: must be at least 2"),
         ({"output": "/no/such/folder/q.json"}, "--output /no/such/folder/q.json"),
         ({"image_folder": "/no/folder"}, "--image_folder /no/folder: no such folder"),

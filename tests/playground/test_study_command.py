@@ -162,3 +162,12 @@ def test_wrong_flags_are_named(flags: list[str], message: str, tiny: SimpleNames
 def test_an_llm_is_named_once(tiny: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="name each LLM's folder once"):
         parse_options(["--llms", str(tiny.llm), str(tiny.llm)])
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_broken_result_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    run = all_runs([tmp_path], [1], ["plain"], 1)[0]
+    with pytest.raises(UserError, match=r"run\.json: is no finished run; remove it"):
+        Planned(run, {}, path).result()
