@@ -3,8 +3,8 @@
 `paper` is the method as printed. `best` is what was shown to be better on the miniature world. Its
 labels are what `python -m llava_sea.labels.quality` chooses there by place recall and place lift,
 which need no labels of patches: value-path features of the last block, the sign measured, two words
-a patch. Its training starts at CLIP's temperature and lets lambda fall to 0 over the first half, as
-labels that are partly wrong help early and hinder late (README, "What was measured").
+a patch. Its training starts at CLIP's temperature and lets lambda fall to 0 over the first half,
+chosen on dev scenes of that world (README, "What was measured").
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def evaluate_naming(model: CLIPModel, tokenizer: Any, scenes: Sequence[Scene]) -
 
 
 def evaluate_patches(
-    encoder: PatchEncoder, model: CLIPModel, tokenizer: Any, scenes: Sequence[Scene], split: Split
+    encoder: PatchEncoder, model: CLIPModel, tokenizer: Any, scenes: Sequence[Scene]
 ) -> list[Result]:
     """Share of patches whose best word is true, by features, centring and kind of patch.
 
@@ -211,7 +211,7 @@ def evaluate_clip(folder: Path, split: Split = "test", count: int = 300) -> list
     naming = evaluate_naming(model, tokenizer, scenes_of(split, count, 1))
     encoder = PatchEncoder.from_pretrained(folder)
     scenes = scenes_of(split, count)
-    return [*naming, *evaluate_patches(encoder, model, tokenizer, scenes, split)]
+    return [*naming, *evaluate_patches(encoder, model, tokenizer, scenes)]
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def _make_record(rng: random.Random, identity: str, image: str, caption: str) ->
     return {"id": identity, "image": image, "conversations": turns}
 
 
-class _Truth:
+class TruthTable:
     """Collects the true words of each picture's patches; equal sets are stored once."""
 
     def __init__(self) -> None:
@@ -110,10 +110,12 @@ class _Truth:
         self.objects: dict[str, str] = {}
 
     def add(self, image: str, words: list[tuple[str, ...]], objects: str) -> None:
+        """Take in a picture: the true words of its patches, and which are objects."""
         self.images[image] = [self.index_of.setdefault(w, len(self.index_of)) for w in words]
         self.objects[image] = objects
 
     def as_json(self) -> dict[str, Any]:
+        """Return what a truth file holds."""
         return {
             "grid": list(GRID),
             "words_sets": [list(words) for words in self.index_of],
@@ -128,7 +130,7 @@ def _write_json(path: Path, content: object, indent: int | None = None) -> None:
 
 def write_world(folder: Path, parameters: Parameters) -> None:
     """Write all pictures and JSON files into an existing empty folder."""
-    truth = _Truth()
+    truth = TruthTable()
     total = parameters.num_train + parameters.num_heldout
     progress = Progress("pictures", total)
     for name, split in SPLITS:

@@ -81,7 +81,10 @@ def test_the_shipped_models_reach_their_bars_in_five_minutes():
     assert result.returncode == 0, result.stderr[-3000:]
     assert time.monotonic() - started < 300
     cards = "".join(
-        path.read_text() for path in (REPOSITORY / "playground" / "models").glob("*/README.md")
+        line
+        for path in (REPOSITORY / "playground" / "models").glob("*/README.md")
+        for line in path.read_text().splitlines()
+        if line.startswith("Bars that are missed:")
     )
     missed = [
         line.split("MISSED")[1].strip() for line in result.stdout.splitlines() if "MISSED" in line

@@ -51,10 +51,14 @@ def test_every_script_dry_runs(repo):
 
 
 def parse_training(repo, flags):
+    from llava_sea.presets import TRAINING_PRESETS
     from llava_sea.train.parse import parse_args
 
-    *_, args = parse_args(flags)
+    _, _, sea, args = parse_args(flags)
     assert args.output_dir
+    if "--sea_weight_schedule" in flags:  # pretrain_sea.sh spells out what the preset holds
+        best = TRAINING_PRESETS["best"]
+        assert {name: getattr(sea, name) for name in best} == best
 
 
 def parse_extraction(repo, flags):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.labels.extract_progress import counter
 from llava_sea.labels.options import ExtractOptions, parse_options
 
 if TYPE_CHECKING:  # --help must not wait for torch
@@ -98,7 +99,7 @@ def _run(
         TextEncoder.from_pretrained(options.vision_tower, encoder.model),
         words,
         options.word_template,
-        _counter(progress, "words", len(words)),
+        counter(progress, "words", len(words)),
     )
     center_D = settle_center(output, options, encoder, pictures)
     choice = settle_sign(
@@ -223,7 +224,7 @@ def _mine(plan: Plan, encoder: PatchEncoder, workers: int, progress: Progress | 
         ", ".join(plan.devices),
         entries * 6 / 2**30,
     )
-    count = _counter(progress, "pictures", total)
+    count = counter(progress, "pictures", total)
     count(0)
     if min(workers, len(pending)) <= 1:
         mine_shards(plan, pending, plan.devices[0], count, encoder)
@@ -247,18 +248,6 @@ def _finish(plan: Plan, fields: dict[str, Any]) -> None:
     logger.info(
         "%d pictures are labelled: %s", len(plan.pictures) - len(skipped), plan.options.output_dir
     )
-
-
-def _counter(progress: Progress | None, phase: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress is not None:
-            progress(phase, done, total)
-
-    return count
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _SECONDS = 10.0
@@ -53,3 +54,18 @@ class ExtractProgress:
             clock = f", {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d} left"
             note = f", {rate}{clock if done else ''}" if rate else ""
             print(f"{phase}: {done}/{total}{note}", file=sys.stderr, flush=True)
+
+
+def counter(
+    progress: Callable[[str, int, int], None] | None, phase: str, total: int
+) -> Callable[[int], None]:
+    """Return what counts a phase's steps, some at a time, and shows them if there is a progress."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(phase, done, total)
+
+    return count

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.labels.extract_progress import counter
 from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
 
 if TYPE_CHECKING:  # --help must not wait for torch
@@ -51,7 +52,7 @@ def measure_quality(options: QualityOptions, progress: Progress | None = None) -
     with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
         sample = _sample(options, Path(folder), progress)
         total = len(sample.pictures) * len(options.sea_features)
-        count = _counter(progress, "pictures", total)
+        count = counter(progress, "pictures", total)
         return [
             row for name in options.sea_features for row in measure_features(sample, name, count)
         ]
@@ -96,7 +97,7 @@ def _sample(options: QualityOptions, folder: Path, progress: Progress | None) ->
         TextEncoder.from_pretrained(options.vision_tower, encoder.model),
         words,
         options.word_template,
-        _counter(progress, "words", len(words)),
+        counter(progress, "words", len(words)),
     )
     return Sample(
         options,
@@ -137,18 +138,6 @@ def _open_truth(
         right_SQ[number, [id_of[word] for word in true_words if word in id_of]] = True
     object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in pictures])
     return KnownTruth(right_SQ, set_IP, object_IP)
-
-
-def _counter(progress: Progress | None, phase: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress is not None:
-            progress(phase, done, total)
-
-    return count
 
 
 def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:

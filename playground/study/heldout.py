@@ -23,13 +23,14 @@ from llava_sea.data.images import ImageTransform
 from llava_sea.files import sha256_file, write_atomically
 from playground import questions
 from playground.captions import write_caption
+from playground.generate import TruthTable
 from playground.questions import prompt_of, test_questions
 from playground.render import render_scene
 from playground.scene import Scene, sample_scene
 from playground.study.features import write_features
 from playground.study.recipe import Recipe
 from playground.truth import object_patches, patch_words
-from playground.world import GRID, Split
+from playground.world import Split
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,11 @@ def _record(rng: random.Random, name: str, scene: Scene) -> dict[str, Any]:
 
 
 def truth_of(names: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Return the true words of scenes as a truth file has them; equal sets are stored once."""
-    index_of: dict[tuple[str, ...], int] = {}
-    sets_of = [
-        [index_of.setdefault(words, len(index_of)) for words in patch_words(scene)]
-        for scene in scenes
-    ]
-    return {
-        "grid": list(GRID),
-        "words_sets": [list(words) for words in index_of],
-        "images": dict(zip(names, sets_of, strict=True)),
-        "objects": {name: object_patches(scene) for name, scene in zip(names, scenes, strict=True)},
-    }
+    """Return the true words of scenes as a truth file has them."""
+    truth = TruthTable()
+    for name, scene in zip(names, scenes, strict=True):
+        truth.add(name, patch_words(scene), object_patches(scene))
+    return truth.as_json()
 
 
 def _pixels(scenes: Sequence[Scene], transform: ImageTransform) -> Iterator[Tensor]:

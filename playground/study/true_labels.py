@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llava_sea.alignment import LabelStore, finalize_store, write_shard
+from llava_sea.labels.drawing import precision
 from llava_sea.train.evaluation import Truth
 
 SHARD = 1024
@@ -86,18 +86,15 @@ def label_precision(store: LabelStore, truth: Truth, images: Sequence[str]) -> t
         The share for all labelled patches, and for those of things; nan where there is none.
     """
     words = store.words()
-    shares: dict[bool, list[float]] = {True: [], False: []}
+    right, scores, objects = [], [], []
     for image in images:
         labels = store.read(image)
-        scores_PN: NDArray[np.float64] = labels.scores_PN.astype(np.float64)
-        for patch in np.flatnonzero(scores_PN.sum(1) > 0).tolist():
-            true = truth.words(image, patch)
-            right = [words[label] in true for label in labels.ids_PN[patch].tolist()]
-            share = float(scores_PN[patch][right].sum() / scores_PN[patch].sum())
-            shares[truth.is_object(image, patch)].append(share)
-    everywhere = shares[True] + shares[False]
-    return _mean(everywhere), _mean(shares[True])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+        true = [truth.words(image, patch) for patch in range(len(labels.ids_PN))]
+        right.append(
+            [[words[i] in t for i in ids] for ids, t in zip(labels.ids_PN, true, strict=True)]
+        )
+        scores.append(labels.scores_PN)
+        objects.append([truth.is_object(image, patch) for patch in range(len(true))])
+    right_IPN, scores_IPN, object_IP = (np.array(x) for x in (right, scores, objects))
+    everywhere = precision(right_IPN, scores_IPN, np.ones_like(object_IP))
+    return everywhere.sampled, precision(right_IPN, scores_IPN, object_IP).sampled
