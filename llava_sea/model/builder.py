@@ -7,9 +7,10 @@ ZeRO-3 each part is loaded partitioned. Any CLIP, SigLIP or DINOv2 tower and any
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedModel,
@@ -54,6 +56,7 @@ def build_llava(
     projector_path: str | None = None,
     seed: int = 42,
     cache_dir: str | None = None,
+    llm_options: Mapping[str, Any] | None = None,
 ) -> LlavaForConditionalGeneration:
     """Build a Llava from its parts.
 
@@ -66,6 +69,7 @@ def build_llava(
         projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
         seed: of the projector's first values.
         cache_dir: where hub files are cached.
+        llm_options: more options for loading the LLM (quantisation).
 
     Raises:
         UserError: if a part cannot be found, or is of a kind this package does not know.
@@ -75,7 +79,7 @@ def build_llava(
         options["attn_implementation"] = attention
     tower = load_tower(tower_path, **options)
     check_exists(llm_path, "--model_name_or_path")
-    llm = AutoModelForCausalLM.from_pretrained(llm_path, **options)
+    llm = AutoModelForCausalLM.from_pretrained(llm_path, **options, **(llm_options or {}))
 
     has_cls = TOWER_HAS_CLS[tower.config.model_type]
     config = LlavaConfig(
@@ -99,10 +103,26 @@ def build_llava(
     if attention:
         # The empty Llava above shares the parts' configs and has put its own default there.
         llava.set_attn_implementation(attention)
+    if llm.generation_config is not None:
+        llava.generation_config = sane_generation_config(llm.generation_config)
     initialise_projector(projector, seed)
     if projector_path:
         load_projector(projector, projector_path)
     return llava
+
+
+def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
+    """Return a generation config that can be saved.
+
+    Vicuna's names a temperature without sampling, which transformers refuses to write: at the end
+    of a run, with everything lost. Sampling is what such settings mean.
+    """
+    sane: GenerationConfig = copy.deepcopy(config)
+    try:
+        sane.validate(strict=True)
+    except ValueError:
+        sane.do_sample = True
+    return sane
 
 
 def load_tower(path: str, **options: Any) -> PreTrainedModel:
@@ -160,6 +180,11 @@ def num_patches(vision_config: Any) -> int:
     """Count the patches of a picture: (image size / patch size) squared."""
     side = vision_config.image_size // vision_config.patch_size
     return int(side * side)
+
+
+def zero3_is_on() -> bool:
+    """Say whether parameters are made partitioned over the ranks."""
+    return bool(is_deepspeed_zero3_enabled())
 
 
 def zero_init() -> AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ parameters are gathered for reading and writing.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,36 @@ LLAVA_TO_HF = {
 
 def gathered(module: nn.Module, *, write: bool = False) -> AbstractContextManager[Any]:
     """Make a module's parameters whole on every rank; with `write`, rank 0's changes count."""
+    return gathered_parameters(list(module.parameters()), write=write)
+
+
+def gathered_parameters(
+    parameters: Sequence[nn.Parameter], *, write: bool = False
+) -> AbstractContextManager[Any]:
+    """Make parameters whole on every rank; with `write`, rank 0's changes count."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
 
     context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-        list(module.parameters()), modifier_rank=0 if write else None
+        list(parameters), modifier_rank=0 if write else None
     )
     return context
+
+
+def whole_tensors(named: Iterable[tuple[str, nn.Parameter]], *, keep: bool) -> dict[str, Tensor]:
+    """Copy parameters to the CPU, one at a time; a collective under ZeRO-3.
+
+    Args:
+        named: names and parameters, the same on every rank.
+        keep: whether this rank wants them; the others take part and get nothing.
+    """
+    state = {}
+    for name, parameter in named:
+        with gathered_parameters([parameter]):
+            if keep:
+                state[name] = parameter.detach().cpu().clone()
+    return state
 
 
 def projector_state(projector: nn.Module) -> dict[str, Tensor]:

@@ -1,51 +1,29 @@
-"""Stage 1: the stock Llava with the alignment head beside it, returning the two losses apart.
+"""Stage 1: the projector alone is trained, with the alignment head beside the stock Llava.
 
-One forward pass places the projected patches (one masked scatter), runs the LLM, and reads the same
-projected patches for SEA. Losses are sums and counts or a mean with its count; how they are put
-together over accumulation and ranks is the trainer's. Every rank makes the same module calls for
-every batch, whatever it holds: ZeRO-3 hangs otherwise.
+SEA reads the same projected patches that the LLM gets. The two losses come back apart.
 
 Shape letters: B records, L tokens, I pictures, P patches, D hidden size, N pairs, M pairs of all
-ranks, K supervised tokens, T tokens of a word.
+ranks, T tokens of a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import AlignmentHead, keep_one_per_label, word_targets
 from llava_sea.alignment.loss import LOG_SCALE_MAX
-from llava_sea.constants import IGNORE_INDEX
 from llava_sea.model.projector_io import gathered
+from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
-class Stage1Output(NamedTuple):
-    """The losses of one micro-batch on one rank, not yet normalised over ranks."""
-
-    lm_loss_sum: Tensor
-    """Next-token loss (eq. 12) summed over this rank's supervised tokens."""
-    num_tokens: Tensor
-    """How many they are."""
-    sea_loss: Tensor | None
-    """Alignment loss (eq. 11): this rank's mean, or with global negatives its share of the sum."""
-    num_pairs: Tensor | None
-    """Valid pairs N behind it: this rank's, or with global negatives all ranks'."""
-    visual_IPD: Tensor
-    """The projected visual tokens X_v, detached."""
-
-
-class Stage1Model(nn.Module):
+class Stage1Model(WrappedLlava):
     """Trains the projector and, with a head, the temperature; all else is frozen."""
-
-    accepts_loss_kwargs = True  # tells HF Trainer that we normalise by the global token count
-    supports_gradient_checkpointing = True
 
     def __init__(
         self,
@@ -60,50 +38,15 @@ class Stage1Model(nn.Module):
             head: the alignment head; None trains plain LLaVA.
             negatives: `local` or `global`, whose visual tokens are a word's negatives.
         """
-        super().__init__()
-        self.llava = llava
+        super().__init__(llava)
         self.head = head
         self.negatives = negatives
-        self.config = llava.config
         llava.requires_grad_(False)
         self.projector.requires_grad_(True)
 
-    @property
-    def projector(self) -> nn.Module:
-        """The adapter g_theta."""
-        projector: nn.Module = self.llava.model.multi_modal_projector
-        return projector
-
-    def trainable_to_float32(self) -> None:
-        """Keep what is trained in float32: without DeepSpeed there is no float32 copy of it.
-
-        AdamW's steps of 1e-3 vanish in bfloat16, whose numbers near 1 are 0.008 apart.
-        """
-        self.projector.float()
-        if self.head is not None:
-            self.head.float()
-
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: Any = None, **options: Any
-    ) -> None:
-        """Recompute the LLM's layers in the backward pass (the tower keeps none anyway)."""
-        llm = self.llava.model.language_model
-        enable = getattr(llm, "activation_checkpointing_enable", None)
-        if enable is not None:
-            enable(activation_checkpointing_kwargs=activation_checkpointing_kwargs, **options)
-        else:
-            llm.gradient_checkpointing_enable(activation_checkpointing_kwargs)
-
-    def project(self, pixel_values: Tensor) -> Tensor:
-        """Turn pictures ``(I, 3, H, W)`` into visual tokens X_v ``(I, P, D)`` (eq. 1)."""
-        dtype = next(self.llava.model.vision_tower.parameters()).dtype
-        output = self.llava.get_image_features(pixel_values.to(dtype))
-        return torch.stack(list(output.pooler_output))
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Look up the LLM's input embeddings Psi (eq. 2)."""
-        embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
-        return embedded
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return the parts by name, for the table of what is trained."""
+        return super().parts() | {"alignment head": [self.head] if self.head is not None else []}
 
     def forward(
         self,
@@ -118,7 +61,7 @@ class Stage1Model(nn.Module):
         sea_words: Tensor | None = None,
         sea_valid: Tensor | None = None,
         **_: Any,
-    ) -> Stage1Output:
+    ) -> StepLosses:
         """Compute both losses of a micro-batch; see the collator for what the tensors hold.
 
         Args:
@@ -134,22 +77,11 @@ class Stage1Model(nn.Module):
             sea_valid: bool ``(N,)``.
         """
         visual_IPD = self.project(pixel_values)
-        embeds_BLD = self.embed(input_ids)
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask[..., None], visual_IPD.to(embeds_BLD.dtype)
+        lm_loss_sum, num_tokens = self.language_loss(
+            visual_IPD, input_ids, attention_mask, labels, image_mask
         )
-        hidden_BLD = self.llava.model.language_model(
-            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
-        supervised_BL = labels[:, 1:] != IGNORE_INDEX
-        logits_KV = self.llava.lm_head(hidden_BLD[:, :-1][supervised_BL]).float()
-        lm_loss_sum = cross_entropy(logits_KV, labels[:, 1:][supervised_BL], reduction="sum")
-        # A batch without pictures still sends (zero) gradients through the projector.
-        lm_loss_sum = lm_loss_sum + 0.0 * visual_IPD.sum().float()
-        num_tokens = supervised_BL.sum()
         if self.head is None or sea_patch is None:
-            return Stage1Output(lm_loss_sum, num_tokens, None, None, visual_IPD.detach())
+            return StepLosses(lm_loss_sum, num_tokens, None, None, visual_IPD.detach())
         assert sea_label is not None and sea_key is not None
         assert sea_words is not None and sea_valid is not None
         group = None
@@ -162,7 +94,7 @@ class Stage1Model(nn.Module):
         text_MD = word_targets(self.embed(sea_words.clamp(min=0)), sea_words >= 0)
         visual_ND = visual_IPD.flatten(0, 1)[sea_patch]
         sea_loss = self.head(visual_ND, text_MD, sea_valid, group)
-        return Stage1Output(lm_loss_sum, num_tokens, sea_loss, sea_valid.sum(), visual_IPD.detach())
+        return StepLosses(lm_loss_sum, num_tokens, sea_loss, sea_valid.sum(), visual_IPD.detach())
 
     def head_state(self) -> dict[str, Tensor]:
         """Return the head's tensors on the CPU, none without one. Collective in ZeRO-3."""
@@ -180,24 +112,6 @@ class Stage1Model(nn.Module):
     def temperature(self) -> float:
         """Return tau = exp(-log_scale) as the loss uses it. Collective in ZeRO-3."""
         return float((-self.head_state()["log_scale"].clamp(max=LOG_SCALE_MAX)).exp()[0])
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load trainable parameters; frozen ones may be missing, since no checkpoint holds them.
-
-        Raises:
-            RuntimeError: if a trainable parameter is missing or a key is not known.
-        """
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-        frozen |= {name for name, _ in self.named_buffers()}
-        missing = [key for key in result.missing_keys if key not in frozen]
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(
-                f"the checkpoint does not fit: missing {missing}, unknown {result.unexpected_keys}"
-            )
-        return result
 
 
 def _gather(*tensors: Tensor) -> list[Tensor]:

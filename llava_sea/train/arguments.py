@@ -19,12 +19,22 @@ from llava_sea.presets import TRAINING_PRESETS
 class ModelArguments:
     """What the model is made of."""
 
-    model_name_or_path: str = field(metadata={"help": "Base LLM: a folder or hub id."})
+    model_name_or_path: str = field(
+        metadata={"help": "Base LLM, in stage 2 or a LLaVA: folder or hub id."}
+    )
     version: str = field(
-        default="plain", metadata={"help": "Conversation template (stage 1: plain)."}
+        default="plain",
+        metadata={"help": "Conversation template: plain in stage 1; v1, llama_3, ... in stage 2."},
     )
     tune_mm_mlp_adapter: bool = field(
-        default=False, metadata={"help": "Stage 1: train the projector only."}
+        default=False, metadata={"help": "True is stage 1: train the projector only."}
+    )
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Stage 2: leave the LLM as it is."}
+    )
+    unfreeze_mm_vision_tower: bool = field(
+        default=False,
+        metadata={"help": "Stage 2: train the vision tower too (SEA-PRIME)."},
     )
     vision_tower: str | None = field(
         default=None, metadata={"help": "CLIP, SigLIP or DINOv2: a folder or hub id."}
@@ -47,8 +57,6 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be honoured."""
-        if self.vision_tower is None:
-            raise UserError("--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use")
         if self.mm_projector_type != "mlp2x_gelu":
             raise UserError(
                 f"--mm_projector_type {self.mm_projector_type}: only mlp2x_gelu is supported. A "
@@ -186,13 +194,42 @@ class TrainingArguments(transformers.TrainingArguments):
     model_max_length: int = field(
         default=2048, metadata={"help": "Longest sequence, image tokens included."}
     )
+    freeze_mm_mlp_adapter: bool = field(
+        default=False, metadata={"help": "Stage 2: leave the projector as it is."}
+    )
     mm_projector_lr: float | None = field(
         default=None, metadata={"help": "Learning rate of the projector, if it has its own."}
+    )
+    mm_vision_tower_lr: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the vision tower (SEA-PRIME: 2e-6)."},
     )
     group_by_modality_length: bool = field(
         default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
     )
-    bits: int = field(default=16, metadata={"help": "16; quantisation is for LoRA in stage 2."})
+    lora_enable: bool = field(
+        default=False, metadata={"help": "Stage 2: train LoRA adapters of the LLM, not the LLM."}
+    )
+    lora_r: int = field(default=64, metadata={"help": "Inner width of the adapters."})
+    lora_alpha: int = field(default=16, metadata={"help": "The adapters are scaled by alpha / r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapters."})
+    lora_bias: str = field(
+        default="none",
+        metadata={
+            "help": "Which of the LLM's biases are trained with LoRA.",
+            "choices": ["none", "all", "lora_only"],
+        },
+    )
+    bits: int = field(
+        default=16,
+        metadata={"help": "16, or with LoRA 4 or 8: the LLM quantised by bitsandbytes (QLoRA)."},
+    )
+    double_quant: bool = field(
+        default=True, metadata={"help": "QLoRA: quantise the quantisation constants too."}
+    )
+    quant_type: str = field(
+        default="nf4", metadata={"help": "QLoRA: 4-bit numbers.", "choices": ["nf4", "fp4"]}
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={"help": "Attention, as transformers names it; train_mem.py picks the fastest."},
@@ -204,7 +241,7 @@ class TrainingArguments(transformers.TrainingArguments):
         refused = {
             "save_only_model": "a checkpoint without its optimizer cannot be resumed",
             "label_smoothing_factor": "L_g is the plain next-token loss (eq. 12)",
-            "neftune_noise_alpha": "the LLM's embeddings are frozen in stage 1",
+            "neftune_noise_alpha": "noise on the embeddings would change what L_a compares with",
         }
         for flag, reason in refused.items():
             if getattr(self, flag):
@@ -219,10 +256,52 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"{self.n_gpu} GPUs in one process: start it with `deepspeed` (one process for "
                 "each), or show it one with CUDA_VISIBLE_DEVICES=0"
             )
-        if self.bits != 16:
-            raise UserError(f"--bits {self.bits}: stage 1 trains in 16 or 32 bits only")
-        if self.group_by_modality_length:
+        if self.bits not in (4, 8, 16):
+            raise UserError(f"--bits {self.bits}: 16, or with --lora_enable True 4 or 8")
+        if self.bits != 16 and not self.lora_enable:
             raise UserError(
-                "--group_by_modality_length True: stage 1 has one picture in every record, there "
-                "is nothing to group by; leave the flag out"
+                f"--bits {self.bits}: a quantised LLM cannot be trained itself; add --lora_enable "
+                "True (QLoRA), or leave --bits out"
             )
+
+
+def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArguments) -> None:
+    """Refuse flags of the other stage, and those that say opposite things.
+
+    Raises:
+        UserError: naming the flag and the way out.
+    """
+    if model.tune_mm_mlp_adapter:
+        given = {
+            "--lora_enable True": args.lora_enable,
+            "--unfreeze_mm_vision_tower True": model.unfreeze_mm_vision_tower,
+            "--freeze_mm_mlp_adapter True": args.freeze_mm_mlp_adapter,
+            "--group_by_modality_length True": args.group_by_modality_length,
+        }
+        reason = (
+            "belongs to stage 2; --tune_mm_mlp_adapter True is stage 1, which trains the "
+            "projector alone on records with one picture each"
+        )
+    else:
+        given = {
+            "--sea_labels": sea.sea_labels is not None,
+            "--sea_eval_data": sea.sea_eval_data is not None,
+        }
+        reason = "belongs to stage 1: add --tune_mm_mlp_adapter True, or leave it out"
+        if model.version in ("plain", "v0_plain"):
+            raise UserError(
+                f"--version {model.version} is for captions in stage 1; name the conversation "
+                "template of your LLM (v1 for Vicuna), or add --tune_mm_mlp_adapter True"
+            )
+        trains_llm = args.lora_enable or not model.freeze_backbone
+        if not (trains_llm or model.unfreeze_mm_vision_tower or not args.freeze_mm_mlp_adapter):
+            raise UserError(
+                "--freeze_backbone True and --freeze_mm_mlp_adapter True leave nothing to train"
+            )
+        if args.mm_vision_tower_lr is not None and not model.unfreeze_mm_vision_tower:
+            raise UserError(
+                "--mm_vision_tower_lr needs --unfreeze_mm_vision_tower True: the tower is frozen"
+            )
+    for flag, is_given in given.items():
+        if is_given:
+            raise UserError(f"{flag} {reason}")

@@ -145,5 +145,5 @@ class MeasureAlignment(TrainerCallback):
 
     def _measure(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self.trainer
-        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.stage1, args.device)
+        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
         trainer.log(dict(metrics))

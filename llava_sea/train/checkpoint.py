@@ -1,7 +1,7 @@
-"""Checkpoints of stage 1: complete, small, checked, and tied to their run.
+"""Checkpoints: complete, checked, and tied to their run.
 
-``checkpoint-N`` holds the projector and the temperature (``mm_projector.bin``,
-``alignment_head.safetensors``), optimizer, scheduler, RNG and trainer state, and nothing frozen.
+``checkpoint-N`` holds what the run's saver writes (in stage 1 the projector and the temperature,
+nothing frozen), and the optimizer's, scheduler's, RNG and trainer state of what is trained.
 ``checksums.json`` is written last, after every rank is done: a folder without it was cut off and is
 passed over; a file that does not match it is refused, which matters because DeepSpeed's optimizer
 shards are pickles and are loaded as such. ``run.json`` in the output folder says which run the
@@ -96,7 +96,8 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any], *, write: bool = 
         UserError: if checkpoints of another run are there; names what differs.
     """
     path = output_dir / RUN
-    if any(output_dir.glob("checkpoint-*")) or (output_dir / "mm_projector.bin").exists():
+    results = (*output_dir.glob("checkpoint-*"), output_dir / "mm_projector.bin")
+    if any(path.exists() for path in (*results, output_dir / "config.json")):
         if not path.is_file():
             raise UserError(
                 f"--output_dir {output_dir}: holds checkpoints or weights of something else (no "

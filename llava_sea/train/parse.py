@@ -31,7 +31,6 @@ RENAMED = {
 if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
     RENAMED["gradient_checkpointing"] = "activation_checkpointing"
 DROPPED = {
-    "freeze_backbone": "stage 1 always freezes the LLM",
     "is_multimodal": "it follows from the data",
     "lazy_preprocess": "records are always read lazily",
     "mpt_attn_impl": "MPT is not supported",
@@ -39,8 +38,6 @@ DROPPED = {
     "save_safetensors": "weights are always written safely",
     "logging_dir": "TensorBoard files go to <output_dir>/runs",
     "overwrite_output_dir": "a run never overwrites another; use a new --output_dir",
-    "double_quant": "quantisation is for LoRA in stage 2",
-    "quant_type": "quantisation is for LoRA in stage 2",
 }
 
 Arguments = tuple[ModelArguments, DataArguments, SeaArguments, TrainingArguments]

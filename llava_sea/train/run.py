@@ -18,9 +18,9 @@ from transformers.utils import logging as hf_logging
 
 from llava_sea.data.words import WordTokens
 from llava_sea.errors import UserError
-from llava_sea.files import sha256_file, write_atomically
+from llava_sea.files import open_atomically, sha256_file
 from llava_sea.model.projector_io import projector_state, save_projector
-from llava_sea.model.stage1 import Stage1Model
+from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -28,10 +28,25 @@ from llava_sea.train.arguments import (
     TrainingArguments,
 )
 from llava_sea.train.checkpoint import complete_checkpoints, verify
+from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)
 
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
+
+ADAM_BYTES = 12
+"""Of a trained parameter in a checkpoint: its float32 value and Adam's two moments."""
+
+TRAINER_FILES = (
+    "checksums.json",
+    "latest",
+    "optimizer*",
+    "rng_state*",
+    "scheduler.pt",
+    "training_args.bin",
+    "zero_to_fp32.py",
+)
+"""Files of a checkpoint that are for going on, not for using the model."""
 
 IDENTITY_FLAGS = (
     "learning_rate",
@@ -50,6 +65,15 @@ IDENTITY_FLAGS = (
     "fp16",
     "model_max_length",
     "mm_projector_lr",
+    "mm_vision_tower_lr",
+    "freeze_mm_mlp_adapter",
+    "group_by_modality_length",
+    "lora_enable",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_bias",
+    "bits",
     "optim",
     "adam_beta1",
     "adam_beta2",
@@ -145,23 +169,27 @@ def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | Non
     return str(path)
 
 
-def log_trainable(model: Stage1Model) -> None:
+def log_trainable(model: WrappedLlava) -> None:
     """Log what is trained and what is frozen, with counts."""
-    parts = {
-        "vision tower": model.llava.model.vision_tower,
-        "projector": model.projector,
-        "language model": model.llava.model.language_model,
-        "alignment head": model.head,
-    }
     logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
-    for name, part in parts.items():
+    for name, modules in model.parts().items():
         counts = {True: 0, False: 0}
-        for parameter in part.parameters() if part is not None else ():
+        for parameter in {p for module in modules for p in module.parameters()}:
             counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
         logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
 
 
-def stage1_config(
+def log_learning_rates(trainer: Trainer) -> None:
+    """Log the optimizer's groups: how many parameters each has, and their rate and decay."""
+    optimizer = trainer.optimizer
+    assert optimizer is not None
+    for group in optimizer.param_groups:
+        count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
+        rate = group.get("initial_lr", group["lr"])
+        logger.info("%14s at %g, weight decay %g", f"{count:,}", rate, group["weight_decay"])
+
+
+def llava_config(
     llava: LlavaForConditionalGeneration,
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -169,12 +197,24 @@ def stage1_config(
 ) -> dict[str, Any]:
     """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
     text_config: Any = llava.config.text_config
-    vision_config: Any = llava.config.vision_config
     return {
         **text_config.to_dict(),
         "_name_or_path": model_args.model_name_or_path,
         "model_type": f"llava_{text_config.model_type}",
         "architectures": ["LlavaForConditionalGeneration"],
+        **mm_config(llava, model_args, data_args, args),
+    }
+
+
+def mm_config(
+    llava: LlavaForConditionalGeneration,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Return the keys that LLaVA adds to its LLM's config.json, and the template's name."""
+    vision_config: Any = llava.config.vision_config
+    return {
         "mm_vision_tower": model_args.vision_tower,
         "use_mm_proj": True,
         "mm_projector_type": model_args.mm_projector_type,
@@ -185,19 +225,54 @@ def stage1_config(
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "image_aspect_ratio": data_args.image_aspect_ratio,
-        "tune_mm_mlp_adapter": True,
+        "tune_mm_mlp_adapter": model_args.tune_mm_mlp_adapter,
         "tokenizer_model_max_length": args.model_max_length,
         "tokenizer_padding_side": "right",
+        "conversation_template": model_args.version,
     }
 
 
-def save_initial_projector(trainer: Trainer, output_dir: Path) -> None:
+def save_initial_projector(trainer: LLaVATrainer, output_dir: Path) -> None:
     """Keep the projector as it was before the first step, for the report's "before"."""
-    stage1 = trainer.model
-    assert isinstance(stage1, Stage1Model)
-    state = projector_state(stage1.projector)
+    state = projector_state(trainer.wrapped.projector)
     if trainer.args.process_index == 0:
         save_projector(output_dir / INITIAL_PROJECTOR, state)
+
+
+def dry_save(trainer: LLaVATrainer, output_dir: Path) -> None:
+    """Save the untrained model and delete it again: what would fail at the end fails now.
+
+    Raises:
+        UserError: if it cannot be saved, or a checkpoint would not fit on the disk.
+    """
+    folder = output_dir / ".dry-save"
+    writes = trainer.args.process_index == 0
+    if writes:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        trainer.saver.save(trainer.wrapped, folder, write=writes)
+        if not writes or trainer.args.save_strategy == "no":
+            return
+        model_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        trained = (p for p in trainer.wrapped.parameters() if p.requires_grad)
+        optimizer_bytes = ADAM_BYTES * sum(getattr(p, "ds_numel", p.numel()) for p in trained)
+        free = shutil.disk_usage(output_dir).free + model_bytes
+        # The model twice: in the checkpoint and at the end.
+        needed = 2 * model_bytes + optimizer_bytes
+        if free < needed:
+            raise UserError(
+                f"--output_dir {output_dir}: {free / 1e9:.1f} GB are free and a checkpoint needs "
+                f"{needed / 1e9:.1f}; make room, choose another folder, or pass --save_strategy no"
+            )
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {output_dir}: the model cannot be saved there ({error}); nothing has "
+            "been trained yet. Make room, or choose another folder"
+        ) from error
+    finally:
+        if writes:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_finished(checkpoint: str) -> bool:
@@ -208,13 +283,11 @@ def is_finished(checkpoint: str) -> bool:
 
 def finish_from(checkpoint: Path, output_dir: Path) -> None:
     """Put a last checkpoint's results into the output folder, if the run could not any more."""
-    for name in ("config.json", "alignment_head.safetensors", "trainer_state.json"):
-        if (checkpoint / name).exists() and not (output_dir / name).exists():
-            shutil.copyfile(checkpoint / name, output_dir / name)
-    if not (output_dir / "mm_projector.bin").exists():
-        write_atomically(
-            output_dir / "mm_projector.bin", (checkpoint / "mm_projector.bin").read_bytes()
-        )
+    for path in checkpoint.iterdir():
+        of_the_trainer = any(path.match(pattern) for pattern in TRAINER_FILES)
+        if path.is_file() and not of_the_trainer and not (output_dir / path.name).exists():
+            with path.open("rb") as source, open_atomically(output_dir / path.name) as copy:
+                shutil.copyfileobj(source, copy)
     logger.info("%s: this run has finished; nothing is left to train", output_dir)
     print(summary(output_dir))
 
@@ -264,4 +337,6 @@ def summary(output_dir: Path) -> str:
         values = [row[key] for row in rows if key in row]
         if values:
             lines.append(f"{name:24s}{values[0]:10.4f}{values[-1]:10.4f}")
-    return "\n".join([*lines, f"projector: {output_dir / 'mm_projector.bin'}"])
+    projector = output_dir / "mm_projector.bin"
+    result = f"projector: {projector}" if projector.exists() else f"model: {output_dir}"
+    return "\n".join([*lines, result])

@@ -1,4 +1,4 @@
-"""HF Trainer, thinly subclassed: the data order, the sum of the two losses, stage-1 checkpoints.
+"""HF Trainer, thinly subclassed: data order, the sum of the losses, learning rates, checkpoints.
 
 Normalisation. Engines average gradients over W ranks and add them up over A micro-batches. L_g is
 divided by the number of supervised tokens of the whole step, so its gradient does not depend on how
@@ -9,33 +9,25 @@ any accumulation and any number of ranks. `compute_loss` holds the whole arithme
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
-from llava_sea.model.projector_io import (
-    load_projector,
-    projector_state,
-    save_projector,
-)
-from llava_sea.model.stage1 import Stage1Model, Stage1Output
+from llava_sea.model.stage1 import Stage1Model
+from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
-
-HEAD_FILE = "alignment_head.safetensors"
 
 
 def sea_weight(sea: SeaArguments, progress: float) -> float:
@@ -46,12 +38,12 @@ def sea_weight(sea: SeaArguments, progress: float) -> float:
 
 
 class LLaVATrainer(Trainer):
-    """Trains a `Stage1Model`."""
+    """Trains a `WrappedLlava`."""
 
-    def __init__(self, *args: Any, sea: SeaArguments, stage1_config: dict[str, Any], **kw: Any):
-        """As Trainer, with the alignment flags and the config.json that goes with a projector."""
+    def __init__(self, *args: Any, sea: SeaArguments, saver: Saver, **kw: Any):
+        """As Trainer, with the alignment flags and what writes the model."""
         self.sea = sea
-        self.stage1_config = stage1_config
+        self.saver = saver
         self._sums: dict[str, Tensor] = {}
         self._steps_summed: set[int] = set()
         super().__init__(*args, **kw)
@@ -92,7 +84,7 @@ class LLaVATrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return L_g + lambda * L_a (eq. 13), scaled for the engine to average over ranks."""
-        output: Stage1Output = model(**inputs)
+        output: StepLosses = model(**inputs)
         world = self.args.world_size
         tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
         scale = world if self.args.average_tokens_across_devices else 1
@@ -115,17 +107,21 @@ class LLaVATrainer(Trainer):
         return sea_weight(self.sea, self.state.global_step / max(1, self.state.max_steps))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As Trainer, the projector with its own rate where there is --mm_projector_lr."""
+        """As Trainer, with groups of their own for parts that have a learning rate of their own."""
         optimizer = super().create_optimizer(model)
-        rate: float | None = getattr(self.args, "mm_projector_lr", None)
-        if rate is None:
-            return optimizer
-        projector = {id(p) for p in self.stage1.projector.parameters()}
-        for group in list(optimizer.param_groups):
-            own = [p for p in group["params"] if id(p) in projector]
-            group["params"] = [p for p in group["params"] if id(p) not in projector]
-            if own:
-                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        rates: dict[nn.Module, float | None] = {
+            self.wrapped.projector: getattr(self.args, "mm_projector_lr", None),
+            self.wrapped.vision_tower: getattr(self.args, "mm_vision_tower_lr", None),
+        }
+        for part, rate in rates.items():
+            if rate is None:
+                continue
+            members = {id(p) for p in part.parameters()}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in members]
+                group["params"] = [p for p in group["params"] if id(p) not in members]
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
         return optimizer
 
@@ -163,32 +159,28 @@ class LLaVATrainer(Trainer):
         progress = (self.state.global_step - 1) / max(1, self.state.max_steps)
         return {
             "sea_weight": sea_weight(self.sea, progress),
-            "temperature": self.stage1.temperature(),
+            "temperature": self._stage1_model().temperature(),
             "sea_unique_labels": len(labels_N[labels_N >= 0].unique()),
         }
 
     # --- checkpoints --------------------------------------------------------------------------
 
     @property
-    def stage1(self) -> Stage1Model:
+    def wrapped(self) -> WrappedLlava:
         """The model without the engine around it."""
         model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, WrappedLlava)
+        return model
+
+    def _stage1_model(self) -> Stage1Model:
+        model = self.wrapped
         assert isinstance(model, Stage1Model)
         return model
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the projector, the temperature and config.json; nothing frozen."""
-        state = projector_state(self.stage1.projector)
-        head = self.stage1.head_state()
-        if not self.args.should_save:
-            return
+        """Write the model as its saver does; every rank calls this."""
         path = Path(output_dir or self.args.output_dir or ".")
-        path.mkdir(parents=True, exist_ok=True)
-        save_projector(path / "mm_projector.bin", state)
-        if head:
-            write_atomically(path / HEAD_FILE, safetensors.torch.save(head))
-        config = json.dumps(self.stage1_config, indent=1)
-        write_atomically(path / "config.json", config.encode())
+        self.saver.save(self.wrapped, path, write=self.args.should_save)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Trainer leaves frozen weights out for PEFT models only; here they always stay out."""
@@ -228,11 +220,8 @@ class LLaVATrainer(Trainer):
         self._barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Without DeepSpeed the weights come from the small files, never from a whole model."""
-        load_projector(self.stage1.projector, resume_from_checkpoint)
-        if self.stage1.head is not None:
-            head = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEAD_FILE)
-            self.stage1.load_head_state(head)
+        """Without DeepSpeed the weights come from the files that the saver wrote."""
+        self.saver.load(self.wrapped, Path(resume_from_checkpoint))
 
     def _barrier(self) -> None:
         if self.args.world_size > 1:

@@ -25,7 +25,8 @@ from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
 from llava_sea.labels.word_list import read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.stage1 import Stage1Model, Stage1Output
+from llava_sea.model.stage1 import Stage1Model
+from llava_sea.model.wrapped import StepLosses
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.evaluation import AlignmentEvaluator, Truth
 from playground.study.answers import Answers
@@ -54,10 +55,10 @@ class Mixed(nn.Module):
         super().__init__()
         self.stage1, self.dtype = stage1, dtype
 
-    def forward(self, **batch: Tensor) -> Stage1Output:
+    def forward(self, **batch: Tensor) -> StepLosses:
         """Return the losses of a batch."""
         with self.autocast():
-            output: Stage1Output = self.stage1(**batch)
+            output: StepLosses = self.stage1(**batch)
         return output
 
     def autocast(self) -> torch.autocast:

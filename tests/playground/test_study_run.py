@@ -81,8 +81,9 @@ def _trainer_losses(
     from llava_sea.data.images import ImageTransform
     from llava_sea.data.records import load_records
     from llava_sea.train.parse import parse_args
-    from llava_sea.train.run import stage1_config
-    from llava_sea.train.train import build_data, build_model
+    from llava_sea.train.run import llava_config
+    from llava_sea.train.saving import Stage1Saver
+    from llava_sea.train.stage1 import build_data, build_model
     from llava_sea.train.trainer import LLaVATrainer
 
     flags = {
@@ -119,7 +120,7 @@ def _trainer_losses(
         train_dataset=dataset,
         data_collator=collator,
         sea=sea,
-        stage1_config=stage1_config(model.llava, model_args, data_args, args),
+        saver=Stage1Saver(llava_config(model.llava, model_args, data_args, args)),
     )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "lm_loss" in row]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llava_sea.model.stage1 import Stage1Output
+from llava_sea.model.wrapped import StepLosses
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.trainer import LLaVATrainer
 
@@ -22,7 +22,7 @@ class Linear(torch.nn.Module):
         self.w = torch.nn.Parameter(torch.tensor(2.0))
 
     def forward(self, token_values, sea_value, **_):
-        return Stage1Output(
+        return StepLosses(
             (self.w * token_values).sum(),
             torch.tensor(len(token_values)),
             self.w * sea_value,

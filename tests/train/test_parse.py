@@ -52,7 +52,8 @@ def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
         (["--sea_window", "0"], "at least 1"),
         (["--sea_negatives", "all"], "invalid choice: 'all'"),
         (["--sea_weight_schedule", "cosine"], "invalid choice"),
-        (["--bits", "4"], "16 or 32 bits"),
+        (["--bits", "4"], "add --lora_enable True"),
+        (["--bits", "5"], "with --lora_enable True 4 or 8"),
         (["--image_aspect_ratio", "anyres"], "invalid choice"),
         (["stray"], "stray"),
         (["--save_only_model", "True"], "cannot be resumed"),
@@ -61,7 +62,6 @@ def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
         (["--sea_log_scale_init", "5"], "at most ln 100"),
         (["--mm_vision_select_feature", "cls_patch"], "use patch"),
         (["--learning_rate", "fast"], "learning_rate"),
-        (["--group_by_modality_length", "True"], "nothing to group by"),
     ],
 )
 def test_bad_flags_are_named(base, flags, message):

@@ -57,7 +57,7 @@ def test_what_a_run_leaves(train_here, read_metrics, tiny):
 
 
 def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
-    from llava_sea.train import train as module
+    from llava_sea.train import stage1 as module
 
     seen = {}
     original = module.Stage1Model
@@ -189,7 +189,7 @@ def test_starts_from_a_given_projector(train_here, read_metrics):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tune_mm_mlp_adapter": None}, "tune_mm_mlp_adapter True is missing"),
+        ({"tune_mm_mlp_adapter": None}, "add --tune_mm_mlp_adapter True"),
         ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),
         ({"vision_tower": "./nowhere"}, "nowhere"),
         ({"version": "v9"}, "v9"),
@@ -291,7 +291,7 @@ def test_another_folders_checkpoint_is_no_checkpoint_of_this_run(train_here):
 
 def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
     from llava_sea.train import run
-    from llava_sea.train import train as module
+    from llava_sea.train import stage1 as module
 
     # float16 kernels are missing on some CPUs: build the model, check the labels, go no further
     seen = []
@@ -336,22 +336,22 @@ def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
 def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):
     import errno
 
-    from llava_sea.train import checkpoint, trainer
+    from llava_sea.train import checkpoint, saving
 
-    real = trainer.save_projector
+    real = saving.save_projector
 
     def full(path, state):
         if path.parent.name == "checkpoint-4":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, state)
 
-    monkeypatch.setattr(trainer, "save_projector", full)
+    monkeypatch.setattr(saving, "save_projector", full)
     with pytest.raises(UserError, match=r"checkpoint-4: saving failed.*No space left"):
         train_here("run", save_steps=2, save_total_limit=1)
     (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
     assert former.name == "checkpoint-2"
     checkpoint.verify(former)
-    monkeypatch.setattr(trainer, "save_projector", real)
+    monkeypatch.setattr(saving, "save_projector", real)
     resumed = weights(train_here("run", save_steps=2, save_total_limit=1))
     unbroken = weights(train_here("unbroken", save_steps=2, save_total_limit=1))
     for name, tensor in unbroken.items():

@@ -1,0 +1,159 @@
+"""LoRA on the LLM's linear layers, stored as LLaVA stores it.
+
+peft puts the adapters into the LLM in place. On disk they have the names that they would have in
+the causal LM alone (``base_model.model.model.layers...``), which peft reads onto that LLM and LLaVA
+onto its own class; the parts of the stock Llava are named differently, so names are translated
+here. What is trained beside them, the projector above all, goes into ``non_lora_trainables.bin``
+under LLaVA's names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import LLAVA_TO_HF, whole_tensors
+from llava_sea.model.stage2 import choose_trainable
+
+ADAPTER = "default"
+"""peft's name of the one adapter; it stands in module names and never in files."""
+
+LORA_PREFIX = "base_model.model.model."
+NON_LORA_PREFIX = "base_model.model."
+BIASES = ("none", "all", "lora_only")
+
+
+def linear_names(llm: nn.Module) -> list[str]:
+    """Return the last names of the LLM's linear layers (LLaVA's targets): q_proj, down_proj, ..."""
+    found = {name.rpartition(".")[2] for name, m in llm.named_modules() if isinstance(m, nn.Linear)}
+    return sorted(found)
+
+
+def add_lora(
+    llava: LlavaForConditionalGeneration,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    bias: str = "none",
+    base: str,
+    projector: bool = True,
+    vision_tower: bool = False,
+) -> LoraConfig:
+    """Put adapters into the LLM and freeze the rest of it.
+
+    Args:
+        llava: the model, changed in place.
+        rank: r, the adapters' inner width.
+        alpha: the adapters' output is scaled by alpha / r.
+        dropout: on the adapters' input.
+        bias: none, all or lora_only: which of the LLM's biases are trained.
+        base: folder or hub id of what the adapters belong to, for ``adapter_config.json``.
+        projector: whether the projector is trained, whole.
+        vision_tower: whether the tower is, up to the hidden state that feeds the projector.
+
+    Returns:
+        The configuration that goes to disk.
+
+    Raises:
+        UserError: if rank, dropout or bias are out of range.
+    """
+    if rank < 1:
+        raise UserError(f"--lora_r {rank}: must be at least 1")
+    if not 0 <= dropout < 1:
+        raise UserError(f"--lora_dropout {dropout}: a share from 0 to below 1")
+    if bias not in BIASES:
+        raise UserError(f"--lora_bias {bias}: one of {', '.join(BIASES)}")
+    llm = llava.model.language_model
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias=bias,  # type: ignore[arg-type]
+        target_modules=linear_names(llm),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    choose_trainable(llava, language_model=False, projector=projector, vision_tower=vision_tower)
+    inject_adapter_in_model(config, llm, adapter_name=ADAPTER)
+    return config
+
+
+def base_fingerprint(llava: LlavaForConditionalGeneration) -> str:
+    """Return a hash of the LLM that adapters belong to; a collective under ZeRO-3.
+
+    Of the first rows of its embeddings and its last norm, rounded to bfloat16, so that it does not
+    depend on the precision in which the LLM was loaded; any tuning of the LLM changes it.
+    """
+    llm: Any = llava.model.language_model
+    vectors = [p for p in llm.parameters() if len(getattr(p, "ds_shape", p.shape)) == 1]
+    named = [("rows", llm.get_input_embeddings().weight), ("norm", vectors[-1])]
+    state = whole_tensors(named, keep=True)
+    parts = (state["rows"][:64], state["norm"])
+    data = b"".join(p.bfloat16().view(torch.int16).numpy().tobytes() for p in parts)
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name on disk, parameter) of the adapters and of the biases that are trained."""
+    for name, parameter in llava.model.language_model.named_parameters():
+        if parameter.requires_grad:
+            plain = name.replace(f".{ADAPTER}.", ".").replace(".base_layer.", ".")
+            yield LORA_PREFIX + plain, parameter
+
+
+def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (LLaVA's name, parameter) of what is trained outside the LLM: projector and tower."""
+    names = {hf: llava_name for llava_name, hf in LLAVA_TO_HF.items()}
+    for name, parameter in llava.model.multi_modal_projector.named_parameters():
+        if parameter.requires_grad:
+            yield f"{NON_LORA_PREFIX}model.mm_projector.{names[name]}", parameter
+    tower: Any = llava.model.vision_tower
+    for name, parameter in tower.named_parameters():
+        if parameter.requires_grad:
+            yield NON_LORA_PREFIX + tower_key(tower, name), parameter
+
+
+def tower_key(tower: nn.Module, name: str) -> str:
+    """Return LLaVA's name of a tower's parameter: transformers 4 has one more level for CLIP."""
+    level = "vision_model." if hasattr(tower, "post_layernorm") else ""
+    return f"model.vision_tower.vision_tower.{level}{name}"
+
+
+def merge_lora(llava: LlavaForConditionalGeneration) -> None:
+    """Add the adapters to the weights they belong to and take them out, in place."""
+    from peft.tuners.lora import LoraLayer
+
+    llm = llava.model.language_model
+    for name, module in list(llm.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        layer: Any = module
+        layer.merge(safe_merge=True)
+        parent, _, last = name.rpartition(".")
+        setattr(llm.get_submodule(parent) if parent else llm, last, layer.get_base_layer())
+
+
+def load_lora(llava: LlavaForConditionalGeneration, state: dict[str, Tensor], where: str) -> None:
+    """Copy stored tensors, by their names on disk, into a model that has its adapters.
+
+    Raises:
+        UserError: if a tensor is missing, left over, or of another shape.
+    """
+    wanted = dict(lora_parameters(llava)) | dict(non_lora_parameters(llava))
+    missing, strange = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    wrong = [n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape]
+    if missing or strange or wrong:
+        raise UserError(
+            f"{where}: does not fit this model. Missing: {missing[:5] or 'nothing'}; not "
+            f"understood: {strange[:5] or 'nothing'}; of another shape: {wrong[:5] or 'nothing'}"
+        )
+    for name, parameter in wanted.items():
+        parameter.data.copy_(state[name])

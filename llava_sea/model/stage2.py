@@ -1,0 +1,87 @@
+"""Stage 2, instruction tuning: the LLM and the projector are trained, the vision tower on request.
+
+No alignment loss (the paper, 3.3). SEA-PRIME also trains the vision tower; of it only what feeds
+the projector, since the layers after the selected hidden state get no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from llava_sea.model.wrapped import StepLosses, WrappedLlava
+
+
+class Stage2Model(WrappedLlava):
+    """Trains what its caller has left trainable; see `choose_trainable` and `llava_sea.model.lora`.
+
+    The batch is stage 1's, without the pairs.
+    """
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        image_mask: Tensor,
+        pixel_values: Tensor,
+        **_: Any,
+    ) -> StepLosses:
+        """Compute the next-token loss of a micro-batch; see `WrappedLlava.language_loss`.
+
+        Args:
+            input_ids: ``(B, L)``; any valid id where a patch goes.
+            attention_mask: ``(B, L)``.
+            labels: ``(B, L)``, -100 where not supervised.
+            image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
+            pixel_values: ``(I, 3, H, W)``; a zero picture where the batch has none.
+        """
+        visual_IPD = self.project(pixel_values)
+        loss, tokens = self.language_loss(visual_IPD, input_ids, attention_mask, labels, image_mask)
+        return StepLosses(loss, tokens)
+
+
+def choose_trainable(
+    llava: LlavaForConditionalGeneration,
+    *,
+    language_model: bool = True,
+    projector: bool = True,
+    vision_tower: bool = False,
+) -> None:
+    """Set what stage 2 trains.
+
+    Args:
+        llava: the model.
+        language_model: the LLM, its embeddings and its head.
+        projector: the adapter.
+        vision_tower: the tower up to the hidden state that feeds the projector.
+    """
+    llava.requires_grad_(False)
+    llava.model.language_model.requires_grad_(language_model)
+    llava.lm_head.requires_grad_(language_model)
+    llava.model.multi_modal_projector.requires_grad_(projector)
+    if vision_tower:
+        llava.model.vision_tower.requires_grad_(True)
+        for module in unused_tower_parts(llava):
+            module.requires_grad_(False)
+
+
+def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
+    """Return the tower's modules after the hidden state that feeds the projector.
+
+    Raises:
+        AssertionError: for a tower whose layers are not one `nn.ModuleList`, which none known has.
+    """
+    tower: Any = llava.model.vision_tower
+    depth = int(tower.config.num_hidden_layers)
+    (layers,) = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    selected = llava.config.vision_feature_layer
+    assert isinstance(selected, int)
+    used = selected if selected >= 0 else depth + 1 + selected
+    unused = [*layers[used:]]
+    # What follows the last layer: CLIP's and SigLIP's post_layernorm and pooling head, DINOv2's
+    # layernorm. hidden_states never pass through them.
+    after = ("post_layernorm", "head", "layernorm")
+    return [*unused, *(getattr(tower, name) for name in after if hasattr(tower, name))]

@@ -1,0 +1,154 @@
+"""What stage 1 is made of: a frozen Llava, its projector, the alignment head, captions, labels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_sea.alignment import AlignmentHead
+from llava_sea.conversation import get_template
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.images import ImageTransform, patch_grid
+from llava_sea.data.records import Record
+from llava_sea.data.tokenize import padding_id
+from llava_sea.data.words import tokenize_words
+from llava_sea.errors import UserError
+from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
+from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train import run
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
+from llava_sea.train.labels import open_labels
+from llava_sea.train.measure import build_measurements
+from llava_sea.train.prepared import PickAttention, Prepared
+from llava_sea.train.saving import Stage1Saver
+from llava_sea.train.trainer import LLaVATrainer
+
+logger = logging.getLogger(__name__)
+
+
+def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
+    """Return the tower's transform.
+
+    Raises:
+        UserError: if there is no tower, or none with a processor.
+    """
+    if model_args.vision_tower is None:
+        raise UserError("--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use")
+    return ImageTransform.from_pretrained(model_args.vision_tower, data_args.image_aspect_ratio)
+
+
+def prepare(
+    records: list[Record],
+    transform: ImageTransform,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+    pick_attention: PickAttention | None,
+) -> Prepared:
+    """Build the model, the captions with their labels, and the held-out measurements."""
+    model = build_model(model_args, sea, args, pick_attention)
+    reading, dataset, collator = build_data(
+        records, transform, model, model_args, data_args, sea, args
+    )
+    return Prepared(
+        model,
+        dataset,
+        collator,
+        saver=Stage1Saver(run.llava_config(model.llava, model_args, data_args, args)),
+        measure=build_measurements(sea, data_args, args, reading),
+    )
+
+
+def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
+    """Keep the untrained projector; this also shows that the folder can be written."""
+    run.save_initial_projector(trainer, output_dir)
+
+
+def build_model(
+    model_args: ModelArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+    pick_attention: PickAttention | None,
+) -> Stage1Model:
+    """Build a stock Llava, its projector trainable, and the alignment head beside it."""
+    dtype = run.weights_dtype(args)
+    attention = args.attn_implementation or (pick_attention(dtype) if pick_attention else None)
+    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    llava = build_llava(
+        model_args.model_name_or_path,
+        str(model_args.vision_tower),
+        dtype=dtype,
+        attention=attention,
+        select_layer=model_args.mm_vision_select_layer,
+        projector_path=model_args.pretrain_mm_mlp_adapter,
+        seed=args.seed,
+        cache_dir=args.cache_dir,
+    )
+    head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
+    model = Stage1Model(llava, head, sea.sea_negatives)
+    if not args.deepspeed:
+        model.trainable_to_float32()
+    run.log_trainable(model)
+    return model
+
+
+def build_data(
+    records: list[Record],
+    transform: ImageTransform,
+    model: Stage1Model,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
+    """Build captions and pictures, with SEA their labels; also how records become tensors."""
+    config = model.llava.config
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path,
+        model_max_length=args.model_max_length,
+        cache_dir=args.cache_dir,
+    )
+    reading: dict[str, Any] = {
+        "transform": transform,
+        "template": get_template(model_args.version),
+        "tokenizer": tokenizer,
+        "image_tokens": config.image_seq_length,
+        "model_max_length": args.model_max_length,
+    }
+    store, words, grid = None, None, patch_grid(config.vision_config)
+    if sea.enabled:
+        # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
+        rounded = run.weights_dtype(args) == torch.float16
+        tower = (
+            load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
+        )
+        store = open_labels(sea, tower, transform, grid)
+        words = tokenize_words(store.words(), tokenizer)
+    dataset = LazySupervisedDataset(
+        records,
+        data_args.image_folder,
+        **reading,
+        label_store=store,
+        grid=grid,
+        window=sea.sea_window,
+        seed=args.seed,
+    )
+    collator = Collator(
+        padding_id(tokenizer),
+        transform.resolution,
+        image_tokens=config.image_seq_length,
+        pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,
+        words=words,
+    )
+    run.log_losses_of_labels(dataset.num_without_labels, words)
+    return reading, dataset, collator

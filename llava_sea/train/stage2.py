@@ -1,0 +1,168 @@
+"""What stage 2 is made of: the LLM and projector (or adapters) to train, and conversations.
+
+The model is put together from an LLM, a tower and stage 1's projector, or it is a LLaVA already
+(``--model_name_or_path`` of LLaVA's finetune_task scripts): what the folder holds decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+from llava_sea.conversation import get_template
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Record
+from llava_sea.data.tokenize import padding_id
+from llava_sea.errors import UserError
+from llava_sea.model.builder import build_llava, load_tokenizer, zero3_is_on
+from llava_sea.model.load import is_llava, load_llava
+from llava_sea.model.lora import add_lora, base_fingerprint
+from llava_sea.model.stage2 import Stage2Model, choose_trainable
+from llava_sea.train import run
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
+from llava_sea.train.prepared import PickAttention, Prepared
+from llava_sea.train.quantize import quantization
+from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver
+from llava_sea.train.trainer import LLaVATrainer
+
+logger = logging.getLogger(__name__)
+
+
+def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
+    """Return the tower's transform; a LLaVA brings its own where no tower is named.
+
+    Raises:
+        UserError: if there is neither, or no processor.
+    """
+    tower = model_args.vision_tower
+    if tower is None:
+        if not is_llava(model_args.model_name_or_path):
+            raise UserError("--vision_tower is missing: pass the tower that stage 1 was trained on")
+        tower = model_args.model_name_or_path
+    return ImageTransform.from_pretrained(tower, data_args.image_aspect_ratio)
+
+
+def prepare(
+    records: list[Record],
+    transform: ImageTransform,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    sea: SeaArguments,
+    args: TrainingArguments,
+    pick_attention: PickAttention | None,
+) -> Prepared:
+    """Build the model with what is trained of it, and the conversations."""
+    template = get_template(model_args.version)
+    llava, tokenizer = load_model(model_args, args, pick_attention)
+    config = run.mm_config(llava, model_args, data_args, args)
+    saver: Saver
+    if args.lora_enable:
+        fingerprint = base_fingerprint(llava)
+        lora = add_lora(
+            llava,
+            rank=args.lora_r,
+            alpha=args.lora_alpha,
+            dropout=args.lora_dropout,
+            bias=args.lora_bias,
+            base=model_args.model_name_or_path,
+            projector=not args.freeze_mm_mlp_adapter,
+            vision_tower=model_args.unfreeze_mm_vision_tower,
+        )
+        whole = run.llava_config(llava, model_args, data_args, args)
+        saver = LoraSaver(lora, whole | {"base_model_fingerprint": fingerprint})
+    else:
+        choose_trainable(
+            llava,
+            language_model=not model_args.freeze_backbone,
+            projector=not args.freeze_mm_mlp_adapter,
+            vision_tower=model_args.unfreeze_mm_vision_tower,
+        )
+        saver = WholeModelSaver(tokenizer, transform, template, config)
+    model = Stage2Model(llava)
+    if not args.deepspeed:
+        model.trainable_to_float32()
+    run.log_trainable(model)
+    dataset = LazySupervisedDataset(
+        records,
+        data_args.image_folder,
+        transform=transform,
+        template=template,
+        tokenizer=tokenizer,
+        image_tokens=llava.config.image_seq_length,
+        model_max_length=args.model_max_length,
+        seed=args.seed,
+    )
+    collator = Collator(
+        padding_id(tokenizer),
+        transform.resolution,
+        image_tokens=llava.config.image_seq_length,
+    )
+    return Prepared(model, dataset, collator, saver)
+
+
+def load_model(
+    model_args: ModelArguments, args: TrainingArguments, pick_attention: PickAttention | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Load the model that stage 2 starts from, and its tokenizer.
+
+    Raises:
+        UserError: if a part is missing, or flags name parts that do not go together.
+    """
+    dtype = run.weights_dtype(args)
+    attention = args.attn_implementation or (pick_attention(dtype) if pick_attention else None)
+    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    path = model_args.model_name_or_path
+    if is_llava(path):
+        if model_args.pretrain_mm_mlp_adapter:
+            raise UserError(
+                f"--pretrain_mm_mlp_adapter: {path} is a LLaVA with a projector of its own; leave "
+                "the flag out, or name the LLM alone as --model_name_or_path"
+            )
+        if args.bits != 16:
+            raise UserError(
+                f"--bits {args.bits}: only an LLM can be quantised while it is loaded, {path} is a "
+                "LLaVA; use --bits 16"
+            )
+        loaded = load_llava(
+            path,
+            vision_tower=model_args.vision_tower,
+            dtype=dtype,
+            attention=attention,
+            cache_dir=args.cache_dir,
+        )
+        tokenizer = loaded.tokenizer
+        tokenizer.model_max_length = args.model_max_length
+        return loaded.model, tokenizer
+    if not model_args.pretrain_mm_mlp_adapter:
+        logger.warning(
+            "no --pretrain_mm_mlp_adapter: the projector starts untrained, without stage 1"
+        )
+    llava = build_llava(
+        path,
+        str(model_args.vision_tower),
+        dtype=dtype,
+        attention=attention,
+        select_layer=model_args.mm_vision_select_layer,
+        projector_path=model_args.pretrain_mm_mlp_adapter,
+        seed=args.seed,
+        cache_dir=args.cache_dir,
+        llm_options=quantization(args, dtype, zero3=zero3_is_on()),
+    )
+    tokenizer = load_tokenizer(
+        path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
+    )
+    return llava, tokenizer
+
+
+def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
+    """Save once before the first step: a wrong folder or a full disk shows now, not at the end."""
+    run.dry_save(trainer, output_dir)
