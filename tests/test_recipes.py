@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -236,3 +237,35 @@ def test_an_unknown_recipe_gets_the_list(repo, name, script):
     assert f"RECIPE={name}: there is no such recipe" in done.stderr
     listed = [line.split()[0] for line in done.stderr.splitlines()[1:]]
     assert sorted(listed) == sorted([*TABLES, "mini"])
+
+
+def test_scripts_hand_signals_on_and_wait_until_the_training_has_saved(repo, tmp_path):
+    program = """
+    set -euo pipefail
+    root=$1 VISION_TOWER=v NUM_WORKERS=1 OUTPUT_DIR=o
+    source "$root/scripts/launch.sh"
+    run_and_wait "$2" -c "$3" "$4"
+    echo not reached
+    """
+    training = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.3)
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(7)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1], "started").touch()
+time.sleep(60)
+"""
+    words = ["bash", "-c", program, "-", str(repo), sys.executable, training, str(tmp_path)]
+    script = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        script.terminate()
+        output, _ = script.communicate(timeout=20)
+    finally:
+        script.kill()
+    assert (tmp_path / "saved").exists()
+    assert (script.returncode, output) == (7, "")
