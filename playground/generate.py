@@ -1,8 +1,9 @@
 """The miniature data set on disk, in LLaVA's layout (``python -m playground.generate``).
 
 Writes ``<output>/mini/``: picture files, ``pretrain.json`` and ``heldout.json`` (records as in
-LLaVA-Pretrain), ``truth.json`` (the true words of each patch), ``common_words.txt`` (words that no
-picture shows, to be added to the corpus's own) and ``manifest.json``. Each picture
+LLaVA-Pretrain), ``finetune.json`` and ``heldout_questions.json`` (conversations, see
+`playground.instructions`), ``truth.json`` (the true words of each patch), ``common_words.txt``
+(words that no picture shows, to be added to the corpus's own) and ``manifest.json``. Each picture
 depends on the seed, its split and its number alone. The folder appears whole or not at all; when
 it is already there with the same parameters, nothing is done.
 """
@@ -27,6 +28,12 @@ from PIL import Image
 from llava_sea.errors import UserError, run_command
 from playground.captions import write_caption
 from playground.distractors import distractors
+from playground.instructions import (
+    INSTRUCTIONS,
+    Shown,
+    heldout_questions,
+    instruction_records,
+)
 from playground.progress import Progress
 from playground.render import render_scene
 from playground.scene import sample_scene
@@ -41,19 +48,14 @@ SPLITS: tuple[tuple[str, Split], ...] = (("train", "train"), ("heldout", "dev"))
 PNG_SHARE = 0.2
 JPEG_QUALITY = 95
 
-INSTRUCTIONS = (
-    "What is shown here?",
-    "Write a short caption for this picture.",
-    "Say briefly what you see.",
-    "Caption the image in a few words.",
-    "Sum up the picture.",
-)
-
 WORLD_FILES = (
     "backgrounds.py",
     "captions.py",
     "distractors.py",
+    "documents.py",
     "generate.py",
+    "instructions.py",
+    "questions.py",
     "render.py",
     "scene.py",
     "shapes.py",
@@ -133,6 +135,7 @@ def write_world(folder: Path, parameters: Parameters) -> None:
     truth = TruthTable()
     total = parameters.num_train + parameters.num_heldout
     progress = Progress("pictures", total)
+    shown: dict[str, list[Shown]] = {name: [] for name, _ in SPLITS}
     for name, split in SPLITS:
         records = []
         count = parameters.num_train if name == "train" else parameters.num_heldout
@@ -147,9 +150,13 @@ def write_world(folder: Path, parameters: Parameters) -> None:
             path.write_bytes(content)
             records.append(_make_record(rng, f"{name}-{index:06d}", image, caption.text))
             truth.add(image, patch_words(scene), object_patches(scene))
+            shown[name].append(Shown(image, scene))
             progress.advance()
         _write_json(folder / ("pretrain.json" if name == "train" else f"{name}.json"), records, 1)
     progress.close()
+    asked = heldout_questions(shown["heldout"], parameters.seed)
+    _write_json(folder / "finetune.json", instruction_records(shown["train"], parameters.seed), 1)
+    _write_json(folder / "heldout_questions.json", asked, 1)
     _write_json(folder / "truth.json", truth.as_json())
     (folder / "common_words.txt").write_text("\n".join(distractors()) + "\n", "utf-8")
     _write_json(folder / "manifest.json", asdict(parameters), 1)
@@ -161,7 +168,14 @@ def is_current(folder: Path, parameters: Parameters) -> bool:
         found = json.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    names = ("pretrain.json", "heldout.json", "truth.json", "common_words.txt")
+    names = (
+        "pretrain.json",
+        "heldout.json",
+        "finetune.json",
+        "heldout_questions.json",
+        "truth.json",
+        "common_words.txt",
+    )
     return found == asdict(parameters) and all((folder / name).is_file() for name in names)
 
 

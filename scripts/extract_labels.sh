@@ -11,9 +11,9 @@ case "${SEA_PRESET:-best}" in best | paper) ;; *)
 esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
-OUTPUT_DIR_DEFAULT_SUFFIX=labels                # recipes name a training folder, unused here
-# Sets VISION_TOWER, PRETRAIN_DATA, PRETRAIN_IMAGES, WORDS and LABELS.
-source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+STAGE=labels                                    # nothing is trained: OUTPUT_DIR is unused here
+# Sets VISION_TOWER, PRETRAIN_DATA, PRETRAIN_IMAGES, WORDS, LABELS, and LABEL_TOWER if it is another.
+source "$root/scripts/recipe.sh"
 
 WORD_LIST=(
   python -m llava_sea.labels.word_list
@@ -27,7 +27,7 @@ EXTRACT=(
   --data_path "$PRETRAIN_DATA"                  # the pictures that its records name, once each
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square                   # must be the training's: the same pixels
-  --vision_tower "$VISION_TOWER"                # with its text tower; the same weights as in training
+  --vision_tower "${LABEL_TOWER:-$VISION_TOWER}" # with its text tower; training's, or a transfer's
   --words "$WORDS"
   --output_dir "$LABELS"
   --sea_preset "${SEA_PRESET:-best}"            # or paper; --sea_features, --sea_sign, --sea_top_n win
@@ -40,5 +40,6 @@ if [ -n "${DRY_RUN:-}" ]; then
   exit 0
 fi
 
+prepare
 if [ ! -e "$WORDS" ]; then "${WORD_LIST[@]}"; fi
 exec "${EXTRACT[@]}"

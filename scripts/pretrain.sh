@@ -5,10 +5,11 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
-OUTPUT_DIR_DEFAULT_SUFFIX=pretrain
-source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+STAGE=pretrain
+source "$root/scripts/recipe.sh"
 SEA_FLAGS=()
 source "$root/scripts/stage1.sh"
+prepare
 
 # The words that nearest ones are sought among; pretrain_sea.sh uses the same list.
 if [ ! -e "$WORDS" ]; then

@@ -13,8 +13,8 @@ case "${SEA_PRESET:-best}" in best | paper) ;; *)
 esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
-OUTPUT_DIR_DEFAULT_SUFFIX=pretrain-sea
-source "$root/scripts/recipes/${RECIPE:-mini}.sh"
+STAGE=pretrain-sea
+source "$root/scripts/recipe.sh"
 
 SEA_FLAGS=(
   --sea_labels "$LABELS"                        # mined below if they are not there
@@ -28,6 +28,9 @@ if [ "${SEA_PRESET:-best}" = best ]; then
     --sea_log_scale_init 2.659                  # CLIP's first temperature; the paper: 0
   )
 fi
+if [ -n "${LABEL_TOWER:-}" ]; then
+  SEA_FLAGS+=(--sea_transfer True)              # the labels are another encoder's
+fi
 if [ -n "${DRY_RUN:-}" ]; then bash "$root/scripts/extract_labels.sh"; fi
 source "$root/scripts/stage1.sh"
 
@@ -36,6 +39,7 @@ if [ -n "${BASELINE:-}" ] && ! is_finished "$BASELINE"; then
   exit 2
 fi
 
+prepare
 # Labels, once: the corpus's words, then the best of them for every patch of every picture.
 # Training refuses labels that do not fit it.
 if [ ! -e "$LABELS/manifest.json" ]; then run_and_wait bash "$root/scripts/extract_labels.sh"; fi
@@ -51,7 +55,7 @@ elif [ "$plain" != "$OUTPUT_DIR" ] && is_finished "$plain"; then
 else
   run_and_wait "${REPORT[@]}"
   if [ "$plain" != "$OUTPUT_DIR" ]; then
-    echo "for plain LLaVA beside SEA: ${RECIPE:+RECIPE=$RECIPE }OUTPUT_DIR=$plain bash scripts/pretrain.sh"
+    echo "for plain LLaVA beside SEA: ${RECIPE_PREFIX}OUTPUT_DIR=$plain bash scripts/pretrain.sh"
   else
     echo "for plain LLaVA beside SEA: ${REPORT[*]} --baseline RUN, a run of scripts/pretrain.sh"
   fi

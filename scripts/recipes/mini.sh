@@ -1,24 +1,40 @@
 # The miniature world: a CLIP of 64-pixel pictures, a small Llama, both trained from scratch.
-# Its pictures are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
+# Its data are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
 LLM=$root/playground/models/llm-${LLM_SIZE:-small}
 if [ ! -d "$LLM" ]; then
   echo "LLM_SIZE=$LLM_SIZE: choose small, medium or large" >&2
   exit 2
 fi
+RUN=mini${LLM_SIZE:+-$LLM_SIZE}
 VISION_TOWER=$root/playground/models/clip
-DATA=$root/playground/data/mini
-PRETRAIN_DATA=$DATA/pretrain.json
-PRETRAIN_IMAGES=$DATA/images
-COMMON_WORDS=${COMMON_WORDS-$DATA/common_words.txt}   # words that no picture shows
-WORDS=${WORDS:-$DATA/words.tsv}
-LABELS=${LABELS:-$DATA/labels-${SEA_PRESET:-best}}
-EVAL_DATA=$DATA/heldout.json
-EVAL_TRUTH=$DATA/truth.json
+NUM_WORKERS=1
+GRADIENT_CHECKPOINTING=False
+
+PRETRAIN_FOLDER=$root/playground/data/mini
+PRETRAIN_DATA=$PRETRAIN_FOLDER/pretrain.json
+PRETRAIN_IMAGES=$PRETRAIN_FOLDER/images
+COMMON_WORDS=${COMMON_WORDS-$PRETRAIN_FOLDER/common_words.txt}   # words that no picture shows
+EVAL_DATA=$PRETRAIN_FOLDER/heldout.json
+EVAL_TRUTH=$PRETRAIN_FOLDER/truth.json
 EVAL_STEPS=${EVAL_STEPS:-25}
 PRETRAIN_BATCH=16
 PRETRAIN_LR=2e-3
 PRETRAIN_SAVE_STEPS=50
-PRETRAIN_CHECKPOINTING=False
-NUM_WORKERS=1
-OUTPUT_DIR=${OUTPUT_DIR:-$root/checkpoints/mini${LLM_SIZE:+-$LLM_SIZE}-$OUTPUT_DIR_DEFAULT_SUFFIX}
-if [ -z "${DRY_RUN:-}" ]; then python -m playground.generate --output "$root/playground/data"; fi
+
+FINETUNE_VERSION=v1
+FINETUNE_DATA=$PRETRAIN_FOLDER/finetune.json
+FINETUNE_IMAGES=$PRETRAIN_IMAGES
+FINETUNE_EPOCHS=2                               # 3,450 records: 216 steps of 32
+FINETUNE_BATCH=16
+FINETUNE_LR=1e-3                                # a small LLM takes large steps
+FINETUNE_SAVE_STEPS=50
+LORA_R=${LORA_R:-16}
+LORA_ALPHA=${LORA_ALPHA:-32}
+LORA_LR=${LORA_LR:-3e-3}
+LORA_PROJECTOR_LR=${LORA_PROJECTOR_LR:-1e-3}
+
+prepare() {
+  python -m playground.generate --output "$root/playground/data"
+  local pictures=("$PRETRAIN_IMAGES"/heldout/000/*)
+  CHAT_IMAGE=${pictures[0]}
+}

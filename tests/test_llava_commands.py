@@ -1,0 +1,127 @@
+"""LLaVA-1.5's own five command lines, flag for flag, pass the parser and mean what they meant.
+
+The flags and values are those of LLaVA's scripts/v1_5 (pretrain, finetune, finetune_lora,
+finetune_task, finetune_task_lora; haotian-liu/LLaVA c121f04).
+"""
+
+import pytest
+
+COMMON = {
+    "vision_tower": "openai/clip-vit-large-patch14-336",
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_layer": "-2",
+    "mm_use_im_start_end": "False",
+    "mm_use_im_patch_token": "False",
+    "bf16": "True",
+    "num_train_epochs": "1",
+    "per_device_eval_batch_size": "4",
+    "gradient_accumulation_steps": "1",
+    "evaluation_strategy": "no",
+    "save_strategy": "steps",
+    "save_total_limit": "1",
+    "weight_decay": "0.",
+    "warmup_ratio": "0.03",
+    "lr_scheduler_type": "cosine",
+    "logging_steps": "1",
+    "tf32": "True",
+    "model_max_length": "2048",
+    "gradient_checkpointing": "True",
+    "dataloader_num_workers": "4",
+    "lazy_preprocess": "True",
+    "report_to": "wandb",
+}
+PRETRAIN = COMMON | {
+    "deepspeed": "./zero_configs/zero2.json",
+    "model_name_or_path": "lmsys/vicuna-13b-v1.5",
+    "version": "plain",
+    "data_path": "./playground/data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json",
+    "image_folder": "./playground/data/LLaVA-Pretrain/images",
+    "tune_mm_mlp_adapter": "True",
+    "per_device_train_batch_size": "32",
+    "save_steps": "24000",
+    "learning_rate": "1e-3",
+    "output_dir": "./checkpoints/llava-v1.5-13b-pretrain",
+}
+STAGE_2 = COMMON | {
+    "deepspeed": "./zero_configs/zero3.json",
+    "version": "v1",
+    "data_path": "./playground/data/llava_v1_5_mix665k.json",
+    "image_folder": "./playground/data",
+    "image_aspect_ratio": "pad",
+    "group_by_modality_length": "True",
+    "per_device_train_batch_size": "16",
+    "save_steps": "50000",
+}
+LORA = {
+    "lora_enable": "True",
+    "lora_r": "128",
+    "lora_alpha": "256",
+    "mm_projector_lr": "2e-5",
+    "learning_rate": "2e-4",
+}
+FULL = {"learning_rate": "2e-5"}
+FROM_STAGE_1 = {
+    "model_name_or_path": "lmsys/vicuna-13b-v1.5",
+    "pretrain_mm_mlp_adapter": "./checkpoints/llava-v1.5-13b-pretrain/mm_projector.bin",
+}
+FROM_LLAVA = {"model_name_or_path": "liuhaotian/llava-v1.5-13b"}
+TO = "./checkpoints/llava-v1.5-13b"
+
+COMMANDS = {
+    "pretrain": PRETRAIN,
+    "finetune": STAGE_2 | FULL | FROM_STAGE_1 | {"output_dir": TO},
+    "finetune_lora": STAGE_2 | LORA | FROM_STAGE_1 | {"output_dir": f"{TO}-lora"},
+    "finetune_task": STAGE_2 | FULL | FROM_LLAVA | {"output_dir": f"{TO}-task"},
+    "finetune_task_lora": STAGE_2 | LORA | FROM_LLAVA | {"output_dir": f"{TO}-task-lora"},
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request, repo, monkeypatch, caplog):
+    from llava_sea.train.parse import parse_args
+
+    monkeypatch.chdir(repo)
+    flags = COMMANDS[request.param]
+    parsed = parse_args([word for name, value in flags.items() for word in (f"--{name}", value)])
+    return request.param, flags, parsed, caplog.text
+
+
+def test_llavas_command_lines_parse(command):
+    name, flags, (model, data, sea, args), _ = command
+    assert args.eval_strategy == "no" and args.warmup_steps == 0.03
+    assert args.lr_scheduler_type == "cosine" and args.num_train_epochs == 1
+    assert args.learning_rate == float(flags["learning_rate"])
+    assert args.save_steps == int(flags["save_steps"]) and args.gradient_checkpointing
+    assert args.model_max_length == 2048 and args.output_dir == flags["output_dir"]
+    assert model.model_name_or_path == flags["model_name_or_path"]
+    assert model.version == flags["version"] and model.vision_tower == flags["vision_tower"]
+    assert model.pretrain_mm_mlp_adapter == flags.get("pretrain_mm_mlp_adapter")
+    assert data.image_aspect_ratio == flags.get("image_aspect_ratio", "square")
+    assert model.tune_mm_mlp_adapter == (name == "pretrain") and not sea.enabled
+    assert args.group_by_modality_length == (name != "pretrain")
+
+
+def test_lora_is_on_where_it_was(command):
+    _, flags, (*_, args), _ = command
+    assert args.lora_enable == ("lora_enable" in flags)
+    if args.lora_enable:
+        assert (args.lora_r, args.lora_alpha, args.mm_projector_lr) == (128, 256, 2e-5)
+        assert (args.lora_dropout, args.lora_bias) == (0.05, "none")  # LLaVA's defaults
+    else:
+        assert args.mm_projector_lr is None
+
+
+def test_what_no_longer_applies_is_said(command):
+    *_, log = command
+    assert "--lazy_preprocess is ignored" in log
+
+
+def test_no_flag_is_left_out():
+    counts = {name: len(flags) for name, flags in COMMANDS.items()}
+    assert counts == {
+        "pretrain": 32,
+        "finetune": 34,
+        "finetune_lora": 38,
+        "finetune_task": 33,
+        "finetune_task_lora": 37,
+    }  # as counted in LLaVA's scripts
