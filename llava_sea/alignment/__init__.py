@@ -17,6 +17,7 @@ from llava_sea.alignment.loss import AlignmentHead, symmetric_infonce, word_targ
 from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.sampling import Pairs, keep_one_per_label, num_windows, sample_pairs
+from llava_sea.alignment.transfer import Overlap, grid_overlap, transfer_labels
 
 __all__ = [
     "AlignmentHead",
@@ -24,8 +25,10 @@ __all__ = [
     "LabelStoreError",
     "Labels",
     "NearestWords",
+    "Overlap",
     "Pairs",
     "finalize_store",
+    "grid_overlap",
     "keep_one_per_label",
     "mine_top_words",
     "nearest_words",
@@ -34,6 +37,7 @@ __all__ = [
     "shard_is_done",
     "symmetric_infonce",
     "tacs",
+    "transfer_labels",
     "word_targets",
     "write_shard",
 ]

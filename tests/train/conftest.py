@@ -56,6 +56,58 @@ def stage1_flags(tiny, tiny_labels):
     return flags
 
 
+@pytest.fixture(scope="session")
+def instructions(tiny, tmp_path_factory) -> Path:
+    """Conversations as LLaVA-665K has them: one picture, none, several turns."""
+    records = []
+    for number, record in enumerate(tiny.records):
+        caption = record["conversations"][1]["value"]
+        turns = [("human", "<image>\nWhat is it?"), ("gpt", caption)]
+        if number % 3 == 1:
+            turns += [("human", "Which colour?"), ("gpt", caption.split()[1])]
+        made = {"id": number, "image": record["image"]}
+        if number % 4 == 3:  # text only
+            turns, made = [("human", f"Say {caption}."), ("gpt", caption)], {"id": number}
+        made["conversations"] = [{"from": role, "value": text} for role, text in turns]
+        records.append(made)
+    path = tmp_path_factory.mktemp("instructions") / "finetune.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture
+def stage2_flags(tiny, instructions):
+    """Flags of a short stage 2; keyword arguments change or (None) drop one."""
+
+    def flags(output_dir, **changes) -> list[str]:
+        values = {
+            "model_name_or_path": tiny.llm,
+            "vision_tower": tiny.clip,
+            "version": "v1",
+            "data_path": instructions,
+            "image_folder": tiny.images,
+            "image_aspect_ratio": "pad",
+            "output_dir": output_dir,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "cosine",
+            "max_steps": 6,
+            "logging_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 3,
+            "dataloader_num_workers": 0,
+            "report_to": "none",
+        } | changes
+        return [
+            token
+            for name, value in values.items()
+            if value is not None
+            for token in (f"--{name}", str(value))
+        ]
+
+    return flags
+
+
 @pytest.fixture
 def launch(repo):
     """Start `train_mem.py` under deepspeed (processes > 0) or plain python; return the Popen."""

@@ -1,0 +1,88 @@
+"""Labels of one patch grid for another (cross-encoder transfer, table 5): resampled by overlap.
+
+Both grids cover the same part of the picture. A target patch takes the labels of the source patches
+that it overlaps, their scores weighted by the share of its area that each covers; a word of several
+sources counts once, with its scores added up. Equal grids are taken one to one.
+
+Shape letters: P source patches, Q target patches, K sources of a target, N labels of a patch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Overlap(NamedTuple):
+    """For each target patch its source patches and the shares of its area that they cover."""
+
+    source_QK: NDArray[np.int64]
+    share_QK: NDArray[np.float64]
+
+
+def grid_overlap(source: tuple[int, int], target: tuple[int, int]) -> Overlap:
+    """Return which source patches each target patch overlaps, row-major; shares add up to 1.
+
+    Args:
+        source: rows and columns of the grid that has labels.
+        target: rows and columns of the grid that needs them.
+    """
+    rows, row_shares = _axis_overlap(source[0], target[0])
+    columns, column_shares = _axis_overlap(source[1], target[1])
+    patches = rows[:, None, :, None] * source[1] + columns[None, :, None, :]
+    shares = row_shares[:, None, :, None] * column_shares[None, :, None, :]
+    count = target[0] * target[1]
+    return Overlap(patches.reshape(count, -1), shares.reshape(count, -1))
+
+
+def _axis_overlap(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Along one axis: for each target cell its source cells and shares, padded with shares of 0.
+
+    Lengths are counted in 1 / (source * target), so every bound is a whole number.
+    """
+    start = np.arange(target) * source
+    first = start // target
+    last = (start + source - 1) // target
+    cells = first[:, None] + np.arange(int((last - first).max()) + 1)
+    low = np.maximum(cells * target, start[:, None])
+    high = np.minimum((cells + 1) * target, start[:, None] + source)
+    shares = np.maximum(high - low, 0) / source
+    return np.minimum(cells, source - 1), shares
+
+
+def transfer_labels(
+    ids_PN: NDArray[np.integer], scores_PN: NDArray[np.floating], overlap: Overlap
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Resample a picture's labels.
+
+    Args:
+        ids_PN: word ids of the source patches.
+        scores_PN: their scores; those not above 0 are no labels (3.1).
+        overlap: of `grid_overlap`.
+
+    Returns:
+        ids and scores ``(Q, N)`` of the target patches, best first (ties by id); a score of 0 where
+        a patch has fewer than N labels. More than N words are cut to the N best.
+    """
+    num_targets, num_labels = len(overlap.source_QK), ids_PN.shape[1]
+    if overlap.source_QK.shape[1] == 1:
+        source_Q = overlap.source_QK[:, 0]
+        return ids_PN[source_Q].astype(np.int64), scores_PN[source_Q].astype(np.float32)
+    ids = ids_PN[overlap.source_QK].astype(np.int64).reshape(num_targets, -1)
+    weighted = np.maximum(scores_PN[overlap.source_QK], 0) * overlap.share_QK[:, :, None]
+    span = int(ids.max(initial=0)) + 1
+    keys = np.arange(num_targets)[:, None] * span + ids
+    unique, inverse = np.unique(keys.reshape(-1), return_inverse=True)
+    sums = np.bincount(inverse, weighted.reshape(-1), len(unique))
+    patch, word = unique // span, unique % span
+    order = np.lexsort((word, -sums, patch))
+    patch, word, sums = patch[order], word[order], sums[order]
+    rank = np.arange(len(patch)) - np.searchsorted(patch, patch)
+    kept = (rank < num_labels) & (sums > 0)
+    ids_QN = np.zeros((num_targets, num_labels), np.int64)
+    scores_QN = np.zeros((num_targets, num_labels), np.float32)
+    ids_QN[patch[kept], rank[kept]] = word[kept]
+    scores_QN[patch[kept], rank[kept]] = sums[kept]
+    return ids_QN, scores_QN
