@@ -45,11 +45,16 @@ class LLMSize:
 
 
 LLM_SIZES = {
-    "llm-small": LLMSize(64, 160, 2, 4, Schedule(3200, 4e-3, weight_decay=0.01)),
+    "llm-small": LLMSize(48, 128, 2, 4, Schedule(3200, 4e-3, weight_decay=0.01, stop=1700)),
     "llm-medium": LLMSize(128, 352, 4, 4, Schedule(2200, 3e-3, weight_decay=0.01)),
     "llm-large": LLMSize(256, 640, 5, 8, Schedule(1800, 2.5e-3, weight_decay=0.01)),
 }
-"""LLMs by the name of their folder: 0.27, 1.2 and 4.5 M parameters."""
+"""LLMs by the name of their folder: 0.19, 1.2 and 4.5 M parameters.
+
+Looking things up is learned all at once: with 40 channels the smallest never learns some kinds of
+questions, with 48 it learns them all between steps 1,500 and 1,900. It must have something to lose,
+so it is stopped on the way, when it reads clearly worse than the largest and far above chance.
+"""
 
 
 def train_tokenizer(folder: Path, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> None:

@@ -48,6 +48,13 @@ class Schedule:
     warmup: int = 40
     weight_decay: float = 0.05
     last_share: float = 0.02
+    stop: int | None = None
+    """End after so many steps of the schedule, with the rate still high; None: after all."""
+
+    @property
+    def end(self) -> int:
+        """The number of steps that are made."""
+        return self.steps if self.stop is None else min(self.steps, self.stop)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (0-based)."""
@@ -114,16 +121,16 @@ def fit(
     first, seconds = 0, 0.0
     if resume and path.is_file():
         state = torch.load(path, weights_only=True, map_location=device)
-        if state["steps"] == schedule.steps:
+        if state["steps"] == schedule.end:
             model.load_state_dict(state["model"])
             for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             first, seconds = state["step"], state["seconds"]
     model.train()
     started = saved = time.monotonic()
-    progress = Progress(f"{name}: step", schedule.steps, done=first)
+    progress = Progress(f"{name}: step", schedule.end, done=first)
     mean_loss = float("nan")
-    for step in range(first, schedule.steps):
+    for step in range(first, schedule.end):
         with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of_step(step)
         model.zero_grad(set_to_none=True)
@@ -136,14 +143,14 @@ def fit(
         value = loss.item()
         mean_loss = value if math.isnan(mean_loss) else 0.95 * mean_loss + 0.05 * value
         progress.advance(f"loss {mean_loss:.3f}")
-        if time.monotonic() - saved > SAVE_EVERY_S and step + 1 < schedule.steps:
+        if time.monotonic() - saved > SAVE_EVERY_S and step + 1 < schedule.end:
             saved = time.monotonic()
             spent = seconds + saved - started
-            _save_state(path, model, optimizers, step + 1, schedule.steps, spent)
-    progress.close(f"loss {mean_loss:.3f}" if first < schedule.steps else "was done before")
+            _save_state(path, model, optimizers, step + 1, schedule.end, spent)
+    progress.close(f"loss {mean_loss:.3f}" if first < schedule.end else "was done before")
     model.to("cpu").eval()
     seconds += time.monotonic() - started
-    _save_state(path, model, optimizers, schedule.steps, schedule.steps, seconds)
+    _save_state(path, model, optimizers, schedule.end, schedule.end, seconds)
     return seconds
 
 

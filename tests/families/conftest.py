@@ -1,4 +1,4 @@
-"""Small random models of every family, with tokenizers of their kinds, in the folders users have."""
+"""Small random models of every family, with tokenizers of their kinds, as users have them."""
 
 from __future__ import annotations
 

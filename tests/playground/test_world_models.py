@@ -112,7 +112,7 @@ def test_llm_has_the_stated_shape(llm: LlamaForCausalLM) -> None:
     tokenizer = AutoTokenizer.from_pretrained(LLM, local_files_only=True)
     assert len(tokenizer) == llm.config.vocab_size
     assert llm.config.max_position_embeddings >= 512
-    assert 0.2e6 < sum(p.numel() for p in llm.parameters()) < 0.4e6
+    assert 0.15e6 < sum(p.numel() for p in llm.parameters()) < 0.3e6
     folders = [MODELS / name for name in LLM_SIZES]
     assert len({(folder / "tokenizer.model").read_bytes() for folder in folders}) == 1
     ids = tokenizer("a red ball\n").input_ids
@@ -143,7 +143,7 @@ def test_llms_are_apart_in_size_and_in_what_they_read() -> None:
         sizes.append(sum(p.numel() for p in model.parameters()))
         means.append(np.mean(list(answer_rates(model, encoder, asked, describe).values())))
     assert sizes[1] > 3 * sizes[0] and sizes[2] > 3 * sizes[1]
-    assert means[0] < means[2] and means[2] > 0.85
+    assert means[0] < means[2] - 0.02 and means[2] > 0.85
 
 
 def test_answer_rates_equal_asking_one_by_one(llm: LlamaForCausalLM) -> None:

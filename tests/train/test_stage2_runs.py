@@ -1,0 +1,208 @@
+"""Whole runs of stage 2 in this process: what is trained and written, resuming, failing early."""
+
+import errno
+import json
+import shutil
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+
+from llava_sea.errors import UserError
+from llava_sea.train.train import train
+
+
+@pytest.fixture
+def tune_here(stage2_flags, monkeypatch, tmp_path):
+    """Run stage 2 in this process; returns the output folder."""
+
+    def run(name, **changes):
+        output_dir = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["train.py", *stage2_flags(output_dir, **changes)])
+        train()
+        return output_dir
+
+    return run
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Keep the run's model and its parameters before the first step."""
+    from llava_sea.train import stage2 as module
+
+    seen = {}
+    original = module.Stage2Model
+
+    def watch(llava):
+        seen["model"] = model = original(llava)
+        seen["before"] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        return model
+
+    monkeypatch.setattr(module, "Stage2Model", watch)
+
+    def moved() -> set[str]:
+        now = dict(seen["model"].named_parameters())
+        return {n for n, before in seen["before"].items() if not torch.equal(now[n], before)}
+
+    seen["moved"] = moved
+    return seen
+
+
+def tensors(folder):
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_what_a_run_leaves(tune_here, read_metrics, tiny):
+    output_dir = tune_here("run", group_by_modality_length=True)
+    rows = read_metrics(output_dir)
+    assert rows[6]["lm_loss"] < rows[1]["lm_loss"]
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        output_dir, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    config = json.loads((output_dir / "config.json").read_text())
+    assert config["model_type"] == "llava" and config["conversation_template"] == "v1"
+    assert config["image_aspect_ratio"] == "pad"
+    assert {"config.json", "model.safetensors"} <= {
+        p.name for p in (output_dir / "checkpoint-3").iterdir()
+    }
+    assert not (output_dir / ".dry-save").exists()
+    base = AutoModelForCausalLM.from_pretrained(tiny.llm)
+    rows_before = base.get_input_embeddings().weight
+    after = model.get_input_embeddings().weight[: len(rows_before)]
+    assert not torch.equal(after, rows_before)
+
+
+def parts_of(names):
+    return {n.split(".")[2] if n.startswith("llava.model.") else n.split(".")[1] for n in names}
+
+
+ALL_BUT_TOWER = {"language_model", "multi_modal_projector", "lm_head"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({}, ALL_BUT_TOWER),
+        ({"freeze_mm_mlp_adapter": True}, {"language_model", "lm_head"}),
+        ({"freeze_backbone": True}, {"multi_modal_projector"}),
+        ({"unfreeze_mm_vision_tower": True}, ALL_BUT_TOWER | {"vision_tower"}),
+    ],
+    ids=lambda value: "+".join(value) or "default" if isinstance(value, dict) else "",
+)
+def test_what_moves(tune_here, spy, flags, parts):
+    tune_here("run", max_steps=2, save_strategy="no", **flags)
+    moved = spy["moved"]()
+    assert parts_of(moved) == parts
+    trainable = {n for n, p in spy["model"].named_parameters() if p.requires_grad}
+    # every parameter that is called trainable gets a gradient (a row of the table may not)
+    assert trainable - moved == set()
+    if "unfreeze_mm_vision_tower" in flags:
+        assert not any(".layers.2." in n or "post_layernorm" in n for n in moved)
+
+
+def test_learning_rates_have_groups_of_their_own(tune_here, spy, caplog):
+    shared = {"max_steps": 1, "save_strategy": "no", "learning_rate": 1e-9, "warmup_ratio": 0}
+    with caplog.at_level("INFO", logger="llava_sea"):
+        tune_here("projector", mm_projector_lr=1e-2, **shared)
+    change = {
+        n: float((p - spy["before"][n]).abs().max()) for n, p in spy["model"].named_parameters()
+    }
+    assert change["llava.model.multi_modal_projector.linear_1.weight"] > 1e-3
+    assert change["llava.lm_head.weight"] < 1e-6
+    tune_here(
+        "tower", unfreeze_mm_vision_tower=True, mm_vision_tower_lr=1e-2, weight_decay=0.1, **shared
+    )
+    change = {
+        n: float((p - spy["before"][n]).abs().max()) for n, p in spy["model"].named_parameters()
+    }
+    assert change["llava.model.vision_tower.encoder.layers.0.mlp.fc1.weight"] > 1e-3
+    assert change["llava.model.multi_modal_projector.linear_1.weight"] < 1e-6
+    lines = [line.split() for line in caplog.messages if " at " in line]
+    assert {line[2].rstrip(",") for line in lines} >= {"1e-09", "0.01"}
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tune_here):
+    whole = tune_here("whole")
+    tune_here("part")
+    part = whole.parent / "part"
+    for path in part.iterdir():  # as if it had been ended after step 3
+        if path.name not in ("checkpoint-3", "run.json", "metrics.jsonl"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = tune_here("part")
+    stored = tensors(again)
+    for name, tensor in tensors(whole).items():
+        torch.testing.assert_close(stored[name], tensor, atol=0, rtol=0)
+    # a run that was ended right after its last checkpoint gets its results now
+    (again / "model.safetensors").unlink()
+    tune_here("part")
+    assert tensors(again).keys() == stored.keys()
+
+
+def test_a_llava_is_tuned_further(tune_here, read_metrics):
+    first = tune_here("first", max_steps=3)
+    further = tune_here("further", max_steps=2, model_name_or_path=first, vision_tower=None)
+    assert tensors(further).keys() == tensors(first).keys()
+    for name, tensor in tensors(first).items():
+        assert tensors(further)[name].shape == tensor.shape  # the vocabulary does not grow again
+    with pytest.raises(UserError, match="is a LLaVA with a projector of its own"):
+        tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):
+    from llava_sea.train import saving
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_llava", full)
+    with pytest.raises(UserError, match=r"cannot be saved there.*No space.*nothing has been"):
+        tune_here("run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_too_little_room_for_a_checkpoint_is_found_before_step_one(tune_here, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="a checkpoint needs"):
+        tune_here("run")
+    tune_here("without", save_strategy="no", max_steps=1)
+
+
+def test_a_failed_save_leaves_the_former_checkpoint_whole(tune_here, monkeypatch, tmp_path):
+    from llava_sea.train import checkpoint, saving
+
+    real = saving.write_llava
+
+    def full(folder, *args, **options):
+        if folder.name == "checkpoint-6":
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        real(folder, *args, **options)
+
+    monkeypatch.setattr(saving, "write_llava", full)
+    with pytest.raises(UserError, match="checkpoint-6: saving failed"):
+        tune_here("run", save_total_limit=1)
+    (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
+    assert former.name == "checkpoint-3"
+    LlavaForConditionalGeneration.from_pretrained(former)
+
+
+def test_vicunas_generation_config_is_made_sound(tune_here, tiny, tmp_path):
+    llm = tmp_path / "llm"
+    shutil.copytree(tiny.llm, llm)
+    broken = {"temperature": 0.9, "top_p": 0.6, "bos_token_id": 1, "eos_token_id": 2}
+    (llm / "generation_config.json").write_text(json.dumps(broken))
+    output_dir = tune_here("run", model_name_or_path=llm, max_steps=1)
+    written = json.loads((output_dir / "generation_config.json").read_text())
+    assert written["do_sample"] is True and written["temperature"] == 0.9
+
+
+def test_gradient_checkpointing_changes_nothing(tune_here):
+    plain = tensors(tune_here("plain", max_steps=2, unfreeze_mm_vision_tower=True))
+    saved = tensors(
+        tune_here("saved", max_steps=2, unfreeze_mm_vision_tower=True, gradient_checkpointing=True)
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(saved[name], tensor, atol=1e-5, rtol=1e-4)
