@@ -10,6 +10,7 @@ under LLaVA's names.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.projector_io import LLAVA_TO_HF, whole_tensors
+from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters, whole_tensors
 from llava_sea.model.stage2 import choose_trainable
 
 ADAPTER = "default"
@@ -44,6 +45,7 @@ def add_lora(
     dropout: float,
     bias: str = "none",
     base: str,
+    seed: int = 42,
     projector: bool = True,
     vision_tower: bool = False,
 ) -> LoraConfig:
@@ -56,6 +58,7 @@ def add_lora(
         dropout: on the adapters' input.
         bias: none, all or lora_only: which of the LLM's biases are trained.
         base: folder or hub id of what the adapters belong to, for ``adapter_config.json``.
+        seed: of the adapters' first values.
         projector: whether the projector is trained, whole.
         vision_tower: whether the tower is, up to the hidden state that feeds the projector.
 
@@ -83,7 +86,22 @@ def add_lora(
     )
     choose_trainable(llava, language_model=False, projector=projector, vision_tower=vision_tower)
     inject_adapter_in_model(config, llm, adapter_name=ADAPTER)
+    _initialise(llm, seed)
     return config
+
+
+def _initialise(llm: nn.Module, seed: int) -> None:
+    """Draw A as peft does, U(-1, 1)/sqrt(fan_in); B stays 0.
+
+    From a generator of its own: what the global one gives depends on the engine, which loads models
+    in other ways, and ZeRO-3 puts a matrix together from all ranks' parts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in llm.named_parameters():
+        if ".lora_A." in name:
+            with gathered_parameters([parameter], write=True):
+                drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
+                parameter.data.copy_(drawn / math.sqrt(parameter.shape[1]))
 
 
 def base_fingerprint(llava: LlavaForConditionalGeneration) -> str:

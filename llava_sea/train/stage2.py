@@ -74,6 +74,7 @@ def prepare(
             dropout=args.lora_dropout,
             bias=args.lora_bias,
             base=model_args.model_name_or_path,
+            seed=args.seed,
             projector=not args.freeze_mm_mlp_adapter,
             vision_tower=model_args.unfreeze_mm_vision_tower,
         )
