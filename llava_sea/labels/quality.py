@@ -124,6 +124,7 @@ def _open_truth(
     patches = range(grid[0] * grid[1])
     try:
         truth = Truth(path)
+        truth.check_grid(grid)
         for picture in pictures:
             truth.check(picture.image, len(patches))
     except UserError as error:  # the reader names training's flag

@@ -46,12 +46,25 @@ class Truth:
             self._sets = [frozenset(words) for words in data["words_sets"]]
             self._images: dict[str, list[int]] = data["images"]
             self._objects: dict[str, str] = data["objects"]
+            self.grid: tuple[int, ...] = tuple(data["grid"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"--sea_eval_truth {path}: cannot be read ({error!r})") from None
 
     def words(self, image: str, patch: int) -> frozenset[str]:
         """Return the true words of a patch."""
         return self._sets[self._images[image][patch]]
+
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse a vision tower whose patches are cut otherwise.
+
+        Raises:
+            UserError: naming both grids.
+        """
+        if self.grid != grid:
+            raise UserError(
+                f"--sea_eval_truth {self._path}: is about {' x '.join(map(str, self.grid))} "
+                f"patches, the vision tower makes {grid[0]} x {grid[1]}"
+            )
 
     def check(self, image: str, num_patches: int) -> None:
         """Refuse an image that the file does not know patch by patch.

@@ -34,10 +34,13 @@ def study(options: Options, recipe: Recipe | None = None) -> None:
     from playground.study.report import report
 
     recipe = recipe or recipes.Recipe()
+    finished = options.results / "runs"
+    if options.only_report and not any(finished.glob("*.json")):
+        raise UserError(f"no run of the study is finished in {finished}: nothing to report")
     world = prepare(options.output, options.clip, options.arms, options.split, recipe)
     precision = choose_precision(options.precision)
     runs = all_runs(options.llms, options.lengths, options.arms, options.seeds)
-    planned = plan(runs, world, recipe, precision, options.results / "runs")
+    planned = plan(runs, world, recipe, precision, finished)
     if not options.only_report:
         _finish(planned, Setup(world, recipe, precision), options)
     if options.only_forecast:
