@@ -34,7 +34,6 @@ def write_jinja(template: Template, spaces: Spaces) -> str:
         lead += _put(spaces.after_lead)
     user = _CAPTION if template.caption_only else _TURN
     reply_after_image = spaces.before_reply * bool(template.reply) + template.reply
-    answer_start = spaces.after_image * template.caption_only + template.answer_start
     texts = {
         "FIRST": template.first,
         "AGAIN": template.again,
@@ -43,7 +42,8 @@ def write_jinja(template: Template, spaces: Spaces) -> str:
         "BREAK": spaces.after_image + "\n",
         "REPLY_AFTER_IMAGE": reply_after_image,
         "REPLY": template.reply,
-        "START": answer_start,
+        "ANSWER_GAP": spaces.after_image * template.caption_only,
+        "START": template.answer_start,
         "END": template.answer_end + getattr(template, "after", ""),
     }
     body = _BEGIN + user + _END
@@ -108,11 +108,13 @@ _TURN = """\
 _CAPTION = """\
 {#- trained on pictures and captions alone: what else the turn says is left out, as in training -#}
 {{- @IMAGE@ -}}
+{%- set turn.bare = true -%}
 """
 
 _END = """\
 {%- set turn.expected = 'assistant' -%}
 {%- else -%}
+{%- if turn.bare and not turn.text.startswith(' ') -%}{{- @ANSWER_GAP@ -}}{%- endif -%}
 {%- if turn.text -%}{{- @START@ + turn.text + @END@ -}}{%- endif -%}
 {%- set turn.expected = 'user' -%}
 {%- endif -%}

@@ -39,6 +39,7 @@ def write_config(
     content |= {"dtype": name, "torch_dtype": name}
     for part in ("text_config", "vision_config"):
         content[part]["dtype"] = name
+        content[part].pop("_name_or_path", None)  # a path on the training machine
     _add_old_rope(content["text_config"])
     path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
 

@@ -43,6 +43,8 @@ def write_tokenizer(folder: Path, tokenizer: Any, chat_template: str) -> None:
     extra = content.get("extra_special_tokens")
     if isinstance(extra, list):  # transformers 4 takes a dictionary under this name only
         content["additional_special_tokens"] = content.pop("extra_special_tokens")
+    if content.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
     content["processor_class"] = "LlavaProcessor"
     _write_json(path, content)
     legacy = getattr(tokenizer, "legacy", None)
