@@ -15,6 +15,7 @@ from torch import Size, Tensor
 
 from llava_sea.errors import UserError
 from llava_sea.model.projector_io import LLAVA_TO_HF
+from llava_sea.model.write_names import DINOV2_NAMES
 
 PEFT_PREFIX = "base_model.model."
 
@@ -48,7 +49,11 @@ def to_stock(name: str) -> str | None:
         return f"model.multi_modal_projector.{known}" if known else None
     for prefix, stock in _PREFIXES:
         if name.startswith(prefix):
-            return stock + name.removeprefix(prefix)
+            rest = name.removeprefix(prefix)
+            if stock == "model.vision_tower.":
+                for new, old in DINOV2_NAMES.items():
+                    rest = rest.replace(old, new)
+            return stock + rest
     return None
 
 

@@ -9,6 +9,14 @@ from __future__ import annotations
 _WITH_VISION_MODEL = ("clip_vision_model", "siglip_vision_model")
 """Vision towers whose weights were named ``vision_model.*`` in transformers 4."""
 
+DINOV2_NAMES = {
+    "attention.q_proj.": "attention.attention.query.",
+    "attention.k_proj.": "attention.attention.key.",
+    "attention.v_proj.": "attention.attention.value.",
+    "attention.o_proj.": "attention.output.dense.",
+}
+"""DINOv2's layers in transformers 5 -> in transformers 4 (but for the giant's gated MLP)."""
+
 
 def to_legacy(name: str, tower_type: str) -> str:
     """Return the name on disk of a stock Llava's weight.
@@ -29,6 +37,9 @@ def to_legacy(name: str, tower_type: str) -> str:
         if part == "multi_modal_projector":
             return f"multi_modal_projector.{rest}"
         if part == "vision_tower":
+            if tower_type == "dinov2":
+                for new, old in DINOV2_NAMES.items():
+                    rest = rest.replace(new, old)
             inner = "vision_model." if tower_type in _WITH_VISION_MODEL else ""
             return f"vision_tower.{inner}{rest.removeprefix('vision_model.')}"
     raise ValueError(f"{name}: no weight of transformers' Llava")

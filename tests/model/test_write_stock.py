@@ -6,9 +6,8 @@ The numbers of the comparison stand in the test output (`pytest -s`).
 import numpy as np
 import pytest
 import torch
+from model_world import ANSWER, CASES, NEW_TOKENS, QUESTION, tokens_of, training_logits
 from PIL import Image
-
-from .conftest import ANSWER, CASES, NEW_TOKENS, QUESTION, tokens_of, training_logits
 
 
 @pytest.fixture(params=CASES)
