@@ -66,7 +66,7 @@ def write(case: SimpleNamespace, folder: Path, **options) -> list[str]:
     return write_llava(folder, case.model, case.tokenizer, case.transform, case.template, **options)
 
 
-def tokens_of(case: SimpleNamespace, *texts: str, folder: Path):
+def tokens_of(case: SimpleNamespace, *texts: str, folder: Path, patches: int = 16):
     """Tokenise a conversation as training does; an open last question gets its prompt's end."""
     open_end = len(texts) % 2 == 1
     turns = [*texts, *(["x"] if open_end else [])]
@@ -79,7 +79,6 @@ def tokens_of(case: SimpleNamespace, *texts: str, folder: Path):
     }
     path = folder / "record.json"
     path.write_text(json.dumps([row]))
-    patches = 16
     found = tokenize_record(load_records(path)[0], case.template, case.tokenizer, patches, 900)
     if not open_end:
         return found
