@@ -274,7 +274,10 @@ def main(arguments: list[str] | None = None) -> None:
         folder = options.models / name
         if not (folder / "config.json").is_file():
             raise UserError(f"no model in {folder}; run python -m playground.build first")
-        results = evaluator(folder, options.split)
+        try:
+            results = evaluator(folder, options.split)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
         print(f"\n{name} on {options.split} scenes\n{format_results(results)}", flush=True)
         bars += sum(result.bar is not None for result in results)
         missed += sum(result.is_missed for result in results)

@@ -212,6 +212,8 @@ def generate(
             f"{folder} exists, is not empty and has no manifest.json, so this command did not "
             "write it; move it away or give another --output"
         )
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; name the folder that gets mini/")
     output.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(output)
     work = Path(tempfile.mkdtemp(prefix=".mini-", dir=output))

@@ -1,15 +1,78 @@
-"""Checkpoints in; not written yet."""
+"""Checkpoints in: LLaVA-1.5's (whole, projector only, LoRA) and ``llava-hf`` ones, by content.
+
+The result is always transformers' stock Llava as training has it. Every weight that is missing is
+an error, every one that is not understood is named; torch files are opened with `weights_only`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Callable
+
+import torch
+from transformers import GenerationConfig
+
+from llava_sea.errors import UserError
+from llava_sea.model.load_parts import load_lora, load_projector_only
+from llava_sea.model.load_source import (
+    HF,
+    LLAVA,
+    LORA,
+    PROJECTOR,
+    Loaded,
+    Source,
+    find_folder,
+    recognise,
+)
+from llava_sea.model.load_weights import read_json
+from llava_sea.model.load_whole import load_hf, load_llava_1_5
+
+__all__ = ["Loaded", "load_llava"]
+
+logger = logging.getLogger(__name__)
+
+_LOADERS: dict[str, Callable[[Source], Loaded]] = {
+    HF: load_hf,
+    LLAVA: load_llava_1_5,
+    PROJECTOR: load_projector_only,
+    LORA: load_lora,
+}
 
 
-def is_llava(path: str) -> bool:
-    """Say whether a folder or hub id is a LLaVA of any layout, by what it holds."""
-    return False
+def load_llava(
+    path: str,
+    *,
+    model_base: str | None = None,
+    vision_tower: str | None = None,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    cache_dir: str | None = None,
+) -> Loaded:
+    """Load a checkpoint of any of the four kinds.
 
+    Args:
+        path: folder or hub id.
+        model_base: the LLM (or LLaVA) that a projector or an adapter was trained on, instead of the
+            one recorded with it.
+        vision_tower: folder or hub id of the vision tower, instead of the one recorded.
+        dtype: of all weights; None keeps the dtype they are stored in.
+        attention: transformers' name of the attention implementation.
+        cache_dir: where hub files are cached.
 
-def load_llava(path: str, **options: Any) -> Any:
-    """Load a LLaVA."""
-    raise NotImplementedError(path)
+    Raises:
+        UserError: if the folder is none of these, or does not hold together; says what is there.
+    """
+    folder = find_folder(path, cache_dir)
+    kind = recognise(folder)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    logger.info("%s is %s", path, kind)
+    if model_base and kind in (HF, LLAVA):
+        raise UserError(
+            f"--model_base {model_base}: {path} is {kind} and holds all weights; leave "
+            "--model_base out"
+        )
+    source = Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
+    loaded = _LOADERS[kind](source)
+    if (folder / "generation_config.json").is_file():
+        loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
+    return loaded

@@ -347,3 +347,10 @@ def test_help_is_quick_and_explains():
     )
     assert done.returncode == 0 and "--num_images" in done.stdout and "1 2 3 5 10" in done.stdout
     assert "| torch" not in done.stderr.replace("|  ", "| ")
+
+
+def test_a_truth_about_another_grid_is_refused(files, monkeypatch):
+    path = files.folder / "truth.json"
+    path.write_text(json.dumps(files.truth | {"grid": [1, 9]}))
+    with pytest.raises(UserError, match=r"--truth .*1 x 9 patches, the vision tower makes 3 x 3"):
+        run(files, monkeypatch, truth=path)

@@ -127,3 +127,10 @@ def test_truth_agrees_with_pixels_of_files(world: Path) -> None:
     assert np.median(distance["1"]) > 50
     assert np.median(distance["0"]) < 10
     assert np.mean(np.array(distance["1"]) > 25) > 0.9
+
+
+def test_output_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("here")
+    with pytest.raises(UserError, match="is a file"):
+        generate(file, num_train=1, num_heldout=1)

@@ -1,0 +1,155 @@
+"""The chat template (Jinja) of a written checkpoint: the training template, token for token.
+
+Training tokenises the text between two pictures by itself. In a chat template all is one text,
+and SentencePiece without `legacy` puts no space before text that follows a special token, where
+training's piece begins with one. So the template is written in several ways (a space after BOS,
+after a picture, or not) and the one is kept whose ids equal training's on a set of conversations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
+from llava_sea.conversation import Template
+from llava_sea.data.records import Record, load_records
+from llava_sea.data.tokenize import Tokenized, tokenize_record
+from llava_sea.model.chat_jinja import Spaces, write_jinja
+
+_IMAGE_TOKENS = 2
+_MAX_LENGTH = 1_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best way to write a template, and how it differs from training: empty if it does not."""
+
+    jinja: str
+    difference: str
+
+
+def choose_chat_template(
+    template: Template, training_tokenizer: Any, written_tokenizer: Any
+) -> Choice:
+    """Write a template in every way and keep the first whose ids are training's.
+
+    Args:
+        template: what the model was trained with.
+        training_tokenizer: the tokenizer of the training, without ``<image>``.
+        written_tokenizer: the same with the token ``<image>``.
+    """
+    chats = _chats(template)
+    expected = [
+        tokenize_record(record, template, training_tokenizer, _IMAGE_TOKENS, _MAX_LENGTH)
+        for record in _records(chats)
+    ]
+    best: Choice | None = None
+    fewest = len(chats) + 1
+    for spaces in _ways(template, training_tokenizer):
+        jinja = write_jinja(template, spaces)
+        differences = [
+            difference
+            for chat, tokens in zip(chats, expected, strict=True)
+            if (difference := _compare(chat, tokens, jinja, written_tokenizer))
+        ]
+        if len(differences) < fewest:
+            fewest = len(differences)
+            best = Choice(jinja, differences[0] if differences else "")
+        if not differences:
+            break
+    assert best is not None
+    return best
+
+
+def _ways(template: Template, tokenizer: Any) -> Iterator[Spaces]:
+    leads = [""]
+    if tokenizer.bos_token:
+        leads.append("bos_token")
+    own = getattr(template, "bos", "")
+    if own and own != tokenizer.bos_token:
+        leads.append(json.dumps(own))
+    for spaces in itertools.product(("", " "), repeat=3):
+        for lead in leads:
+            yield Spaces(lead, *spaces)
+
+
+def _chats(template: Template) -> list[list[str]]:
+    """Conversations to compare on: human and gpt in turn."""
+    if template.caption_only:
+        return [["<image>", "a red kite above two trees"], ["<image>\nIgnored.", " spaced  "]]
+    return [
+        ["<image>\nWhat is this?", "A red kite."],
+        ["What is this?\n<image>", "A red kite.", "And that, here: 7?", "Two trees.\nGreen ones."],
+        ["<image>", "kite"],
+        ["Hello, who is there?", "Me.", " Is it? ", " Yes "],
+        ["Do you see?", "Not yet.", "<image>\n  Now?  ", "Yes.", "(Sure?)", "Sure."],
+        ["{'a': 1}", "\nb"],
+    ]
+
+
+def _records(chats: Sequence[Sequence[str]]) -> list[Record]:
+    """Turn conversations into records by the way that training's take: a data file."""
+    rows = [
+        {
+            "id": f"chat-{number}",
+            **({"image": "picture.png"} if any(IMAGE_TOKEN in text for text in chat) else {}),
+            "conversations": [
+                {"from": ("human", "gpt")[turn % 2], "value": text}
+                for turn, text in enumerate(chat)
+            ],
+        }
+        for number, chat in enumerate(chats)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chats.json"
+        path.write_text(json.dumps(rows))
+        return load_records(path)
+
+
+def _compare(chat: Sequence[str], expected: Tokenized, jinja: str, tokenizer: Any) -> str:
+    """Say how the ids of a conversation, or of its prompt, differ from training's; "" if not."""
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    training = [
+        image_id if is_image else token
+        for token, is_image in zip(expected.input_ids, expected.image_mask, strict=True)
+    ]
+    whole = _ids(chat, jinja, tokenizer, image_id, prompt=False)
+    if whole != training:
+        return _difference(training, whole, tokenizer)
+    prompt = _ids(chat[:-1], jinja, tokenizer, image_id, prompt=True)
+    if prompt != training[: len(prompt)]:
+        return "the prompt: " + _difference(training, prompt, tokenizer)
+    if expected.labels[len(prompt)] == IGNORE_INDEX:
+        return "the prompt ends before what training takes for granted"
+    return ""
+
+
+def _ids(
+    chat: Sequence[str], jinja: str, tokenizer: Any, image_id: int, *, prompt: bool
+) -> list[int]:
+    messages = [
+        {"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(chat)
+    ]
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=jinja, tokenize=False, add_generation_prompt=prompt
+    )
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return [i for token in ids for i in [token] * (_IMAGE_TOKENS if token == image_id else 1)]
+
+
+def _difference(training: list[int], written: list[int], tokenizer: Any) -> str:
+    first = next(
+        (n for n, (a, b) in enumerate(zip(training, written, strict=False)) if a != b),
+        min(len(training), len(written)),
+    )
+    show = tokenizer.convert_ids_to_tokens
+    return (
+        f"from token {first} on, training has {show(training[first : first + 5])}, the chat "
+        f"template {show(written[first : first + 5])}"
+    )

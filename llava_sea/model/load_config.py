@@ -1,0 +1,126 @@
+"""LLaVA's config.json into the configuration of transformers' Llava.
+
+LLaVA keeps the LLM's settings and its own ``mm_*`` keys in one flat dictionary, names the vision
+tower instead of describing it, and calls itself ``llava_llama``, ``llava_mistral`` or, in the
+released 1.5 models, ``llava``, which is also transformers' name for something else. What is taken:
+a two-layer GELU projector and plain patches (LLaVA-1.5); anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, LlavaConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from llava_sea.errors import UserError
+from llava_sea.model.builder import TOWER_HAS_CLS, check_exists, num_patches
+
+_LLAVA_KEY = re.compile(
+    r"(mm_|image_|tokenizer_|tune_|freeze_|unfreeze_|use_mm_|pretrain_mm_|conversation_template)"
+)
+_IDENTITY = ("model_type", "architectures", "_name_or_path", "transformers_version", "auto_map")
+_ALIASES = {"llava": "llama", "qwen": "qwen2"}  # LLaVA-1.5 as released; LLaVA-NeXT
+
+
+def is_hf(config: Mapping[str, Any]) -> bool:
+    """Say whether a config.json is transformers' own for a Llava: two configurations in one."""
+    return isinstance(config.get("text_config"), dict) and "vision_config" in config
+
+
+def is_llava(config: Mapping[str, Any]) -> bool:
+    """Say whether a config.json is LLaVA's: flat, with the name of a vision tower."""
+    return not is_hf(config) and "mm_vision_tower" in config
+
+
+def llm_settings(config: Mapping[str, Any], where: Path) -> Any:
+    """Return the LLM's configuration in a LLaVA config.json.
+
+    Raises:
+        UserError: if its model type says of no LLM that transformers knows.
+    """
+    architectures = config.get("architectures") or [""]
+    of_class = re.fullmatch(r"Llava(\w+?)ForCausalLM", str(architectures[0]))
+    model_type = str(config.get("model_type", ""))
+    kind = (of_class[1].lower() if of_class else "") or model_type.removeprefix("llava_")
+    kind = _ALIASES.get(kind, kind)
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"{where}: model type {model_type!r} ({architectures[0] or 'no architecture'}) names "
+            "no LLM that transformers knows; expected are llava_llama, llava_mistral and the like"
+        )
+    settings = {k: v for k, v in config.items() if k not in _IDENTITY and not _LLAVA_KEY.match(k)}
+    return AutoConfig.for_model(kind, **settings)
+
+
+def check_is_1_5(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse what transformers' Llava cannot express.
+
+    Raises:
+        UserError: naming the key and what it would need.
+    """
+    projector = config.get("mm_projector_type", "linear")
+    if projector != "mlp2x_gelu":
+        raise UserError(
+            f"{where}: mm_projector_type is {projector!r}; transformers' Llava has a two-layer "
+            "GELU projector (mlp2x_gelu, LLaVA-1.5) and no other"
+        )
+    if config.get("mm_patch_merge_type", "flat") != "flat" or str(
+        config.get("image_aspect_ratio", "square")
+    ).startswith("anyres"):
+        raise UserError(
+            f"{where}: a LLaVA-1.6 model (anyres pictures); LLaVA-1.5 models are taken. Use "
+            "transformers' LlavaNext for it"
+        )
+    if config.get("mm_use_im_start_end"):
+        raise UserError(
+            f"{where}: mm_use_im_start_end is true: pictures stand between two tokens of their "
+            "own, which no LLaVA-1.5 template writes"
+        )
+
+
+def llava_config(config: Mapping[str, Any], vision_config: Any, where: Path) -> LlavaConfig:
+    """Put a LLaVA config.json and its tower's configuration together.
+
+    Raises:
+        UserError: if it is not a LLaVA-1.5 model.
+    """
+    check_is_1_5(config, where)
+    text_config = llm_settings(config, where)
+    keep_cls = config.get("mm_vision_select_feature", "patch") == "cls_patch"
+    has_cls = TOWER_HAS_CLS[vision_config.model_type]
+    return LlavaConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        image_token_index=text_config.vocab_size,
+        image_seq_length=num_patches(vision_config) + (has_cls and keep_cls),
+        projector_hidden_act="gelu",
+        vision_feature_layer=int(config.get("mm_vision_select_layer", -2)),
+        vision_feature_select_strategy="default" if has_cls and not keep_cls else "full",
+    )
+
+
+def tower_config(path: str, where: Path, cache_dir: str | None) -> Any:
+    """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
+
+    Raises:
+        UserError: if it cannot be found, or is of a kind this package does not know.
+    """
+    check_exists(path, "--vision_tower")
+    try:
+        config = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{where} names the vision tower {path!r}, which cannot be found "
+            f"({str(error).splitlines()[0]}); pass its folder with --vision_tower"
+        ) from None
+    config = getattr(config, "vision_config", config)
+    if config.model_type not in TOWER_HAS_CLS:
+        raise UserError(
+            f"--vision_tower {path}: its model type is {config.model_type!r}; known are "
+            f"{', '.join(TOWER_HAS_CLS)}"
+        )
+    return config

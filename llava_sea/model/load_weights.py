@@ -1,0 +1,128 @@
+"""The tensors of a checkpoint folder by name, mapped from disk: nothing is read until it is used.
+
+Safetensors or torch files, whole or in shards with an index. Torch files are pickles: they are
+opened with `weights_only`, so code in one is refused, never run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llava_sea.errors import UserError
+
+INDEXED = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+"""Index of shards and the name of an unsharded file, in the order in which they are looked for."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files that hold a model's weights, [] if the folder has none.
+
+    Raises:
+        UserError: if an index names a file that is not there, or is no index.
+    """
+    for index, single in INDEXED:
+        if (folder / index).is_file():
+            return _indexed(folder / index)
+        if (folder / single).is_file():
+            return [folder / single]
+    return []
+
+
+def _indexed(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: no index of weights (its weight_map is missing or empty)")
+    names = sorted(set(map(str, weight_map.values())))
+    strange = [name for name in names if Path(name).name != name]
+    if strange:
+        raise UserError(f"{index}: names a file outside its folder: {strange[0]!r}")
+    files = [index.parent / name for name in names]
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise UserError(
+            f"{index.parent}: {len(absent)} of the {len(files)} files that {index.name} names are "
+            f"not there: {', '.join(absent[:5])}. Get the missing ones: a download was cut off"
+        )
+    return files
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return all weights of a folder under the names in its files.
+
+    Raises:
+        UserError: if there are none, or a file cannot be read as tensors.
+    """
+    files = weight_files(folder)
+    if not files:
+        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        weights.update(read_tensors(path))
+    return weights
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read one file of tensors, safetensors by its ending, else torch's format.
+
+    Raises:
+        UserError: if it is missing, damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or cut off ({error})") from None
+    except Exception as error:  # unpickling raises anything on what is no file of tensors
+        raise UserError(
+            f"{path}: not a file of tensors alone; it was not loaded, since a pickle can run code "
+            f"({str(error).splitlines()[0][:160]})"
+        ) from None
+    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise UserError(f"{path}: holds something else than named tensors")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _is_zip(path: Path) -> bool:
+    """Say whether torch can map the file: those written before torch 1.6 are no archives."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: if there is no such file or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: no JSON object")
+    return value
+
+
+def listing(folder: Path, limit: int = 12) -> str:
+    """Name what a folder holds, for messages."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,68 @@
+"""A folder's files replaced together: made beside it, moved in at the end, put back if that fails.
+
+Whatever ends the making, a full disk or a kill, the former files are untouched. The moving takes
+moments; while it lasts the folder has no config.json, so a kill within it leaves a folder that
+nothing takes for a checkpoint, never a mixture. Other files in the folder are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LAST = ("model.safetensors.index.json", "config.json")
+_OF_A_MODEL = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+
+
+@contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; what is in it at the end goes into `folder`, all or nothing.
+
+    Weights of an earlier save that the new one does not have (other shards) are removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".saving-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        for path in staging.iterdir():
+            _flush(path)
+        _install(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's bytes are on disk: moved earlier, a crash could leave it empty."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _install(staging: Path, folder: Path) -> None:
+    new = sorted((path.name for path in staging.iterdir()), key=lambda name: (_rank(name), name))
+    stale = [path.name for path in folder.iterdir() if _OF_A_MODEL.fullmatch(path.name)]
+    former = staging / "former"
+    former.mkdir()
+    moved_in: list[str] = []
+    try:
+        for name in sorted({*new, *stale}, key=_rank, reverse=True):  # config.json first
+            if (folder / name).exists():
+                os.replace(folder / name, former / name)
+        for name in new:
+            os.replace(staging / name, folder / name)
+            moved_in.append(name)
+    except OSError:
+        for name in moved_in:
+            (folder / name).unlink()
+        for path in sorted(former.iterdir(), key=lambda path: _rank(path.name)):
+            os.replace(path, folder / path.name)
+        raise
+
+
+def _rank(name: str) -> int:
+    return _LAST.index(name) + 1 if name in _LAST else 0

@@ -1,0 +1,111 @@
+"""Small models to write and load, and what stock transformers makes of what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import pytest
+import torch
+from model_world import ANSWER, CASES, FOLLOW_UP, NEW_TOKENS, QUESTION, save_llm, write
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+from llava_sea.conversation import get_template
+from llava_sea.data.images import ImageTransform
+from llava_sea.model.builder import build_llava, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 with its image processor."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    torch.manual_seed(6)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=6
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 24, "width": 24}
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_case(tiny, dinov2, tmp_path_factory):
+    """Return what one of `CASES` names: a stock Llava as training has it, and its parts."""
+
+    def make(name: str) -> SimpleNamespace:
+        kind, legacy, tower, aspect_ratio, version = CASES[name]
+        llm = save_llm(tiny, tmp_path_factory.mktemp("llm"), kind, legacy=legacy)
+        tower_path = str(dinov2 if tower == "dinov2" else getattr(tiny, tower))
+        return SimpleNamespace(
+            model=build_llava(str(llm), tower_path).eval(),
+            tokenizer=load_tokenizer(str(llm), model_max_length=900),
+            transform=ImageTransform.from_pretrained(tower_path, aspect_ratio),
+            template=get_template(version),
+            llm=llm,
+            tower=tower_path,
+        )
+
+    return make
+
+
+STOCK_SCRIPT = Path(__file__).with_name("open_with_stock.py")
+
+
+@pytest.fixture(scope="session")
+def opened(make_case, tmp_path_factory) -> dict[str, SimpleNamespace]:
+    """Every case written, and opened by stock transformers in one process without llava_sea."""
+    root = tmp_path_factory.mktemp("written models")
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 47, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "picture.png")
+    cases, jobs = {}, []
+    for name in CASES:
+        case = make_case(name)
+        case.folder, case.image = root / name, root / "picture.png"
+        case.files = write(case, case.folder)
+        image = {"type": "image", "path": str(case.image)}
+        question = {"type": "text", "text": QUESTION}
+        user = {"role": "user", "content": [image, question]}
+        assistant = {"role": "assistant", "content": ANSWER}
+        whole = [user, assistant]
+        case.whole = ["<image>\n" + QUESTION, ANSWER]
+        if not case.template.caption_only:
+            whole += [{"role": "user", "content": FOLLOW_UP}, assistant]
+            case.whole += [FOLLOW_UP, ANSWER]
+        jobs.append(
+            {
+                "folder": str(case.folder),
+                "image": str(case.image),
+                "whole": whole,
+                "prompt": [user],
+                "new_tokens": NEW_TOKENS,
+                "out": str(root / f"{name}.npz"),
+            }
+        )
+        cases[name] = case
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    (root / "elsewhere").mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(STOCK_SCRIPT), str(root / "jobs.json")],
+        cwd=root / "elsewhere",
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, case in cases.items():
+        case.stock = SimpleNamespace(**json.loads((root / f"{name}.npz.json").read_text()))
+        case.arrays = dict(np.load(root / f"{name}.npz"))
+    return cases

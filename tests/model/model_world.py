@@ -1,0 +1,96 @@
+"""Small random models, written and tokenised in the tests of checkpoints in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from llava_sea.data.records import load_records
+from llava_sea.data.tokenize import tokenize_record
+from llava_sea.model.write import write_llava
+
+NEW_TOKENS = 8
+QUESTION, ANSWER, FOLLOW_UP = "What is beside the red ball?", "a green box", "And the black one?"
+
+# Rows of the embedding, tied or not, `legacy` of the tokenizer, tower, aspect ratio, template.
+CASES = {
+    "clip-square-v1-legacy": ("grows", True, "clip", "square", "v1"),
+    "clip-pad-v1": ("grows", False, "clip", "pad", "v1"),
+    "siglip-pad-plain": ("has a row", False, "siglip", "pad", "plain"),
+    "siglip-square-plain-legacy-tied": ("tied", True, "siglip", "square", "plain"),
+    "dinov2-pad-llava_v1-tied": ("tied", False, "dinov2", "pad", "llava_v1"),
+}
+
+
+def save_tokenizer(tiny: SimpleNamespace, folder: Path, *, legacy: bool) -> None:
+    """Write a SentencePiece tokenizer folder as Llama's and Vicuna's are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes((tiny.llm / "tokenizer.model").read_bytes())
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert AutoTokenizer.from_pretrained(folder).legacy is legacy
+
+
+def save_llm(tiny: SimpleNamespace, folder: Path, kind: str = "grows", *, legacy=False) -> Path:
+    """Write a small random Llama; `kind` says whether its embedding has a row for ``<image>``."""
+    save_tokenizer(tiny, folder, legacy=legacy)
+    rows = len(AutoTokenizer.from_pretrained(folder)) + (3 if kind == "has a row" else 0)
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=rows,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=kind == "tied",
+        initializer_range=0.3,  # logits far apart: greedy texts then do not hang on rounding
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write(case: SimpleNamespace, folder: Path, **options) -> list[str]:
+    """Write a case's model."""
+    return write_llava(folder, case.model, case.tokenizer, case.transform, case.template, **options)
+
+
+def tokens_of(case: SimpleNamespace, *texts: str, folder: Path, patches: int = 16):
+    """Tokenise a conversation as training does; an open last question gets its prompt's end."""
+    open_end = len(texts) % 2 == 1
+    turns = [*texts, *(["x"] if open_end else [])]
+    row = {
+        "id": "0",
+        "image": "picture.png",
+        "conversations": [
+            {"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(turns)
+        ],
+    }
+    path = folder / "record.json"
+    path.write_text(json.dumps([row]))
+    found = tokenize_record(load_records(path)[0], case.template, case.tokenizer, patches, 900)
+    if not open_end:
+        return found
+    length = max(n for n, label in enumerate(found.labels) if label == -100) + 1
+    return type(found)(*(part[:length] for part in found))
+
+
+@torch.no_grad()
+def training_logits(model, ids: list[int], mask: list[bool], pixels: torch.Tensor) -> torch.Tensor:
+    """Logits ``(L, V)`` as training gets them: the picture's places by mask, not by id."""
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
+    embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+    return model.lm_head(hidden)[0]

@@ -1,0 +1,71 @@
+"""`python -m llava_sea.model.export` and `merge`: what they say and what they write."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from llava_layouts import write_full, write_lora, write_projector_only
+from model_world import write
+
+from llava_sea.errors import UserError
+from llava_sea.model.export import main
+from llava_sea.model.load import load_llava
+
+
+@pytest.fixture(scope="module")
+def case(make_case):
+    return make_case("clip-pad-v1")
+
+
+def test_a_projector_becomes_a_model(case, tmp_path, capsys):
+    source = write_projector_only(case, tmp_path / "x")
+    out = tmp_path / "out"
+    flags = ["--model_path", str(source), "--version", "v1", "--dtype", "bfloat16"]
+    main([*flags, "--output_dir", str(out)])
+    said = capsys.readouterr().out
+    assert "a projector with its config.json" in said and "template v1, bfloat16" in said
+    assert "chat_template.jinja" in said and "model.safetensors" in said
+    loaded = load_llava(str(out))
+    assert loaded.model.dtype == torch.bfloat16 and loaded.version == "v1"
+    expected = case.model.state_dict()["model.multi_modal_projector.linear_2.weight"]
+    found = loaded.model.state_dict()["model.multi_modal_projector.linear_2.weight"]
+    assert torch.equal(found, expected.bfloat16())
+
+
+def test_merge_takes_llavas_flags(case, tmp_path, repo):
+    source = write_lora(case, tmp_path / "x", "elsewhere/" + case.llm.name)
+    out = tmp_path / "out"
+    flags = ["--model-path", str(source), "--model-base", str(case.llm), "--version", "v1"]
+    command = [sys.executable, "-m", "llava_sea.model.merge", *flags]
+    done = subprocess.run(
+        [*command, "--save-model-path", str(out)], capture_output=True, text=True, cwd=repo
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "merged the LoRA updates of 2 layers" in done.stdout
+    layer, (a, b) = next(iter(case.updates.items()))
+    name = f"model.language_model.layers.{layer}.weight"
+    merged = load_llava(str(out)).model.get_parameter(name)
+    torch.testing.assert_close(merged.detach(), case.model.state_dict()[name] + 2 * b @ a)
+
+
+def test_what_is_recorded_need_not_be_given(case, tmp_path, capsys):
+    write(case, tmp_path / "first", dtype=torch.bfloat16)
+    flags = ["--model_path", str(tmp_path / "first"), "--max_shard_size", "40KB"]
+    main([*flags, "--output_dir", str(tmp_path / "second")])
+    assert "a llava-hf checkpoint" in capsys.readouterr().out
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and config["mm_vision_tower"] == case.tower
+    assert (tmp_path / "second" / "model.safetensors.index.json").is_file()
+
+
+def test_errors_name_the_flag(case, tmp_path):
+    source = write_full(case, tmp_path / "x", form="safetensors")
+    with pytest.raises(UserError, match="give it with --version"):
+        main(["--model_path", str(source), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="no such conversation template"):
+        main(["--model_path", str(source), "--output_dir", "out", "--version", "v9"])
+    with pytest.raises(UserError, match="choose another folder"):
+        main(["--model_path", str(source), "--output_dir", str(source), "--version", "v1"])

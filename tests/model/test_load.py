@@ -1,0 +1,247 @@
+"""Whole checkpoints and lone projectors, in the exact layouts, under names that say nothing."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from llava_layouts import llava_names, write_full, write_projector_only
+from model_world import write
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+from llava_sea.errors import UserError
+from llava_sea.model.load import load_llava
+
+
+@pytest.fixture(scope="module")
+def case(make_case):
+    return make_case("clip-pad-v1")
+
+
+def assert_same_model(loaded, case, *, rows=None):
+    expected, found = case.model.state_dict(), loaded.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name][: len(tensor)] if tensor.ndim else found[name], tensor), name
+    config = loaded.model.config
+    assert (
+        config.image_token_index == config.text_config.vocab_size == (rows or len(case.tokenizer))
+    )
+    assert config.vision_feature_layer == -2
+    assert config.vision_feature_select_strategy == "default"
+    assert type(loaded.model) is LlavaForConditionalGeneration
+
+
+def assert_training_tokenizer(loaded, case, length):
+    text = "What is it?</s>USER: <image> é"
+    assert loaded.tokenizer(text).input_ids == case.tokenizer(text).input_ids
+    assert len(loaded.tokenizer) == len(case.tokenizer)
+    assert loaded.tokenizer.model_max_length == length
+    assert loaded.tokenizer.padding_side == "right" and loaded.tokenizer.pad_token == "<unk>"
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+@pytest.mark.parametrize("with_tower", [True, False])
+def test_llava_1_5(case, tmp_path, caplog, form, with_tower):
+    folder = write_full(case, tmp_path / "x", form=form, with_tower=with_tower)
+    caplog.set_level("INFO", "llava_sea")
+    loaded = load_llava(str(folder))
+    assert_same_model(loaded, case)
+    assert_training_tokenizer(loaded, case, 777)
+    assert loaded.image_aspect_ratio == "pad" and loaded.version is None
+    assert loaded.vision_tower == case.tower and "LLaVA-1.5 checkpoint" in caplog.text
+    assert ("inv_freq" in caplog.text) == (form == "bin")
+    assert loaded.model.dtype == torch.float32
+
+
+def test_the_released_models_type_collides_with_transformers_own(case, tmp_path):
+    folder = write_full(case, tmp_path / "x", form="bin", model_type="llava")
+    assert_same_model(load_llava(str(folder)), case)
+
+
+def test_a_tower_named_by_hub_id_is_overridden(case, tmp_path):
+    folder = write_full(
+        case, tmp_path / "x", form="safetensors", mm_vision_tower="openai/clip-vit-none"
+    )
+    with pytest.raises(UserError, match=r"openai/clip-vit-none.*--vision_tower"):
+        load_llava(str(folder))
+    assert_same_model(load_llava(str(folder), vision_tower=case.tower), case)
+
+
+@pytest.mark.parametrize("style", ["ours", "module names", "transformers 5.23", "bin"])
+def test_llava_hf(case, tmp_path, style):
+    write(case, tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    if style == "module names":
+        rows = len(weights["language_model.lm_head.weight"])
+        grown = case.model.state_dict()
+        for name in ("lm_head.weight", "model.language_model.embed_tokens.weight"):
+            grown[name] = torch.cat([grown[name], torch.zeros(rows - len(grown[name]), 32)])
+        save_file(grown, path, metadata={"format": "pt"})
+    elif style == "transformers 5.23":
+        save_file({k.replace("vision_model.", ""): v for k, v in weights.items()}, path)
+    elif style == "bin":
+        torch.save(weights, tmp_path / "pytorch_model.bin")
+        path.unlink()
+    loaded = load_llava(str(tmp_path))
+    assert_same_model(loaded, case, rows=384)
+    assert_training_tokenizer(loaded, case, 900)
+    assert (loaded.version, loaded.image_aspect_ratio) == ("v1", "pad")
+    assert loaded.vision_tower == case.tower
+
+
+def test_written_loaded_and_written_again_is_the_same(case, tmp_path):
+    write(case, tmp_path / "first")
+    loaded = load_llava(str(tmp_path / "first"))
+    for key in ("model", "tokenizer", "transform"):
+        assert getattr(loaded, key) is not None
+    loaded.template = case.template
+    write(loaded, tmp_path / "second", extra_config={"mm_vision_tower": loaded.vision_tower})
+    for name in ("chat_template.jinja", "config.json", "preprocessor_config.json"):
+        first, second = (tmp_path / part / name for part in ("first", "second"))
+        assert first.read_text() == second.read_text()
+    weights = [load_file(tmp_path / part / "model.safetensors") for part in ("first", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    text = "<image>a kite</s>USER: é"
+    tokenizers = [AutoTokenizer.from_pretrained(tmp_path / part) for part in ("first", "second")]
+    assert tokenizers[0](text).input_ids == tokenizers[1](text).input_ids
+
+
+def test_an_image_token_before_others_keeps_their_ids(case, tmp_path):
+    """llava-hf's 1.5 models have <image> at 32000 and <pad> at 32001."""
+    write(case, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_llava(str(tmp_path)).tokenizer
+    assert loaded.convert_tokens_to_ids("<pad>") == len(case.tokenizer) + 1
+    assert "<image>" not in loaded.get_added_vocab()
+    assert loaded("a <image>").input_ids == case.tokenizer("a <image>").input_ids
+
+
+@pytest.mark.parametrize("prefix", ["model.", "base_model.model.model.", "module.llava.model."])
+def test_a_projector_alone(case, tmp_path, prefix):
+    folder = write_projector_only(case, tmp_path / "x", prefix)
+    loaded = load_llava(str(folder))
+    assert_same_model(loaded, case)
+    assert_training_tokenizer(loaded, case, 777)
+    assert load_llava(str(folder), model_base=str(case.llm)).kind == loaded.kind
+
+
+def test_a_projector_without_a_recorded_llm(case, tmp_path):
+    folder = write_projector_only(case, tmp_path / "x", _name_or_path=None)
+    with pytest.raises(UserError, match="name it with --model_base"):
+        load_llava(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="without the config"):
+        load_llava(str(folder))
+
+
+def test_a_smaller_dtype_is_kept_or_asked_for(case, tmp_path):
+    write(case, tmp_path, dtype=torch.bfloat16)
+    assert load_llava(str(tmp_path)).model.dtype == torch.bfloat16
+    wide = load_llava(str(tmp_path), dtype=torch.float32).model
+    assert {p.dtype for p in wide.parameters()} == {torch.float32}
+
+
+class TestWhatIsWrong:
+    @pytest.fixture
+    def folder(self, case, tmp_path):
+        return write_full(case, tmp_path / "x", form="safetensors")
+
+    def change(self, folder, change):
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        change(weights)
+        save_file(weights, path)
+
+    def test_a_missing_weight(self, folder):
+        self.change(folder, lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
+        with pytest.raises(UserError, match=r"missing: model\..*layers\.1\.mlp\.up_proj"):
+            load_llava(str(folder))
+
+    def test_another_shape(self, folder):
+        self.change(folder, lambda w: w.update({"model.norm.weight": torch.ones(33)}))
+        with pytest.raises(UserError, match=r"norm\.weight is \(33,\), the model needs \(32,\)"):
+            load_llava(str(folder))
+
+    def test_weights_that_no_llava_has_are_named(self, folder, case, caplog):
+        extra = {"model.layers.9.mlp.up_proj.weight": torch.ones(1), "value_head": torch.ones(1)}
+        self.change(folder, lambda w: w.update(extra))
+        assert_same_model(load_llava(str(folder)), case)
+        assert "layers.9.mlp" in caplog.text and "value_head" in caplog.text
+
+    def test_a_missing_shard(self, case, tmp_path):
+        folder = write_full(case, tmp_path / "y", form="bin")
+        (folder / "pytorch_model-00002-of-00002.bin").unlink()
+        with pytest.raises(UserError, match=r"1 of the 2 files.*00002-of-00002"):
+            load_llava(str(folder))
+
+    def test_an_index_that_leaves_its_folder(self, case, tmp_path):
+        folder = write_full(case, tmp_path / "y", form="bin")
+        index = folder / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": {"a": "../other.bin"}}))
+        with pytest.raises(UserError, match="outside its folder"):
+            load_llava(str(folder))
+
+    def test_a_cut_off_file(self, folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(UserError, match="damaged or cut off"):
+            load_llava(str(folder))
+
+    def test_a_pickle_with_code_is_not_run(self, case, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "ran"), "w"))
+
+        folder = write_full(case, tmp_path / "y", form="bin")
+        target = folder / "pytorch_model-00001-of-00002.bin"
+        for write_it in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+            write_it({"model.norm.weight": Evil()}, target)
+            with pytest.raises(UserError, match="not loaded, since a pickle can run code"):
+                load_llava(str(folder))
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("mm_projector_type", "linear", "two-layer GELU"),
+            ("image_aspect_ratio", "anyres", "LLaVA-1.6"),
+            ("mm_patch_merge_type", "spatial_unpad", "LLaVA-1.6"),
+            ("mm_use_im_start_end", True, "two tokens of their own"),
+            ("architectures", ["LlavaFooForCausalLM"], "names no LLM"),
+        ],
+    )
+    def test_what_is_no_llava_1_5(self, case, tmp_path, key, value, message):
+        folder = write_full(case, tmp_path / "y", form="safetensors", **{key: value})
+        with pytest.raises(UserError, match=message):
+            load_llava(str(folder))
+
+    def test_something_else(self, tiny, tmp_path):
+        with pytest.raises(UserError, match=r"says 'llama'.*It holds: .*config\.json.*LoRA"):
+            load_llava(str(tiny.llm))
+        with pytest.raises(UserError, match="It holds: nothing"):
+            load_llava(str(tmp_path))
+        with pytest.raises(UserError, match="no such folder"):
+            load_llava(str(tmp_path / "llava-lora"))
+        with pytest.raises(UserError, match="not to be had from the hub"):
+            load_llava("nobody/nothing")
+
+    def test_a_base_for_what_has_all(self, folder):
+        with pytest.raises(UserError, match="leave --model_base out"):
+            load_llava(str(folder), model_base="vicuna")
+
+    def test_the_same_weight_twice(self, folder):
+        twice = {"language_model.model.norm.weight": torch.ones(32)}
+        self.change(folder, lambda w: w.update(twice))
+        with pytest.raises(UserError, match="are the same weight"):
+            load_llava(str(folder))
+
+
+def test_the_layouts_are_llavas(case):
+    names = llava_names(case.model, with_tower=True)
+    assert "model.mm_projector.2.bias" in names and "model.embed_tokens.weight" in names
+    assert any(name.startswith("model.vision_tower.vision_tower.vision_model.") for name in names)
