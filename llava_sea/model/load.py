@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from llava_sea.errors import UserError
+from llava_sea.model import load_config
+from llava_sea.model.builder import check_exists
+from llava_sea.model.load_lora import ADAPTER_CONFIG
 from llava_sea.model.load_parts import load_lora, load_projector_only
 from llava_sea.model.load_source import (
     HF,
@@ -27,7 +31,7 @@ from llava_sea.model.load_source import (
 from llava_sea.model.load_weights import read_json
 from llava_sea.model.load_whole import load_hf, load_llava_1_5
 
-__all__ = ["Loaded", "load_llava"]
+__all__ = ["Loaded", "is_llava", "load_llava"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,21 @@ _LOADERS: dict[str, Callable[[Source], Loaded]] = {
     PROJECTOR: load_projector_only,
     LORA: load_lora,
 }
+
+
+def is_llava(path: str, cache_dir: str | None = None) -> bool:
+    """Say whether a folder or hub id is a LLaVA of any kind and no LLM alone, by what it holds."""
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / ADAPTER_CONFIG).is_file() or (folder / "mm_projector.bin").is_file():
+            return True
+        if not (folder / "config.json").is_file():
+            return False
+        config = read_json(folder / "config.json")
+    else:
+        check_exists(path, "--model_name_or_path")
+        config, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
+    return load_config.is_hf(config) or load_config.is_llava(config)
 
 
 def load_llava(

@@ -9,7 +9,6 @@ under LLaVA's names.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters, whole_tensors
+from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters
 from llava_sea.model.stage2 import choose_trainable
 
 ADAPTER = "default"
@@ -104,21 +103,6 @@ def _initialise(llm: nn.Module, seed: int) -> None:
                 parameter.data.copy_(drawn / math.sqrt(parameter.shape[1]))
 
 
-def base_fingerprint(llava: LlavaForConditionalGeneration) -> str:
-    """Return a hash of the LLM that adapters belong to; a collective under ZeRO-3.
-
-    Of the first rows of its embeddings and its last norm, rounded to bfloat16, so that it does not
-    depend on the precision in which the LLM was loaded; any tuning of the LLM changes it.
-    """
-    llm: Any = llava.model.language_model
-    vectors = [p for p in llm.parameters() if len(getattr(p, "ds_shape", p.shape)) == 1]
-    named = [("rows", llm.get_input_embeddings().weight), ("norm", vectors[-1])]
-    state = whole_tensors(named, keep=True)
-    parts = (state["rows"][:64], state["norm"])
-    data = b"".join(p.bfloat16().view(torch.int16).numpy().tobytes() for p in parts)
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
 def lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (name on disk, parameter) of the adapters and of the biases that are trained."""
     for name, parameter in llava.model.language_model.named_parameters():
@@ -143,20 +127,6 @@ def tower_key(tower: nn.Module, name: str) -> str:
     """Return LLaVA's name of a tower's parameter: transformers 4 has one more level for CLIP."""
     level = "vision_model." if hasattr(tower, "post_layernorm") else ""
     return f"model.vision_tower.vision_tower.{level}{name}"
-
-
-def merge_lora(llava: LlavaForConditionalGeneration) -> None:
-    """Add the adapters to the weights they belong to and take them out, in place."""
-    from peft.tuners.lora import LoraLayer
-
-    llm = llava.model.language_model
-    for name, module in list(llm.named_modules()):
-        if not isinstance(module, LoraLayer):
-            continue
-        layer: Any = module
-        layer.merge(safe_merge=True)
-        parent, _, last = name.rpartition(".")
-        setattr(llm.get_submodule(parent) if parent else llm, last, layer.get_base_layer())
 
 
 def load_lora(llava: LlavaForConditionalGeneration, state: dict[str, Tensor], where: str) -> None:

@@ -20,7 +20,8 @@ from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer, zero3_is_on
 from llava_sea.model.load import is_llava, load_llava
-from llava_sea.model.lora import add_lora, base_fingerprint
+from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
+from llava_sea.model.lora import add_lora
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train import run
 from llava_sea.train.arguments import (
@@ -66,7 +67,7 @@ def prepare(
     config = run.mm_config(llava, model_args, data_args, args)
     saver: Saver
     if args.lora_enable:
-        fingerprint = base_fingerprint(llava)
+        fingerprint = base_fingerprint(llava.model.language_model)
         lora = add_lora(
             llava,
             rank=args.lora_r,
@@ -79,7 +80,7 @@ def prepare(
             vision_tower=model_args.unfreeze_mm_vision_tower,
         )
         whole = run.llava_config(llava, model_args, data_args, args)
-        saver = LoraSaver(lora, whole | {"base_model_fingerprint": fingerprint})
+        saver = LoraSaver(lora, whole | {FINGERPRINT: fingerprint})
     else:
         choose_trainable(
             llava,

@@ -328,7 +328,9 @@ def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
 
 def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
     truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps({"grid": [4, 4], "words_sets": [["a"]], "images": {}, "objects": {}}))
+    truth.write_text(
+        json.dumps({"grid": [4, 4], "words_sets": [["a"]], "images": {}, "objects": {}})
+    )
     with pytest.raises(UserError, match=r"sea_eval_truth.*000\.jpg"):
         train_here("run", sea_eval_truth=truth)
 
