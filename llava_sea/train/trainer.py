@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from llava_sea.data.sampler import EpochBatchSampler
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
@@ -53,15 +53,24 @@ class LLaVATrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Make the loader ourselves: its sampler knows ranks and epochs."""
         assert self.train_dataset is not None and self.data_collator is not None
-        sampler = EpochBatchSampler(
-            len(self.train_dataset),  # type: ignore[arg-type]
-            self.args.per_device_train_batch_size,
+        batch_size = self.args.per_device_train_batch_size
+        options: dict[str, Any] = dict(
             rank=self.args.process_index,
             world_size=self.args.world_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             epoch_of=lambda: int(self.state.epoch or 0),
             drop_last=self.args.dataloader_drop_last,
         )
+        dataset: Any = self.train_dataset
+        if getattr(self.args, "group_by_modality_length", False):
+            sampler: EpochBatchSampler = ModalityBatchSampler(
+                dataset.modality_lengths,
+                batch_size,
+                accumulation=self.args.gradient_accumulation_steps,
+                **options,
+            )
+        else:
+            sampler = EpochBatchSampler(len(dataset), batch_size, **options)
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
