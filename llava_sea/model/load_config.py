@@ -53,6 +53,8 @@ def llm_settings(config: Mapping[str, Any], where: Path) -> Any:
             "no LLM that transformers knows; expected are llava_llama, llava_mistral and the like"
         )
     settings = {k: v for k, v in config.items() if k not in _IDENTITY and not _LLAVA_KEY.match(k)}
+    if settings.get("rope_scaling", ...) is None:
+        del settings["rope_scaling"]  # transformers 5 warns of the name, even without a value
     return AutoConfig.for_model(kind, **settings)
 
 

@@ -82,6 +82,12 @@ def _on_llava(source: Source, folder: Path, config: dict[str, Any]) -> Loaded:
 
 def _assemble(source: Source, base: str, kind: str, projector_path: str | None = None) -> Loaded:
     """Build a model from an LLM and the tower that the folder names."""
+    if not source.config:
+        raise UserError(
+            f"{source.folder}: no config.json, and so no word of its vision tower. "
+            "LLaVA writes it, and the trained projector, at the end of LoRA training only: of its "
+            "checkpoint-N folders nothing whole can be made"
+        )
     check_is_1_5(source.config, source.folder)
     tower = tower_of(source)
     tower_config(tower, source.folder, source.cache_dir)

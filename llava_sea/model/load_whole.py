@@ -107,5 +107,7 @@ def _report(folder: Path, renamed: Renamed) -> None:
         logger.info("%s: of no use and left out: %s", folder, some(renamed.left_out))
     if renamed.unknown:
         logger.warning(
-            "%s: weights that no Llava has were left out: %s", folder, some(renamed.unknown)
+            "%s: weights that no Llava has were left out: %s",
+            folder,
+            some(renamed.unknown, limit=100),
         )

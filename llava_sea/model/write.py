@@ -84,8 +84,8 @@ def write_llava(
     dtype = dtype or state[EMBEDDING].dtype
     if text_config.model_type.startswith("gemma"):
         logger.warning(
-            "a Gemma: transformers 4 scales pictures' features like embeddings, 5 does not; "
-            "open this checkpoint with transformers 5 or later"
+            "a Gemma: readers that scale all that enters the LLM (transformers 4) scale pictures "
+            "too and get them wrong; open this checkpoint with transformers 5 or later"
         )
     chat = choose_chat_template(template, tokenizer, written_tokenizer)
     if chat.difference:

@@ -49,9 +49,16 @@ def _add_old_rope(text_config: dict[str, Any]) -> None:
     rope = text_config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope:
         return
-    text_config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        text_config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        if name in rope:
+            text_config[name] = rope[name]
+    kind = rope.get("rope_type", "default")
+    if kind == "longrope":  # Phi-3 in transformers 4 takes these three and no other
+        factors = {name: rope[name] for name in ("short_factor", "long_factor")}
+        text_config["rope_scaling"] = {"type": kind, **factors}
+    elif kind != "default":
+        above = ("rope_theta", "partial_rotary_factor")
+        text_config["rope_scaling"] = {k: v for k, v in rope.items() if k not in above}
 
 
 def write_generation_config(

@@ -2,7 +2,8 @@
 
 Whatever ends the making, a full disk or a kill, the former files are untouched. The moving takes
 moments; while it lasts the folder has no config.json, so a kill within it leaves a folder that
-nothing takes for a checkpoint, never a mixture. Other files in the folder are left alone.
+nothing takes for a checkpoint, never a mixture; the former files are then in ``.saving-*/former``.
+Other files in the folder are left alone. The disk must hold both for a moment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def replaced_together(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f".saving-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
+    for left in folder.glob(".saving-*"):
+        if not (left / "former").exists():  # else a kill within the moving: the only copy
+            shutil.rmtree(left, ignore_errors=True)
     staging.mkdir()
     try:
         yield staging

@@ -1,8 +1,9 @@
 """A model's weights into safetensors shards, one shard in memory at a time.
 
 The two tables of the vocabulary may grow while they are written (the token ``<image>``). A new row
-is the mean of the original ones: its logit is then the mean of theirs, which the largest of them
-always exceeds, so a new token is never the most likely one. The live model is only read.
+is the mean of the original ones: its logit is then the mean of theirs, which is never above the
+largest of them (and equal only if all are), so a new token is never the most likely one. The live
+model is only read.
 """
 
 from __future__ import annotations
