@@ -9,6 +9,7 @@ any accumulation and any number of ranks. `compute_loss` holds the whole arithme
 
 from __future__ import annotations
 
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
+
+logger = logging.getLogger(__name__)
 
 
 def sea_weight(sea: SeaArguments, progress: float) -> float:
@@ -132,6 +135,14 @@ class LLaVATrainer(Trainer):
                 if own:
                     optimizer.add_param_group({**group, "params": own, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        for group in optimizer.param_groups:
+            count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
+            logger.info(
+                "%14s parameters at %g, weight decay %g",
+                f"{count:,}",
+                group["lr"],
+                group["weight_decay"],
+            )
         return optimizer
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:

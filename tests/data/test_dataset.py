@@ -47,7 +47,7 @@ def test_a_sample(make, world, clip_transform):
     assert sample["image_mask"].sum() == 16 and sample["image_mask"].dtype == torch.bool
     assert len(sample["input_ids"]) == len(sample["labels"]) == len(sample["image_mask"])
     picture = Image.open(world.folder / "images" / "1.png")
-    assert torch.equal(sample["pixel_values"], clip_transform(picture))
+    assert torch.equal(sample["pixel_values"], clip_transform(picture)[None])
     stored = world.store.read("1.png")
     pairs = sample_pairs(
         stored.ids_PN, stored.scores_PN, (4, 4), window=2, seed=3, epoch=4, record=1
