@@ -1,0 +1,227 @@
+"""Every template on tokenizers of every kind: what is learned, where a prompt ends, BOS."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from llava_sea.constants import IGNORE_INDEX
+from llava_sea.conversation import TEMPLATES, get_template, render
+from llava_sea.data.records import Record, Turn
+from llava_sea.data.tokenize import check_template, stop_ids, tokenize_prompt, tokenize_record
+from llava_sea.errors import UserError
+
+PIECES = ("v1", "llava_v1", "llama_2", "llava_llama_2", "mistral")
+BYTES = ("llama_3", "gemma", "gemma_instruct", "phi3", "qwen", "qwen_2_5", "mpt", "chatml_direct")
+SPECIAL = (
+    "<|begin_of_text|>",
+    "<bos>",
+    "<eos>",
+    "<|endoftext|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+    "<|im_start|>",
+    "<|im_end|>",
+)
+
+
+def byte_level(bos: str | None, unk: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; with `bos` it begins every text by itself, as Llama 3's and Gemma's do."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=[*SPECIAL, *(["<unk>"] if unk else [])],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["a red boat is what you see user assistant model"] * 9, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token="<|endoftext|>",
+        unk_token="<unk>" if unk else None,
+        additional_special_tokens=list(SPECIAL),
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizers(request):
+    """By template: a tokenizer of its LLM's kind, and one that adds no BOS by itself."""
+    plain, with_unk = byte_level(None, unk=False), byte_level(None, unk=True)
+    adding = {bos: byte_level(bos, unk=False) for bos in ("<|begin_of_text|>", "<bos>")}
+
+    def of(name: str):
+        bos = get_template(name).bos
+        return [plain, with_unk, *([adding[bos]] if bos else [])]
+
+    return of
+
+
+WORDS = st.text("ab redx3.,?'é\n", min_size=1, max_size=20).map(str.strip).filter(bool)
+TALKS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4)
+RELAXED = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+
+
+def record_of(talk, image: bool) -> Record:
+    turns = [
+        Turn(("human", "gpt")[n % 2], t) for n, t in enumerate(t for pair in talk for t in pair)
+    ]
+    if image:
+        turns[0] = Turn("human", f"{turns[0].text}\n<image>")
+    return Record(0, "r", "x.jpg" if image else None, tuple(turns))
+
+
+def check(record, talk, template, tokenizer):
+    tokens = tokenize_record(record, template, tokenizer, 3, 10_000)
+    pairs = zip(tokens.input_ids, tokens.labels, strict=True)
+    groups = [
+        [token for token, _ in group]
+        for is_learned, group in groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX)
+        if is_learned
+    ]
+    said = [tokenizer.decode(g, clean_up_tokenization_spaces=False) for g in groups]
+    assert [text.strip() for text in said] == [
+        (answer + template.answer_end).strip() for _, answer in talk
+    ]
+    # The end of each answer is the token that generation stops at.
+    if template.answer_end.endswith(template.stop):
+        assert all(group[-1] in stop_ids(template, tokenizer) for group in groups)
+    assert (
+        tokens.input_ids.count(tokens.input_ids[0]) == 1
+        or not template.bos
+        or "<s>" in (template.again)
+    )
+    # A prompt is what training has before the answer, token for token.
+    learned = [n for n, label in enumerate(tokens.labels) if label != IGNORE_INDEX]
+    starts = [n for n in learned if n - 1 not in learned]
+    for number, start in enumerate(starts):
+        ids, mask = tokenize_prompt(record.turns[: 2 * number + 1], template, tokenizer, 3)
+        assert ids == tokens.input_ids[:start] and mask == tokens.image_mask[:start]
+
+
+@pytest.mark.parametrize("name", PIECES)
+@given(talk=TALKS, image=st.booleans())
+@RELAXED
+def test_sentencepiece(name, trained_tokenizer, talk, image):
+    check(record_of(talk, image), talk, get_template(name), trained_tokenizer)
+
+
+@pytest.mark.parametrize("name", BYTES)
+@given(talk=TALKS, image=st.booleans())
+@RELAXED
+def test_byte_level(name, tokenizers, talk, image):
+    for tokenizer in tokenizers(name):
+        check(record_of(talk, image), talk, get_template(name), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["llama_3", "gemma"])
+def test_bos_stands_once_in_front(name, tokenizers):
+    template = get_template(name)
+    for tokenizer in tokenizers(name):
+        ids = tokenize_record(record_of([("a", "b")], True), template, tokenizer, 3, 999).input_ids
+        bos = tokenizer.convert_tokens_to_ids(template.bos)
+        assert ids[0] == bos and ids.count(bos) == 1
+
+
+def text_of(name: str, *texts: str) -> str:
+    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
+    segments = render(Record(0, "r", None, turns), get_template(name))
+    return "".join(s.text for s in segments)
+
+
+def test_texts_to_the_letter():
+    assert (
+        text_of("mistral", "U", "A", "V", "B") == "[INST] U [/INST] A </s>[INST] V [/INST] B </s>"
+    )
+    assert text_of("llava_llama_2", "U", "A", "V", "B").startswith(
+        "[INST] <<SYS>>\nYou are a helpful language and vision assistant. "
+    )
+    assert text_of("llava_llama_2", "U", "A", "V", "B").endswith(
+        "\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST] B </s>"
+    )
+    assert text_of("gemma", "U", "A") == (
+        "<start_of_turn>user\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<eos>"
+    )
+    assert text_of("qwen", "U", "A") == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
+        "<|im_start|>assistant\nA<|im_end|>\n"
+    )
+    assert text_of("chatml_direct", "U", "A") == (
+        "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\nU<|im_end|>"
+        "<|im_start|>assistant\nA<|im_end|>"
+    )
+    assert text_of("phi3", "U", "A") == (
+        "<|system|>\nYou are a helpful AI assistant.<|end|>\n<|user|>\nU<|end|>\n<|assistant|>\n"
+        "A<|end|>\n"
+    )
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    assert text_of("llama_3", "U", "A").endswith(
+        f"<|eot_id|>{header.format('user')}U<|eot_id|>{header.format('assistant')}A<|eot_id|>"
+    )
+    assert text_of("v1", "U", "A", "V", "B").endswith(
+        " questions. USER: U ASSISTANT: A</s>USER: V ASSISTANT: B</s>"
+    )
+
+
+def test_an_llm_without_the_templates_tokens_is_refused(trained_tokenizer, tokenizers):
+    with pytest.raises(UserError, match=r"--version qwen: .* has no <\|im_start\|>, <\|im_end\|>"):
+        check_template(get_template("qwen"), trained_tokenizer)
+    with pytest.raises(UserError, match="--version v1: .* has no </s>"):
+        check_template(get_template("v1"), tokenizers("qwen")[0])
+    for name in BYTES:
+        check_template(get_template(name), tokenizers(name)[0])
+    check_template(get_template("plain"), trained_tokenizer)
+
+
+def test_several_pictures_stand_in_their_own_places(trained_tokenizer):
+    turns = (Turn("human", "first: <image> second: <image> same?"), Turn("gpt", "no"))
+    record = Record(0, "r", "a.jpg", turns, ("b.jpg",))
+    segments = render(record, get_template("v1"))
+    places = [(s.text, s.is_image) for s in segments[2:7]]
+    assert places == [
+        ("first: ", False),
+        ("<image>", True),
+        (" second: ", False),
+        ("<image>", True),
+        (" same?", False),
+    ]
+    tokens = tokenize_record(record, get_template("v1"), trained_tokenizer, 3, 999)
+    assert sum(tokens.image_mask) == 6
+    with pytest.raises(UserError, match=r"2 pictures .* but 1 <image>"):
+        render(
+            record.__class__(0, "r", "a.jpg", (Turn("human", "<image>"), turns[1]), ("b",)),
+            get_template("v1"),
+        )
+    with pytest.raises(UserError, match="takes one with its caption"):
+        render(record, get_template("plain"))
+
+
+def test_every_name_leads_to_a_template():
+    assert {"plain", "v1", "llama_2", "llama_3", "gemma", "phi3", "qwen", "chatml", "mistral"} <= (
+        TEMPLATES.keys()
+    )
+    for name in TEMPLATES:
+        assert get_template(get_template(name).name).name == get_template(name).name
