@@ -10,13 +10,13 @@ Limits: needs a tokenizer with offsets ("fast"; every Llama, Gemma, Phi and Qwen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from llava_sea.constants import IGNORE_INDEX
+from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Segment, Template, render
-from llava_sea.data.records import Record
+from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 
 PLACEHOLDER_ID = 0
@@ -78,6 +78,40 @@ def tokenize_record(
     _check_length(record, labels, image_mask, model_max_length)
     cut = slice(model_max_length)
     return Tokenized(ids[cut], labels[cut], image_mask[cut])
+
+
+def tokenize_prompt(
+    turns: Sequence[Turn], template: Template, tokenizer: Any, image_tokens: int
+) -> tuple[list[int], list[bool]]:
+    """Tokenise a conversation that waits for an answer, as training tokenises what comes before it.
+
+    Args:
+        turns: human and gpt in turn, the last one human; ``<image>`` is where the picture goes.
+        template: how they are written.
+        tokenizer: a fast tokenizer.
+        image_tokens: P, the number of tokens of a picture.
+
+    Returns:
+        Ids, with placeholders for the picture, and the places of the picture.
+    """
+    image = "the picture" if any(IMAGE_TOKEN in turn.text for turn in turns) else None
+    record = Record(0, "prompt", image, (*turns, Turn("gpt", "answer")))
+    ids = _leading_ids(tokenizer)
+    mask = [False] * len(ids)
+    for chunk in _chunks(render(record, template)[:-1]):
+        if chunk is None:
+            ids += [PLACEHOLDER_ID] * image_tokens
+            mask += [True] * image_tokens
+        else:
+            ids += _tokenize_chunk(chunk, tokenizer)[0]
+            mask += [False] * (len(ids) - len(mask))
+    return ids, mask
+
+
+def stop_ids(template: Template, tokenizer: Any) -> list[int]:
+    """Return the tokens that end an answer: the template's, then the tokenizer's end of text."""
+    end = tokenizer(template.answer_end, add_special_tokens=False).input_ids[-1]
+    return list(dict.fromkeys(i for i in (end, tokenizer.eos_token_id) if i is not None))
 
 
 def _leading_ids(tokenizer: Any) -> list[int]:
