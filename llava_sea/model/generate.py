@@ -68,16 +68,17 @@ def generate(
         pad_token_id=stop_ids[0],
         **sampling,
     )
-    kept, model.generation_config = model.generation_config, GenerationConfig()
+    generator: Any = model
+    kept, generator.generation_config = generator.generation_config, GenerationConfig()
     try:
-        new_BN: Tensor = model.generate(
+        new_BN: Tensor = generator.generate(
             inputs_embeds=embeds_BLD,
             attention_mask=attention_BL,
             generation_config=config,
             streamer=streamer,
         )
     finally:
-        model.generation_config = kept
+        generator.generation_config = kept
     return new_BN
 
 
@@ -92,7 +93,9 @@ def embed_prompts(
     Returns:
         Embeddings ``(B, L, D)`` and the attention mask ``(B, L)``.
     """
-    wrapped, device = WrappedLlava(model), model.get_input_embeddings().weight.device
+    wrapped, embedding = WrappedLlava(model), model.get_input_embeddings()
+    assert isinstance(embedding.weight, Tensor)
+    device = embedding.weight.device
     length = max(len(ids) for ids in input_ids)
     ids_BL = torch.full((len(input_ids), length), PLACEHOLDER_ID)
     mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)

@@ -52,9 +52,7 @@ def download(url: str, max_bytes: int | None = None, max_seconds: float | None =
         found = TimeoutError()
     if isinstance(found, bytes):
         return found
-    if isinstance(found, TimeoutError) or isinstance(
-        getattr(found, "reason", None), TimeoutError
-    ):
+    if isinstance(found, TimeoutError) or isinstance(getattr(found, "reason", None), TimeoutError):
         raise UserError(
             f"{url}: not there after {seconds:g} seconds; download it by other means and pass the "
             "file"

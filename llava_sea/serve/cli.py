@@ -1,0 +1,125 @@
+"""``python -m llava_sea.serve.cli``: ask a model about a picture in the terminal.
+
+LLaVA's flags. Answers appear while they are made. From a pipe, each line is a question and only the
+answers are printed: ``echo "What is this?" | python -m llava_sea.serve.cli ...``. An empty line or
+the end of the input ends the conversation. One picture a conversation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from llava_sea.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from llava_sea.serve.chat import Chat
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; each flag may be spelled with - or _."""
+    result = argparse.ArgumentParser(
+        "python -m llava_sea.serve.cli", description=__doc__, allow_abbrev=False
+    )
+    add = result.add_argument
+    add("--model-path", "--model_path", required=True, help="checkpoint: folder or hub id")
+    add("--image-file", "--image_file", required=True, help="the picture: a file or http(s) URL")
+    add("--model-base", "--model_base", help="LLM or LLaVA that a projector or adapter belongs to")
+    add("--vision-tower", "--vision_tower", help="instead of the tower that is recorded")
+    add(
+        "--conv-mode",
+        "--conv_mode",
+        help="conversation template; the one of the training, where it is recorded, if not given",
+    )
+    add(
+        "--temperature",
+        type=float,
+        default=0.2,
+        help="0: always the likeliest token (%(default)s)",
+    )
+    add(
+        "--max-new-tokens",
+        "--max_new_tokens",
+        type=int,
+        default=512,
+        help="longest answer (%(default)s)",
+    )
+    bits = result.add_mutually_exclusive_group()
+    bits.add_argument("--load-8bit", "--load_8bit", action="store_true", help="bitsandbytes, int8")
+    bits.add_argument("--load-4bit", "--load_4bit", action="store_true", help="bitsandbytes, nf4")
+    add("--device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
+    add("--cache-dir", "--cache_dir", help="where hub files are cached")
+    add("--debug", action="store_true", help="show prompts and token counts on stderr")
+    return result
+
+
+def typed_lines() -> Iterator[str]:
+    """Yield questions typed in a terminal, until an empty line, Ctrl-D or Ctrl-C."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # makes the arrow keys work in input()
+    while True:
+        try:
+            line = input("USER: ")
+        except EOFError:
+            print()
+            return
+        if not line.strip():
+            return
+        yield line.strip()
+        print()
+
+
+def piped_lines() -> Iterator[str]:
+    """Yield questions from a pipe or file, until an empty line or its end."""
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.strip()
+
+
+def talk_in_terminal(chat: Chat, name: str) -> None:
+    """Ask and answer; a question that cannot be answered does not end the conversation."""
+    print(f"Ask about {name}. An empty line or Ctrl-D ends the conversation.\n")
+    for question in typed_lines():
+        print("ASSISTANT: ", end="", flush=True)
+        try:
+            chat.ask(question, sys.stdout)
+        except UserError as error:
+            print(f"({error})")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(arguments)
+    terminal = sys.stdin.isatty()
+    # Only answers belong on stdout.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if args.debug or terminal:
+        logging.getLogger("llava_sea").setLevel(logging.INFO)
+    from llava_sea.serve.picture import open_picture
+
+    image = open_picture(args.image_file)
+
+    from transformers.utils import logging as hf_logging
+
+    from llava_sea.serve.setup import start_chat
+
+    hf_logging.disable_progress_bar()
+    chat = start_chat(args, image)
+    try:
+        if terminal:
+            talk_in_terminal(chat, args.image_file)
+        else:
+            for question in piped_lines():
+                chat.ask(question, sys.stdout)
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,136 @@
+"""The command as users call it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import tokenize_prompt
+from llava_sea.errors import UserError
+from llava_sea.serve import cli
+
+QUESTIONS = ["What is it?", "Which colour?"]
+
+
+@pytest.fixture
+def answers(talker, pixels, naive) -> list[str]:
+    """The greedy answers to `QUESTIONS`."""
+    turns: list[Turn] = []
+    for question in QUESTIONS:
+        turns.append(Turn("human", question if turns else f"<image>\n{question}"))
+        ids, mask = tokenize_prompt(turns, talker.template, talker.tokenizer, 16)
+        new = naive(talker.model, ids, mask, pixels, 12, [2])
+        text = talker.tokenizer.decode(new, skip_special_tokens=True).strip()
+        turns.append(Turn("gpt", text))
+    return [turn.text for turn in turns[1::2]]
+
+
+def test_a_pipe_gets_the_answer_and_nothing_else(command, answers):
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_sea.serve.cli", *command],
+        input=QUESTIONS[0] + "\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == answers[0] + "\n"
+
+
+def test_each_line_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*QUESTIONS, "", "More?"])))
+    cli.main(command)
+    assert capsys.readouterr().out == "".join(answer + "\n" for answer in answers)
+
+
+@pytest.mark.parametrize("end", ["", EOFError, KeyboardInterrupt])
+def test_in_a_terminal(command, answers, monkeypatch, capsys, end):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    typed = iter([QUESTIONS[0], "an <image>?", QUESTIONS[1], end])
+
+    def type_in(prompt: str) -> str:
+        assert prompt == "USER: "
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", type_in)
+    cli.main(command)
+    out = capsys.readouterr().out
+    assert "Ctrl-D ends" in out
+    for answer in answers:
+        assert f"ASSISTANT: {answer}\n" in out
+    assert "ASSISTANT: (leave <image> out" in out
+    assert next(typed, None) is None
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys\nfrom llava_sea.serve import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--max-new-tokens" in done.stdout
+
+
+def test_llavas_defaults():
+    args = cli.parser().parse_args(["--model-path", "m", "--image-file", "i"])
+    assert (args.temperature, args.max_new_tokens) == (0.2, 512)
+    assert not (args.load_8bit or args.load_4bit or args.debug)
+    assert args.conv_mode is args.model_base is args.vision_tower is None
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--conv-mode", "v7"], "--conv-mode 'v7': no such template; there are: plain, .*v1"),
+        (["--load-4bit"], "--load-4bit: needs bitsandbytes"),
+        (["--load-8bit"], "--load-8bit: needs bitsandbytes"),
+        (["--device", "cuda:77"], "--device cuda:77: not on this machine"),
+        (["--device", "toaster"], "--device toaster: not on this machine"),
+        (["--image-file", "none.png"], "--image-file none.png: no such file"),
+        (["--model-path", "./nowhere"], "nowhere"),
+        (["--model-base", "x"], "--model_base x: .* leave"),
+        (["--temperature", "-1"], "--temperature -1.0: must be 0"),
+    ],
+)
+def test_flags_that_cannot_be(command, flags, message, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("x\n"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=message):
+        cli.main([*command, *flags])
+
+
+@pytest.mark.parametrize(
+    "recorded, message",
+    [
+        (None, "does not record the conversation template.* --conv-mode .*plain, .*v1"),
+        ("v7", "was trained with the template 'v7', which is not known"),
+    ],
+)
+def test_no_template_is_guessed(command, talker, tmp_path, monkeypatch, capsys, recorded, message):
+    folder = tmp_path / "copy"
+    shutil.copytree(talker.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["conversation_template"] = recorded
+    (folder / "config.json").write_text(json.dumps(config))
+    flags = [*command, "--model-path", str(folder)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    with pytest.raises(UserError, match=message):
+        cli.main(flags)
+    cli.main([*flags, "--conv-mode", "v1"])
+    assert capsys.readouterr().out.strip()
