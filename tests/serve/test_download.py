@@ -101,7 +101,7 @@ def test_what_cannot_be_fetched(server, kind, message):
 
 
 def test_a_closed_port():
-    with pytest.raises(UserError, match="cannot be fetched .*refused"):
+    with pytest.raises(UserError, match=r"cannot be fetched .*refused"):
         download("http://127.0.0.1:9/x", max_seconds=5)
 
 
@@ -118,12 +118,12 @@ def test_a_picture_from_a_url_is_the_file(server, talker):
 
 
 def test_what_is_no_picture(server, tmp_path):
-    with pytest.raises(UserError, match="/fine: the image cannot be decoded .*another picture"):
+    with pytest.raises(UserError, match=r"/fine: the image cannot be decoded .*another picture"):
         open_picture(f"{server}/fine")
     with pytest.raises(UserError, match="no such file"):
         open_picture(str(tmp_path / "none.png"))
     with pytest.raises(UserError, match="is no file"):
         open_picture(str(tmp_path))
     (tmp_path / "empty.png").touch()
-    with pytest.raises(UserError, match="empty.png: the image file is empty"):
+    with pytest.raises(UserError, match=r"empty.png: the image file is empty"):
         open_picture(str(tmp_path / "empty.png"))
