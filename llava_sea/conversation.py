@@ -1,21 +1,32 @@
-"""Templates: a record's turns as text segments, each supervised or not.
+"""A record's turns as text segments, each supervised or not, by the template of ``--version``.
 
 A mask is never worked out from token counts: a template says which text is to be learned, and
-`llava_sea.data.tokenize` finds the tokens that overlap it. The strings are LLaVA's (`--version`).
-What is supervised equals LLaVA wherever LLaVA trains on the record at all. Where its arithmetic
-fails it masks the whole record without an error; here it is supervised, or named in an error.
+`llava_sea.data.tokenize` finds the tokens that overlap it. What is supervised equals LLaVA wherever
+LLaVA trains on the record at all. Where its arithmetic fails it masks the whole record without an
+error; here it is supervised, or named in an error.
 
-Limits: one picture a record, in a human turn.
+Limits: pictures stand in human turns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
+from llava_sea.templates import IMAGE_BREAK, TEMPLATES, Template, get_template
+
+__all__ = [
+    "IMAGE_BREAK",
+    "TEMPLATES",
+    "Segment",
+    "Template",
+    "get_template",
+    "render",
+    "render_prompt",
+]
 
 
 class Segment(NamedTuple):
@@ -26,111 +37,104 @@ class Segment(NamedTuple):
     is_image: bool = False
 
 
-@dataclass(frozen=True)
-class Template:
-    """How turns become text: `first` U `reply` `answer_start` A `answer_end` `again` U2 `reply` ...
-
-    Attributes:
-        name: the value of ``--version``.
-        first: text before the first human turn, the system prompt included.
-        again: text before each later human turn.
-        reply: text between a human turn and what is supervised of the answer.
-        answer_start: supervised text before an answer.
-        answer_end: supervised text after an answer.
-        caption_only: LLaVA's stage 1: picture and caption, the instruction is thrown away.
-    """
-
-    name: str
-    first: str
-    again: str
-    reply: str
-    answer_start: str
-    answer_end: str
-    caption_only: bool = False
-
-
-def _vicuna(name: str, person: str) -> Template:
-    """The layout of Vicuna v1; the space before an answer is the answer's, as LLaVA counts it."""
-    system = (
-        f"A chat between a curious {person} and an artificial intelligence assistant. "
-        f"The assistant gives helpful, detailed, and polite answers to the {person}'s questions."
-    )
-    return Template(name, f"{system} USER: ", "USER: ", " ASSISTANT:", " ", "</s>")
-
-
-_PLAIN = Template("plain", "", "", "", "", "\n", caption_only=True)
-_VICUNA_V1 = _vicuna("v1", "user")
-
-TEMPLATES: dict[str, Template] = {
-    "plain": _PLAIN,
-    "v0_plain": _PLAIN,
-    "v1": _VICUNA_V1,
-    "vicuna_v1": _VICUNA_V1,
-    "llava_v1": _vicuna("llava_v1", "human"),
-}
-
-
-def get_template(version: str) -> Template:
-    """Return the template that ``--version`` names.
-
-    Raises:
-        UserError: if there is none of that name (LLaVA takes another one without a word).
-    """
-    if version not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise UserError(f"--version {version!r}: no such conversation template; there are: {known}")
-    return TEMPLATES[version]
-
-
 def render(record: Record, template: Template) -> list[Segment]:
     """Write a record's turns as segments; their texts joined are LLaVA's prompt.
 
-    As in LLaVA, ``<image>`` moves to the front of its turn, a model's turn that comes before the
+    As in LLaVA, a turn's one ``<image>`` moves to its front, a model's turn that comes before the
     first human one is left out, and an empty answer is an empty answer: no end token, nothing to
-    learn. In a record without a picture ``<image>`` is text like any other.
+    learn. In a record without a picture ``<image>`` is text like any other. Several ``<image>`` in
+    one turn stay where they are, each a picture (LLaVA makes one of them).
 
     Raises:
-        UserError: if the turns do not alternate, the record has no picture where the template needs
-            one, or its ``<image>`` do not fit its one picture.
+        UserError: if the turns do not alternate, the template takes one picture and the record has
+            another number of them, or its ``<image>`` do not fit its pictures.
     """
     if template.caption_only:
         return _render_caption(record, template)
     turns = record.turns[1:] if record.turns[0].role == "gpt" else record.turns
-    if record.image is not None:
-        _check_image_token(record, turns)
-    segments: list[Segment] = []
+    skipped = len(record.turns) - len(turns)
+    if record.images:
+        _check_image_tokens(record, turns)
+    segments = _render_turns(record.name, turns, skipped, template, has_images=bool(record.images))
+    # A last question without an answer stays open: nothing comes after it that could be learned.
+    return segments[:-1] if turns and turns[-1].role == "human" else segments
+
+
+def render_prompt(
+    turns: Sequence[Turn], template: Template, num_images: int | None = None
+) -> list[Segment]:
+    """Write a conversation that waits for an answer; it ends where a supervised answer would begin.
+
+    Args:
+        turns: human and gpt in turn, the last one human.
+        template: how they are written; of one for captions only the picture remains.
+        num_images: pictures there are; None takes each ``<image>`` of the human turns for one, 0
+            takes ``<image>`` for text.
+
+    Raises:
+        UserError: if the turns do not alternate or end otherwise, or ``<image>`` stands in another
+            number of places than there are pictures.
+    """
+    if not turns or turns[-1].role != "human":
+        raise UserError("a prompt must end with a human turn: that is the one to answer")
+    count = _count_places(turns)
+    if num_images not in (None, 0, count):
+        raise UserError(f"{num_images} pictures but {count} {IMAGE_TOKEN} in the prompt's turns")
+    if template.caption_only:
+        if count != 1 or num_images == 0:
+            raise UserError(f"--version {template.name} takes one picture and nothing else")
+        return [Segment(IMAGE_TOKEN, False, is_image=True)]
+    return _render_turns("the prompt", turns, 0, template, has_images=num_images != 0 and count > 0)
+
+
+def _render_turns(
+    name: str, turns: Sequence[Turn], skipped: int, template: Template, *, has_images: bool
+) -> list[Segment]:
+    segments = [Segment(template.system, False)] if template.system else []
     for number, turn in enumerate(turns):
         expected = ("human", "gpt")[number % 2]
         if turn.role != expected:
             raise UserError(
-                f"{record.name}: turn {number + len(record.turns) - len(turns)} is from "
-                f"{turn.role!r} where {expected!r} must speak; human and gpt turns alternate"
+                f"{name}: turn {number + skipped} is from {turn.role!r} where {expected!r} must "
+                "speak; human and gpt turns alternate"
             )
         if turn.role == "human":
             segments.append(Segment(template.again if number else template.first, False))
-            segments += _human_text(turn.text, has_image=record.image is not None)
-            if number + 1 < len(turns):
-                segments.append(Segment(template.reply, False))
+            segments += _human_text(turn.text, has_images=has_images)
+            segments.append(Segment(template.reply, False))
         elif turn.text:
             answer = template.answer_start + turn.text + template.answer_end
             segments.append(Segment(answer, True))
+            if template.after:
+                segments.append(Segment(template.after, False))
     return segments
 
 
-def _human_text(text: str, *, has_image: bool) -> list[Segment]:
-    if not has_image or IMAGE_TOKEN not in text:
-        return [Segment(text, False)]
-    rest = text.replace(IMAGE_TOKEN, "").strip()
-    image = Segment(IMAGE_TOKEN, False, is_image=True)
-    return [image, Segment("\n" + rest, False)] if rest else [image]
+def _human_text(text: str, *, has_images: bool) -> list[Segment]:
+    parts = text.split(IMAGE_TOKEN) if has_images else [text]
+    if len(parts) == 2:
+        rest = "".join(parts).strip()
+        parts = ["", IMAGE_BREAK + rest if rest else ""]
+    segments: list[Segment] = []
+    for number, part in enumerate(parts):
+        if number:
+            segments.append(Segment(IMAGE_TOKEN, False, is_image=True))
+        if part or len(parts) == 1:
+            segments.append(Segment(part, False))
+    return segments
 
 
 def _render_caption(record: Record, template: Template) -> list[Segment]:
     """LLaVA's stage 1: the picture, the caption as it is and a newline; no end token."""
-    if record.image is None:
+    if not record.images:
         raise UserError(
             f'{record.name} has no "image"; --version {template.name} trains on pictures with '
             "captions. Remove the record, or use a conversation template such as v1"
+        )
+    if len(record.images) > 1:
+        raise UserError(
+            f"{record.name} has {len(record.images)} pictures; --version {template.name} takes one "
+            "with its caption. Split it, or use a conversation template such as v1"
         )
     roles = [turn.role for turn in record.turns]
     if roles != ["human", "gpt"]:
@@ -138,7 +142,7 @@ def _render_caption(record: Record, template: Template) -> list[Segment]:
             f"{record.name}: --version {template.name} takes one human turn and one gpt turn, this "
             f"record has {roles}. Split it, or use a conversation template such as v1"
         )
-    _check_image_token(record, record.turns)
+    _check_image_tokens(record, record.turns)
     caption = record.turns[1].text
     if not caption.strip():
         raise UserError(f"{record.name}: the caption (its gpt turn) is empty; remove the record")
@@ -148,16 +152,23 @@ def _render_caption(record: Record, template: Template) -> list[Segment]:
     ]
 
 
-def _check_image_token(record: Record, turns: tuple[Turn, ...]) -> None:
-    """One picture goes into one place, or LLaVA puts the next record's picture into the second."""
+def _count_places(turns: Sequence[Turn]) -> int:
+    return sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
+
+
+def _check_image_tokens(record: Record, turns: Sequence[Turn]) -> None:
+    """Each picture has one place, or LLaVA puts the next record's pictures into the others."""
     if any(IMAGE_TOKEN in turn.text for turn in turns if turn.role == "gpt"):
         raise UserError(
             f"{record.name}: {IMAGE_TOKEN} stands in a gpt turn; a picture belongs in a human "
             "turn. Move it, or write the word without its brackets"
         )
-    count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
-    if count != 1:
+    count = _count_places(turns)
+    if count != len(record.images):
+        several = len(record.images) > 1
         raise UserError(
-            f"{record.name}: one picture ({record.image!r}) but {count} {IMAGE_TOKEN} in its human "
-            f"turns; write {IMAGE_TOKEN} once, where the picture belongs"
+            f"{record.name}: {len(record.images) if several else 'one'} "
+            f"picture{'s' if several else ''} ({', '.join(map(repr, record.images))}) but {count} "
+            f"{IMAGE_TOKEN} in its human turns; write {IMAGE_TOKEN} once"
+            f"{' for each' if several else ''}, where the picture belongs"
         )

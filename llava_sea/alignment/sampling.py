@@ -33,7 +33,7 @@ def num_windows(grid: tuple[int, int], window: int) -> int:
 
 
 def sample_pairs(
-    ids_PN: NDArray[np.unsignedinteger],
+    ids_PN: NDArray[np.integer],
     scores_PN: NDArray[np.floating],
     grid: tuple[int, int],
     *,

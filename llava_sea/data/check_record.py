@@ -65,8 +65,8 @@ class RecordChecker:
             what = strip_name(record, self.file, name, f"record {record.index}")
             return Checked([Problem(kind, what, record.index, record.id)])
         found, num_tokens, num_supervised = self._check_text(record)
-        if record.image is not None:
-            found += self._check_picture(record, record.image)
+        for image in record.images:
+            found += self._check_picture(record, image)
         return Checked(
             [Problem(kind, what, record.index, record.id) for kind, what in found],
             num_tokens,

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.alignment.sampling import num_windows, sample_pairs
+from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
@@ -57,7 +56,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             model_max_length: longest sequence, in tokens.
             label_store: labels for the pictures; None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
-                differ (labels of another encoder) a patch takes the labels at its centre.
+                differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
             seed: the run's seed for the draws.
 
@@ -83,12 +82,21 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
                     f"{label_store.directory}: labels for {self.grid[0]} x {self.grid[1]} patches "
                     f"do not fit the {image_tokens} tokens of a picture; mine them with this tower"
                 )
-            self._source_P = map_grid(label_store.grid, self.grid)
+            self._overlap = grid_overlap(label_store.grid, self.grid)
             self.pairs_per_record = num_windows(self.grid, window)
             self.num_without_labels = check_store(records, label_store)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """LLaVA's measure of each record: its words and picture tokens; negative if text only."""
+        return [self._modality_length(record) for record in self.records]
+
+    def _modality_length(self, record: Record) -> int:
+        words = sum(len(turn.text.split()) for turn in record.turns)
+        return words + len(record.images) * self.image_tokens if record.images else -words
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         """Return a record's tensors.
@@ -98,8 +106,8 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
         Returns:
             ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
-            ``(3, H, W)`` unless the record is text only; with labels ``sea_patch``, ``sea_label``
-            and ``sea_key`` int64 ``(K,)``.
+            ``(I, 3, H, W)`` unless the record is text only; with labels ``sea_patch``,
+            ``sea_label`` and ``sea_key`` int64 ``(K,)``.
 
         Raises:
             UserError: naming the record and what is wrong with it.
@@ -115,9 +123,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             "image_mask": torch.tensor(mask, dtype=torch.bool),
         }
         crc32 = 0
-        if record.image is not None:
-            image, crc32 = load_image(self.image_folder, record.image, record.id)
-            sample["pixel_values"] = self.transform(image)
+        if record.images:
+            loaded = [load_image(self.image_folder, name, record.id) for name in record.images]
+            sample["pixel_values"] = torch.stack([self.transform(one.image) for one in loaded])
+            crc32 = loaded[0].crc32
         if self.label_store is not None:
             sample |= self._pairs(record, epoch, crc32)
         return sample
@@ -140,8 +149,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
                 "another folder); extract the labels again, into a new folder"
             )
         patch_K, label_K, key_K = sample_pairs(
-            stored.ids_PN[self._source_P],
-            stored.scores_PN[self._source_P],
+            *transfer_labels(stored.ids_PN, stored.scores_PN, self._overlap),
             self.grid,
             window=self.window,
             seed=self.seed,
@@ -170,16 +178,3 @@ def check_store(records: Sequence[Record], store: LabelStore) -> int:
             "--data_path"
         )
     return sum(r.image in store.skipped for r in records if r.image is not None)
-
-
-def map_grid(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.int64]:
-    """Return, for each patch of `target`, the patch of `source` that its centre lies in.
-
-    Both row-major; equal grids give 0, 1, 2, ... A centre on an edge takes the later patch.
-    """
-    rows, columns = (
-        (2 * np.arange(there) + 1) * here // (2 * there)
-        for here, there in zip(source, target, strict=True)
-    )
-    mapped: NDArray[np.int64] = (rows[:, None] * source[1] + columns[None, :]).reshape(-1)
-    return mapped

@@ -2,7 +2,7 @@
 
 Everything that can be wrong with the text is found here, before a run, and named by record: see
 `llava_sea.data.images` for the pictures and `llava_sea.conversation` for what a template needs.
-Limits: the file is held in memory; one picture a record.
+Limits: the file is held in memory.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation; `image` is the picture's path below the image folder, or None."""
+    """One conversation; pictures are paths below the image folder, `image` the first or None."""
 
     index: int
     id: str
     image: str | None
     turns: tuple[Turn, ...]
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All pictures, in the order of their places."""
+        return () if self.image is None else (self.image, *self.more_images)
 
     @property
     def name(self) -> str:
@@ -47,7 +53,8 @@ def load_records(path: str | os.PathLike[str]) -> list[Record]:
 
     Args:
         path: the file; ``{"id", "image", "conversations": [{"from", "value"}, ...]}`` each. "id"
-            may be a number or missing (the index is taken), "image" missing or null (text only).
+            may be a number or missing (the index is taken), "image" missing or null (text only),
+            or a list of several.
 
     Raises:
         UserError: with file, line and column if it is no JSON, with the record if its shape is
@@ -176,22 +183,28 @@ def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
             f'{where}: "conversations" must be a list of turns '
             '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
         )
+    images = _images(row.get("image"), where)
     return Record(
         index,
         str(record_id),
-        _image(row.get("image"), where),
+        images[0] if images else None,
         tuple(_turn(turn, number, where) for number, turn in enumerate(turns)),
+        images[1:],
     )
 
 
-def _image(value: Any, where: str) -> str | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if isinstance(value, list):
-        raise UserError(f'{where}: "image" lists {len(value)} pictures; one a record is supported')
-    raise UserError(f'{where}: "image" must be a path below the image folder, it is {value!r}')
+def _images(value: Any, where: str) -> tuple[str, ...]:
+    """Return the pictures of an "image": a path, a list of them, or nothing."""
+    if value is None:
+        return ()
+    listed = value if isinstance(value, list) and value else [value]
+    for path in listed:
+        if not isinstance(path, str) or not path:
+            raise UserError(
+                f'{where}: "image" must be a path below the image folder or a list of them, '
+                f"it is {path!r}"
+            )
+    return tuple(listed)
 
 
 def _turn(turn: Any, number: int, where: str) -> Turn:

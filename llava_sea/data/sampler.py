@@ -8,9 +8,11 @@ of ranks. The last global batch is filled up from the epoch's beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
@@ -56,10 +58,60 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch_of()
-        order = np.arange(self.num_records)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed & 0xFFFFFFFF, epoch]).permutation(order)
+        order = self._order(epoch)
         whole = self.batch_size * self.world_size
         order = np.resize(order, len(self) * whole)
         for start in range(self.rank * self.batch_size, len(order), whole):
             yield [(int(index), epoch) for index in order[start : start + self.batch_size]]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Return all records in the epoch's order, the same on every rank."""
+        order = np.arange(self.num_records)
+        return self._generator(epoch).permutation(order) if self.shuffle else order
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed & 0xFFFFFFFF, epoch])
+
+
+POOL_STEPS = 50
+"""Steps whose records are sorted by length together; as in transformers' length grouping."""
+
+
+class ModalityBatchSampler(EpochBatchSampler):
+    """Steps of one modality and like length (``--group_by_modality_length``).
+
+    A step that has text alone on one rank and pictures on another waits for the slower one, and
+    padding costs as much as it is long. What is left of either modality at an epoch's end makes the
+    last steps, which are mixed, as in LLaVA.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, accumulation: int, **options: Any
+    ):
+        """Prepare the order.
+
+        Args:
+            lengths: of the records, negative for those without a picture.
+            batch_size: records of one rank in one micro-batch.
+            accumulation: micro-batches of a step.
+            options: as for `EpochBatchSampler`.
+        """
+        super().__init__(len(lengths), batch_size, **options)
+        self.lengths = np.asarray(lengths)
+        self.accumulation = accumulation
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        generator = self._generator(epoch)
+        step = self.batch_size * self.world_size * self.accumulation
+        steps: list[NDArray[np.int64]] = []
+        left: list[NDArray[np.int64]] = []
+        for members in (np.flatnonzero(self.lengths > 0), np.flatnonzero(self.lengths <= 0)):
+            shuffled = generator.permutation(members)
+            whole = len(shuffled) // step * step
+            for start in range(0, whole, POOL_STEPS * step):
+                pool = shuffled[start : min(start + POOL_STEPS * step, whole)]
+                pool = pool[np.argsort(-np.abs(self.lengths[pool]), kind="stable")]
+                steps += np.split(pool, len(pool) // step)
+            left.append(shuffled[whole:])
+        order = [steps[i] for i in generator.permutation(len(steps))]
+        return np.concatenate([*order, generator.permutation(np.concatenate(left))])

@@ -49,8 +49,8 @@ def show_records(
             continue
         console.print(f"{item.name} of {data.data_path}, --version {setup.template.name}")
         try:
-            if item.image is not None:
-                console.print(f"picture {item.image}: {_describe_picture(item, data, setup)}")
+            for image in item.images:
+                console.print(f"picture {image}: {_describe_picture(item, image, data, setup)}")
             tokens = tokenize_record(
                 item,
                 setup.template,
@@ -73,8 +73,8 @@ def show_records(
     return status
 
 
-def _describe_picture(record: Record, data: DataArguments, setup: Setup) -> str:
-    image = load_image(data.image_folder, str(record.image), record.id).image
+def _describe_picture(record: Record, name: str, data: DataArguments, setup: Setup) -> str:
+    image = load_image(data.image_folder, name, record.id).image
     height, width = setup.transform.resolution
     return (
         f"{image.width} x {image.height} pixels, seen as {width} x {height} "

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
-from llava_sea.conversation import Segment, Template, render
+from llava_sea.constants import IGNORE_INDEX
+from llava_sea.conversation import Segment, Template, render, render_prompt
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 
@@ -46,7 +46,8 @@ def tokenize_record(
 ) -> Tokenized:
     """Tokenise a record for training.
 
-    The tokenizer's BOS, if it adds one, comes first; it is never supervised.
+    BOS comes first, once: the tokenizer's, if it adds one, else the template's; it is never
+    supervised.
 
     Args:
         record: the conversation.
@@ -63,7 +64,7 @@ def tokenize_record(
         raise UserError(
             f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer"
         )
-    ids = _leading_ids(tokenizer)
+    ids = _leading_ids(tokenizer, template)
     labels, image_mask = [IGNORE_INDEX] * len(ids), [False] * len(ids)
     for chunk in _chunks(render(record, template)):
         if chunk is None:
@@ -81,43 +82,72 @@ def tokenize_record(
 
 
 def tokenize_prompt(
-    turns: Sequence[Turn], template: Template, tokenizer: Any, image_tokens: int
+    turns: Sequence[Turn],
+    template: Template,
+    tokenizer: Any,
+    image_tokens: int,
+    num_images: int | None = None,
 ) -> tuple[list[int], list[bool]]:
-    """Tokenise a conversation that waits for an answer, as training tokenises what comes before it.
+    """Tokenise a conversation that waits for an answer, as training tokenises what is before it.
 
     Args:
-        turns: human and gpt in turn, the last one human; ``<image>`` is where the picture goes.
+        turns: human and gpt in turn, the last one human.
         template: how they are written.
         tokenizer: a fast tokenizer.
         image_tokens: P, the number of tokens of a picture.
+        num_images: pictures there are; None takes each ``<image>`` for one.
 
     Returns:
-        Ids, with placeholders for the picture, and the places of the picture.
+        ids and picture places, of the same length.
+
+    Raises:
+        UserError: as `render_prompt`.
     """
-    image = "the picture" if any(IMAGE_TOKEN in turn.text for turn in turns) else None
-    record = Record(0, "prompt", image, (*turns, Turn("gpt", "answer")))
-    ids = _leading_ids(tokenizer)
-    mask = [False] * len(ids)
-    for chunk in _chunks(render(record, template)[:-1]):
-        if chunk is None:
-            ids += [PLACEHOLDER_ID] * image_tokens
-            mask += [True] * image_tokens
-        else:
-            ids += _tokenize_chunk(chunk, tokenizer)[0]
-            mask += [False] * (len(ids) - len(mask))
-    return ids, mask
+    ids = _leading_ids(tokenizer, template)
+    image_mask = [False] * len(ids)
+    for chunk in _chunks(render_prompt(turns, template, num_images)):
+        part = [PLACEHOLDER_ID] * image_tokens
+        if chunk is not None:
+            part, _ = _tokenize_chunk(chunk, tokenizer)
+        ids += part
+        image_mask += [chunk is None] * len(part)
+    return ids, image_mask
 
 
 def stop_ids(template: Template, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: the template's, then the tokenizer's end of text."""
-    end = tokenizer(template.answer_end, add_special_tokens=False).input_ids[-1]
-    return list(dict.fromkeys(i for i in (end, tokenizer.eos_token_id) if i is not None))
+    """Return the tokens that end an answer: the template's and the tokenizer's EOS."""
+    found = tokenizer(template.stop, add_special_tokens=False).input_ids[-1:]
+    if tokenizer.eos_token_id is not None:
+        found.append(tokenizer.eos_token_id)
+    return list(dict.fromkeys(found))
 
 
-def _leading_ids(tokenizer: Any) -> list[int]:
-    """Return [BOS] if the tokenizer begins a text with it, else []."""
+def check_template(template: Template, tokenizer: Any) -> None:
+    """See that the template's special tokens are tokens of the tokenizer.
+
+    Raises:
+        UserError: naming those that would be cut into pieces.
+    """
+    torn = [
+        token
+        for token in template.special_tokens
+        if len(tokenizer(token, add_special_tokens=False).input_ids) != 1
+        or tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id)
+    ]
+    if torn:
+        raise UserError(
+            f"--version {template.name}: this LLM's tokenizer has no {', '.join(torn)}; take the "
+            "template that the LLM was tuned with (v1 for Vicuna, llama_3, gemma, phi3, qwen, ...)"
+        )
+
+
+def _leading_ids(tokenizer: Any, template: Template) -> list[int]:
+    """Return [BOS] if the tokenizer begins a text with it or the template asks for it, else []."""
     first = tokenizer("a").input_ids[0]
-    return [first] if first == tokenizer.bos_token_id else []
+    if first == tokenizer.bos_token_id:
+        return [first]
+    wanted = tokenizer.convert_tokens_to_ids(template.bos) if template.bos else None
+    return [] if wanted in (None, tokenizer.unk_token_id) else [wanted]  # see `check_template`
 
 
 def _chunks(segments: list[Segment]) -> Iterator[list[Segment] | None]:
@@ -155,7 +185,8 @@ def _check_length(
         raise UserError(f"{record.name}: no answer to learn from; give it one or remove the record")
     if len(labels) <= model_max_length:
         return
-    length = f"{record.name} is {len(labels)} tokens long, {sum(image_mask)} of them the picture's"
+    whose = "the picture's" if len(record.images) < 2 else "pictures'"
+    length = f"{record.name} is {len(labels)} tokens long, {sum(image_mask)} of them {whose}"
     way_out = f"--model_max_length {model_max_length}; raise it, or shorten or remove the record"
     if any(image_mask[model_max_length:]):
         raise UserError(f"{length}; the picture's tokens are cut off by {way_out}")

@@ -27,7 +27,7 @@ class Spaces(NamedTuple):
 
 def write_jinja(template: Template, spaces: Spaces) -> str:
     """Write a template as Jinja, from its texts."""
-    system = getattr(template, "system", "")
+    system = template.system
     begin = system + template.first
     lead = [f"{{{{- {spaces.lead} -}}}}"] if spaces.lead else []
     if spaces.lead and begin:
@@ -44,7 +44,7 @@ def write_jinja(template: Template, spaces: Spaces) -> str:
         "REPLY": template.reply,
         "ANSWER_GAP": spaces.after_image * template.caption_only,
         "START": template.answer_start,
-        "END": template.answer_end + getattr(template, "after", ""),
+        "END": template.answer_end + template.after,
     }
     body = _BEGIN + user + _END
     for name, text in texts.items():

@@ -71,7 +71,7 @@ def _ways(template: Template, tokenizer: Any) -> Iterator[Spaces]:
     leads = [""]
     if tokenizer.bos_token:
         leads.append("bos_token")
-    own = getattr(template, "bos", "")
+    own = template.bos
     if own and own != tokenizer.bos_token:
         leads.append(json.dumps(own))
     for spaces in itertools.product(("", " "), repeat=3):

@@ -1,16 +1,15 @@
-"""Answers: pictures placed by mask as in training, then transformers' own generation.
+"""Answers from a Llava whose pictures are placed by a mask, as in training.
 
-Prompts of different lengths are padded on the left. Decoding is greedy or by temperature alone; a
-checkpoint's own generation settings (Vicuna's top-p) do not enter, so the same call gives the same
-answer whatever the folder says. Limit: one beam.
+Decoding is by the arguments alone: a checkpoint's own generation settings (Vicuna's top-p) do not
+enter, so a call means the same whatever the folder says.
 
-Shape letters: B prompts, L tokens, N new tokens, I pictures, D hidden size.
+Shape letters: B prompts, L tokens, I pictures, P patches, D hidden size, T new tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,96 +20,100 @@ from llava_sea.errors import UserError
 from llava_sea.model.wrapped import WrappedLlava
 
 
+class Prompts(NamedTuple):
+    """Prompts of different lengths in one batch, each ``(B, L)``, padded on the left."""
+
+    input_ids: Tensor
+    image_mask: Tensor
+    attention_mask: Tensor
+
+
+def pad_prompts(prompts: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Prompts:
+    """Put the results of `tokenize_prompt` into a batch."""
+    length = max(len(ids) for ids, _ in prompts)
+    ids_BL = torch.full((len(prompts), length), PLACEHOLDER_ID)
+    image_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
+    attention_BL = torch.zeros_like(ids_BL)
+    for row, (ids, mask) in enumerate(prompts):
+        start = length - len(ids)
+        ids_BL[row, start:] = torch.tensor(ids)
+        image_BL[row, start:] = torch.tensor(mask)
+        attention_BL[row, start:] = 1
+    return Prompts(ids_BL, image_BL, attention_BL)
+
+
 @torch.inference_mode()
 def generate(
     model: LlavaForConditionalGeneration,
-    input_ids: Sequence[Sequence[int]],
-    image_mask: Sequence[Sequence[bool]],
+    input_ids: Tensor,
+    image_mask: Tensor,
     pixel_values: Tensor | None,
     *,
+    attention_mask: Tensor | None = None,
     max_new_tokens: int,
-    temperature: float,
+    temperature: float = 0.0,
+    top_p: float | None = None,
+    num_beams: int = 1,
     stop_ids: Sequence[int],
     streamer: Any = None,
 ) -> Tensor:
-    """Continue prompts.
+    """Generate answers.
 
     Args:
-        model: the stock Llava.
-        input_ids: B prompts, each a list of ids; any valid id where a patch goes.
-        image_mask: the same shape, true where a patch goes, in picture order.
-        pixel_values: ``(I, 3, H, W)``, all prompts' pictures one after the other; None without.
-        max_new_tokens: at most so many; fewer where the LLM's context ends.
-        temperature: 0 takes the most likely token each time.
+        model: the model, in the dtype and on the device it answers with.
+        input_ids: prompts ``(B, L)``, padded on the left; any valid id where a patch goes.
+        image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
+        pixel_values: ``(I, 3, H, W)``; None without pictures.
+        attention_mask: ``(B, L)``, 0 for padding; None where there is none.
+        max_new_tokens: T at most; fewer where the LLM's context ends.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling, with a temperature.
+        num_beams: beam search.
         stop_ids: tokens that end an answer.
-        streamer: transformers' text streamer, for one prompt.
+        streamer: transformers' streamer, for one prompt.
 
     Returns:
-        New ids ``(B, N)`` with the stop token; after it comes more of `stop_ids`.
+        The new tokens ``(B, T)``, the ending one included, padded with the first of `stop_ids`.
 
     Raises:
-        UserError: if `temperature` or `max_new_tokens` is out of range, or a prompt fills the
-            LLM's context.
+        UserError: if a prompt fills the LLM's context.
     """
-    if temperature < 0:
-        raise UserError(f"--temperature {temperature}: must be 0 (greedy) or above")
-    if max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
-    embeds_BLD, attention_BL = embed_prompts(model, input_ids, image_mask, pixel_values)
+    wrapped, device = WrappedLlava(model), model.device
+    new_tokens = min(max_new_tokens, room_left(model, input_ids.shape[1]))
+    embeds_BLD = wrapped.embed(input_ids.to(device))
+    if pixel_values is not None:
+        visual_IPD = wrapped.project(pixel_values.to(device))
+        # A masked scatter takes what it needs and says nothing about the rest.
+        assert int(image_mask.sum()) == visual_IPD.shape[0] * visual_IPD.shape[1]
+        embeds_BLD = embeds_BLD.masked_scatter(
+            image_mask.to(device)[..., None], visual_IPD.to(embeds_BLD.dtype)
+        )
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p or 1.0}
     config = GenerationConfig(
-        max_new_tokens=min(max_new_tokens, room_left(model, embeds_BLD.shape[1])),
-        num_beams=1,
-        repetition_penalty=1.0,
+        max_new_tokens=new_tokens,
+        num_beams=num_beams,
+        top_k=0 if temperature > 0 else None,
         eos_token_id=list(stop_ids),
         pad_token_id=stop_ids[0],
         **sampling,
     )
     generator: Any = model
-    kept, generator.generation_config = generator.generation_config, GenerationConfig()
+    # What `config` leaves open would come from here.
+    own, generator.generation_config = generator.generation_config, GenerationConfig()
     try:
-        new_BN: Tensor = generator.generate(
+        output: Tensor = generator.generate(
             inputs_embeds=embeds_BLD,
-            attention_mask=attention_BL,
+            attention_mask=attention_mask.to(device),
             generation_config=config,
             streamer=streamer,
         )
     finally:
-        generator.generation_config = kept
-    return new_BN
-
-
-def embed_prompts(
-    model: LlavaForConditionalGeneration,
-    input_ids: Sequence[Sequence[int]],
-    image_mask: Sequence[Sequence[bool]],
-    pixel_values: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Look up B prompts, padded on the left, and put the projected patches in their places.
-
-    Returns:
-        Embeddings ``(B, L, D)`` and the attention mask ``(B, L)``.
-    """
-    wrapped, embedding = WrappedLlava(model), model.get_input_embeddings()
-    assert isinstance(embedding.weight, Tensor)
-    device = embedding.weight.device
-    length = max(len(ids) for ids in input_ids)
-    ids_BL = torch.full((len(input_ids), length), PLACEHOLDER_ID)
-    mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
-    attention_BL = torch.zeros(ids_BL.shape, dtype=torch.long)
-    for row, (ids, mask) in enumerate(zip(input_ids, image_mask, strict=True)):
-        start = length - len(ids)
-        ids_BL[row, start:] = torch.tensor(ids)
-        mask_BL[row, start:] = torch.tensor(mask)
-        attention_BL[row, start:] = 1
-    embeds_BLD = wrapped.embed(ids_BL.to(device))
-    if pixel_values is not None:
-        visual_IPD = wrapped.project(pixel_values.to(device)).to(embeds_BLD.dtype)
-        assert int(mask_BL.sum()) == visual_IPD.shape[0] * visual_IPD.shape[1]
-        embeds_BLD = embeds_BLD.masked_scatter(mask_BL.to(device)[..., None], visual_IPD)
-    return embeds_BLD, attention_BL.to(device)
+        generator.generation_config = own
+    return output
 
 
 def room_left(model: LlavaForConditionalGeneration, length: int) -> int:

@@ -130,10 +130,14 @@ def with_parts(
     """Add tokenizer and image transform to a model whose folder has LLaVA's config.json."""
     ratio = str(source.config.get("image_aspect_ratio") or "square")
     length = source.config.get("tokenizer_model_max_length")
+    llm: Any = model.config.text_config
     return Loaded(
         model=model,
         tokenizer=load_training_tokenizer(
-            tokenizer, model_max_length=length, cache_dir=source.cache_dir
+            tokenizer,
+            model_max_length=length,
+            model_type=llm.model_type if kind == LLAVA else None,
+            cache_dir=source.cache_dir,
         ),
         transform=ImageTransform.from_pretrained(tower, ratio),
         vision_tower=tower,

@@ -7,6 +7,7 @@ a record's own text may hold the word, so the token is taken out again; all othe
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,37 @@ from llava_sea.model.load_weights import read_json
 
 _HIDDEN = "<|former {}|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
+_WEIGHTS = (".bin", ".safetensors", ".pt", ".pth")
 
 
 def load_training_tokenizer(
-    path: str, *, model_max_length: int | None = None, cache_dir: str | None = None
+    path: str,
+    *,
+    model_max_length: int | None = None,
+    model_type: str | None = None,
+    cache_dir: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer without the token ``<image>``; its settings are `builder.load_tokenizer`'s.
 
     Args:
         path: folder or hub id.
         model_max_length: None keeps what the tokenizer says.
+        model_type: of the LLM, for a folder whose config.json is LLaVA's: transformers chooses the
+            tokenizer's class by it, and "llava" there is not transformers' llava.
         cache_dir: where hub files are cached.
 
     Raises:
         UserError: if there is no tokenizer.
     """
+    if model_type:
+        with tempfile.TemporaryDirectory() as folder:
+            _copy_tokenizer(Path(path), Path(folder), model_type)
+            try:
+                result = load_training_tokenizer(folder, model_max_length=model_max_length)
+            except UserError as error:
+                raise UserError(str(error).replace(folder, path)) from None
+        result.name_or_path = path
+        return result
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, cache_dir=cache_dir)
     except (OSError, ValueError) as error:
@@ -55,6 +72,14 @@ def load_training_tokenizer(
         result = load_tokenizer(folder, model_max_length=length)
     result.name_or_path = path
     return result
+
+
+def _copy_tokenizer(source: Path, target: Path, model_type: str) -> None:
+    """Copy all but weights and config.json, and write one that is the LLM's."""
+    for path in source.iterdir():
+        if path.is_file() and path.name != "config.json" and path.suffix not in _WEIGHTS:
+            shutil.copyfile(path, target / path.name)
+    (target / "config.json").write_text(json.dumps({"model_type": model_type}))
 
 
 def without_image_token(folder: Path) -> None:

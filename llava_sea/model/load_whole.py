@@ -41,12 +41,25 @@ def load_hf(source: Source) -> Loaded:
     if pads:
         processor.do_pad = False  # ImageTransform pads, with the same colour
     ratio = source.config.get("image_aspect_ratio") or ("pad" if pads else "square")
-    length = source.config.get("tokenizer_model_max_length")
+    recorded = str(source.config.get("mm_vision_tower") or path)
+    if source.vision_tower and source.vision_tower != recorded:
+        logger.warning(
+            "%s holds its own vision tower (from %s); --vision_tower %s is not used",
+            path,
+            recorded,
+            source.vision_tower,
+        )
+    has_json = (source.folder / "tokenizer.json").is_file()
     return Loaded(
         model=model,
-        tokenizer=load_training_tokenizer(path, model_max_length=length),
+        tokenizer=load_training_tokenizer(
+            path,
+            model_max_length=source.config.get("tokenizer_model_max_length"),
+            # with tokenizer.json transformers reads that, whatever the model is called
+            model_type=None if has_json else text_config.model_type,
+        ),
         transform=ImageTransform(processor, ratio),
-        vision_tower=str(source.config.get("mm_vision_tower") or path),
+        vision_tower=recorded,
         version=source.config.get("conversation_template"),
         kind=HF,
     )

@@ -89,7 +89,7 @@ def write_generation_config(
 def end_token_ids(former: int | list[int] | None, template: Template, tokenizer: Any) -> list[int]:
     """Return the ids that end an answer: the base model's and the template's."""
     ids = [former] if isinstance(former, int) else list(former or [])
-    stop = getattr(template, "stop", "") or template.answer_end
+    stop = template.stop or template.answer_end
     if stop:
         whole = tokenizer.convert_tokens_to_ids(stop)
         known = whole is not None and whole != tokenizer.unk_token_id

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, TextStreamer
 
@@ -88,8 +89,8 @@ class Chat:
         stop = stop_ids(self.template, self.tokenizer)
         new = generate(
             self.model,
-            [ids],
-            [mask],
+            torch.tensor([ids]),
+            torch.tensor([mask]),
             self.pixels[None],
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,

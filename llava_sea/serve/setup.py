@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from llava_sea.conversation import TEMPLATES, Template
+from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.load import Loaded, load_llava
 from llava_sea.serve.chat import Chat
@@ -27,6 +28,10 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
     Raises:
         UserError: if a flag does not fit the checkpoint or this machine.
     """
+    if args.temperature < 0:
+        raise UserError(f"--temperature {args.temperature}: must be 0 (greedy) or above")
+    if args.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
@@ -38,6 +43,7 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
         cache_dir=args.cache_dir,
     )
     template = pick_template(args.conv_mode, loaded, args.model_path)
+    check_template(template, loaded.tokenizer)
     if bits < 16:
         quantize_linear(loaded.model.model.language_model, bits, loaded.model.dtype)
     return Chat(

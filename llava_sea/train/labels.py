@@ -59,8 +59,8 @@ def open_labels(
         )
     if not same_encoder:
         logger.info(
-            "labels of another encoder: its %d x %d patches are mapped to %d x %d, "
-            "a patch takes the labels found at its centre",
+            "labels of another encoder: those of its %d x %d patches are resampled to %d x %d by "
+            "overlap",
             *store.grid,
             *grid,
         )

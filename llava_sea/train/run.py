@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, Trainer
+from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from llava_sea.data.words import WordTokens
@@ -177,16 +177,6 @@ def log_trainable(model: WrappedLlava) -> None:
         for parameter in {p for module in modules for p in module.parameters()}:
             counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
         logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
-
-
-def log_learning_rates(trainer: Trainer) -> None:
-    """Log the optimizer's groups: how many parameters each has, and their rate and decay."""
-    optimizer = trainer.optimizer
-    assert optimizer is not None
-    for group in optimizer.param_groups:
-        count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
-        rate = group.get("initial_lr", group["lr"])
-        logger.info("%14s at %g, weight decay %g", f"{count:,}", rate, group["weight_decay"])
 
 
 def llava_config(

@@ -16,7 +16,7 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record
-from llava_sea.data.tokenize import padding_id
+from llava_sea.data.tokenize import check_template, padding_id
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer, zero3_is_on
 from llava_sea.model.load import is_llava, load_llava
@@ -64,6 +64,7 @@ def prepare(
     """Build the model with what is trained of it, and the conversations."""
     template = get_template(model_args.version)
     llava, tokenizer = load_model(model_args, args, pick_attention)
+    check_template(template, tokenizer)
     config = run.mm_config(llava, model_args, data_args, args)
     saver: Saver
     if args.lora_enable:

@@ -9,6 +9,7 @@ any accumulation and any number of ranks. `compute_loss` holds the whole arithme
 
 from __future__ import annotations
 
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from llava_sea.data.sampler import EpochBatchSampler
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
@@ -28,6 +29,8 @@ from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
+
+logger = logging.getLogger(__name__)
 
 
 def sea_weight(sea: SeaArguments, progress: float) -> float:
@@ -53,15 +56,24 @@ class LLaVATrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Make the loader ourselves: its sampler knows ranks and epochs."""
         assert self.train_dataset is not None and self.data_collator is not None
-        sampler = EpochBatchSampler(
-            len(self.train_dataset),  # type: ignore[arg-type]
-            self.args.per_device_train_batch_size,
+        batch_size = self.args.per_device_train_batch_size
+        options: dict[str, Any] = dict(
             rank=self.args.process_index,
             world_size=self.args.world_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             epoch_of=lambda: int(self.state.epoch or 0),
             drop_last=self.args.dataloader_drop_last,
         )
+        dataset: Any = self.train_dataset
+        if getattr(self.args, "group_by_modality_length", False):
+            sampler: EpochBatchSampler = ModalityBatchSampler(
+                dataset.modality_lengths,
+                batch_size,
+                accumulation=self.args.gradient_accumulation_steps,
+                **options,
+            )
+        else:
+            sampler = EpochBatchSampler(len(dataset), batch_size, **options)
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
@@ -123,6 +135,14 @@ class LLaVATrainer(Trainer):
                 if own:
                     optimizer.add_param_group({**group, "params": own, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        for group in optimizer.param_groups:
+            count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
+            logger.info(
+                "%14s parameters at %g, weight decay %g",
+                f"{count:,}",
+                group["lr"],
+                group["weight_decay"],
+            )
         return optimizer
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:

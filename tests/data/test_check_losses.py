@@ -61,7 +61,7 @@ def make_dataset(tiny, version, aspect):
 def stock_loss(llava, sample):
     """The stock model's own forward pass on one record: the mean over its supervised tokens."""
     ids = torch.where(sample["image_mask"], IMAGE_ID, sample["input_ids"])
-    pixels = {"pixel_values": sample["pixel_values"][None]} if "pixel_values" in sample else {}
+    pixels = {"pixel_values": sample["pixel_values"]} if "pixel_values" in sample else {}
     with torch.no_grad():
         return float(llava(input_ids=ids[None], labels=sample["labels"][None], **pixels).loss)
 

@@ -26,7 +26,7 @@ def sample(length, pairs=(), picture=None):
         "sea_label": label,
         "sea_key": key,
     }
-    return out if picture is None else {**out, "pixel_values": torch.full((3, 2, 2), picture)}
+    return out if picture is None else {**out, "pixel_values": torch.full((1, 3, 2, 2), picture)}
 
 
 @pytest.fixture

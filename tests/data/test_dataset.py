@@ -13,7 +13,7 @@ from llava_sea.alignment.label_store import LabelStore, finalize_store, write_sh
 from llava_sea.alignment.sampling import sample_pairs
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset, map_grid
+from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.records import Record
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.data.words import tokenize_words
@@ -47,7 +47,7 @@ def test_a_sample(make, world, clip_transform):
     assert sample["image_mask"].sum() == 16 and sample["image_mask"].dtype == torch.bool
     assert len(sample["input_ids"]) == len(sample["labels"]) == len(sample["image_mask"])
     picture = Image.open(world.folder / "images" / "1.png")
-    assert torch.equal(sample["pixel_values"], clip_transform(picture))
+    assert torch.equal(sample["pixel_values"], clip_transform(picture)[None])
     stored = world.store.read("1.png")
     pairs = sample_pairs(
         stored.ids_PN, stored.scores_PN, (4, 4), window=2, seed=3, epoch=4, record=1
@@ -138,16 +138,3 @@ def test_labels_of_another_grid(make, world):
     assert sample["sea_patch"].tolist() == list(range(16))
     expected = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
     assert sample["sea_label"].tolist() == expected
-
-
-@pytest.mark.parametrize("source", [(1, 1), (2, 3), (16, 16), (24, 24)])
-@pytest.mark.parametrize("target", [(1, 1), (3, 2), (16, 16), (27, 27)])
-def test_map_grid(source, target):
-    expected = [
-        int((r + 0.5) / target[0] * source[0]) * source[1] + int((c + 0.5) / target[1] * source[1])
-        for r in range(target[0])
-        for c in range(target[1])
-    ]
-    found = map_grid(source, target)
-    assert found.tolist() == expected
-    assert source != target or found.tolist() == list(range(len(found)))

@@ -11,6 +11,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 TOWER = "model.vision_tower."
+VICUNAS_GENERATION = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "max_length": 4096,
+    "temperature": 0.9,
+    "top_p": 0.6,
+}
+"""Sampling settings without do_sample: transformers reads them and refuses to save them."""
 PROJECTOR = {"linear_1": "0", "linear_2": "2"}
 
 
@@ -52,6 +61,10 @@ def llava_config(case: Any, **changes: Any) -> dict[str, Any]:
         "tune_mm_mlp_adapter": False,
         "freeze_mm_mlp_adapter": False,
         "mm_projector_lr": None,
+        "unfreeze_mm_vision_tower": False,
+        "rope_scaling": None,
+        "pretraining_tp": 1,
+        "torch_dtype": "float16",
     }
     return {k: v for k, v in (config | changes).items() if v is not None or k not in changes}
 
@@ -78,6 +91,7 @@ def write_full(case: Any, folder: Path, *, form: str, with_tower=True, **config:
     else:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(llava_config(case, **config)))
+    (folder / "generation_config.json").write_text(json.dumps(VICUNAS_GENERATION))
     copy_tokenizer(case, folder)
     return folder
 

@@ -1,8 +1,11 @@
 """The chat template equals every training template, token for token, or says how it differs."""
 
+import copy
+import re
+
 import pytest
 from model_world import save_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_sea.conversation import TEMPLATES
@@ -11,38 +14,55 @@ from llava_sea.model.chat_jinja import Spaces, write_jinja
 from llava_sea.model.chat_template import choose_chat_template
 from llava_sea.model.write_processor import with_image_token
 
-KINDS = ("sentencepiece-legacy", "sentencepiece", "byte-level")
+KINDS = ("sentencepiece-legacy", "sentencepiece", "byte-level", "byte-level-with-bos")
 TEMPLATE_NAMES = sorted({template.name for template in TEMPLATES.values()})
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tiny, tmp_path_factory):
-    """One tokenizer of each kind: Llama's with both settings, and a byte-level BPE without BOS."""
+    """One of each kind: Llama's with both settings, byte-level BPE without and with BOS."""
     made = {}
     for kind in KINDS[:2]:
         folder = tmp_path_factory.mktemp(kind)
         save_tokenizer(tiny, folder, legacy=kind.endswith("legacy"))
         made[kind] = load_tokenizer(str(folder), model_max_length=900)
+    for kind in KINDS[2:]:
+        made[kind] = byte_level(with_bos=kind.endswith("bos"))
+    return made
+
+
+def byte_level(*, with_bos):
+    """A byte-level BPE as GPT-2's and Qwen's, or one that begins with BOS as Llama 3's."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|endoftext|>", "</s>"],
+        special_tokens=["<|endoftext|>", "</s>", "<|begin|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(["What is this? A red kite. USER: ASSISTANT: "] * 9, trainer)
-    made["byte-level"] = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="</s>", pad_token="<|endoftext|>"
+    if with_bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", 2)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="</s>",
+        pad_token="<|endoftext|>",
+        **({"bos_token": "<|begin|>"} if with_bos else {}),
     )
-    return made
 
 
+@pytest.mark.parametrize("markup", ["markup-as-text", "markup-as-tokens"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TEMPLATE_NAMES)
-def test_ids_equal_trainings(tokenizers, kind, name):
-    tokenizer = tokenizers[kind]
-    choice = choose_chat_template(TEMPLATES[name], tokenizer, with_image_token(tokenizer))
+def test_ids_equal_trainings(tokenizers, kind, name, markup):
+    template, tokenizer = TEMPLATES[name], copy.deepcopy(tokenizers[kind])
+    if markup == "markup-as-tokens":
+        texts = " ".join(text for text in vars(template).values() if isinstance(text, str))
+        tokenizer.add_tokens(re.findall(r"<\|?\w+\|?>", texts), special_tokens=True)
+    choice = choose_chat_template(template, tokenizer, with_image_token(tokenizer))
     assert choice.difference == ""
 
 

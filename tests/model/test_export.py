@@ -60,6 +60,16 @@ def test_what_is_recorded_need_not_be_given(case, tmp_path, capsys):
     assert (tmp_path / "second" / "model.safetensors.index.json").is_file()
 
 
+def test_a_whole_llava_with_vicunas_generation_settings(case, tmp_path):
+    source = write_full(case, tmp_path / "x", form="bin")
+    flags = ["--model_path", str(source), "--version", "v1", "--output_dir", str(tmp_path / "out")]
+    main(flags)
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [2] and "temperature" not in written
+    rope = load_llava(str(tmp_path / "out")).model.config.text_config.rope_parameters
+    assert rope == case.model.config.text_config.rope_parameters
+
+
 def test_errors_name_the_flag(case, tmp_path):
     source = write_full(case, tmp_path / "x", form="safetensors")
     with pytest.raises(UserError, match="give it with --version"):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from llava_layouts import llava_names, write_full, write_projector_only
+from llava_layouts import copy_tokenizer, llava_names, write_full, write_projector_only
 from model_world import write
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
@@ -57,7 +57,10 @@ def test_llava_1_5(case, tmp_path, caplog, form, with_tower):
 
 def test_the_released_models_type_collides_with_transformers_own(case, tmp_path):
     folder = write_full(case, tmp_path / "x", form="bin", model_type="llava")
-    assert_same_model(load_llava(str(folder)), case)
+    loaded = load_llava(str(folder))
+    assert_same_model(loaded, case)
+    assert_training_tokenizer(loaded, case, 777)
+    assert type(loaded.tokenizer) is type(case.tokenizer)
 
 
 def test_a_tower_named_by_hub_id_is_overridden(case, tmp_path):
@@ -70,7 +73,7 @@ def test_a_tower_named_by_hub_id_is_overridden(case, tmp_path):
 
 
 @pytest.mark.parametrize("style", ["ours", "module names", "transformers 5.23", "bin"])
-def test_llava_hf(case, tmp_path, style):
+def test_llava_hf(case, tmp_path, caplog, style):
     write(case, tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
@@ -85,7 +88,10 @@ def test_llava_hf(case, tmp_path, style):
     elif style == "bin":
         torch.save(weights, tmp_path / "pytorch_model.bin")
         path.unlink()
-    loaded = load_llava(str(tmp_path))
+        (tmp_path / "tokenizer.json").unlink()
+        copy_tokenizer(case, tmp_path)
+    loaded = load_llava(str(tmp_path), vision_tower="another")
+    assert "--vision_tower another is not used" in caplog.text
     assert_same_model(loaded, case, rows=384)
     assert_training_tokenizer(loaded, case, 900)
     assert (loaded.version, loaded.image_aspect_ratio) == ("v1", "pad")

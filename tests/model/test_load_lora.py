@@ -154,3 +154,6 @@ def test_an_intermediate_checkpoint_without_its_projector(case, tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match="neither of"):
         load_llava(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="at the end of LoRA training only"):
+        load_llava(str(folder))

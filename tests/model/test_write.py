@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_world import write
 from safetensors.torch import load_file
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError
 from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
-from llava_sea.model.write_config import write_generation_config
+from llava_sea.model.write_config import write_config, write_generation_config
 from llava_sea.model.write_names import to_legacy
 from llava_sea.model.write_weights import grow, parse_size, plan_shards
 
@@ -64,6 +64,50 @@ def test_dinov2_has_its_names_of_transformers_4():
     assert to_legacy(name, "dinov2") == old
     with pytest.raises(ValueError, match="no weight of transformers' Llava"):
         to_legacy("language_model.layers.0.weight", "dinov2")
+
+
+LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("rope", "old"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e6}, {"rope_theta": 1e6}),
+        (
+            {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+        (
+            {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 64,
+                **LONG,
+            },
+            {
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": "longrope", **LONG},
+                "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+    ],
+    ids=lambda value: value.get("rope_type", ""),
+)
+def test_positions_are_written_for_old_and_new_readers(case, tmp_path, rope, old):
+    """Transformers 4 does not know rope_parameters and would take a theta of 10,000."""
+    config = copy.deepcopy(case.model.config)
+    kind = "phi3" if rope["rope_type"] == "longrope" else "llama"
+    settings = {"hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 128}
+    if kind == "phi3":
+        settings["original_max_position_embeddings"] = 64
+    config.text_config = AutoConfig.for_model(kind, rope_parameters=rope, **settings)
+    write_config(tmp_path / "config.json", config, torch.float32, {})
+    text_config = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    assert {name: text_config[name] for name in old} == old
+    again = AutoConfig.from_pretrained(tmp_path).text_config.rope_parameters
+    assert {name: again[name] for name in rope} == rope
 
 
 def test_tied_weights_are_written_once(make_case, tmp_path):

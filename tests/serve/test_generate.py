@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.errors import UserError
-from llava_sea.model.generate import generate
+from llava_sea.model.generate import generate, pad_prompts
 
 QUESTIONS = ["<image>\nWhat is beside the red ball?", "Who?"]
 
@@ -25,7 +25,8 @@ def prompts(talker):
 
 def run(talker, ids, mask, pixels, **options) -> list[list[int]]:
     options = {"max_new_tokens": 10, "temperature": 0.0, "stop_ids": [2]} | options
-    return generate(talker.model, ids, mask, pixels, **options).tolist()
+    batch = pad_prompts(list(zip(ids, mask, strict=True)))
+    return generate(talker.model, *batch[:2], pixels, attention_mask=batch[2], **options).tolist()
 
 
 def test_greedy_is_the_likeliest_token_each_time(talker, prompts, pixels, naive):
@@ -98,17 +99,37 @@ def test_the_context_is_a_limit(talker, prompts, pixels):
         run(talker, [[*long, 5, 5, 5, 5]], [[*long_mask] + [False] * 4], pixels[None])
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"temperature": -1.0}, "--temperature -1.0: must be 0"),
-        ({"max_new_tokens": 0}, "--max-new-tokens 0: must be at least 1"),
-    ],
-)
-def test_options_out_of_range(talker, prompts, options, message):
-    ids, mask = prompts[1]
-    with pytest.raises(UserError, match=message):
-        run(talker, [ids], [mask], None, **options)
+def test_beam_search_finds_what_is_likelier_than_greedy(talker, prompts, pixels):
+    ids, mask = prompts[0]
+
+    @torch.no_grad()
+    def likelihood(new: list[int], picture: torch.Tensor) -> float:
+        embeds = talker.model.get_input_embeddings()(torch.tensor([ids + new]))
+        visual = torch.stack(list(talker.model.get_image_features(picture).pooler_output))
+        places = torch.tensor([mask + [False] * len(new)])
+        embeds = embeds.masked_scatter(places[..., None], visual)
+        hidden = talker.model.model.language_model(inputs_embeds=embeds).last_hidden_state
+        logits = talker.model.lm_head(hidden[0, len(ids) - 1 : -1]).log_softmax(-1)
+        return float(logits[range(len(new)), new].sum())
+
+    gains = []
+    for factor in (1, -1, 2, -2):
+        picture = factor * pixels[None]
+        beams, greedy = (
+            run(
+                talker,
+                [ids],
+                [mask],
+                picture,
+                num_beams=count,
+                stop_ids=[999],
+                max_new_tokens=4,
+            )[0]
+            for count in (8, 1)
+        )
+        gains.append(likelihood(beams, picture) - likelihood(greedy, picture))
+    assert min(gains) > -1e-3
+    assert max(gains) > 1e-2
 
 
 def test_v1_ends_at_the_end_token_only(talker):

@@ -1,0 +1,228 @@
+"""The conversation templates that ``--version`` names: how turns become text, as plain data.
+
+The strings are LLaVA's and its forks' (LLaVA-NeXT, LLaVA-pp, MGM), read in their
+``conversation.py``; where a fork differs from what its LLM was trained with, the LLM's own format
+is taken, and a comment says what was put right. One text serves training, generation and the
+chat template of an exported model. Not here: LLaVA's ``v0`` and ``mmtag`` templates, which no
+recipe uses, and Bunny's ``phi3`` (Vicuna's layout on Phi-3).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from llava_sea.errors import UserError
+
+IMAGE_BREAK = "\n"
+"""Between a turn's picture, which moves to its front, and its text."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How turns become text.
+
+    ``system first U reply  answer_start A answer_end  after  again U2 reply ...``, where
+    ``answer_start A answer_end`` is supervised and the rest is not. BOS is not in these texts: it
+    comes once, at the front (see `bos`).
+
+    Attributes:
+        name: the value of ``--version``.
+        system: the system prompt with its markup; empty if there is none.
+        first: text before the first human turn.
+        again: text before each later human turn.
+        reply: text between a human turn and what is supervised of the answer: a prompt's end.
+        answer_start: supervised text before an answer.
+        answer_end: supervised text after an answer.
+        after: text after an answer's end that is not supervised.
+        stop: the token whose text ends an answer in generation.
+        bos: the token that the LLM wants at the front if its tokenizer does not put one there by
+            itself; empty to leave it to the tokenizer.
+        pad: a token of the LLM's family to pad with, where the tokenizer names none of its own.
+        caption_only: LLaVA's stage 1: picture and caption, the instruction is thrown away.
+    """
+
+    name: str
+    system: str
+    first: str
+    again: str
+    reply: str
+    answer_start: str
+    answer_end: str
+    after: str = ""
+    stop: str = ""
+    bos: str = ""
+    pad: str = ""
+    caption_only: bool = False
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The template's tokens that a tokenizer must have as one token each."""
+        text = self.system + self.first + self.reply + self.answer_end + self.after + self.again
+        return tuple(dict.fromkeys(_SPECIAL.findall(self.bos + text)))
+
+
+_SPECIAL = re.compile(r"</?s>|<\|\w+\|>|<(?:bos|eos|start_of_turn|end_of_turn)>")
+
+_LANGUAGE_AND_VISION = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_META_SAFETY = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, "
+    "while being safe.  Your answers should not include any harmful, unethical, racist, sexist, "
+    "toxic, dangerous, or illegal content. Please ensure that your responses are socially unbiased "
+    "and positive in nature.\n\n"
+    "If a question does not make any sense, or is not factually coherent, explain why instead of "
+    "answering something not correct. If you don't know the answer to a question, please don't "
+    "share false information."
+)
+
+
+def _vicuna(name: str, person: str) -> Template:
+    """Vicuna v1's layout; the space before an answer is the answer's, as LLaVA counts it."""
+    system = (
+        f"A chat between a curious {person} and an artificial intelligence assistant. "
+        f"The assistant gives helpful, detailed, and polite answers to the {person}'s questions. "
+    )
+    return Template(
+        name, system, "USER: ", "USER: ", " ASSISTANT:", " ", "</s>", stop="</s>", pad="<unk>"
+    )
+
+
+def _llama_2(name: str, system: str, between: str) -> Template:
+    """Llama 2's layout; `between` is the BOS that Llama 2 has before each later round."""
+    return Template(
+        name,
+        system=f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "",
+        first="" if system else "[INST] ",  # with a system prompt that begins the instruction
+        again=f"{between}[INST] ",
+        reply=" [/INST]",
+        answer_start=" ",
+        answer_end=" </s>",
+        stop="</s>",
+        bos="<s>",
+        pad="<unk>",
+    )
+
+
+def _chatml(name: str, system: str, newline: str) -> Template:
+    """ChatML; `newline` follows each message's end in Qwen's, in LLaVA's MPT layout nothing does.
+
+    LLaVA-NeXT also trains on the markup of the user's turns; here, as in LLaVA, only on answers.
+    """
+    user = "<|im_start|>user\n"
+    return Template(
+        name,
+        system=f"<|im_start|>system\n{system}<|im_end|>{newline}",
+        first=user,
+        again=user,
+        reply=f"<|im_end|>{newline}<|im_start|>assistant\n",
+        answer_start="",
+        answer_end="<|im_end|>",
+        after=newline,
+        stop="<|im_end|>",
+        pad="<|endoftext|>",
+    )
+
+
+_PLAIN = Template("plain", "", "", "", "", "", "\n", stop="\n", pad="<unk>", caption_only=True)
+
+# MGM gives the assistant a second `system` header; LLaVA-pp's system prompt (Vicuna's there) holds
+# the literal <|begin_of_text|> although the tokenizer adds one; LLaVA-NeXT's text is Meta's.
+_HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
+_LLAMA_3 = Template(
+    "llama_3",
+    system=_HEADER.format("system") + _LANGUAGE_AND_VISION + "<|eot_id|>",
+    first=_HEADER.format("user"),
+    again=_HEADER.format("user"),
+    reply="<|eot_id|>" + _HEADER.format("assistant"),
+    answer_start="",
+    answer_end="<|eot_id|>",
+    stop="<|eot_id|>",
+    bos="<|begin_of_text|>",
+    pad="<|reserved_special_token_0|>",  # MGM's; LLaVA-pp adds a row for <pad> to the vocabulary
+)
+
+# MGM ends an answer with <eos> as well; LLaVA-NeXT's is Gemma's own format.
+_GEMMA_INSTRUCT = Template(
+    "gemma_instruct",
+    system="",
+    first="<start_of_turn>user\n",
+    again="<start_of_turn>user\n",
+    reply="<end_of_turn>\n<start_of_turn>model\n",
+    answer_start="",
+    answer_end="<end_of_turn>",
+    after="\n",
+    stop="<end_of_turn>",
+    bos="<bos>",
+    pad="<pad>",
+)
+_GEMMA = replace(_GEMMA_INSTRUCT, name="gemma", answer_end="<end_of_turn>\n<eos>", after="")
+
+# LLaVA-pp finds the masks of this text by offsets of +1 and -2.
+_PHI_3 = Template(
+    "phi3",
+    system="<|system|>\nYou are a helpful AI assistant.<|end|>\n",
+    first="<|user|>\n",
+    again="<|user|>\n",
+    reply="<|end|>\n<|assistant|>\n",
+    answer_start="",
+    answer_end="<|end|>",
+    after="\n",
+    stop="<|end|>",
+    pad="<|endoftext|>",
+)
+
+_MPT_SYSTEM = (
+    "A conversation between a user and an LLM-based AI assistant. "
+    "The assistant gives helpful and honest answers."
+)
+_VICUNA_V1 = _vicuna("v1", "user")
+_MISTRAL = _llama_2("mistral_instruct", "", "")
+_QWEN = _chatml("qwen", "You are a helpful assistant.", "\n")
+# LLaVA-NeXT generates with this system prompt but trains with Qwen 2's.
+_QWEN_2_5 = _chatml(
+    "qwen_2_5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", "\n"
+)
+_CHATML_DIRECT = _chatml("chatml_direct", "Answer the questions.", "")
+
+TEMPLATES: dict[str, Template] = {
+    "plain": _PLAIN,
+    "v0_plain": _PLAIN,
+    "v1": _VICUNA_V1,
+    "vicuna_v1": _VICUNA_V1,
+    "llava_v1": _vicuna("llava_v1", "human"),
+    "llama_2": _llama_2("llama_2", _META_SAFETY, "<s>"),
+    "llava_llama_2": _llama_2("llava_llama_2", _LANGUAGE_AND_VISION, "<s>"),
+    "llama_3": _LLAMA_3,
+    "llava_llama_3": _LLAMA_3,
+    "llama3": _LLAMA_3,
+    "gemma": _GEMMA,
+    "gemma_instruct": _GEMMA_INSTRUCT,
+    "phi3": _PHI_3,
+    "phi3_instruct": _PHI_3,
+    "qwen": _QWEN,
+    "chatml": _QWEN,
+    "qwen_1_5": _QWEN,
+    "qwen_2": _QWEN,
+    "qwen_2_5": _QWEN_2_5,
+    "mpt": _chatml("mpt", _MPT_SYSTEM, ""),
+    "chatml_direct": _CHATML_DIRECT,
+    "mistral_direct": _CHATML_DIRECT,
+    "mistral_instruct": _MISTRAL,
+    "mistral": _MISTRAL,
+}
+
+
+def get_template(version: str) -> Template:
+    """Return the template that ``--version`` names.
+
+    Raises:
+        UserError: if there is none of that name (LLaVA takes another one without a word).
+    """
+    if version not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise UserError(f"--version {version!r}: no such conversation template; there are: {known}")
+    return TEMPLATES[version]
