@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 from typing import Any
 
 import torch
@@ -132,6 +133,8 @@ def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:
     """
     import bitsandbytes as bnb
 
+    # It says at every product that int8 works in float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name, module in list(llm.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
