@@ -1,5 +1,6 @@
 """The README's commands in full, each into a folder of its own, as on a fresh clone."""
 
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run_script(name: str, folder: Path) -> str:
+def run_script(name: str, folder: Path, **changes: str) -> str:
     """Run a script into `folder` and return its output; nothing of it is left behind."""
     process = subprocess.Popen(
         ["bash", str(REPOSITORY / "scripts" / name)],
@@ -40,6 +41,7 @@ def run_script(name: str, folder: Path) -> str:
             "WORDS": str(folder / "words.tsv"),
             "LABELS": str(folder / "labels"),
             "MASTER_PORT": str(free_port()),
+            **changes,
         },
     )
     try:
@@ -70,6 +72,50 @@ def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert metrics.count("\n") > 10
     assert (tmp_path / "labels" / "manifest.json").exists() == (name == "pretrain_sea.sh")
+    if name == "pretrain_sea.sh":
+        tune_and_ask(tmp_path)
+
+
+def tune_and_ask(tmp_path: Path) -> None:
+    """Stage 2 from that projector, then questions about pictures that no training has seen."""
+    tuned = tmp_path / "tuned"
+    projector = str(tmp_path / "run" / "mm_projector.bin")
+    run_script("finetune.sh", tmp_path, PROJECTOR=projector, OUTPUT_DIR=str(tuned))
+    data = REPOSITORY / "playground" / "data" / "mini"
+    asked = json.loads((data / "heldout_questions.json").read_text())
+    easy = [r for r in asked if r["kind"] in ("background", "existence of a colour")][:40]
+    right = 0
+    for image in dict.fromkeys(record["image"] for record in easy):
+        for record in (r for r in easy if r["image"] == image):
+            question = record["conversations"][0]["value"].replace("<image>", "").strip()
+            if record["kind"] == "background" and right == 0:
+                answer = ask(tuned, data / "images" / image, question)
+                assert answer == record["conversations"][1]["value"]
+            right += (
+                chat_answer(tuned, data / "images" / image, question)
+                == (record["conversations"][1]["value"])
+            )
+    print(f"{right} of {len(easy)} easy questions about held-out pictures are answered right")
+    assert right >= 0.7 * len(easy)
+
+
+def ask(model: Path, picture: Path, question: str) -> str:
+    """Put a question to the command, through a pipe."""
+    command = [sys.executable, "-m", "llava_sea.serve.cli", "--model-path", str(model)]
+    command += ["--image-file", str(picture), "--temperature", "0"]
+    result = subprocess.run(
+        command, input=question + "\n", cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def chat_answer(model: Path, picture: Path, question: str) -> str:
+    """The same within this process: loading torch forty times would take minutes."""
+    from llava_sea.serve import cli
+
+    flags = ["--model-path", str(model), "--image-file", str(picture), "--temperature", "0"]
+    return cli.open_chat(cli.parse(flags)).ask(question)
 
 
 @pytest.mark.slow

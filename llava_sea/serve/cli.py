@@ -93,27 +93,41 @@ def talk_in_terminal(chat: Chat, name: str) -> None:
             print(f"({error})")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    args = parser().parse_args(arguments)
-    terminal = sys.stdin.isatty()
-    # Only answers belong on stdout.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
-    if args.debug or terminal:
-        logging.getLogger("llava_sea").setLevel(logging.INFO)
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags."""
+    return parser().parse_args(arguments)
+
+
+def open_chat(options: argparse.Namespace) -> Chat:
+    """Open the picture, then load the model.
+
+    Raises:
+        UserError: if either cannot be had, or a flag does not fit them.
+    """
     from llava_sea.serve.picture import open_picture
 
-    image = open_picture(args.image_file)
+    image = open_picture(options.image_file)
 
     from transformers.utils import logging as hf_logging
 
     from llava_sea.serve.setup import start_chat
 
     hf_logging.disable_progress_bar()
-    chat = start_chat(args, image)
+    return start_chat(options, image)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = parse(arguments)
+    terminal = sys.stdin.isatty()
+    # Only answers belong on stdout.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if options.debug or terminal:
+        logging.getLogger("llava_sea").setLevel(logging.INFO)
+    chat = open_chat(options)
     try:
         if terminal:
-            talk_in_terminal(chat, args.image_file)
+            talk_in_terminal(chat, options.image_file)
         else:
             for question in piped_lines():
                 chat.ask(question, sys.stdout)

@@ -106,6 +106,8 @@ def test_llavas_defaults():
         (["--model-path", "./nowhere"], "nowhere"),
         (["--model-base", "x"], "--model_base x: .* leave"),
         (["--temperature", "-1"], "--temperature -1.0: must be 0"),
+        (["--max_new_tokens=0"], "--max-new-tokens 0: must be at least 1"),
+        (["--conv-mode", "qwen"], r"has no <\|im_start\|>"),
     ],
 )
 def test_flags_that_cannot_be(command, flags, message, monkeypatch):
@@ -113,6 +115,11 @@ def test_flags_that_cannot_be(command, flags, message, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         cli.main([*command, *flags])
+
+
+def test_a_model_that_is_none(command, tiny):
+    with pytest.raises(UserError, match="no checkpoint that can be loaded"):
+        cli.main([*command, "--model-path", str(tiny.llm)])
 
 
 @pytest.mark.parametrize(
