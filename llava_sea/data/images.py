@@ -79,22 +79,36 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+    return LoadedImage(
+        decode_image(data, where, "replace it or remove the record"), zlib.crc32(data)
+    )
+
+
+def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
+    """Decode a picture file's bytes into upright RGB.
+
+    Args:
+        data: the file.
+        where: what it is, for messages.
+        way_out: what to do about a damaged one, for messages.
+
+    Raises:
+        UserError: if it cannot be decoded whole, or is larger than the limits.
+    """
     if not data:
         raise UserError(f"{where}: the image file is empty")
     try:
         image = Image.open(BytesIO(data), formats=_known_formats())
         width, height = image.size
         if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
-            return LoadedImage(_to_rgb(_upright(image)), zlib.crc32(data))
+            return _to_rgb(_upright(image))
     except (
         Exception
     ) as error:  # a decoder raises anything on a damaged file; the reason is passed on
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"not a picture in a known format ({', '.join(_known_formats())})"
-        raise UserError(
-            f"{where}: the image cannot be decoded ({reason}); replace it or remove the record"
-        ) from None
+        raise UserError(f"{where}: the image cannot be decoded ({reason}); {way_out}") from None
     raise UserError(
         f"{where}: the image is {width} x {height} pixels, the limits are {MAX_PIXELS:,} pixels "
         f"and {MAX_SIDE:,} on a side; make it smaller"

@@ -1,1 +1,1 @@
-"""Talking to a trained model."""
+"""Talking to a finished model."""

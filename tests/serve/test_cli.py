@@ -1,144 +1,143 @@
-"""The chat: its pictures' limits, its questions from a pipe, its answers."""
+"""The command as users call it."""
 
 from __future__ import annotations
 
 import io
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+import shutil
+import subprocess
+import sys
 
 import pytest
-from PIL import Image
 
-from llava_sea.conversation import get_template
-from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
-from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.write import write_llava
 from llava_sea.serve import cli
-from llava_sea.serve.picture import fetch, read_picture
 
-PNG = io.BytesIO()
-Image.new("RGB", (40, 30), (200, 10, 10)).save(PNG, "PNG")
+QUESTIONS = ["What is it?", "Which colour?"]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """A picture, a redirect to a file, a flood, a trickle."""
-
-    def do_GET(self):
-        if self.path == "/to-file":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
-            self.end_headers()
-            return
-        self.send_response(404 if self.path == "/none" else 200)
-        self.end_headers()
-        if self.path == "/picture":
-            self.wfile.write(PNG.getvalue())
-        elif self.path == "/flood":
-            for _ in range(64):
-                self.wfile.write(bytes(1 << 16))
-        elif self.path == "/trickle":
-            for _ in range(30):
-                self.wfile.write(b"x")
-                self.wfile.flush()
-                time.sleep(0.05)
-
-    def log_message(self, *args):
-        """Say nothing."""
+@pytest.fixture
+def answers(talker, pixels, naive) -> list[str]:
+    """The greedy answers to `QUESTIONS`."""
+    turns: list[Turn] = []
+    for question in QUESTIONS:
+        turns.append(Turn("human", question if turns else f"<image>\n{question}"))
+        ids, mask = tokenize_prompt(turns, talker.template, talker.tokenizer, 16)
+        new = naive(talker.model, ids, mask, pixels, 12, [2])
+        text = talker.tokenizer.decode(new, skip_special_tokens=True).strip()
+        turns.append(Turn("gpt", text))
+    return [turn.text for turn in turns[1::2]]
 
 
-@pytest.fixture(scope="module")
-def server():
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-
-
-def test_a_picture_from_an_address(server):
-    assert read_picture(f"{server}/picture").size == (40, 30)
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("/none", "cannot be read"),
-        ("/to-file", "not allowed"),
-        ("/flood", "larger than 1 MiB"),
-        ("/trickle", "not read within 0 s"),
-    ],
-)
-def test_limits_of_addresses(server, path, message):
-    with pytest.raises(UserError, match=message):
-        fetch(server + path, max_bytes=2**20, max_seconds=0.4)
-
-
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ("file:///etc/passwd", "only http, https and local files"),
-        ("nowhere.png", "no such file"),
-        ("http://127.0.0.1:9/x.png", "cannot be read"),
-    ],
-)
-def test_places_that_hold_no_picture(place, message):
-    with pytest.raises(UserError, match=message):
-        read_picture(place)
-
-
-def test_a_file_that_is_no_picture(tmp_path):
-    (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(UserError, match=r"--image-file .*text\.png"):
-        read_picture(str(tmp_path / "text.png"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    write_llava(
-        folder,
-        build_llava(str(tiny.llm), str(tiny.clip)),
-        load_tokenizer(str(tiny.llm), model_max_length=512),
-        ImageTransform.from_pretrained(str(tiny.clip), "pad"),
-        get_template("v1"),
+def test_a_pipe_gets_the_answer_and_nothing_else(command, answers):
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_sea.serve.cli", *command],
+        input=QUESTIONS[0] + "\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
     )
-    return folder
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == answers[0] + "\n"
 
 
-def flags(tiny, checkpoint, *more):
-    picture = tiny.images / tiny.records[0]["image"]
-    return ["--model-path", str(checkpoint), "--image-file", str(picture), *more]
+def test_each_line_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*QUESTIONS, "", "More?"])))
+    cli.main(command)
+    assert capsys.readouterr().out == "".join(answer + "\n" for answer in answers)
 
 
-def test_questions_from_a_pipe(tiny, checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO("what is it?\nwhich colour?\n\nnot asked\n"))
-    cli.main(flags(tiny, checkpoint, "--temperature", "0", "--max_new_tokens", "4"))
-    answers = capsys.readouterr().out.split("\n")
-    chat = cli.open_chat(
-        cli.parse(flags(tiny, checkpoint, "--temperature=0", "--max-new-tokens=4"))
+@pytest.mark.parametrize("end", ["", EOFError, KeyboardInterrupt])
+def test_in_a_terminal(command, answers, monkeypatch, capsys, end):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    typed = iter([QUESTIONS[0], "an <image>?", QUESTIONS[1], end])
+
+    def type_in(prompt: str) -> str:
+        assert prompt == "USER: "
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", type_in)
+    cli.main(command)
+    out = capsys.readouterr().out
+    assert "Ctrl-D ends" in out
+    for answer in answers:
+        assert f"ASSISTANT: {answer}\n" in out
+    assert "ASSISTANT: (leave <image> out" in out
+    assert next(typed, None) is None
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys\nfrom llava_sea.serve import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    expected = [chat.ask("what is it?"), chat.ask("<image> which colour?")]
-    assert answers == "\n".join([*expected, ""]).split("\n")
-    assert [turn.role for turn in chat.turns] == ["human", "gpt"] * 2
-    assert chat.turns[0].text == "<image>\nwhat is it?"
-    assert chat.turns[2].text == "which colour?"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--max-new-tokens" in done.stdout
+
+
+def test_llavas_defaults():
+    args = cli.parser().parse_args(["--model-path", "m", "--image-file", "i"])
+    assert (args.temperature, args.max_new_tokens) == (0.2, 512)
+    assert not (args.load_8bit or args.load_4bit or args.debug)
+    assert args.conv_mode is args.model_base is args.vision_tower is None
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    "flags, message",
     [
-        (["--load-4bit"], "not quantised here"),
-        (["--temperature", "-1"], "must not be negative"),
-        (["--conv-mode", "v9"], "no such conversation template"),
-        (["--conv-mode", "qwen"], "has no <|im_start|>".replace("|", r"\|")),
+        (["--conv-mode", "v7"], "--conv-mode 'v7': no such template; there are: plain, .*v1"),
+        (["--load-4bit"], "--load-4bit: needs bitsandbytes"),
+        (["--load-8bit"], "--load-8bit: needs bitsandbytes"),
+        (["--device", "cuda:77"], "--device cuda:77: not on this machine"),
+        (["--device", "toaster"], "--device toaster: not on this machine"),
+        (["--image-file", "none.png"], "--image-file none.png: no such file"),
+        (["--model-path", "./nowhere"], "nowhere"),
+        (["--model-base", "x"], "--model_base x: .* leave"),
+        (["--temperature", "-1"], "--temperature -1.0: must be 0"),
+        (["--max_new_tokens=0"], "--max-new-tokens 0: must be at least 1"),
+        (["--conv-mode", "qwen"], r"has no <\|im_start\|>"),
     ],
 )
-def test_wrong_flags_are_named(tiny, checkpoint, more, message):
+def test_flags_that_cannot_be(command, flags, message, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("x\n"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
-        cli.main(flags(tiny, checkpoint, *more))
+        cli.main([*command, *flags])
 
 
-def test_a_model_that_is_none(tiny):
+def test_a_model_that_is_none(command, tiny):
     with pytest.raises(UserError, match="no checkpoint that can be loaded"):
-        cli.main(flags(tiny, tiny.llm))
+        cli.main([*command, "--model-path", str(tiny.llm)])
+
+
+@pytest.mark.parametrize(
+    "recorded, message",
+    [
+        (None, "does not record the conversation template.* --conv-mode .*plain, .*v1"),
+        ("v7", "was trained with the template 'v7', which is not known"),
+    ],
+)
+def test_no_template_is_guessed(command, talker, tmp_path, monkeypatch, capsys, recorded, message):
+    folder = tmp_path / "copy"
+    shutil.copytree(talker.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["conversation_template"] = recorded
+    (folder / "config.json").write_text(json.dumps(config))
+    flags = [*command, "--model-path", str(folder)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    with pytest.raises(UserError, match=message):
+        cli.main(flags)
+    cli.main([*flags, "--conv-mode", "v1"])
+    assert capsys.readouterr().out.strip()

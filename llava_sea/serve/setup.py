@@ -1,0 +1,157 @@
+"""From the command line's flags to a conversation: the model on its device, the picture's pixels.
+
+8 and 4 bits go through bitsandbytes' own layers, put in after loading, so that every kind of
+checkpoint that loads can be quantised, merged LoRA ones included. The whole model passes through
+the CPU's memory on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from llava_sea.conversation import TEMPLATES, Template
+from llava_sea.data.tokenize import check_template
+from llava_sea.errors import UserError
+from llava_sea.model.load import Loaded, load_llava
+from llava_sea.serve.chat import Chat
+
+
+def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
+    """Load what the flags name.
+
+    Raises:
+        UserError: if a flag does not fit the checkpoint or this machine.
+    """
+    if args.temperature < 0:
+        raise UserError(f"--temperature {args.temperature}: must be 0 (greedy) or above")
+    if args.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    check_template_name(args.conv_mode)
+    device = pick_device(args.device)
+    bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
+    check_bits(bits)
+    loaded = load_llava(
+        args.model_path,
+        model_base=args.model_base,
+        vision_tower=args.vision_tower,
+        cache_dir=args.cache_dir,
+    )
+    template = pick_template(args.conv_mode, loaded, args.model_path)
+    check_template(template, loaded.tokenizer)
+    if bits < 16:
+        quantize_linear(loaded.model.model.language_model, bits, loaded.model.dtype)
+    return Chat(
+        loaded.model.to(device).eval(),  # type: ignore[arg-type]
+        loaded.tokenizer,
+        template,
+        loaded.transform(image),
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        debug=args.debug,
+    )
+
+
+def check_template_name(name: str | None) -> None:
+    """Refuse an unknown template before minutes of loading.
+
+    Raises:
+        UserError: with the list of names.
+    """
+    if name is not None and name not in TEMPLATES:
+        raise UserError(f"--conv-mode {name!r}: no such template; there are: {names()}")
+
+
+def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
+    """Take the template that was asked for, else the one that the checkpoint was trained with.
+
+    Raises:
+        UserError: if neither is there.
+    """
+    chosen = name or loaded.version
+    if chosen is None:
+        raise UserError(
+            f"{path}: does not record the conversation template of its training; give it with "
+            f"--conv-mode (LLaVA-1.5: v1), one of {names()}"
+        )
+    if chosen not in TEMPLATES:
+        raise UserError(
+            f"{path}: was trained with the template {chosen!r}, which is not known here; choose "
+            f"one with --conv-mode: {names()}"
+        )
+    return TEMPLATES[chosen]
+
+
+def names() -> str:
+    """List the templates' names."""
+    return ", ".join(TEMPLATES)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Take the device that was asked for, else CUDA if it is there.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: not on this machine ({reason}); try cpu") from None
+    return device
+
+
+def check_bits(bits: int) -> None:
+    """Refuse quantisation without bitsandbytes.
+
+    Raises:
+        UserError: with the way to get it.
+    """
+    if bits < 16 and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"--load-{bits}bit: needs bitsandbytes, which is not installed: pip install "
+            "'llava_sea[qlora]', or leave the flag out"
+        )
+
+
+def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:
+    """Put bitsandbytes' layers in the place of the LLM's linear ones, in place.
+
+    Args:
+        llm: the LLM without its head, on the CPU; its weights shrink when it goes to its device.
+        bits: 8 (LLM.int8) or 4 (nf4 with double quantisation, LLaVA's choice).
+        dtype: in which 4-bit layers compute.
+    """
+    import bitsandbytes as bnb
+
+    # It says at every product that int8 works in float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name, module in list(llm.named_modules()):
+        if not isinstance(module, nn.Linear):
+            continue
+        shape, bias = (module.in_features, module.out_features), module.bias is not None
+        layer: Any
+        if bits == 8:
+            layer = bnb.nn.Linear8bitLt(*shape, bias=bias, has_fp16_weights=False, device="meta")
+            layer.weight = bnb.nn.Int8Params(
+                module.weight.data, requires_grad=False, has_fp16_weights=False
+            )
+        else:
+            layer = bnb.nn.Linear4bit(
+                *shape, bias=bias, compute_dtype=dtype, quant_type="nf4", device="meta"
+            )
+            layer.weight = bnb.nn.Params4bit(
+                module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
+        layer.bias = module.bias
+        parent, _, last = name.rpartition(".")
+        setattr(llm.get_submodule(parent), last, layer)
