@@ -19,6 +19,7 @@ from llava_sea.errors import UserError
 PIECES = ("v1", "llava_v1", "llama_2", "llava_llama_2", "mistral")
 BYTES = ("llama_3", "gemma", "gemma_instruct", "phi3", "qwen", "qwen_2_5", "mpt", "chatml_direct")
 SPECIAL = (
+    "<|pad|>",  # id 0, which also stands at a picture's places
     "<|begin_of_text|>",
     "<bos>",
     "<eos>",
@@ -109,11 +110,6 @@ def check(record, talk, template, tokenizer):
     # The end of each answer is the token that generation stops at.
     if template.answer_end.endswith(template.stop):
         assert all(group[-1] in stop_ids(template, tokenizer) for group in groups)
-    assert (
-        tokens.input_ids.count(tokens.input_ids[0]) == 1
-        or not template.bos
-        or "<s>" in (template.again)
-    )
     # A prompt is what training has before the answer, token for token.
     learned = [n for n, label in enumerate(tokens.labels) if label != IGNORE_INDEX]
     starts = [n for n in learned if n - 1 not in learned]
@@ -166,7 +162,8 @@ def test_texts_to_the_letter():
         "<start_of_turn>user\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<eos>"
     )
     assert text_of("qwen", "U", "A") == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nU<|im_end|>\n"
         "<|im_start|>assistant\nA<|im_end|>\n"
     )
     assert text_of("chatml_direct", "U", "A") == (
@@ -189,7 +186,7 @@ def test_texts_to_the_letter():
 def test_an_llm_without_the_templates_tokens_is_refused(trained_tokenizer, tokenizers):
     with pytest.raises(UserError, match=r"--version qwen: .* has no <\|im_start\|>, <\|im_end\|>"):
         check_template(get_template("qwen"), trained_tokenizer)
-    with pytest.raises(UserError, match="--version v1: .* has no </s>"):
+    with pytest.raises(UserError, match=r"--version v1: .* has no </s>"):
         check_template(get_template("v1"), tokenizers("qwen")[0])
     for name in BYTES:
         check_template(get_template(name), tokenizers(name)[0])
