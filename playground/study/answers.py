@@ -49,7 +49,7 @@ class Answers:
         image_tokens = features_IPD.shape[1]
         samples = [_sample(question, tokenizer, image_tokens) for question in questions]
         for sample, features_PD in zip(samples, features_IPD, strict=True):
-            sample["pixel_values"] = torch.from_numpy(np.array(features_PD))
+            sample["pixel_values"] = torch.from_numpy(np.array(features_PD))[None]
         # Of like length together: less padding, the same answers.
         self._order = sorted(range(len(samples)), key=lambda i: len(samples[i]["input_ids"]))
         self._batches = [

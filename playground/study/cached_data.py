@@ -51,12 +51,12 @@ class CachedDataset(LazySupervisedDataset):
         self.features_IPD, self.crc32_I, self._tokens = features_IPD, crc32_I, tokens
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
-        """Return a record's tensors, the features ``(P, D)`` under ``pixel_values``."""
+        """Return a record's tensors, the features ``(1, P, D)`` under ``pixel_values``."""
         index, epoch = item if isinstance(item, tuple) else (item, 0)
         if index not in self._tokens:
             self._tokens[index] = self._tokenize(self.records[index])
         sample = dict(self._tokens[index])
-        sample["pixel_values"] = torch.from_numpy(np.array(self.features_IPD[index]))
+        sample["pixel_values"] = torch.from_numpy(np.array(self.features_IPD[index]))[None]
         if self.label_store is not None:
             sample |= self._pairs(self.records[index], epoch, self.crc32_I[index])
         return sample
