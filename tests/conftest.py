@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,15 @@ REPO = Path(__file__).parent.parent
 
 COLOURS = ["red", "green", "blue", "black"]
 THINGS = ["ball", "box", "kite", "house", "tree"]
+
+
+@pytest.fixture(autouse=True)
+def no_engine_left_over() -> Iterator[None]:
+    """Forget a DeepSpeed configuration that a test has parsed: under ZeRO-3's, models partition."""
+    yield
+    integration = sys.modules.get("transformers.integrations.deepspeed")
+    if integration is not None:
+        integration.unset_hf_deepspeed_config()
 
 
 @pytest.fixture(scope="session")
