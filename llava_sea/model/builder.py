@@ -154,9 +154,17 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
 
 
 def load_tokenizer(
-    path: str, *, model_max_length: int, cache_dir: str | None = None
+    path: str, *, model_max_length: int, cache_dir: str | None = None, pad: str = ""
 ) -> PreTrainedTokenizerBase:
-    """Load the LLM's tokenizer; right-padded, pad is `<unk>` as in LLaVA, else EOS."""
+    """Load the LLM's tokenizer, right-padded.
+
+    Args:
+        path: folder or hub id.
+        model_max_length: longest sequence.
+        cache_dir: where hub files are cached.
+        pad: a template's pad token, for a tokenizer that names none; where it has no such token,
+            ``<unk>`` as in LLaVA, else EOS. Never a new token.
+    """
     check_exists(path, "--model_name_or_path")
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         path,
@@ -165,7 +173,8 @@ def load_tokenizer(
         padding_side="right",
     )
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        known = pad and tokenizer.convert_tokens_to_ids(pad) not in (None, tokenizer.unk_token_id)
+        tokenizer.pad_token = pad if known else tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 

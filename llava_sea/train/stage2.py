@@ -161,7 +161,10 @@ def load_model(
         llm_options=quantization(args, dtype, zero3=zero3_is_on()),
     )
     tokenizer = load_tokenizer(
-        path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
+        path,
+        model_max_length=args.model_max_length,
+        cache_dir=args.cache_dir,
+        pad=get_template(model_args.version).pad,
     )
     return llava, tokenizer
 

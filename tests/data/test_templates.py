@@ -222,3 +222,16 @@ def test_every_name_leads_to_a_template():
     )
     for name in TEMPLATES:
         assert get_template(get_template(name).name).name == get_template(name).name
+
+
+def test_padding_takes_a_token_that_is_there(tokenizers, tmp_path):
+    from llava_sea.model.builder import load_tokenizer
+
+    for name, tokenizer, expected in (
+        ("qwen", tokenizers("qwen")[0], "<|endoftext|>"),
+        ("llama_3", tokenizers("llama_3")[0], "<|endoftext|>"),  # no reserved token: EOS
+    ):
+        tokenizer.save_pretrained(tmp_path / name)
+        pad = get_template(name).pad
+        loaded = load_tokenizer(str(tmp_path / name), model_max_length=99, pad=pad)
+        assert loaded.pad_token == expected and len(loaded) == len(tokenizer)

@@ -342,7 +342,8 @@ def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path):
     lines = [line.split() for line in run.stdout.splitlines()]
     killed = [int(shards) for how, shards in lines if how == "killed"]
     assert lines[-1][0] == "0", run.stderr
-    assert len(killed) == 8 and len({n for n in killed if 0 < n < 30}) >= 4, lines
+    # How many kills come before the end depends on the machine; enough must hit the middle.
+    assert len({n for n in killed if 0 < n < 30}) >= 4, lines
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     whole = extract_labels(using(options, output_dir=options.output_dir + "-whole"))
