@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import FEATURES
@@ -275,9 +275,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not (folder / "config.json").is_file():
             raise UserError(f"no model in {folder}; run python -m playground.build first")
         try:
-            results = evaluator(folder, options.split)
+            AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        results = evaluator(folder, options.split)
         print(f"\n{name} on {options.split} scenes\n{format_results(results)}", flush=True)
         bars += sum(result.bar is not None for result in results)
         missed += sum(result.is_missed for result in results)

@@ -52,13 +52,12 @@ class Collator:
         length_B = torch.tensor([len(sample["input_ids"]) for sample in samples])
         position_L = torch.arange(int(length_B.max()))
         pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-        blank = torch.zeros(1, 3, *self.resolution)
         batch = {
             "input_ids": _pad(samples, "input_ids", self.pad_id),
             "labels": _pad(samples, "labels", IGNORE_INDEX),
             "attention_mask": (position_L < length_B[:, None]).long(),
             "image_mask": _pad(samples, "image_mask", False),
-            "pixel_values": torch.cat(pixels or [blank]),
+            "pixel_values": torch.cat(pixels or [torch.zeros(1, 3, *self.resolution)]),
         }
         if self.words is not None:
             batch |= self._pairs(samples, self.words)

@@ -151,17 +151,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 class ImageTransform:
     """A picture into float32 pixels ``(3, H, W)``: padded if asked, then the tower's processor."""
 
-    def __init__(self, processor: Any, aspect_ratio: str) -> None:
+    def __init__(self, processor: Any, aspect_ratio: str | None) -> None:
         """Wrap a processor.
 
         Args:
             processor: transformers' PIL processor of the tower (CLIP's, SigLIP's, BiT's).
             aspect_ratio: ``square`` leaves the picture to the processor (CLIP: resize and centre
-                crop); ``pad`` first makes it square with the mean colour, nothing is cut off.
+                crop); ``pad`` first makes it square with the mean colour, nothing is cut off. None
+                takes what the processor does by itself; it never pads after this, so that one
+                place decides.
 
         Raises:
             UserError: if `aspect_ratio` is neither, or the output's size is not fixed.
         """
+        if aspect_ratio is None:
+            aspect_ratio = "pad" if getattr(processor, "do_pad", False) else "square"
+        if hasattr(processor, "do_pad"):
+            processor.do_pad = False
         if aspect_ratio not in _ASPECT_RATIOS:
             raise UserError(f"--image_aspect_ratio {aspect_ratio!r}: it is one of {_ASPECT_RATIOS}")
         self.processor = processor
@@ -179,7 +185,7 @@ class ImageTransform:
         self._crop = list(self.resolution) if crop else None
 
     @classmethod
-    def from_pretrained(cls, vision_tower: str, aspect_ratio: str) -> ImageTransform:
+    def from_pretrained(cls, vision_tower: str, aspect_ratio: str | None) -> ImageTransform:
         """Load the processor that a vision tower comes with (``preprocessor_config.json``).
 
         Raises:

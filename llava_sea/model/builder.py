@@ -136,21 +136,28 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
             f"{', '.join(TOWER_HAS_CLS)}"
         )
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    try:
+    with quiet_transformers():
         tower_class: Any = MODEL_MAPPING[type(config)]
         tower, report = tower_class.from_pretrained(
             path, config=config, output_loading_info=True, **options
         )
-    finally:
-        hf_logging.set_verbosity(verbosity)
     if report["missing_keys"]:
         raise UserError(
             f"--vision_tower {path}: weights are missing: {sorted(report['missing_keys'])[:5]}"
         )
     result: PreTrainedModel = tower
     return result
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings back where keys are compared here, and reported by name."""
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
 
 
 def load_tokenizer(

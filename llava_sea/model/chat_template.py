@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template
-from llava_sea.data.records import Record, load_records
+from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.model.chat_jinja import Spaces, write_jinja
 
@@ -94,22 +92,12 @@ def _chats(template: Template) -> list[list[str]]:
 
 
 def _records(chats: Sequence[Sequence[str]]) -> list[Record]:
-    """Turn conversations into records by the way that training's take: a data file."""
-    rows = [
-        {
-            "id": f"chat-{number}",
-            **({"image": "picture.png"} if any(IMAGE_TOKEN in text for text in chat) else {}),
-            "conversations": [
-                {"from": ("human", "gpt")[turn % 2], "value": text}
-                for turn, text in enumerate(chat)
-            ],
-        }
-        for number, chat in enumerate(chats)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "chats.json"
-        path.write_text(json.dumps(rows))
-        return load_records(path)
+    records = []
+    for number, chat in enumerate(chats):
+        turns = tuple(Turn(("human", "gpt")[turn % 2], text) for turn, text in enumerate(chat))
+        image = "picture.png" if any(IMAGE_TOKEN in text for text in chat) else None
+        records.append(Record(number, f"chat-{number}", image, turns))
+    return records
 
 
 def _compare(chat: Sequence[str], expected: Tokenized, jinja: str, tokenizer: Any) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from llava_sea.errors import UserError
 from llava_sea.model.load_names import PEFT_PREFIX, some, to_stock
 from llava_sea.model.load_weights import read_json, read_tensors
-from llava_sea.model.projector_io import gathered
+from llava_sea.model.projector_io import gathered, gathered_parameters
 
 ADAPTER_CONFIG = "adapter_config.json"
 FINGERPRINT = "base_fingerprint"
@@ -173,7 +173,7 @@ def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> l
     loaded = []
     for key, tensor in weights.items():
         parameter = _find(model, key, path)
-        with gathered_one(parameter):
+        with gathered_parameters([parameter], write=True):
             if parameter.shape != tensor.shape:
                 raise UserError(
                     f"{path}: {key} is {tuple(tensor.shape)}, the model needs "
@@ -196,16 +196,9 @@ def _find(model: nn.Module, key: str, path: Path) -> nn.Parameter:
         ) from None
 
 
-def gathered_one(parameter: nn.Parameter) -> Any:
-    """Make one parameter whole for a change; only ZeRO-3 has something to do."""
-    holder = nn.Module()
-    holder.register_parameter("it", parameter)
-    return gathered(holder, write=True)
-
-
 def _add(weight: nn.Parameter, a_RI: Tensor, b_OR: Tensor, factor: float, where: str) -> None:
     """Add s B A to a weight ``(O, I)``; R is the rank."""
-    with gathered_one(weight):
+    with gathered_parameters([weight], write=True):
         fits = a_RI.ndim == b_OR.ndim == 2 and a_RI.shape[0] == b_OR.shape[1]
         if not fits or weight.shape != (b_OR.shape[0], a_RI.shape[1]):
             raise UserError(

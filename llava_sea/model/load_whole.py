@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_sea.data.images import ImageTransform
-from llava_sea.model.builder import load_tower, without_zero3
+from llava_sea.model.builder import load_tower, quiet_transformers, without_zero3
 from llava_sea.model.load_config import llava_config, tower_config
 from llava_sea.model.load_names import Renamed, check_fit, rename, some
 from llava_sea.model.load_source import HF, LLAVA, Loaded, Source, tower_of, with_parts
@@ -35,12 +35,6 @@ def load_hf(source: Source) -> Loaded:
     config.image_token_index = text_config.vocab_size
     model = _instantiate(source, config, rename(read_weights(source.folder), source.folder))
     path = str(source.folder)
-    transform = ImageTransform.from_pretrained(path, "square")
-    processor = transform.processor
-    pads = bool(getattr(processor, "do_pad", False))
-    if pads:
-        processor.do_pad = False  # ImageTransform pads, with the same colour
-    ratio = source.config.get("image_aspect_ratio") or ("pad" if pads else "square")
     recorded = str(source.config.get("mm_vision_tower") or path)
     if source.vision_tower and source.vision_tower != recorded:
         logger.warning(
@@ -58,7 +52,7 @@ def load_hf(source: Source) -> Loaded:
             # with tokenizer.json transformers reads that, whatever the model is called
             model_type=None if has_json else text_config.model_type,
         ),
-        transform=ImageTransform(processor, ratio),
+        transform=ImageTransform.from_pretrained(path, source.config.get("image_aspect_ratio")),
         vision_tower=recorded,
         version=source.config.get("conversation_template"),
         kind=HF,
@@ -101,13 +95,14 @@ def _instantiate(
     )
     _report(source.folder, renamed)
     options: dict[str, Any] = {"attn_implementation": source.attention} if source.attention else {}
-    model: LlavaForConditionalGeneration = LlavaForConditionalGeneration.from_pretrained(
-        None,
-        config=config,
-        state_dict=renamed.weights,
-        dtype=source.dtype or _stored_dtype(renamed.weights),
-        **options,
-    )
+    with quiet_transformers():
+        model: LlavaForConditionalGeneration = LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=renamed.weights,
+            dtype=source.dtype or _stored_dtype(renamed.weights),
+            **options,
+        )
     return model
 
 

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
+from llava_sea.model.load_names import PEFT_PREFIX
 from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters
 from llava_sea.model.stage2 import choose_trainable
+from llava_sea.model.write_names import to_legacy
 
 ADAPTER = "default"
 """peft's name of the one adapter; it stands in module names and never in files."""
 
-LORA_PREFIX = "base_model.model.model."
-NON_LORA_PREFIX = "base_model.model."
-BIASES = ("none", "all", "lora_only")
+LORA_PREFIX = f"{PEFT_PREFIX}model."
 
 
 def linear_names(llm: nn.Module) -> list[str]:
@@ -65,14 +65,12 @@ def add_lora(
         The configuration that goes to disk.
 
     Raises:
-        UserError: if rank, dropout or bias are out of range.
+        UserError: if rank or dropout are out of range.
     """
     if rank < 1:
         raise UserError(f"--lora_r {rank}: must be at least 1")
     if not 0 <= dropout < 1:
         raise UserError(f"--lora_dropout {dropout}: a share from 0 to below 1")
-    if bias not in BIASES:
-        raise UserError(f"--lora_bias {bias}: one of {', '.join(BIASES)}")
     llm = llava.model.language_model
     config = LoraConfig(
         r=rank,
@@ -116,20 +114,18 @@ def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[
     names = {hf: llava_name for llava_name, hf in LLAVA_TO_HF.items()}
     for name, parameter in llava.model.multi_modal_projector.named_parameters():
         if parameter.requires_grad:
-            yield f"{NON_LORA_PREFIX}model.mm_projector.{names[name]}", parameter
+            yield f"{LORA_PREFIX}mm_projector.{names[name]}", parameter
     tower: Any = llava.model.vision_tower
     for name, parameter in tower.named_parameters():
         if parameter.requires_grad:
-            yield NON_LORA_PREFIX + tower_key(tower, name), parameter
+            # LLaVA holds the tower of transformers 4 as an attribute of its own module.
+            legacy = to_legacy(f"model.vision_tower.{name}", tower.config.model_type)
+            yield f"{LORA_PREFIX}vision_tower.{legacy}", parameter
 
 
-def tower_key(tower: nn.Module, name: str) -> str:
-    """Return LLaVA's name of a tower's parameter: transformers 4 has one more level for CLIP."""
-    level = "vision_model." if hasattr(tower, "post_layernorm") else ""
-    return f"model.vision_tower.vision_tower.{level}{name}"
-
-
-def load_lora(llava: LlavaForConditionalGeneration, state: dict[str, Tensor], where: str) -> None:
+def restore_lora(
+    llava: LlavaForConditionalGeneration, state: dict[str, Tensor], where: str
+) -> None:
     """Copy stored tensors, by their names on disk, into a model that has its adapters.
 
     Raises:

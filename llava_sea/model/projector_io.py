@@ -70,7 +70,7 @@ def projector_state(projector: nn.Module) -> dict[str, Tensor]:
 
 
 def save_projector(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write `mm_projector.bin` atomically."""
+    """Write `mm_projector.bin`, or another file of named tensors in torch's format, atomically."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_atomically(path, buffer.getvalue())

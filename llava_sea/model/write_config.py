@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, LlavaConfig
 
 from llava_sea.conversation import Template
+from llava_sea.data.tokenize import stop_ids
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +90,4 @@ def write_generation_config(
 def end_token_ids(former: int | list[int] | None, template: Template, tokenizer: Any) -> list[int]:
     """Return the ids that end an answer: the base model's and the template's."""
     ids = [former] if isinstance(former, int) else list(former or [])
-    stop = template.stop or template.answer_end
-    if stop:
-        whole = tokenizer.convert_tokens_to_ids(stop)
-        known = whole is not None and whole != tokenizer.unk_token_id
-        last = tokenizer(f"a{stop}", add_special_tokens=False).input_ids[-1]
-        ids.append(int(whole if known else last))
-    return list(dict.fromkeys(ids or [tokenizer.eos_token_id]))
+    return list(dict.fromkeys([*ids, *stop_ids(template, tokenizer)]))

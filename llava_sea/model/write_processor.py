@@ -45,6 +45,8 @@ def write_tokenizer(folder: Path, tokenizer: Any, chat_template: str) -> None:
         content["additional_special_tokens"] = content.pop("extra_special_tokens")
     if content.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # transformers 4 puts a BOS before every text of a Llama tokenizer that does not say otherwise.
+    content["add_bos_token"] = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     content["processor_class"] = "LlavaProcessor"
     _write_json(path, content)
     legacy = getattr(tokenizer, "legacy", None)

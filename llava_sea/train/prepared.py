@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -25,4 +25,4 @@ class Prepared:
     dataset: LazySupervisedDataset
     collator: Collator
     saver: Saver
-    measure: MeasureAlignment | None = field(default=None)
+    measure: MeasureAlignment | None = None

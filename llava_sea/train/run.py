@@ -9,11 +9,11 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from llava_sea.data.words import WordTokens
@@ -179,49 +179,6 @@ def log_trainable(model: WrappedLlava) -> None:
         logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
 
 
-def llava_config(
-    llava: LlavaForConditionalGeneration,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: TrainingArguments,
-) -> dict[str, Any]:
-    """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
-    text_config: Any = llava.config.text_config
-    return {
-        **text_config.to_dict(),
-        "_name_or_path": model_args.model_name_or_path,
-        "model_type": f"llava_{text_config.model_type}",
-        "architectures": ["LlavaForConditionalGeneration"],
-        **mm_config(llava, model_args, data_args, args),
-    }
-
-
-def mm_config(
-    llava: LlavaForConditionalGeneration,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: TrainingArguments,
-) -> dict[str, Any]:
-    """Return the keys that LLaVA adds to its LLM's config.json, and the template's name."""
-    vision_config: Any = llava.config.vision_config
-    return {
-        "mm_vision_tower": model_args.vision_tower,
-        "use_mm_proj": True,
-        "mm_projector_type": model_args.mm_projector_type,
-        "mm_hidden_size": vision_config.hidden_size,
-        "mm_vision_select_layer": model_args.mm_vision_select_layer,
-        "mm_vision_select_feature": model_args.mm_vision_select_feature,
-        "mm_patch_merge_type": model_args.mm_patch_merge_type,
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "image_aspect_ratio": data_args.image_aspect_ratio,
-        "tune_mm_mlp_adapter": model_args.tune_mm_mlp_adapter,
-        "tokenizer_model_max_length": args.model_max_length,
-        "tokenizer_padding_side": "right",
-        "conversation_template": model_args.version,
-    }
-
-
 def save_initial_projector(trainer: LLaVATrainer, output_dir: Path) -> None:
     """Keep the projector as it was before the first step, for the report's "before"."""
     state = projector_state(trainer.wrapped.projector)
@@ -285,6 +242,16 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
     """Return what the flags make the weights: bfloat16, float16 or float32."""
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
+def dtype_and_attention(
+    args: TrainingArguments, pick: Callable[[torch.dtype], str] | None
+) -> tuple[torch.dtype, str | None]:
+    """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log."""
+    dtype = weights_dtype(args)
+    attention = args.attn_implementation or (pick(dtype) if pick else None)
+    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    return dtype, attention
 
 
 def check_size(num_records: int, args: TrainingArguments) -> None:

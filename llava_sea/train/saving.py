@@ -6,7 +6,6 @@ run goes on from them. Saving is a collective under ZeRO-3: every rank calls it,
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any, Protocol
 import safetensors.torch
 import torch
 from peft import LoraConfig
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform
 from llava_sea.files import write_atomically
-from llava_sea.model.lora import load_lora, lora_parameters, non_lora_parameters
+from llava_sea.model.load_weights import read_tensors
+from llava_sea.model.lora import lora_parameters, non_lora_parameters, restore_lora
 from llava_sea.model.projector_io import (
     load_projector,
     projector_state,
@@ -90,6 +89,9 @@ class WholeModelSaver:
         """Write the whole model, the frozen parts too."""
         state = whole_tensors(model.llava.named_parameters(), keep=write)
         if write:
+            # Without DeepSpeed what is trained is float32 beside a frozen rest in bfloat16: rounded
+            # it could not be gone on from.
+            mixed = any(tensor.dtype == torch.float32 for tensor in state.values())
             write_llava(
                 folder,
                 model.llava,
@@ -98,6 +100,7 @@ class WholeModelSaver:
                 self.template,
                 state_dict=state,
                 extra_config=self.config,
+                dtype=torch.float32 if mixed else None,
             )
 
     def load(self, model: WrappedLlava, folder: Path) -> None:
@@ -126,14 +129,11 @@ class LoraSaver:
         folder.mkdir(parents=True, exist_ok=True)
         data = safetensors.torch.save(adapters, metadata={"format": "pt"})
         write_atomically(folder / ADAPTER_FILE, data)
-        buffer = io.BytesIO()
-        torch.save(others, buffer)
-        write_atomically(folder / NON_LORA_FILE, buffer.getvalue())
+        save_projector(folder / NON_LORA_FILE, others)
         _write_config(folder, self.config)
         self.lora.save_pretrained(str(folder))
 
     def load(self, model: WrappedLlava, folder: Path) -> None:
         """Load the adapters and the projector."""
-        state: dict[str, Tensor] = safetensors.torch.load_file(folder / ADAPTER_FILE)
-        others = torch.load(folder / NON_LORA_FILE, weights_only=True, map_location="cpu")
-        load_lora(model.llava, state | others, str(folder))
+        state = read_tensors(folder / ADAPTER_FILE) | read_tensors(folder / NON_LORA_FILE)
+        restore_lora(model.llava, state, str(folder))

@@ -27,6 +27,7 @@ from llava_sea.train.arguments import (
     TrainingArguments,
 )
 from llava_sea.train.labels import open_labels
+from llava_sea.train.llava_config import llava_config
 from llava_sea.train.measure import build_measurements
 from llava_sea.train.prepared import PickAttention, Prepared
 from llava_sea.train.saving import Stage1Saver
@@ -64,7 +65,7 @@ def prepare(
         model,
         dataset,
         collator,
-        saver=Stage1Saver(run.llava_config(model.llava, model_args, data_args, args)),
+        saver=Stage1Saver(llava_config(model.llava, model_args, data_args, args)),
         measure=build_measurements(sea, data_args, args, reading),
     )
 
@@ -81,9 +82,7 @@ def build_model(
     pick_attention: PickAttention | None,
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
-    dtype = run.weights_dtype(args)
-    attention = args.attn_implementation or (pick_attention(dtype) if pick_attention else None)
-    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    dtype, attention = run.dtype_and_attention(args, pick_attention)
     llava = build_llava(
         model_args.model_name_or_path,
         str(model_args.vision_tower),

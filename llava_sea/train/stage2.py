@@ -30,6 +30,7 @@ from llava_sea.train.arguments import (
     SeaArguments,
     TrainingArguments,
 )
+from llava_sea.train.llava_config import llava_config, mm_config
 from llava_sea.train.prepared import PickAttention, Prepared
 from llava_sea.train.quantize import quantization
 from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver
@@ -65,7 +66,7 @@ def prepare(
     template = get_template(model_args.version)
     llava, tokenizer = load_model(model_args, args, pick_attention)
     check_template(template, tokenizer)
-    config = run.mm_config(llava, model_args, data_args, args)
+    config = mm_config(llava, model_args, data_args, args)
     saver: Saver
     if args.lora_enable:
         fingerprint = base_fingerprint(llava.model.language_model)
@@ -80,7 +81,7 @@ def prepare(
             projector=not args.freeze_mm_mlp_adapter,
             vision_tower=model_args.unfreeze_mm_vision_tower,
         )
-        whole = run.llava_config(llava, model_args, data_args, args)
+        whole = llava_config(llava, model_args, data_args, args)
         saver = LoraSaver(lora, whole | {FINGERPRINT: fingerprint})
     else:
         choose_trainable(
@@ -120,9 +121,7 @@ def load_model(
     Raises:
         UserError: if a part is missing, or flags name parts that do not go together.
     """
-    dtype = run.weights_dtype(args)
-    attention = args.attn_implementation or (pick_attention(dtype) if pick_attention else None)
-    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    dtype, attention = run.dtype_and_attention(args, pick_attention)
     path = model_args.model_name_or_path
     if is_llava(path):
         if model_args.pretrain_mm_mlp_adapter:

@@ -120,6 +120,8 @@ class LLaVATrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As Trainer, with groups of their own for parts that have a learning rate of their own."""
+        if self.optimizer is not None:
+            return self.optimizer  # DeepSpeed's path asks twice
         optimizer = super().create_optimizer(model)
         rates: dict[nn.Module, float | None] = {
             self.wrapped.projector: getattr(self.args, "mm_projector_lr", None),

@@ -194,3 +194,15 @@ def test_settings_that_give_no_fixed_size(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match=r"--vision_tower .* no image processor"):
             ImageTransform.from_pretrained(str(folder), "square")
+
+
+def test_the_aspect_ratio_alone_decides_about_padding():
+    from transformers import LlavaImageProcessorPil
+
+    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    wide = Image.new("RGB", (40, 20), (255, 0, 0))
+    square = ImageTransform(LlavaImageProcessorPil(do_pad=True, **size), "square")
+    assert square.aspect_ratio == "square" and len(square(wide)[0].unique()) == 1
+    recorded = ImageTransform(LlavaImageProcessorPil(do_pad=True, **size), None)
+    assert recorded.aspect_ratio == "pad" and len(recorded(wide)[0].unique()) > 1
+    assert ImageTransform(LlavaImageProcessorPil(**size), None).aspect_ratio == "square"

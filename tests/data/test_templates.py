@@ -64,7 +64,7 @@ def byte_level(bos: str | None, unk: bool) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def tokenizers(request):
+def tokenizers():
     """By template: a tokenizer of its LLM's kind, and one that adds no BOS by itself."""
     plain, with_unk = byte_level(None, unk=False), byte_level(None, unk=True)
     adding = {bos: byte_level(bos, unk=False) for bos in ("<|begin_of_text|>", "<bos>")}

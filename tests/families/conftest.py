@@ -27,7 +27,7 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 
-# family -> (model type, config, tokenizer's kind, its special tokens, template of stage 2)
+# family -> (model type, config, tokenizer's kind, its special tokens)
 LLAMA3_TOKENS = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -39,15 +39,14 @@ PHI3_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|en
 QWEN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 GEMMA_TOKENS = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
 FAMILIES = {
-    "vicuna": ("llama", {}, "pieces", [], "v1"),
-    "llama3": ("llama", {"rope_theta": 5e5}, "bytes", LLAMA3_TOKENS, "llama_3"),
-    "gemma": ("gemma", {"head_dim": 16}, "bytes", GEMMA_TOKENS, "gemma"),
-    "phi3": ("phi3", {"pad_token_id": 0}, "pieces", PHI3_TOKENS, "phi3"),
-    "mistral": ("mistral", {"sliding_window": None}, "pieces", [], "mistral"),
-    "qwen2": ("qwen2", {"tie_word_embeddings": True}, "bytes", QWEN_TOKENS, "qwen"),
-    "qwen3": ("qwen3", {"head_dim": 16}, "bytes", QWEN_TOKENS, "qwen"),
+    "vicuna": ("llama", {}, "pieces", []),
+    "llama3": ("llama", {"rope_theta": 5e5}, "bytes", LLAMA3_TOKENS),
+    "gemma": ("gemma", {"head_dim": 16}, "bytes", GEMMA_TOKENS),
+    "phi3": ("phi3", {"pad_token_id": 0}, "pieces", PHI3_TOKENS),
+    "mistral": ("mistral", {"sliding_window": None}, "pieces", []),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}, "bytes", QWEN_TOKENS),
+    "qwen3": ("qwen3", {"head_dim": 16}, "bytes", QWEN_TOKENS),
 }
-TOWERS = ("clip", "siglip", "dinov2")
 
 
 def byte_level_tokenizer(corpus: list[str], special: list[str]) -> PreTrainedTokenizerFast:
@@ -75,7 +74,7 @@ def byte_level_tokenizer(corpus: list[str], special: list[str]) -> PreTrainedTok
 
 def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> None:
     """Write a random causal LM of a family with its tokenizer."""
-    model_type, changes, kind, special, _ = FAMILIES[family]
+    model_type, changes, kind, special = FAMILIES[family]
     if kind == "pieces":
         tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
         tokenizer.add_special_tokens({"additional_special_tokens": special})

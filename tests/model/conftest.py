@@ -97,7 +97,11 @@ def opened(make_case, tmp_path_factory) -> dict[str, SimpleNamespace]:
     (root / "elsewhere").mkdir()
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, str(STOCK_SCRIPT), str(root / "jobs.json")],
+        [
+            os.environ.get("LLAVA_SEA_STOCK_PYTHON", sys.executable),
+            str(STOCK_SCRIPT),
+            str(root / "jobs.json"),
+        ],
         cwd=root / "elsewhere",
         env=env,
         capture_output=True,

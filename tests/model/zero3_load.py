@@ -40,3 +40,4 @@ for number, folder in enumerate(folders):
             parts = (loaded.model, loaded.tokenizer, loaded.transform, get_template("v1"))
             write_llava(out / "written", *parts, state_dict=state)
 torch.distributed.barrier()
+torch.distributed.destroy_process_group()  # else its threads may abort the process at the end

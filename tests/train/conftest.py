@@ -18,6 +18,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _command_line(values) -> list[str]:
+    return [
+        token
+        for name, value in values.items()
+        if value is not None
+        for token in (f"--{name}", str(value))
+    ]
+
+
 @pytest.fixture
 def stage1_flags(tiny, tiny_labels):
     """Flags of a short run; keyword arguments change or (None) drop one."""
@@ -46,12 +55,7 @@ def stage1_flags(tiny, tiny_labels):
             "dataloader_num_workers": 0,
             "report_to": "none",
         } | changes
-        return [
-            token
-            for name, value in values.items()
-            if value is not None
-            for token in (f"--{name}", str(value))
-        ]
+        return _command_line(values)
 
     return flags
 
@@ -98,12 +102,7 @@ def stage2_flags(tiny, instructions):
             "dataloader_num_workers": 0,
             "report_to": "none",
         } | changes
-        return [
-            token
-            for name, value in values.items()
-            if value is not None
-            for token in (f"--{name}", str(value))
-        ]
+        return _command_line(values)
 
     return flags
 

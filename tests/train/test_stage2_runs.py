@@ -206,3 +206,17 @@ def test_gradient_checkpointing_changes_nothing(tune_here):
     )
     for name, tensor in plain.items():
         torch.testing.assert_close(saved[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_llm_in_bfloat16_does_not_round_the_projector(tune_here):
+    shared = {"bf16": True, "use_cpu": True, "freeze_backbone": True}
+    whole = tensors(tune_here("whole", **shared))
+    part = tune_here("part", **shared)
+    for path in part.iterdir():  # as if it had been ended after step 3
+        if path.name not in ("checkpoint-3", "run.json", "metrics.jsonl"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = tensors(tune_here("part", **shared))
+    name = "multi_modal_projector.linear_1.weight"
+    assert not torch.equal(whole[name], whole[name].bfloat16().float())
+    for key, tensor in whole.items():
+        torch.testing.assert_close(again[key], tensor, atol=0, rtol=0)

@@ -1,0 +1,48 @@
+"""Which flags belong to which stage, and which say opposite things."""
+
+from __future__ import annotations
+
+from llava_sea.errors import UserError
+from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
+
+
+def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArguments) -> None:
+    """Refuse flags of the other stage, and those that say opposite things.
+
+    Raises:
+        UserError: naming the flag and the way out.
+    """
+    if model.tune_mm_mlp_adapter:
+        given = {
+            "--lora_enable True": args.lora_enable,
+            "--unfreeze_mm_vision_tower True": model.unfreeze_mm_vision_tower,
+            "--freeze_mm_mlp_adapter True": args.freeze_mm_mlp_adapter,
+            "--group_by_modality_length True": args.group_by_modality_length,
+        }
+        reason = (
+            "belongs to stage 2; --tune_mm_mlp_adapter True is stage 1, which trains the "
+            "projector alone on records with one picture each"
+        )
+    else:
+        given = {
+            "--sea_labels": sea.sea_labels is not None,
+            "--sea_eval_data": sea.sea_eval_data is not None,
+        }
+        reason = "belongs to stage 1: add --tune_mm_mlp_adapter True, or leave it out"
+        if model.version in ("plain", "v0_plain"):
+            raise UserError(
+                f"--version {model.version} is for captions in stage 1; name the conversation "
+                "template of your LLM (v1 for Vicuna), or add --tune_mm_mlp_adapter True"
+            )
+        trains_llm = args.lora_enable or not model.freeze_backbone
+        if not (trains_llm or model.unfreeze_mm_vision_tower or not args.freeze_mm_mlp_adapter):
+            raise UserError(
+                "--freeze_backbone True and --freeze_mm_mlp_adapter True leave nothing to train"
+            )
+        if args.mm_vision_tower_lr is not None and not model.unfreeze_mm_vision_tower:
+            raise UserError(
+                "--mm_vision_tower_lr needs --unfreeze_mm_vision_tower True: the tower is frozen"
+            )
+    for flag, is_given in given.items():
+        if is_given:
+            raise UserError(f"{flag} {reason}")

@@ -1,0 +1,48 @@
+"""How much memory a data file takes once it is loaded: `python scripts/bench/records.py`.
+
+Writes synthetic conversations of LLaVA-665K's shape to a temporary file, loads them as training
+does, and prints the file's size, the growth of this process, and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from llava_sea.data.records import load_records
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description="Memory of loaded records.")
+    parser.add_argument("--records", type=int, default=60_000, help="synthetic records")
+    count = parser.parse_args().records
+    rows = []
+    for number in range(count):
+        turns = []
+        for turn in range(6):
+            text = f"turn {turn} of record {number}: " + "some words of an answer " * 3
+            turns.append({"from": ("human", "gpt")[turn % 2], "value": text})
+        rows.append({"id": str(number), "image": f"{number:09d}.jpg", "conversations": turns})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.json"
+        path.write_text(json.dumps(rows))
+        del rows, turns
+        gc.collect()
+        process = psutil.Process()
+        before = process.memory_info().rss
+        records = load_records(path)
+        peak, size = process.memory_info().rss - before, path.stat().st_size
+    print(
+        f"{len(records):,} records of {size / len(records):.0f} bytes: file {size / 1e6:.0f} MB, "
+        f"memory {peak / 1e6:.0f} MB, {peak / size:.1f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
