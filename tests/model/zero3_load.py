@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import deepspeed
 import torch
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -16,10 +15,11 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_lora import base_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.write import write_llava
+from llava_sea.train.run import init_distributed
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
 folders, out = json.loads(arguments[0]), Path(arguments[1])
-deepspeed.init_distributed("gloo")
+init_distributed()
 zero3 = HfDeepSpeedConfig(
     {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
 )  # must stay alive

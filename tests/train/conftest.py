@@ -117,9 +117,6 @@ def launch(repo):
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "TORCH_EXTENSIONS_DIR": os.environ.get(
-                "TORCH_EXTENSIONS_DIR", str(repo / ".cache/torch_extensions")
-            ),
             "PYTHONUNBUFFERED": "1",
         }
         script = str(repo / "llava_sea/train/train_mem.py")
