@@ -1,0 +1,1 @@
+"""The eight benchmarks: questions in, answers out, scores and submissions."""

@@ -1,0 +1,69 @@
+"""Answer files, as LLaVA's: a JSON object a line, ``{"question_id", "prompt", "text", ...}``.
+
+Answers are joined with questions by id, and never by the order of lines. A file that a run left
+unfinished may end in the middle of a line: that line is not an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_sea.errors import UserError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A line of an answer file.
+
+    Attributes:
+        question_id: of the question, as the benchmark has it (a number or a text).
+        prompt: what was asked, without the picture's placeholder.
+        text: what was answered.
+    """
+
+    question_id: int | str
+    prompt: str
+    text: str
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read an answer file.
+
+    Raises:
+        UserError: if a line, the last one excepted, is no answer.
+    """
+    lines = path.read_bytes().split(b"\n")
+    answers = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            answers.append(Answer(row["question_id"], row.get("prompt", ""), row["text"]))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break  # cut off in the middle of the line
+            raise UserError(
+                f'{path}:{number}: not an answer ({{"question_id", "prompt", "text"}}): {error!r}. '
+                "Mend the line or remove it, and the question is asked again"
+            ) from error
+    return answers
+
+
+def by_id(answers: Iterable[Answer]) -> dict[str, str]:
+    """Return the texts by question id (as text: files write 7 and "7" for the same question).
+
+    Raises:
+        UserError: if an id has two different answers.
+    """
+    texts: dict[str, str] = {}
+    for answer in answers:
+        key = str(answer.question_id)
+        if texts.setdefault(key, answer.text) != answer.text:
+            raise UserError(
+                f"question_id {key} has two answers, {texts[key]!r} and {answer.text!r}; keep one"
+            )
+    return texts

@@ -1,0 +1,1 @@
+"""One scorer per benchmark: official annotations and answers in, a `Score` out."""
