@@ -1,10 +1,17 @@
-"""LLaVA-1.5's own five command lines, flag for flag, pass the parser and mean what they meant.
+"""LLaVA-1.5's own five command lines, flag for flag, mean what they meant, and run.
 
 The flags and values are those of LLaVA's scripts/v1_5 (pretrain, finetune, finetune_lora,
 finetune_task, finetune_task_lora; haotian-liu/LLaVA c121f04).
 """
 
+import json
+import socket
+import subprocess
+import sys
+
 import pytest
+
+from llava_sea.model.load import load_llava
 
 COMMON = {
     "vision_tower": "openai/clip-vit-large-patch14-336",
@@ -125,3 +132,60 @@ def test_no_flag_is_left_out():
         "finetune_task": 33,
         "finetune_task_lora": 37,
     }  # as counted in LLaVA's scripts
+
+
+def run(repo, flags):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "llava_sea.train.launch", "--num_gpus", "2"]
+    command += ["--master_port", port, "llava_sea/train/train_mem.py"]
+    command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        command,
+        cwd=repo,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_the_five_run(repo, tmp_path, monkeypatch):
+    """As users do, one after another; the paths and the per-device batch alone are changed."""
+    models = repo / "playground" / "models"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    draw = [sys.executable, "-m", "playground.generate", "--output", str(tmp_path)]
+    subprocess.run(
+        [*draw, "--num_train", "24", "--num_heldout", "4"],
+        cwd=repo,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    world, out = tmp_path / "mini", {name: tmp_path / f"llava-{name}" for name in COMMANDS}
+    records = json.loads((world / "finetune.json").read_text())[:24]
+    (world / "finetune.json").write_text(json.dumps(records))
+    for name, flags in COMMANDS.items():
+        task = name.startswith("finetune_task")
+        changed = {
+            "vision_tower": models / "clip",
+            "model_name_or_path": out["finetune"] if task else models / "llm-small",
+            "data_path": world / ("pretrain.json" if name == "pretrain" else "finetune.json"),
+            "image_folder": world / "images",
+            "per_device_train_batch_size": 4,
+            "output_dir": out[name],
+        }
+        if "pretrain_mm_mlp_adapter" in flags:
+            changed["pretrain_mm_mlp_adapter"] = out["pretrain"] / "mm_projector.bin"
+        assert changed.keys() <= flags.keys()
+        log = run(repo, flags | changed)
+        assert "wandb" in log  # asked for by every one of them, and not installed
+        if name == "pretrain":
+            continue
+        base = out["finetune"] if task else models / "llm-small"
+        loaded = load_llava(str(out[name]), model_base=str(base) if "lora" in name else None)
+        assert loaded.model.config.text_config.hidden_size > 0
