@@ -63,8 +63,7 @@ def write_vizwiz(answers: Sequence[Answer], questions: Path, path: Path) -> None
         UserError: as `write_vqav2`, and if a question has no answer.
     """
     texts, images = by_id(answers), images_by_id(questions)
-    _refuse_missing(texts, list(images), questions)
-    refuse_strangers(texts, images, questions)
+    _refuse_incomplete(texts, list(images), questions)
     _write(
         [
             {"image": image, "answer": normalise_m4c(texts[question_id])}
@@ -87,12 +86,12 @@ def write_gqa(answers: Sequence[Answer], questions: Path, path: Path) -> None:
     """
     texts = by_id(answers)
     ids = [str(row["question_id"]) for row in read_questions(questions)]
-    _refuse_missing(texts, ids, questions)
-    refuse_strangers(texts, ids, questions)
+    _refuse_incomplete(texts, ids, questions)
     _write([{"questionId": each, "prediction": convert(texts[each])} for each in ids], path)
 
 
-def _refuse_missing(texts: Mapping[str, str], ids: Sequence[str], questions: Path) -> None:
+def _refuse_incomplete(texts: Mapping[str, str], ids: Sequence[str], questions: Path) -> None:
+    refuse_strangers(texts, ids, questions)
     if missing := [each for each in ids if each not in texts]:
         raise UserError(
             f"{questions}: {len(missing):,} of {len(ids):,} questions have no answer: "

@@ -1,8 +1,8 @@
 """What the scorers of visual question answering share: official files, the join by key, marks.
 
 Questions and answers meet by key, never by order. An answer to a question that the annotations do
-not have is an error, for a subset too: it is the sign of another split's file. A question without an
-answer is marked wrong and counted.
+not have is an error, be the annotations a subset or not: it is the sign of another split's file. A
+question without an answer is marked wrong and counted.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def human_answers(answers: Any) -> tuple[str, ...]:
     Raises:
         TypeError: if they are not that; `reading` makes it a message.
     """
+    if not isinstance(answers, list):
+        raise TypeError("the human answers are not a list")
     texts = tuple(item["answer"] if isinstance(item, dict) else item for item in answers)
     if len(texts) != _HUMAN_ANSWERS or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{len(texts)} human answers, not {_HUMAN_ANSWERS} texts")
@@ -158,8 +160,9 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: if it can't be read or is not JSON.
     """
+    text = _read(path)
     try:
-        return json.loads(_read(path))
+        return json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}; fetch the file again") from error
 

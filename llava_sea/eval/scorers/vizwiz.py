@@ -1,7 +1,7 @@
 """VizWiz by its official annotations, val's: the test split is scored on EvalAI alone.
 
-Questions are known by their pictures, one question each, and answer files carry question ids, so the
-question file says which picture an id is.
+Questions are known by their pictures, one question each, and answer files carry question ids, so
+the question file says which picture an id is.
 
 What is scored is what would be submitted (`llava_sea.eval.submissions_evalai`): an answer is first
 normalised as M4C does, as LLaVA's are, and then by the rules of the VQA script, as VizWiz's own

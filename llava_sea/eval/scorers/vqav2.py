@@ -69,7 +69,7 @@ def _questions(annotations: Path) -> list[Annotated]:
 
 
 def _mark(text: str, humans: tuple[str, ...]) -> float:
-    answer = one_line(normalise_m4c(text))
+    answer = normalise_m4c(text)
     humans = tuple(one_line(human) for human in humans)
     if len(set(humans)) > 1:
         answer = normalise_vqa(answer)
