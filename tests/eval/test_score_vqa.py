@@ -1,0 +1,310 @@
+"""VQAv2, VizWiz and TextVQA: marks worked out by hand, the joins, what is refused."""
+
+import json
+
+import pytest
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer
+from llava_sea.eval.scorers import textvqa, vizwiz, vqav2
+from llava_sea.eval.vqa_accuracy import vqa_accuracy
+
+INSTRUCTION = "\nAnswer the question using a single word or phrase."
+
+
+@pytest.mark.parametrize(
+    ("equal", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1), (10, 1)]
+)
+def test_accuracy_by_the_number_of_equal_answers(equal, expected):
+    humans = ["red"] * equal + [f"other {n}" for n in range(10 - equal)]
+    assert vqa_accuracy("red", humans) == expected
+
+    # The definition, word for word.
+    each = [
+        min(1, sum(h == "red" for h in humans[:left] + humans[left + 1 :]) / 3)
+        for left in range(10)
+    ]
+    assert vqa_accuracy("red", humans) == pytest.approx(sum(each) / 10)
+
+
+def asked(question_id, text, question="What?", ocr=None):
+    tokens = "" if ocr is None else f"\nReference OCR token: {ocr}"
+    return Answer(question_id, question + tokens + INSTRUCTION, text)
+
+
+def write(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def humans(*counted):
+    """Ten answers in the official form, from (answer, how often)."""
+    texts = [text for text, count in counted for _ in range(count)]
+    assert len(texts) == 10
+    return [
+        {"answer": text, "answer_confidence": "yes", "answer_id": number}
+        for number, text in enumerate(texts, start=1)
+    ]
+
+
+# VQAv2
+
+
+@pytest.fixture
+def vqav2_file(tmp_path):
+    def row(question_id, kind, answers):
+        return {
+            "question_id": question_id,
+            "image_id": question_id // 1000,
+            "question_type": "what",
+            "answer_type": kind,
+            "multiple_choice_answer": answers[0]["answer"],
+            "answers": answers,
+        }
+
+    return write(
+        tmp_path / "v2_mscoco_val2014_annotations.json",
+        {
+            "annotations": [
+                row(1000, "yes/no", humans(("yes", 10))),
+                row(1001, "number", humans(("2", 3), ("3", 2), ("4", 5))),
+                row(1002, "other", humans(("the red car", 2), ("Red car", 1), ("blue", 7))),
+                row(1003, "other", humans(("grass", 1), ("lawn", 9))),
+            ]
+        },
+    )
+
+
+def test_vqav2_by_hand(vqav2_file):
+    score = vqav2.score(
+        [asked(1002, "A red car."), asked(1000, "Yes"), asked("1001", "two")], vqav2_file
+    )
+    # yes: unanimous, 1. "two" is "2": three of ten, 0.9. "red car" thrice once normalised: 0.9.
+    assert score.parts == pytest.approx({"yes/no": 100, "number": 90, "other": 45})
+    assert score.value == pytest.approx(100 * (1 + 0.9 + 0.9 + 0) / 4)
+    assert (score.benchmark, score.split, score.questions, score.missing) == (
+        "vqav2",
+        "val2014",
+        4,
+        1,
+    )
+
+
+def test_vqav2_perfect_answers(vqav2_file):
+    texts = {1000: "yes", 1001: "4", 1002: "blue", 1003: "lawn"}
+    score = vqav2.score([asked(*item) for item in texts.items()], vqav2_file)
+    assert score.value == 100
+    assert score.missing == 0
+
+
+def test_vqav2_unanimous_answers_are_compared_as_they_are(tmp_path):
+    rows = [
+        {"question_id": 1, "answer_type": "other", "answers": humans((" two\n", 10))},
+        {"question_id": 2, "answer_type": "other", "answers": humans(("two", 9), ("2", 1))},
+        {"question_id": 3, "answer_type": "other", "answers": humans((" blue\tsky ", 10))},
+    ]
+    annotations = write(tmp_path / "a.json", {"annotations": rows})
+    # The answer "two" becomes "2"; the ten "two" of question 1 stay, those of question 2 don't.
+    score = vqav2.score([asked(1, "two"), asked(2, "two"), asked(3, "Blue sky")], annotations)
+    assert score.value == pytest.approx(100 * 2 / 3)
+
+
+def test_vqav2_refuses_what_does_not_belong_together(vqav2_file, tmp_path):
+    with pytest.raises(UserError, match=r"v2_mscoco_val2014_annotations.json.*'7'.*split"):
+        vqav2.score([asked(1000, "yes"), asked(7, "no")], vqav2_file)
+    with pytest.raises(UserError, match="'1', '2', '3' and 2 more"):
+        vqav2.score([asked(number, "no") for number in range(1, 6)], vqav2_file)
+    with pytest.raises(UserError, match="1000 has two answers"):
+        vqav2.score([asked(1000, "yes"), asked("1000", "no")], vqav2_file)
+    rows = json.loads(vqav2_file.read_text())["annotations"]
+    twice = write(tmp_path / "twice.json", {"annotations": [*rows, rows[0]]})
+    with pytest.raises(UserError, match=r"twice.json.*'1000' more than once"):
+        vqav2.score([], twice)
+
+
+@pytest.mark.parametrize("scorer", [vqav2, textvqa])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not JSON"),
+        ("[]", "the list"),
+        ("{}", "the list"),
+        ('{"annotations": [], "data": []}', "no questions"),
+        ('{"annotations": [{"question_id": 1}], "data": [{"image_id": 1}]}', "1: not as"),
+    ],
+)
+def test_annotations_that_are_none(scorer, content, message, tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"annotations.json.*{message}"):
+        scorer.score([], path)
+    with pytest.raises(UserError, match=r"nowhere.json: can't be read"):
+        scorer.score([], tmp_path / "nowhere.json")
+
+
+def test_nine_human_answers_are_refused(tmp_path):
+    rows = [{"question_id": 1, "answer_type": "other", "answers": humans(("red", 10))[:9]}]
+    annotations = write(tmp_path / "a.json", {"annotations": rows})
+    with pytest.raises(UserError, match=r"annotation 1.*9 human answers, not 10"):
+        vqav2.score([], annotations)
+
+
+# VizWiz
+
+
+@pytest.fixture
+def vizwiz_files(tmp_path):
+    def row(number, kind, answers):
+        for answer in answers:
+            del answer["answer_id"]  # VizWiz has none
+        return {
+            "image": f"VizWiz_val_{number:08}.jpg",
+            "question": "What is this?",
+            "answers": answers,
+            "answer_type": kind,
+            "answerable": int(kind != "unanswerable"),
+        }
+
+    annotations = [
+        row(0, "unanswerable", humans(("unanswerable", 6), ("soup", 2), ("can", 2))),
+        row(1, "other", humans(("chicken soup", 2), ("unsuitable", 8))),
+        row(2, "yes/no", humans(("yes", 1), ("no", 9))),
+    ]
+    # Ids are not the pictures' numbers, and the order is another.
+    questions = [
+        {"question_id": 12, "image": "VizWiz_val_00000002.jpg", "text": "q"},
+        {"question_id": 10, "image": "VizWiz_val_00000000.jpg", "text": "q"},
+        {"question_id": 11, "image": "VizWiz_val_00000001.jpg", "text": "q"},
+    ]
+    questions_file = tmp_path / "llava_val.jsonl"
+    questions_file.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    return write(tmp_path / "val.json", annotations), questions_file
+
+
+def test_vizwiz_by_hand(vizwiz_files):
+    answers = [asked(10, "Unanswerable"), asked(11, "The chicken soup."), asked(12, "Yes")]
+    score = vizwiz.score(answers, *vizwiz_files)
+    assert score.parts == pytest.approx({"unanswerable": 100, "other": 60, "yes/no": 30})
+    assert score.value == pytest.approx(190 / 3)
+    assert (score.questions, score.missing) == (3, 0)
+
+
+def test_vizwiz_perfect_and_missing_answers(vizwiz_files):
+    perfect = [asked(10, "unanswerable"), asked(11, "unsuitable"), asked(12, "no")]
+    assert vizwiz.score(perfect, *vizwiz_files).value == 100
+    score = vizwiz.score(perfect[:1], *vizwiz_files)
+    assert score.missing == 2
+    assert score.value == pytest.approx(100 / 3)
+
+
+def test_vizwiz_compares_human_answers_as_published(tmp_path):
+    row = {
+        "image": "a.jpg",
+        "answer_type": "other",
+        "answers": [{"answer": text} for text in ["two"] * 5 + ["2"] * 2 + ["Two"] * 3],
+    }
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question_id": 1, "image": "a.jpg"}\n')
+    # "two" becomes "2", which two humans said.
+    score = vizwiz.score([asked(1, "two")], write(tmp_path / "val.json", [row]), questions)
+    assert score.value == pytest.approx(60)
+
+
+def test_vizwiz_refuses_what_does_not_belong_together(vizwiz_files, tmp_path):
+    annotations, questions = vizwiz_files
+    with pytest.raises(UserError, match=r"llava_val.jsonl.*'99'"):
+        vizwiz.score([asked(99, "soup")], annotations, questions)
+    fewer = write(tmp_path / "fewer.json", json.loads(annotations.read_text())[1:])
+    with pytest.raises(UserError, match=r"fewer.json.*VizWiz_val_00000000.jpg"):
+        vizwiz.score([asked(10, "soup")], fewer, questions)
+    with pytest.raises(UserError, match="no questions"):
+        vizwiz.score([], write(tmp_path / "empty.json", []), questions)
+    again = tmp_path / "again.jsonl"
+    again.write_text('{"question_id": 1, "image": "a.jpg"}\n{"question_id": 2, "image": "a.jpg"}\n')
+    with pytest.raises(UserError, match=r"again.jsonl.*'a.jpg' more than once"):
+        vizwiz.score([], annotations, again)
+    again.write_text('{"question_id": 1}\n')
+    with pytest.raises(UserError, match=r"again.jsonl: question_id 1.*image"):
+        vizwiz.score([], annotations, again)
+
+
+# TextVQA
+
+
+@pytest.fixture
+def textvqa_file(tmp_path):
+    def row(question_id, question, answers):
+        return {
+            "question_id": question_id,
+            "image_id": "0054c91397f2fe05",
+            "question": question,
+            "answers": [answer["answer"] for answer in answers],
+        }
+
+    return write(
+        tmp_path / "TextVQA_0.5.1_val.json",
+        {
+            "data": [
+                row(1, "What brand is it?", humans(("Nokia", 2), ("nokia", 1), ("phone", 7))),
+                row(2, "What Time is it", humans(("10:10", 8), ("ten", 2))),
+                row(3, "whose?", humans(("the man's", 5), ("a man's", 5))),
+            ]
+        },
+    )
+
+
+IMAGE = "0054c91397f2fe05"
+
+
+def test_textvqa_joins_by_picture_and_question(textvqa_file):
+    score = textvqa.score(
+        [
+            asked(IMAGE, "10", "What time is it", "10:10, NOKIA"),
+            asked(IMAGE, "man's", "Whose?", ""),
+            asked(IMAGE, "NOKIA.", "What brand is it?", "a\nb"),
+        ],
+        textvqa_file,
+    )
+    # "ten" is "10" and twice there: 0.6; "man 's" ten times: 1; "nokia" three times: 0.9.
+    assert score.value == pytest.approx(100 * (0.6 + 1 + 0.9) / 3)
+    assert score.protocol["OCR tokens"] == "yes"
+    assert (score.questions, score.missing, score.parts) == (3, 0, {})
+
+
+def test_textvqa_without_ocr_tokens_and_with_some(textvqa_file):
+    plain = [asked(IMAGE, "phone", "What brand is it?")]
+    score = textvqa.score(plain, textvqa_file)
+    assert score.protocol["OCR tokens"] == "no"
+    assert score.value == pytest.approx(100 / 3)
+    assert score.missing == 2
+    mixed = textvqa.score([*plain, asked(IMAGE, "10:10", "what time is it", "x")], textvqa_file)
+    assert mixed.protocol["OCR tokens"] == "in 1 of 2 prompts"
+    assert not mixed.comparable(score)
+
+
+def test_textvqa_a_question_asked_twice_about_a_picture(tmp_path):
+    rows = [
+        {"image_id": "x", "question": "What?", "answers": ["red"] * 10},
+        {"image_id": "x", "question": "what?", "answers": ["red"] * 2 + ["blue"] * 8},
+    ]
+    annotations = write(tmp_path / "twice.json", {"data": rows})
+    score = textvqa.score([asked("x", "red"), asked("x", "red", "what?")], annotations)
+    assert score.value == pytest.approx((100 + 60) / 2)
+    assert (score.questions, score.missing) == (2, 0)
+
+
+def test_textvqa_refuses_what_does_not_belong_together(textvqa_file):
+    with pytest.raises(UserError, match=rf"{IMAGE} what colour"):
+        textvqa.score([asked(IMAGE, "red", "What colour?")], textvqa_file)
+    with pytest.raises(UserError, match=r"whose\? has two answers"):
+        textvqa.score([asked(IMAGE, "mine", "Whose?"), asked(IMAGE, "his", "whose?")], textvqa_file)
+    with pytest.raises(UserError, match="no question in its prompt"):
+        textvqa.score([Answer(IMAGE, "", "red")], textvqa_file)
+    with pytest.raises(UserError, match="no question in its prompt"):
+        textvqa.score([asked(IMAGE, "red", "", "x")], textvqa_file)
+
+
+def test_no_answers_at_all(textvqa_file, vqav2_file):
+    for score in (textvqa.score([], textvqa_file), vqav2.score([], vqav2_file)):
+        assert score.value == 0
+        assert score.missing == score.questions
