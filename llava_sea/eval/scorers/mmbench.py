@@ -27,12 +27,15 @@ from llava_sea.eval.scorers.official import check_ids, percent
 LETTERS = "ABCD"
 ROTATION = 1_000_000
 _MARKED = re.compile(r"(?:\(([A-D])\)|([A-D])[.):,])(?=\s|$)")
-_SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])\b")
+_SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])(?=[).:,]|\s*$)")
 _LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read an MMBench table (.tsv): rows by column name, each with an integer as "index".
+    """Read an MMBench table (.tsv) without its pictures.
+
+    Returns:
+        The rows, column name to cell, each with digits as "index".
 
     Raises:
         UserError: if it is not there or a row is not like its header.
@@ -46,7 +49,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
             header = next(reader, [])
             if not {"index", "question", "A", "B"} <= set(header):
                 raise UserError(f"{path}: its first line must name index, question, A, B, ...")
-            for cells in reader:
+            for cells in filter(None, reader):  # blank lines have no cells
                 row = dict(zip(header, cells, strict=False))
                 if len(cells) != len(header) or not row["index"].strip().isdecimal():
                     raise UserError(
@@ -58,6 +61,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
                         f"{path}:{reader.line_num}: index {row['index']} is there twice"
                     )
                 seen.add(int(row["index"]))
+                row.pop("image", None)
                 rows.append(row)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; put the official table there") from error

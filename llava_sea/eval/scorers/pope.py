@@ -38,7 +38,9 @@ def says_yes(text: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def score(answers: Sequence[Answer], questions: Path, labels: Path, *, split: str = "test") -> Score:
+def score(
+    answers: Sequence[Answer], questions: Path, labels: Path, *, split: str = "test"
+) -> Score:
     """Score answers to POPE.
 
     Args:
@@ -56,7 +58,9 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path, *, split: st
             answer's prompt is another question than the file has under its id.
     """
     if split not in (*SPLITS, "test"):
-        raise UserError(f"POPE has no split {split!r}; it has test (all three), {', '.join(SPLITS)}")
+        raise UserError(
+            f"POPE has no split {split!r}; it has test (all three), {', '.join(SPLITS)}"
+        )
     wanted = SPLITS if split == "test" else (split,)
     asked = _join(questions, labels, wanted)
     texts = by_id(answers)
@@ -67,7 +71,9 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path, *, split: st
     for name in wanted:
         those = {key: question.label for key, question in asked.items() if question.split == name}
         if not those:
-            raise UserError(f"{questions}: has no question of the category {name}; take the whole file")
+            raise UserError(
+                f"{questions}: has no question of the category {name}; take the whole file"
+            )
         given = {key: says_yes(texts[key]) for key in those if key in texts}
         parts |= {f"{name} {what}": number for what, number in _numbers(those, given).items()}
     counted = [key for key, question in asked.items() if question.split in wanted]
@@ -144,9 +150,7 @@ def _labels(path: Path) -> dict[tuple[str, str], bool]:
     return labels
 
 
-def _check_prompts(
-    answers: Sequence[Answer], asked: dict[str, _Question], questions: Path
-) -> None:
+def _check_prompts(answers: Sequence[Answer], asked: dict[str, _Question], questions: Path) -> None:
     """Hold that the answers were made from this question file: revisions number differently."""
     for answer in answers:
         bare = asked[str(answer.question_id)].bare
