@@ -205,7 +205,7 @@ class LocalJudge:
         """Grade by words."""
         there = set(_words(case.prediction))
         share = max(
-            (_mean([_found(part, there) for part in alternative.split("<AND>")]))
+            _mean([_found(part, there) for part in alternative.split("<AND>")])
             for alternative in case.truth.split("<OR>")
         )
         value = int(share * 10 + 0.5) / 10
@@ -243,7 +243,8 @@ class GradeCache:
 
     def grade(self, judge: Judge, case: Case) -> Grade:
         """Return the kept grade, or the judge's, which is then kept."""
-        key = (judge.name, hashlib.sha256(case.prompt.encode()).hexdigest())
+        prompt = case.prompt.encode(errors="surrogatepass")
+        key = (judge.name, hashlib.sha256(prompt).hexdigest())
         if key not in self._grades:
             grade = judge.grade(case)
             row = {"question_id": case.question_id, "judge": key[0], "prompt_sha256": key[1]}
@@ -257,9 +258,9 @@ class GradeCache:
 def read_grade(reply: str) -> float | None:
     """Return the number that a reply starts with, None where that is none from 0 to 1.
 
-    A number that breaks off ("0.") is none.
+    A number that breaks off ("0.") is none, nor is a ratio ("0/10").
     """
-    found = re.match(r"\s*(0(?:\.\d+)?|1(?:\.0+)?)(?![\d.]|/)", reply)
+    found = re.match(r"\s*((?:0\.\d+|1\.0+)(?!\d|/|%|\.\d)|[01](?![\d./%]))", reply)
     return float(found[1]) if found else None
 
 

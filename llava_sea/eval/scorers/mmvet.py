@@ -127,7 +127,7 @@ def score(
         "empty or missing answers": "0.0, not asked",
     }
     if not judge.deterministic:
-        protocol["judge's own name"] = ", ".join(sorted(models))
+        protocol["model, as the endpoint says"] = ", ".join(sorted(models))
         protocol["graded"] = " to ".join(sorted({min(days), max(days)})) if days else "nothing"
     return Score(
         benchmark="mm-vet",

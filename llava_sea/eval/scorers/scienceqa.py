@@ -88,18 +88,18 @@ def _problems(problems: Path, splits: Path, split: str) -> dict[str, dict[str, A
     if not isinstance(pids, dict) or split not in pids:
         there = ", ".join(pids) if isinstance(pids, dict) else "no splits at all"
         raise UserError(f"{splits}: has no split {split!r}; it has {there}")
-    asked = {}
+    asked: dict[str, dict[str, Any]] = {}
     for pid in map(str, pids[split]):
-        problem = everything.get(pid) if isinstance(everything, dict) else None
         try:
-            known = isinstance(problem, dict) and "image" in problem
-            if not known or not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
-                raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
+            problem = everything[pid]
+            if not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
+                raise ValueError("the answer is no option")
+            problem["image"]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
                 f"{problems}: problem {pid} of the split {split} needs 1 to {len(LETTERS)} "
-                '"choices", the index of one as "answer", and an "image" (null for none); fetch '
-                "the official file again"
+                '"choices", the index of one as "answer", and an "image" (null for none): '
+                f"{error!r}; fetch the official file again"
             ) from error
         asked[pid] = problem
     return asked
