@@ -130,7 +130,7 @@ def score(
         protocol["model, as the endpoint says"] = ", ".join(sorted(models))
         protocol["graded"] = " to ".join(sorted({min(days), max(days)})) if days else "nothing"
     return Score(
-        benchmark="mm-vet",
+        benchmark="mmvet",
         value=_mean100(list(values.values())),
         metric="mean grade",
         split=split,
