@@ -1,0 +1,290 @@
+"""Judges that grade an answer from 0.0 to 1.0, and the file that keeps their grades.
+
+`OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions, a local server
+among them. It never guesses: what it cannot read it asks again, then stops with an error that names
+the question. `LocalJudge` compares words; its grades are no LLM's and say so by their name.
+
+`GradeCache` keeps each grade on disk as it is given, so a run that stopped goes on without paying
+twice, and the same answers get the same grades again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from llava_sea.errors import UserError
+
+
+@dataclass(frozen=True)
+class Case:
+    """An answer to grade.
+
+    Attributes:
+        question_id: of the question, for errors and the record.
+        truth: what is right; ``<AND>`` joins what is asked for together, ``<OR>`` alternatives.
+        prediction: the answer.
+        prompt: the whole text for an LLM, question, truth and prediction included.
+    """
+
+    question_id: str
+    truth: str
+    prediction: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A judge's grade.
+
+    Attributes:
+        value: 0.0 (wrong) to 1.0 (right).
+        reply: what the judge said.
+        model: which model the endpoint says it was.
+        date: of grading, UTC, e.g. "2026-01-31".
+    """
+
+    value: float
+    reply: str
+    model: str
+    date: str
+
+
+class Judge(Protocol):
+    """Who grades.
+
+    Attributes:
+        name: says who it is; grades are kept under it.
+        deterministic: whether the same case has the same grade at any time.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def deterministic(self) -> bool: ...  # noqa: D102
+
+    def grade(self, case: Case) -> Grade: ...  # noqa: D102
+
+
+class OpenAIJudge:
+    """A model behind an OpenAI-compatible endpoint, at temperature 0."""
+
+    deterministic = False
+    # What MM-Vet's official evaluator adds, with 0.5 of temperature, when it has to ask again
+    # (github.com/yuweihao/MM-Vet, mm-vet_evaluator.py).
+    _AGAIN = "\nPredict the correctness of the answer (digit): "
+    _WARMER = 0.5
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        api_key: str = "",
+        *,
+        tries: int = 5,
+        timeout: float = 60.0,
+        max_tokens: int = 16,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Take an endpoint.
+
+        Args:
+            base_url: as OpenAI's clients take it, e.g. "https://api.openai.com/v1"; "/v1" is
+                added to an address without a path.
+            model: the model's name there.
+            api_key: sent as a bearer token, if any.
+            tries: how often a request is sent that fails, and how often a reply without a grade is
+                asked again.
+            timeout: seconds for a reply.
+            max_tokens: of a reply. The official evaluator allows 3, in which some tokenizers write
+                no "0.5".
+            sleep: waits some seconds.
+
+        Raises:
+            UserError: if `base_url` is no http address.
+        """
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise UserError(f"the judge's address {base_url!r} must start with http:// or https://")
+        path = parts.path.rstrip("/") or "/v1"
+        self._url = f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
+        self.name = f"{model} at {parts.netloc.rpartition('@')[2]}"
+        self._model, self._api_key = model, api_key
+        self._tries, self._timeout, self._max_tokens = tries, timeout, max_tokens
+        self._sleep = sleep
+
+    def grade(self, case: Case) -> Grade:
+        """Ask until a reply starts with a number from 0 to 1.
+
+        Raises:
+            UserError: if none of `tries` replies does, or the endpoint refuses or stays away.
+        """
+        replies = []
+        for attempt in range(self._tries):
+            reply = self._post(
+                {
+                    "model": self._model,
+                    "messages": [
+                        {"role": "user", "content": case.prompt + (self._AGAIN if attempt else "")}
+                    ],
+                    "temperature": min(attempt * self._WARMER, 2.0),
+                    "max_tokens": self._max_tokens,
+                },
+                case.question_id,
+            )
+            text, model = _content(reply)
+            value = read_grade(text)
+            if value is not None:
+                return Grade(value, text, model or self._model, _today())
+            replies.append(text)
+        raise UserError(
+            f"judge {self.name}, question {case.question_id}: no grade from 0.0 to 1.0 in "
+            f"{self._tries} replies, the last {replies[-1][:200]!r}; take a judge that follows the "
+            "prompt. Earlier grades are kept, and the same command goes on from here"
+        )
+
+    def _post(self, body: dict[str, Any], question_id: str) -> Any:
+        """Send a request, again where that may help; None for a reply that is not JSON."""
+        headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
+        where, trouble = f"judge {self.name}, question {question_id}", ""
+        for attempt in range(self._tries):
+            asked_wait = 0.0
+            try:
+                with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                    return json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read()[:500].decode(errors="replace")
+                trouble = f"HTTP {error.code}: {said}"
+                if error.code not in (408, 429) and error.code < 500:
+                    raise UserError(
+                        f"{where}: the endpoint {self._url} refused: {trouble}. Mend the model's "
+                        "name, the key or the address"
+                    ) from error
+                wait = error.headers.get("Retry-After", "")
+                asked_wait = min(float(wait), 60.0) if wait.isdecimal() else 0.0
+            except (OSError, http.client.HTTPException) as error:  # time-outs are OSErrors
+                trouble = repr(error)
+            except ValueError:
+                return None
+            if attempt + 1 < self._tries:
+                self._sleep(max(2.0**attempt, asked_wait))
+        raise UserError(
+            f"{where}: no reply from {self._url} in {self._tries} tries, the last: {trouble}. "
+            "Earlier grades are kept, and the same command goes on from here"
+        )
+
+
+class LocalJudge:
+    """No LLM: the share of the truth's words that the answer has, rounded to 0.1.
+
+    Of ``<OR>`` alternatives the best counts, of ``<AND>`` parts the mean (``<OR>`` binds less).
+    Case and punctuation do not matter, order and negation neither, so its numbers compare with its
+    own alone. For runs without an endpoint.
+    """
+
+    name = "local word-match judge, not an LLM"
+    deterministic = True
+
+    def grade(self, case: Case) -> Grade:
+        """Grade by words."""
+        there = set(_words(case.prediction))
+        share = max(
+            _mean([_found(part, there) for part in alternative.split("<AND>")])
+            for alternative in case.truth.split("<OR>")
+        )
+        value = int(share * 10 + 0.5) / 10
+        return Grade(value, f"{value:.1f}", self.name, _today())
+
+
+class GradeCache:
+    """Grades on disk, a JSON object a line, by judge and by the prompt's SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or start a file.
+
+        Raises:
+            UserError: if a line is no grade. A last line that was cut off is taken away: its
+                question is asked again.
+        """
+        self._path = path
+        self._grades: dict[tuple[str, str], Grade] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+            try:
+                row = json.loads(line)
+                grade = Grade(**{name: row[name] for name in Grade.__dataclass_fields__})
+                self._grades[row["judge"], row["prompt_sha256"]] = grade
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}:{number}: not a grade ({error!r}); remove the line, and the question "
+                    "is asked again"
+                ) from error
+        if whole != data:
+            with open(path, "r+b") as file:
+                file.truncate(len(whole))
+
+    def grade(self, judge: Judge, case: Case) -> Grade:
+        """Return the kept grade, or the judge's, which is then kept."""
+        prompt = case.prompt.encode(errors="surrogatepass")
+        key = (judge.name, hashlib.sha256(prompt).hexdigest())
+        if key not in self._grades:
+            grade = judge.grade(case)
+            row = {"question_id": case.question_id, "judge": key[0], "prompt_sha256": key[1]}
+            row |= {"answer": case.prediction} | asdict(grade)
+            with open(self._path, "ab") as file:
+                file.write(json.dumps(row).encode() + b"\n")
+            self._grades[key] = grade
+        return self._grades[key]
+
+
+def read_grade(reply: str) -> float | None:
+    """Return the number that a reply starts with, None where that is none from 0 to 1.
+
+    A number that breaks off ("0.") is none, nor is a ratio ("0/10").
+    """
+    found = re.match(r"\s*((?:0\.\d+|1\.0+)(?!\d|/|%|\.\d)|[01](?![\d./%]))", reply)
+    return float(found[1]) if found else None
+
+
+def _content(reply: Any) -> tuple[str, str]:
+    """Return a reply's text and its model; empty where there is none."""
+    try:
+        text, model = reply["choices"][0]["message"]["content"], reply.get("model")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return "", ""
+    return (text if isinstance(text, str) else ""), (model if isinstance(model, str) else "")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+", text.casefold())
+
+
+def _found(part: str, there: set[str]) -> float:
+    words = _words(part)
+    return _mean([float(word in there) for word in words]) if words else 0.0
+
+
+def _mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()

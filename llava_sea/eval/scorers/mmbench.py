@@ -1,0 +1,184 @@
+"""MMBench: circular accuracy, a question counting only if every rotation of it is answered right.
+
+The official table has the rotations as rows of their own: index i + k * 1,000,000 is question i
+with its options turned k times, with its own answer. Only the dev tables have answers; the test
+tables are scored by the OpenCompass server alone.
+
+Reading an answer asks no LLM. In this order it is: the letter of an option alone ("B"); an option's
+text, whole ("a red car", any case, a last "." aside); a letter in brackets or with ".", ")", ":" or
+"," after it, then the end or more text ("(B)", "B.", "B. a red car"); a letter after "answer is" or
+"answer:", if only one. Anything else, an empty answer among them, is unread and wrong. The server
+also asks an LLM about such answers, so its numbers may be a little higher.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import check_ids, percent
+
+LETTERS = "ABCD"
+ROTATION = 1_000_000
+_MARKED = re.compile(r"(?:\(([A-D])\)|([A-D])[.):,])(?=\s|$)")
+_SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])(?=[).:,]|\s*$)")
+_LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read an MMBench table (.tsv) without its pictures.
+
+    Returns:
+        The rows, column name to cell, each with digits as "index".
+
+    Raises:
+        UserError: if it is not there or a row is not like its header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+    rows: list[dict[str, str]] = []
+    seen: set[int] = set()
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t")
+            header = next(reader, [])
+            if not {"index", "question", "A", "B"} <= set(header):
+                raise UserError(f"{path}: its first line must name index, question, A, B, ...")
+            for cells in filter(None, reader):  # blank lines have no cells
+                row = dict(zip(header, cells, strict=False))
+                if len(cells) != len(header) or not row["index"].strip().isdecimal():
+                    raise UserError(
+                        f"{path}:{reader.line_num}: the row has {len(cells)} cells of "
+                        f"{len(header)}, or its index is no number; fetch the table again"
+                    )
+                if int(row["index"]) in seen:
+                    raise UserError(
+                        f"{path}:{reader.line_num}: index {row['index']} is there twice"
+                    )
+                seen.add(int(row["index"]))
+                row.pop("image", None)
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; put the official table there") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table ({error}); fetch it again") from error
+    return rows
+
+
+def read_letter(text: str, options: dict[str, str]) -> str | None:
+    """Return the option that an answer gives, None where it gives none.
+
+    Args:
+        text: the answer.
+        options: letter to text, of the options that the row has.
+    """
+    text = text.strip()
+    if text in options:
+        return text
+    same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
+    if len(same) == 1:
+        return same[0]
+    marked = _MARKED.match(text)
+    found = {marked[1] or marked[2]} if marked else set(_SENTENCE.findall(text))
+    return found.pop() if len(found) == 1 and found <= options.keys() else None
+
+
+def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Score:
+    """Score answers to MMBench.
+
+    Args:
+        answers: by row index, rotations included.
+        table: the official .tsv with answers, e.g. mmbench_dev_20230712.tsv.
+        split: its name, for the record.
+
+    Returns:
+        The circular accuracy over questions. Of its parts, "vanilla" is the share of right rows,
+        the categories are circular, and "unread answers" is a share of rows.
+
+    Raises:
+        UserError: if the table has no answers or no rotations, or an answer is to no row of it.
+    """
+    rows = read_table(table)
+    _check_scorable(rows, table)
+    texts = by_id(answers)
+    keys = [str(int(row["index"])) for row in rows]
+    check_ids(texts, set(keys), table)
+    letters = {
+        key: read_letter(texts[key], _options(row))
+        for key, row in zip(keys, rows, strict=True)
+        if key in texts
+    }
+    questions: dict[int, list[bool]] = defaultdict(list)
+    first: dict[int, dict[str, str]] = {}
+    missing = set()
+    for key, row in zip(keys, rows, strict=True):
+        question = int(key) % ROTATION
+        questions[question].append(letters.get(key) == row["answer"].strip())
+        first.setdefault(question, row)
+        if key not in texts:
+            missing.add(question)
+    right = {question: all(rights) for question, rights in questions.items()}
+
+    vanilla = sum(map(sum, questions.values()))
+    unread = sum(letter is None for letter in letters.values())
+    parts = {"vanilla": percent(vanilla, len(rows)), "unread answers": percent(unread, len(rows))}
+    for column in ("l2-category", "category"):
+        for name in sorted({_cell(row, column) for row in first.values()} - {""}):
+            those = [key for key, row in first.items() if _cell(row, column) == name]
+            parts[f"{column}: {name}"] = percent(sum(right[key] for key in those), len(those))
+    return Score(
+        benchmark="mmbench",
+        value=percent(sum(right.values()), len(right)),
+        metric="circular accuracy",
+        split=split,
+        questions=len(right),
+        missing=len(missing),
+        protocol={
+            "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
+            "rows": str(len(rows)),
+            "missing answers": "wrong",
+        },
+        parts=parts,
+    )
+
+
+def _check_scorable(rows: list[dict[str, str]], table: Path) -> None:
+    if not rows:
+        raise UserError(f"{table}: has no rows; fetch it again")
+    for row in rows:
+        answer = row.get("answer", "").strip()
+        if not answer:
+            raise UserError(
+                f"{table}: index {row['index']} has no answer, as in the test tables: only the "
+                "OpenCompass server can score them. Write the submission instead, or take the dev "
+                "table"
+            )
+        if answer not in _options(row):
+            raise UserError(
+                f"{table}: index {row['index']} has the answer {answer!r}, which is none of its "
+                "options; fetch the table again"
+            )
+    if all(int(row["index"]) < ROTATION for row in rows):
+        raise UserError(
+            f"{table}: has no rotated rows (index i + k * {ROTATION}), so its circular accuracy "
+            "would be another number under that name; take the official table, e.g. "
+            "mmbench_dev_20230712.tsv"
+        )
+
+
+def _options(row: dict[str, str]) -> dict[str, str]:
+    return {letter: row[letter] for letter in LETTERS if row.get(letter, "").strip()}
+
+
+def _cell(row: dict[str, str], column: str) -> str:
+    """Return a cell; the Chinese tables write L2-category."""
+    return next((cell.strip() for name, cell in row.items() if name.lower() == column), "")
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").strip().casefold()

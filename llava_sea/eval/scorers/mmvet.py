@@ -1,0 +1,173 @@
+"""MM-Vet: a judge's mean grade, times 100, with each capability and each combination of them.
+
+The official judge is GPT-4, which is asked with a fixed table of examples and completes its last
+cell. Any other judge gives other numbers, so a score names its judge and the days of grading, and
+two scores compare only where these agree. An empty or missing answer is graded 0.0 without asking.
+One grade an answer; the paper averages five.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.judge import Case, GradeCache, Judge
+from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import check_ids, read_json
+from llava_sea.files import write_atomically
+
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
+
+_MEME = (
+    "This meme is poking fun at the fact that the names of the countries Iceland and Greenland are "
+    "misleading. Despite its name, Iceland is known for its beautiful green landscapes, while "
+    "Greenland is mostly covered in ice and snow. The meme is saying that the person has trust "
+    "issues because the names of these countries do not accurately represent their landscapes."
+)
+# Table 1 of the paper (arXiv 2308.02490), as github.com/yuweihao/MM-Vet, mm-vet_evaluator.py, has
+# it to the letter; grades depend on it.
+GRADING_PROMPT = (
+    "Compare the ground truth and prediction from AI models, to give a correctness score for the "
+    "prediction. <AND> in the ground truth means it is totally right only when all elements in the "
+    "ground truth are present in the prediction, and <OR> means it is totally right when any one "
+    "element in the ground truth is present in the prediction. The correctness score is 0.0 "
+    "(totally wrong), 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, or 1.0 (totally right). Just "
+    "complete the last space of the correctness score.\n"
+    "\n"
+    "Question | Ground truth | Prediction | Correctness\n"
+    "--- | --- | --- | ---\n"
+    "What is x in the equation? | -1 <AND> -5 | x = 3 | 0.0\n"
+    "What is x in the equation? | -1 <AND> -5 | x = -1 | 0.5\n"
+    "What is x in the equation? | -1 <AND> -5 | x = -5 | 0.5\n"
+    "What is x in the equation? | -1 <AND> -5 | x = -5 or 5 | 0.5\n"
+    "What is x in the equation? | -1 <AND> -5 | x = -1 or x = -5 | 1.0\n"
+    f"Can you explain this meme? | {_MEME} | The meme talks about Iceland and Greenland. It's "
+    "pointing out that despite their names, Iceland is not very icy and Greenland isn't very "
+    "green. | 0.4\n"
+    f"Can you explain this meme? | {_MEME} | The meme is using humor to point out the misleading "
+    "nature of Iceland's and Greenland's names. Iceland, despite its name, has lush green "
+    "landscapes while Greenland is mostly covered in ice and snow. The text 'This is why I have "
+    "trust issues' is a playful way to suggest that these contradictions can lead to distrust or "
+    "confusion. The humor in this meme is derived from the unexpected contrast between the names "
+    "of the countries and their actual physical characteristics. | 1.0\n"
+)
+
+
+def grading_prompt(question: str, truth: str, prediction: str) -> str:
+    """Return the text that a judge completes with a grade."""
+    truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+    return f"{GRADING_PROMPT}\n{question} | {truth} | {prediction} | "
+
+
+def official_ids(answers: Sequence[Answer]) -> dict[str, str]:
+    """Return the texts by MM-Vet's id; LLaVA's question file has 0 for "v1_0".
+
+    Raises:
+        UserError: if an id has two different answers.
+    """
+    return by_id(
+        replace(answer, question_id=f"v1_{str(answer.question_id).removeprefix('v1_')}")
+        for answer in answers
+    )
+
+
+def write_results(answers: Sequence[Answer], path: Path) -> None:
+    """Write ``{"v1_0": text, ...}``, what the official evaluator and LLaVA's results/ have."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(official_ids(answers), indent=2).encode())
+
+
+def score(
+    answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Path, split: str = "test"
+) -> Score:
+    """Score answers to MM-Vet.
+
+    Args:
+        answers: by id, "v1_0" or 0.
+        metadata: mm-vet.json, ``{"v1_0": {"question", "answer", "capability": [...], ...}}``.
+        judge: who grades.
+        cache: a .jsonl beside the results that keeps the grades; a run that stopped goes on.
+        split: its name, for the record; there is one.
+
+    Raises:
+        UserError: if a file is wrong, an answer is to no question, or the judge gives no grade.
+    """
+    asked = _questions(metadata)
+    texts = official_ids(answers)
+    check_ids(texts, asked, metadata)
+    kept = GradeCache(cache)
+    values: dict[str, float] = {}
+    days, models = set(), set()
+    for key, row in asked.items():
+        text = texts.get(key, "").strip()
+        values[key] = 0.0
+        if text:
+            prompt = grading_prompt(row["question"], row["answer"], text)
+            grade = kept.grade(judge, Case(key, row["answer"], text, prompt))
+            values[key] = grade.value
+            days.add(grade.date)
+            models.add(grade.model)
+
+    groups: dict[str, list[float]] = defaultdict(list)
+    for key, row in asked.items():
+        names = sorted(set(row["capability"]), key=_order)
+        for name in names:
+            groups[f"capability: {name}"].append(values[key])
+        groups[f"combination: {'+'.join(names)}"].append(values[key])
+    protocol = {
+        "judge": judge.name,
+        "prompt": "MM-Vet's few-shot table (arXiv 2308.02490, Table 1)",
+        "grades an answer": "1",
+        "empty or missing answers": "0.0, not asked",
+    }
+    if not judge.deterministic:
+        protocol["model, as the endpoint says"] = ", ".join(sorted(models))
+        protocol["graded"] = " to ".join(sorted({min(days), max(days)})) if days else "nothing"
+    return Score(
+        benchmark="mmvet",
+        value=_mean100(list(values.values())),
+        metric="mean grade",
+        split=split,
+        questions=len(asked),
+        missing=sum(key not in texts for key in asked),
+        protocol=protocol,
+        parts={name: _mean100(groups[name]) for name in sorted(groups, key=_part_order)},
+    )
+
+
+def _questions(metadata: Path) -> dict[str, dict[str, Any]]:
+    asked = read_json(metadata)
+    if not isinstance(asked, dict) or not asked:
+        raise UserError(f"{metadata}: must be an object of questions by id, as mm-vet.json is")
+    for key, row in asked.items():
+        try:
+            right = isinstance(row["question"], str) and isinstance(row["answer"], str)
+            right = right and set(row["capability"]) <= set(CAPABILITIES) and row["capability"]
+        except (KeyError, TypeError):
+            right = False
+        if not right:
+            raise UserError(
+                f'{metadata}: {key} needs "question", "answer" and a list "capability" of '
+                f"{', '.join(CAPABILITIES)}; fetch the official file again"
+            )
+    return asked
+
+
+def _order(capability: str) -> int:
+    return CAPABILITIES.index(capability)
+
+
+def _part_order(name: str) -> tuple[str, int, list[int]]:
+    kind, _, names = name.partition(": ")
+    orders = [_order(one) for one in names.split("+")]
+    return kind, len(orders), orders
+
+
+def _mean100(values: list[float]) -> float:
+    return 100.0 * sum(values) / len(values)

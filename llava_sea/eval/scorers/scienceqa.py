@@ -1,0 +1,109 @@
+"""ScienceQA-IMG: the accuracy over the problems of a split that have a picture.
+
+An answer is read as LLaVA reads it: an option's letter alone; or a text that starts "X. "; or one
+that says "The answer is X." once. Anything else, "A." and "(A)" among them, is unread and wrong, as
+is the letter of an option that the problem does not have, an empty answer and a missing one.
+
+LLaVA takes the problems whose stored prompt has a picture, which loses those without an answer from
+the count; here the problems file says which have one, so they are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import check_ids, percent, read_json
+
+LETTERS = "ABCDE"  # as many as a problem has options at most
+_SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in LLaVA
+
+
+def read_letter(text: str) -> str | None:
+    """Return the letter that an answer gives, None where it gives none."""
+    if text in tuple(LETTERS):
+        return text
+    if text[:1] in tuple(LETTERS) and text[1:3] == ". ":
+        return text[0]
+    found: list[str] = _SENTENCE.findall(text)
+    return found[0] if len(found) == 1 else None
+
+
+def score(answers: Sequence[Answer], problems: Path, splits: Path, *, split: str = "test") -> Score:
+    """Score answers to ScienceQA.
+
+    Args:
+        answers: by problem id; answers to the problems without a picture may be among them.
+        problems: problems.json, ``{pid: {"choices", "answer", "image", "subject", ...}}``.
+        splits: pid_splits.json, ``{split: [pid, ...]}``.
+        split: which of them was asked.
+
+    Returns:
+        The accuracy over the problems with a picture; of its parts, "all" is over every problem of
+        the split, and there only if one without a picture has an answer.
+
+    Raises:
+        UserError: if a file is wrong, the split unknown or an answer to no problem of it.
+    """
+    asked = _problems(problems, splits, split)
+    texts = by_id(answers)
+    check_ids(texts, asked, f"{splits} ({split})")
+    images = [pid for pid, problem in asked.items() if problem["image"]]
+    if not images:
+        raise UserError(f"{problems}: no problem of the split {split} has an image")
+    letters = {pid: read_letter(text) for pid, text in texts.items()}
+    right = {pid: _is_right(problem, letters.get(pid)) for pid, problem in asked.items()}
+
+    parts = {}
+    if any(pid in texts for pid in asked.keys() - set(images)):
+        parts["all"] = percent(sum(right.values()), len(asked))
+    for subject in sorted({str(asked[pid].get("subject", "")) for pid in images} - {""}):
+        those = [pid for pid in images if asked[pid].get("subject") == subject]
+        parts[f"subject: {subject}"] = percent(sum(right[pid] for pid in those), len(those))
+    unread = sum(pid in texts and letters[pid] is None for pid in images)
+    parts["unread answers"] = percent(unread, len(images))
+    return Score(
+        benchmark="scienceqa",
+        value=percent(sum(right[pid] for pid in images), len(images)),
+        metric="IMG-accuracy",
+        split=split,
+        questions=len(images),
+        missing=sum(pid not in texts for pid in images),
+        protocol={
+            "reading": 'LLaVA\'s: a letter alone, "X. ..." or "The answer is X."; else wrong',
+            "missing answers": "wrong",
+        },
+        parts=parts,
+    )
+
+
+def _problems(problems: Path, splits: Path, split: str) -> dict[str, dict[str, Any]]:
+    """Return the problems of the split by id, each checked."""
+    pids, everything = read_json(splits), read_json(problems)
+    if not isinstance(pids, dict) or split not in pids:
+        there = ", ".join(pids) if isinstance(pids, dict) else "no splits at all"
+        raise UserError(f"{splits}: has no split {split!r}; it has {there}")
+    asked: dict[str, dict[str, Any]] = {}
+    for pid in map(str, pids[split]):
+        try:
+            problem = everything[pid]
+            if not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
+                raise ValueError("the answer is no option")
+            problem["image"]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"{problems}: problem {pid} of the split {split} needs 1 to {len(LETTERS)} "
+                '"choices", the index of one as "answer", and an "image" (null for none): '
+                f"{error!r}; fetch the official file again"
+            ) from error
+        asked[pid] = problem
+    return asked
+
+
+def _is_right(problem: dict[str, Any], letter: str | None) -> bool:
+    return letter == LETTERS[problem["answer"]]

@@ -1,0 +1,155 @@
+import csv
+
+import pytest
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer
+from llava_sea.eval.scorers.mmbench import read_letter, read_table, score
+
+HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
+HEADER += ["source", "l2-category", "comment", "split"]
+PICTURE = "iVBOR" * 40_000  # 200,000 characters: past csv's own limit
+
+
+def row(index, options, answer, category="colour", l2="perception"):
+    cells = [*options, "", "", ""][:4]
+    return [index, "Which?", "", *cells, answer, category, PICTURE, "web", l2, "", "dev"]
+
+
+# Question 7 has two options, 8 three: as many rows each.
+ROWS = [
+    row(7, ["red", "blue"], "A"),
+    row(1000007, ["blue", "red"], "B"),
+    row(8, ["left", "right", "above"], "C", "place"),
+    row(1000008, ["right", "above", "left"], "B", "place"),
+    row(2000008, ["above", "left", "right"], "A", "place"),
+]
+RIGHT = {7: "A", 1000007: "B", 8: "C", 1000008: "B", 2000008: "A"}
+
+
+def write_table(path, rows, header=HEADER):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write_table(tmp_path / "mmbench_dev.tsv", ROWS)
+
+
+def answers(texts):
+    return [Answer(key, "", text) for key, text in texts.items()]
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("A", "A"),
+        (" B\n", "B"),
+        ("A.", "A"),
+        ("(A)", "A"),
+        ("(B) blue car", "B"),
+        ("B) blue car", "B"),
+        ("B. anything", "B"),
+        ("The answer is B.", "B"),
+        ("Answer: (C)", "C"),
+        ("the answer is: A", "A"),
+        ("Blue car", "B"),
+        ("a red car.", "A"),
+        ("The answer is A or B: the answer is B.", "B"),
+        ("The answer is A. No, the answer is B.", None),  # a tie
+        ("A red car", "A"),  # by its text
+        ("A green car", None),  # an article
+        ("The answer is A green car", None),
+        ("D", None),  # no such option
+        ("D. nothing", None),
+        ("AB", None),
+        ("b", None),
+        ("", None),
+        ("twice", None),
+    ],
+)
+def test_reads_letters(text, letter):
+    assert read_letter(text, {"A": "a red car", "B": "blue car", "C": "C3"}) == letter
+
+
+def test_an_option_that_is_there_twice_is_not_read_by_its_text():
+    assert read_letter("car", {"A": "car", "B": "Car."}) is None
+    assert read_letter("A", {"A": "B", "B": "A"}) == "A"  # a letter was asked for
+
+
+def test_perfect_and_empty_answers(table):
+    perfect = score(answers(RIGHT), table)
+    assert (perfect.value, perfect.questions, perfect.missing) == (100.0, 2, 0)
+    assert perfect.parts == {
+        "vanilla": 100.0,
+        "unread answers": 0.0,
+        "l2-category: perception": 100.0,
+        "category: colour": 100.0,
+        "category: place": 100.0,
+    }
+    empty = score(answers(dict.fromkeys(RIGHT, "")), table)
+    assert (empty.value, empty.parts["vanilla"], empty.missing) == (0.0, 0.0, 0)
+    assert empty.parts["unread answers"] == 100.0
+
+
+def test_one_wrong_rotation_loses_the_question(table):
+    result = score(answers({**RIGHT, 1000008: "A"}), table)
+    assert (result.value, result.parts["vanilla"]) == (50.0, 80.0)
+    assert (result.parts["category: colour"], result.parts["category: place"]) == (100.0, 0.0)
+    assert result.protocol["rows"] == "5"
+
+
+def test_a_missing_rotation_loses_the_question_and_is_counted(table):
+    texts = {str(key): text for key, text in RIGHT.items() if key != 1000007}  # ids as texts
+    result = score(answers(texts), table)
+    assert (result.value, result.questions, result.missing) == (50.0, 2, 1)
+
+
+def test_always_the_same_letter_gets_no_question_right(table):
+    result = score(answers(dict.fromkeys(RIGHT, "A")), table)
+    assert (result.value, result.parts["vanilla"]) == (0.0, 40.0)
+
+
+def test_the_test_table_is_for_the_server(tmp_path):
+    at = HEADER.index("answer")
+    path = write_table(
+        tmp_path / "test.tsv",
+        [cells[:at] + cells[at + 1 :] for cells in ROWS],
+        HEADER[:at] + HEADER[at + 1 :],
+    )
+    with pytest.raises(UserError, match=r"only the OpenCompass server.*Write the submission"):
+        score(answers(RIGHT), path)
+
+
+def test_a_table_without_rotations_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no rotated rows"):
+        score([], write_table(tmp_path / "t.tsv", [ROWS[0], ROWS[2]]))
+
+
+def test_an_answer_to_no_row_is_refused(table):
+    with pytest.raises(UserError, match="question_id 9"):
+        score(answers({**RIGHT, 9: "A"}), table)
+
+
+def test_quotes_and_line_breaks_in_cells(tmp_path):
+    path = write_table(tmp_path / "t.tsv", [row(1, ['say "a\tb"', "two\nlines"], "A")])
+    (read,) = read_table(path)
+    assert (read["A"], read["B"]) == ('say "a\tb"', "two\nlines")
+
+
+def test_wrong_tables_are_named(tmp_path, table):
+    for rows, message in [
+        ([*ROWS, ["3", "Which?"]], r"t.tsv:7: the row has 2 cells of 14"),
+        ([*ROWS, ROWS[0]], r"t.tsv:7: index 7 is there twice"),
+        ([row("x", ["a", "b"], "A")], r"t.tsv:2: .*its index is no number"),
+        ([*ROWS, row(9, ["a", "b"], "C")], "index 9 has the answer 'C'"),
+        ([], "has no rows"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            score([], write_table(tmp_path / "t.tsv", rows))
+    with pytest.raises(UserError, match="no such file"):
+        score([], tmp_path / "not.tsv")
+    with pytest.raises(UserError, match="first line must name index"):
+        score([], write_table(tmp_path / "t.tsv", [], ["id", "question"]))
