@@ -18,19 +18,19 @@ NO_ANSWER = "Unanswerable"
 ABSENT_KINDS = ("colour of a noun", "place", "written word")
 
 
-def ask_absent(rng: random.Random, scene: Scene, *, answerable: bool) -> Question | None:
+def ask_absent(rng: random.Random, scene: Scene, kind: str, *, answerable: bool) -> Question | None:
     """Ask a question that the scene answers, or one that it does not.
 
     Args:
         rng: source of all draws.
         scene: what is asked about.
+        kind: of `ABSENT_KINDS`.
         answerable: which of the two.
 
     Returns:
-        The question, with `NO_ANSWER` where there is none, or None when the scene has no question
-        of the kind that was drawn.
+        The question, with `NO_ANSWER` where there is none, or None when the scene has no such
+        question.
     """
-    kind = rng.choice(ABSENT_KINDS)
     if answerable:
         return ask(rng, scene, kind)
     if kind == "written word":

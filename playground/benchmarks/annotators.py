@@ -21,7 +21,7 @@ from playground.vocabulary import (
 
 NUM_ANNOTATORS = 10
 MIN_RIGHT = 7
-NUM_PLAIN = 5
+NUM_PLAIN = 6
 """So many are right, at least; and so many write the right answer just as it is."""
 
 REGIONS = ("top left", "top right", "bottom left", "bottom right")

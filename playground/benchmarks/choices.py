@@ -55,7 +55,7 @@ def choose(rng: random.Random, scene: Scene, kind: str) -> Choice | None:
     asked = compose(rng, scene, kind) if kind == SIDE else ask(rng, scene, kind)
     if asked is None:
         return None
-    wrong = _wrong_options(rng, scene, asked.answer)[: rng.randint(1, 3)]
+    wrong = _wrong_options(rng, scene, asked.answer)[: rng.choice((1, 2, 3, 3))]
     options = [asked.answer, *wrong]
     rng.shuffle(options)
     return Choice(kind, asked.text, tuple(options), options.index(asked.answer))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from playground.benchmarks.absent import ask_absent
+from playground.benchmarks.absent import ABSENT_KINDS, ask_absent
 from playground.benchmarks.choices import CHOICE_KINDS, choose, hint_for
 from playground.benchmarks.composed import COMPOSED_KINDS, compose
 from playground.benchmarks.open_questions import OPEN_KINDS, ask_open
@@ -59,7 +59,7 @@ def told_choice_turns(rng: random.Random, scene: Scene) -> Turns:
 
 def absent_turns(rng: random.Random, scene: Scene) -> Turns:
     """Ask what the picture may not tell, as VizWiz does; half of the time it does not."""
-    question = ask_absent(rng, scene, answerable=rng.random() < 0.5)
+    question = ask_absent(rng, scene, rng.choice(ABSENT_KINDS), answerable=rng.random() < 0.5)
     if question is None:
         return []
     return [(f"{question.text}\n{UNANSWERABLE}\n{SHORT_ANSWER}", question.answer)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from playground.benchmarks.absent import NO_ANSWER, ask_absent
+from playground.benchmarks.absent import ABSENT_KINDS, NO_ANSWER, ask_absent
 from playground.benchmarks.annotators import annotate, confidence
 from playground.benchmarks.files import Files, Row
 from playground.benchmarks.prompts import UNANSWERABLE
@@ -17,10 +17,10 @@ UNANSWERABLE_EVERY = 3
 """Each third question has no answer; in VizWiz's val split about as many have none."""
 
 
-def _draw(rng: random.Random, *, answerable: bool) -> tuple[Scene, Question]:
+def _draw(rng: random.Random, kind: str, *, answerable: bool) -> tuple[Scene, Question]:
     while True:
         scene = sample_scene(rng, "test")
-        question = ask_absent(rng, scene, answerable=answerable)
+        question = ask_absent(rng, scene, kind, answerable=answerable)
         if question:
             return scene, question
 
@@ -44,7 +44,8 @@ def make_vizwiz(seed: int) -> Files:
     entries: list[Row] = []
     for number in range(PICTURES):
         rng = random.Random(f"{seed}/vizwiz/{number}")
-        scene, question = _draw(rng, answerable=number % UNANSWERABLE_EVERY != 0)
+        kind = ABSENT_KINDS[number // UNANSWERABLE_EVERY % len(ABSENT_KINDS)]
+        scene, question = _draw(rng, kind, answerable=number % UNANSWERABLE_EVERY != 0)
         image = f"VizWiz_val_{number:08d}.jpg"
         files.add_picture(f"val/{image}", scene)
         text = f"{question.text}\n{UNANSWERABLE}\n{SHORT_ANSWER}"
