@@ -6,7 +6,7 @@ import random
 
 from playground.benchmarks.composed import COMPOSED_KINDS, compose
 from playground.benchmarks.files import Files, Row
-from playground.instructions import SHORT_ANSWER
+from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.questions import Question
 from playground.scene import Scene, sample_scene
 

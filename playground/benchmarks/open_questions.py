@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from playground.benchmarks.annotators import synonyms_of
 from playground.benchmarks.composed import compose
-from playground.instructions import INSTRUCTIONS
 from playground.questions import NUMBER_WORDS, ask
 from playground.scene import Scene
 from playground.vocabulary import KIND_BY_NAME
@@ -86,6 +85,8 @@ def _sign_and_background(rng: random.Random, scene: Scene) -> Asked:
 
 
 def _caption(rng: random.Random, scene: Scene) -> Asked:
+    from playground.instructions import INSTRUCTIONS  # may itself use this module
+
     if len(scene.things) > 3:
         return None
     named = list(dict.fromkeys(f"{thing.colour} {thing.kind}" for thing in scene.things))

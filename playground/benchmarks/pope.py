@@ -17,9 +17,9 @@ from functools import cache
 import numpy as np
 
 from playground.benchmarks.files import Files, Row
+from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.captions import with_article
 from playground.corpus import sample_captions
-from playground.instructions import SHORT_ANSWER
 from playground.scene import Scene, sample_scene
 from playground.shapes import draw_shape
 from playground.vocabulary import KIND_BY_NAME, KINDS, SIZES

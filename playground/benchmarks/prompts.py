@@ -1,12 +1,14 @@
 """What LLaVA-1.5 appends to a benchmark's questions, word for word.
 
-Source: the question files of LLaVA's eval.zip and ``llava/eval`` (haotian-liu/LLaVA v1.2). The
-request for a short answer is `playground.instructions.SHORT_ANSWER`.
+Source: the question files of LLaVA's eval.zip and ``llava/eval`` (haotian-liu/LLaVA v1.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+"""Follows the questions of VQAv2, GQA, VizWiz, TextVQA and POPE."""
 
 LETTER = "Answer with the option's letter from the given choices directly."
 """Follows the options of ScienceQA and MMBench (appended by the runner, not in the files)."""

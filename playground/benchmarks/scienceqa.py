@@ -10,6 +10,7 @@ import random
 from playground.benchmarks.choices import CHOICE_KINDS, Choice, choose, hint_for
 from playground.benchmarks.files import Files, Row
 from playground.benchmarks.prompts import with_options
+from playground.benchmarks.told import context_line, tell_for
 from playground.questions import QUESTION_KINDS
 from playground.scene import Scene, sample_scene
 
@@ -26,21 +27,6 @@ def draw_choice(rng: random.Random, kinds: tuple[str, ...] = CHOICE_KINDS) -> tu
         choice = choose(rng, scene, kind)
         if choice:
             return scene, choice
-
-
-def tell_for(rng: random.Random, scene: Scene, kind: str) -> str:
-    """Tell a scene in words; with places where the question is about them."""
-    from playground.documents import describe  # needs torch, which pictures do not
-
-    while True:
-        told = describe(rng, scene)
-        if kind != "place" or "top " in told or "bottom " in told:
-            return told
-
-
-def context_line(hint: str) -> str:
-    """Return ScienceQA's line of context, or nothing."""
-    return f"Context: {hint}" if hint else ""
 
 
 def _problem(choice: Choice, hint: str, *, pictured: bool) -> Row:

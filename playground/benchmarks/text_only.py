@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from playground.benchmarks.files import Files, Row
-from playground.benchmarks.scienceqa import tell_for
+from playground.benchmarks.told import tell_for
 from playground.questions import QUESTION_KINDS, YES_NO_KINDS, Question, ask
 from playground.scene import Scene, sample_scene
 

@@ -11,8 +11,8 @@ import random
 
 from playground.benchmarks.annotators import annotate
 from playground.benchmarks.files import Files, Row
+from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.benchmarks.written import ask_written, read_tokens, token_line
-from playground.instructions import SHORT_ANSWER
 from playground.scene import Scene, sample_scene
 from playground.world import PICTURE_SIDE
 

@@ -3,7 +3,8 @@
 The instruction data ask plain questions; letters, 'Unanswerable', OCR tokens, relations and
 two-part answers are new to a model that has only met those. Each form makes turns from a scene that
 the caller draws (of the training split), in the wording of the benchmark's prompts. Limits: nothing
-here draws a scene, so nothing of a test scene can leak.
+here draws a scene, so nothing of a test scene can leak. Nothing here needs
+`playground.instructions`, which may thus use it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from playground.benchmarks.absent import ABSENT_KINDS, ask_absent
 from playground.benchmarks.choices import CHOICE_KINDS, choose, hint_for
 from playground.benchmarks.composed import COMPOSED_KINDS, compose
 from playground.benchmarks.open_questions import OPEN_KINDS, ask_open
-from playground.benchmarks.prompts import LETTER, UNANSWERABLE, with_options
-from playground.benchmarks.scienceqa import context_line, tell_for
+from playground.benchmarks.prompts import LETTER, SHORT_ANSWER, UNANSWERABLE, with_options
+from playground.benchmarks.told import context_line, tell_for
 from playground.benchmarks.written import ask_written, read_tokens, token_line
-from playground.instructions import SHORT_ANSWER, Turns
 from playground.questions import QUESTION_KINDS
 from playground.scene import Scene
+
+Turns = list[tuple[str, str]]
+"""Pairs of what the human says and what the model answers."""
 
 
 def _short(rng: random.Random, question: str) -> str:

@@ -7,8 +7,7 @@ import random
 from playground.benchmarks.absent import ABSENT_KINDS, NO_ANSWER, ask_absent
 from playground.benchmarks.annotators import annotate, confidence
 from playground.benchmarks.files import Files, Row
-from playground.benchmarks.prompts import UNANSWERABLE
-from playground.instructions import SHORT_ANSWER
+from playground.benchmarks.prompts import SHORT_ANSWER, UNANSWERABLE
 from playground.questions import Question
 from playground.scene import Scene, sample_scene
 

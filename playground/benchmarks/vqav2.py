@@ -6,7 +6,8 @@ import random
 
 from playground.benchmarks.annotators import annotate, confidence
 from playground.benchmarks.files import Files, Row
-from playground.instructions import SHORT_ANSWER, ask_several
+from playground.benchmarks.prompts import SHORT_ANSWER
+from playground.instructions import ask_several
 from playground.questions import NUMBER_WORDS, YES_NO_KINDS, Question
 from playground.scene import sample_scene
 

@@ -5,6 +5,8 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from llava_sea.errors import UserError
+from playground import instructions
 from playground.benchmarks import build as building
 from playground.benchmarks.__main__ import main
 from playground.benchmarks.absent import ABSENT_KINDS, NO_ANSWER, ask_absent
@@ -29,10 +32,9 @@ from playground.benchmarks.perfect import (
     perfect_textvqa,
 )
 from playground.benchmarks.pope import absent_kinds, likeness
-from playground.benchmarks.prompts import LETTER, UNANSWERABLE
+from playground.benchmarks.prompts import LETTER, SHORT_ANSWER, UNANSWERABLE
 from playground.benchmarks.training_forms import FORMS, told_choice_turns, training_turns
 from playground.benchmarks.written import ask_written, read_tokens
-from playground.instructions import SHORT_ANSWER
 from playground.questions import QUESTION_KINDS
 from playground.scene import Scene, Sign, Thing, sample_scene
 from playground.vocabulary import COLOURS, KINDS
@@ -568,6 +570,16 @@ def test_training_forms_are_those_of_the_benchmarks() -> None:
     assert len({question for question, _ in turns}) == len(turns) == 3
     ((question, answer),) = told_choice_turns(random.Random(1), scene)
     assert question.startswith("Context: ") and answer in "ABCD"
+
+
+def test_the_instruction_data_may_use_the_training_forms() -> None:
+    code = (
+        "import sys; import playground.benchmarks.training_forms; "
+        "print({'playground.instructions', 'playground.generate', 'torch'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+    assert SHORT_ANSWER == instructions.SHORT_ANSWER
 
 
 def test_the_shipped_tokenizers_give_every_text_back(out: Path, repo: Path) -> None:
