@@ -47,7 +47,7 @@ def answer(args: argparse.Namespace, processes: Processes) -> None:
         share = processes.share(left)
         if share:
             path = file.shard(processes.rank, processes.count)
-            answerer = load_answerer(args, pick_device(args.device or _own_gpu(processes)))
+            answerer = load_answerer(args, pick_device(_own_gpu(args.device, processes)))
             with progress(len(share), processes) as count:
                 for answered in answerer.answers(share):
                     file.append(path, answered)
@@ -172,6 +172,7 @@ def _chunk(args: argparse.Namespace) -> list[Question]:
     return questions[args.chunk_idx * size : (args.chunk_idx + 1) * size]
 
 
-def _own_gpu(processes: Processes) -> str | None:
+def _own_gpu(device: str | None, processes: Processes) -> str | None:
+    """Return the flag, or this process's GPU where the flag does not say which."""
     several = processes.count > 1 and torch.cuda.is_available()
-    return f"cuda:{processes.local_rank}" if several else None
+    return f"cuda:{processes.local_rank}" if several and device in (None, "cuda") else device
