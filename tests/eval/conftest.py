@@ -79,14 +79,15 @@ def table(tiny, tmp_path):
     """MMBench's table: a question, its rotated copy with the same picture, one with two options."""
     picture = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
     other = base64.b64encode((tiny.images / "002.jpg").read_bytes()).decode()
+    columns = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
     rows = [
-        "index question hint A B C D answer category image l2-category".split(),
+        columns,
         ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", picture],
         ["1000001", "Which?", "NaN", "blue", "red", "", "green", "B", "colour", "1"],
         ["2", "Is it?", "", "yes", "no", "", "", "A", "other", other],
     ]
     path = tmp_path / "bench.tsv"
-    path.write_text("\n".join("\t".join([*row, "x"][:11]) for row in rows) + "\n")
+    path.write_text("\n".join("\t".join([*row, "x"]) for row in rows) + "\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -99,10 +100,11 @@ def test_answers_do_not_depend_on_the_batch(answerer, tiny, jsonl, expected, bat
 
 
 def test_nor_near_the_contexts_end(answerer, tiny, jsonl):
-    # 512 tokens of context: the long prompts leave less room than the others want.
+    # 512 tokens of context: the long prompt leaves less room than the others want.
     questions = list(distinct(read_questions(jsonl)).values())
-    alone = ask(make(answerer, tiny, 1, new_tokens=350), questions)
-    assert ask(make(answerer, tiny, 5, new_tokens=350), questions) == alone
+    long = dataclasses.replace(questions[4], text=questions[4].text * 4, prompt="long")
+    alone = ask(make(answerer, tiny, 1, new_tokens=60), [*questions, long])
+    assert ask(make(answerer, tiny, 6, new_tokens=60), [*questions, long]) == alone
 
 
 def test_sampling_repeats(answerer, tiny, jsonl, expected):
@@ -441,13 +443,14 @@ def test_the_dtype_flag(flags, tmp_path, monkeypatch):
 
 
 def test_llavas_flags_in_both_spellings():
-    args = command.parse(
+    text = (
         "--model_path m --model-base b --question_file q --image_folder i --answers_file a "
         "--conv_mode v1 --top-p 0.5 --num-beams 2 --max-new-tokens 9 --num_chunks 3 "
-        "--chunk_idx 1 --single_pred_prompt --lang cn".split()
+        "--chunk_idx 1 --single_pred_prompt --lang cn"
     )
+    args = command.parse(text.split())
     assert (args.model_path, args.answers_file, args.top_p, args.chunk_idx) == ("m", "a", 0.5, 1)
-    plain = command.parse("--model-path m --question-file q --answers-file a".split())
+    plain = command.parse(["--model-path", "m", "--question-file", "q", "--answers-file", "a"])
     assert (plain.temperature, plain.max_new_tokens, plain.num_beams) == (0, 128, 1)
 
 

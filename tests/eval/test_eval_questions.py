@@ -137,12 +137,12 @@ def test_bytes_that_are_no_text(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8 text"):
         read_questions(path)
-    with pytest.raises(UserError, match="--question-file .*cannot be read"):
+    with pytest.raises(UserError, match=r"--question-file .*cannot be read"):
         read_questions(tmp_path / "none.jsonl")
 
 
 def test_lines_say_themselves_what_is_asked_for(jsonl):
-    with pytest.raises(UserError, match="--single-pred-prompt: .*Leave it out"):
+    with pytest.raises(UserError, match=r"--single-pred-prompt: .*Leave it out"):
         read_questions(jsonl, single_pred_prompt=True)
 
 
