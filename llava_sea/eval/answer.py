@@ -1,0 +1,103 @@
+"""``python -m llava_sea.eval.answer``: answer a benchmark's questions, into LLaVA's answer file.
+
+LLaVA's flags (model_vqa_loader, model_vqa_science, model_vqa_mmbench), one command for the three.
+Kill it at any moment and start it again: what was answered is kept. Under ``torchrun``,
+``deepspeed --module`` or ``python -m llava_sea.train.launch --module`` the processes share the
+questions. How the answers were made stands beside them, in ``NAME.run.json``; answers that were
+made otherwise are not gone on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from llava_sea.errors import run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; each flag may be spelled with - or _."""
+    result = argparse.ArgumentParser(
+        "python -m llava_sea.eval.answer", description=__doc__, allow_abbrev=False
+    )
+
+    def add(name: str, **options: object) -> None:
+        dashes = f"--{name.replace('_', '-')}"
+        names = [dashes] if "_" not in name else [dashes, f"--{name}"]
+        result.add_argument(*names, **options)  # type: ignore[arg-type]
+
+    add("model_path", required=True, help="checkpoint: folder or hub id")
+    add("model_base", help="LLM or LLaVA that a projector or adapter belongs to")
+    add("vision_tower", help="instead of the tower that is recorded")
+    add(
+        "question_file",
+        required=True,
+        help="LLaVA's jsonl, ScienceQA's JSON list or MMBench's TSV",
+    )
+    add("image_folder", help="folder of the pictures that the questions name")
+    add("answers_file", required=True, help="where the answers go")
+    add(
+        "conv_mode",
+        help="conversation template; the one of the training, where it is recorded, if not given",
+    )
+    add(
+        "temperature",
+        type=float,
+        default=0.0,
+        help="0: always the likeliest token (%(default)s)",
+    )
+    add("top_p", type=float, help="nucleus sampling, with a temperature")
+    add("num_beams", type=int, default=1, help="beam search (%(default)s)")
+    add("max_new_tokens", type=int, default=128, help="longest answer (%(default)s)")
+    add("num_chunks", type=int, default=1, help="LLaVA's way to share work: parts (%(default)s)")
+    add("chunk_idx", type=int, default=0, help="which part, from 0; each its own answer file")
+    add("batch_size", type=int, default=16, help="questions at a time (%(default)s)")
+    add("single_pred_prompt", action="store_true", help="ask for an option's letter")
+    add("lang", choices=("en", "cn"), default="en", help="of that request (%(default)s)")
+    add("device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
+    add(
+        "dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
+    )
+    add("cache_dir", help="where hub files are cached")
+    add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
+    return result
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags."""
+    return parser().parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    args = parse(arguments)
+    # The tokenizer's own threads and ours would be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
+
+    from transformers.utils import logging as hf_logging
+
+    from llava_sea.eval.answering import answer
+    from llava_sea.eval.processes import Processes
+
+    hf_logging.disable_progress_bar()
+    processes = Processes.start()
+    try:
+        answer(args, processes)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        processes.stop()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,120 @@
+"""How a file's answers were made, in a file beside it, so that only the same run goes on with it.
+
+``NAME.run.json`` holds the checkpoint's fingerprint, the template and the decoding. The
+fingerprint samples large files, so that it takes seconds: a checkpoint that was trained further
+under the same name is told apart, a change of a few bytes of its weights need not be.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answer_file import AnswerFile
+from llava_sea.files import write_atomically
+
+_FILES = (
+    "*.safetensors",
+    "*.bin",
+    "adapter_config.json",
+    "config.json",
+    "*processor*config.json",
+    "tokenizer*",
+)
+_WHOLE, _STEP, _SAMPLE = 64 << 20, 4 << 20, 4096
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of a checkpoint's weights and settings.
+
+    Files up to 64 MiB enter whole, larger ones with their size, their end and 4 KiB of every 4 MiB.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with open(path, "rb") as file:
+            if size <= _WHOLE:
+                digest.update(file.read())
+                continue
+            for start in [*range(0, size, _STEP), size - _SAMPLE]:
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:32]
+
+
+def model_id(path: str) -> str:
+    """Return LLaVA's name of a checkpoint: its folder's, with the one above for checkpoint-N."""
+    parts = Path(path).parts if Path(path).name else Path(path).resolve().parts
+    is_step = len(parts) > 1 and parts[-1].startswith("checkpoint-")
+    return "_".join(parts[-2:]) if is_step else parts[-1]
+
+
+def check_same_run(file: AnswerFile, run: Mapping[str, Any]) -> None:
+    """See that the answers that are there were made as this run makes its own; note how.
+
+    Args:
+        file: the answer file.
+        run: name to value of everything that must agree; names are flags, with ``_`` for ``-``.
+
+    Raises:
+        UserError: if they were not, or nothing says how they were made.
+    """
+    way_out = "Give another --answers-file, or move this one away to ask anew"
+    if file.is_begun():
+        if not file.run_file.is_file():
+            raise UserError(
+                f"{file.path}: holds answers, and no {file.run_file.name} beside it says how they "
+                f"were made, so they cannot be gone on from. {way_out}"
+            )
+        try:
+            before = json.loads(file.run_file.read_bytes())
+            differing = [name for name in run if before[name] != run[name]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file.run_file}: does not say how {file.path.name} was made ({error!r}). "
+                f"{way_out}"
+            ) from None
+        if differing:
+            both = [f"{_flag(name)} {before[name]} and now {run[name]}" for name in differing]
+            raise UserError(
+                f"{file.path}: holds answers that were made otherwise: {'; '.join(both)}. {way_out}"
+            )
+        return
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file.run_file, json.dumps(run, indent=2).encode() + b"\n")
+
+
+@contextmanager
+def only_run(file: AnswerFile) -> Iterator[None]:
+    """Keep a second run off the answer file.
+
+    Raises:
+        UserError: if there is a run that writes into it.
+    """
+    with open(file.run_file, "r+b") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{file.path}: another process is writing into it; wait for its end, or give "
+                "another --answers-file"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+
+def _flag(name: str) -> str:
+    return "the checkpoint's contents" if name == "checkpoint" else f"--{name.replace('_', '-')}"

@@ -1,0 +1,178 @@
+"""A run of `llava_sea.eval.answer`: questions read, what is answered found, the rest asked.
+
+The first process alone reads what earlier runs left, and says what is to be asked; each process
+asks its share and appends to its own file; the first puts the files together. All of them see the
+same file system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_sea.data.tokenize import check_template
+from llava_sea.errors import UserError
+from llava_sea.eval.answer_file import AnswerFile
+from llava_sea.eval.answer_run import check_same_run, fingerprint, model_id, only_run
+from llava_sea.eval.generation import Answerer, Decoding, check_pictures
+from llava_sea.eval.processes import Processes
+from llava_sea.eval.questions import Question, distinct, read_questions
+from llava_sea.model.load import load_llava
+from llava_sea.model.load_source import find_folder
+from llava_sea.serve.setup import check_template_name, pick_device, pick_template
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def answer(args: argparse.Namespace, processes: Processes) -> None:
+    """Answer what the flags name.
+
+    Args:
+        args: of `llava_sea.eval.answer`.
+        processes: those that share the work.
+
+    Raises:
+        UserError: if a flag, a question, a picture, the checkpoint or the answer file is not
+            right; whatever was answered before is kept.
+    """
+    with ExitStack() as held:
+        file, left = processes.first(lambda: _prepare(args, held))
+        share = processes.share(left)
+        if share:
+            path = file.shard(processes.rank, processes.count)
+            answerer = load_answerer(args, pick_device(_own_gpu(args.device, processes)))
+            with progress(len(share), processes) as count:
+                for answered in answerer.answers(share):
+                    file.append(path, answered)
+                    count(len(answered))
+        processes.wait()
+        processes.first(lambda: _finish(file, len(left)))
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse values that cannot be.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if args.temperature < 0:
+        raise UserError(f"--temperature {args.temperature}: must be 0 (greedy) or above")
+    if args.top_p is not None and not 0 < args.top_p <= 1:
+        raise UserError(f"--top_p {args.top_p}: must be above 0 and at most 1")
+    for name in ("num_beams", "max_new_tokens", "batch_size", "num_chunks"):
+        if (value := getattr(args, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if not 0 <= args.chunk_idx < args.num_chunks:
+        raise UserError(
+            f"--chunk-idx {args.chunk_idx}: with --num-chunks {args.num_chunks} it is 0 to "
+            f"{args.num_chunks - 1}"
+        )
+    check_template_name(args.conv_mode)
+
+
+def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
+    """Load the checkpoint as the flags say.
+
+    Raises:
+        UserError: as `load_llava`, or if the template does not fit.
+    """
+    loaded = load_llava(
+        args.model_path,
+        model_base=args.model_base,
+        vision_tower=args.vision_tower,
+        dtype=DTYPES.get(args.dtype),
+        cache_dir=args.cache_dir,
+    )
+    template = pick_template(args.conv_mode, loaded, args.model_path)
+    check_template(template, loaded.tokenizer)
+    if args.dtype == "auto" and device.type == "cuda":
+        for parameter in loaded.model.parameters():  # not buffers: rotary frequencies stay exact
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.bfloat16()
+    return Answerer(
+        loaded.model.to(device).eval(),  # type: ignore[arg-type]
+        loaded.tokenizer,
+        loaded.transform,
+        template,
+        Path(args.image_folder or "."),
+        Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams),
+        args.batch_size,
+    )
+
+
+@contextmanager
+def progress(total: int, processes: Processes) -> Iterator[Any]:
+    """Show a bar of the first process's questions where stderr is a terminal; yield its counter."""
+    if processes.rank or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"questions{shared}", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
+    """Check all that can be checked without the model; return the file and what is to be asked."""
+    check_flags(args)
+    pick_device(args.device)
+    file = AnswerFile(Path(args.answers_file), _chunk(args), model_id(args.model_path))
+    unique = distinct(file.questions)
+    check_same_run(file, _run(args, file))
+    held.enter_context(only_run(file))
+    answers = file.read()
+    left = [question for key, question in unique.items() if key not in answers]
+    check_pictures(left, args.image_folder)
+    file.put_together(answers)
+    return file, left
+
+
+def _finish(file: AnswerFile, asked: int) -> None:
+    answers = file.read()
+    lacking = {question.key for question in file.questions} - answers.keys()
+    if lacking:
+        raise UserError(
+            f"{file.path}: {len(lacking)} answers are not there that were just given, so what "
+            "another process wrote does not arrive here: is the folder on a file system that all "
+            "of them share? The same command goes on"
+        )
+    file.put_together(answers)
+    print(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
+
+
+def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
+    """Return what must agree with the run that an answer file is from."""
+    flags = ("model_base", "vision_tower", "conv_mode", "temperature", "top_p", "num_beams")
+    more = ("max_new_tokens", "dtype", "single_pred_prompt", "lang", "num_chunks", "chunk_idx")
+    return {
+        "model_id": file.model_id,
+        "checkpoint": fingerprint(find_folder(args.model_path, args.cache_dir)),
+        **{name: getattr(args, name) for name in (*flags, *more)},
+    }
+
+
+def _chunk(args: argparse.Namespace) -> list[Question]:
+    """Return the questions of LLaVA's --num-chunks and --chunk-idx: runs of lines, rounded up."""
+    questions = read_questions(
+        Path(args.question_file), single_pred_prompt=args.single_pred_prompt, lang=args.lang
+    )
+    size = math.ceil(len(questions) / args.num_chunks)
+    return questions[args.chunk_idx * size : (args.chunk_idx + 1) * size]
+
+
+def _own_gpu(device: str | None, processes: Processes) -> str | None:
+    """Return the flag, or this process's GPU where the flag does not say which."""
+    several = processes.count > 1 and torch.cuda.is_available()
+    return f"cuda:{processes.local_rank}" if several and device in (None, "cuda") else device

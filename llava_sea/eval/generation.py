@@ -1,0 +1,232 @@
+"""Questions to answers in batches, each answer as it would be alone.
+
+Prompts of about the same length go together, so that little is padding. Pictures are read by
+threads while the model answers the batch before. Greedy texts do not depend on the batch, up to
+rounding: in float32 that is no text in practice; in 16 bits a tie of two words may fall otherwise.
+
+Shape letters: I pictures.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+from llava_sea.conversation import Template
+from llava_sea.data.images import ImageTransform, decode_image, resolve_image_path
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import stop_ids, tokenize_prompt
+from llava_sea.errors import UserError
+from llava_sea.eval.question import Question
+from llava_sea.model.generate import generate, pad_prompts
+
+WINDOW = 32
+"""Batches among whose questions lengths are sorted: more would pad less and read disks worse."""
+
+AHEAD = 2
+"""Batches whose pictures are read while the model answers."""
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: longest answer.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling, with a temperature.
+        num_beams: beam search.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float | None = None
+    num_beams: int = 1
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A model with all that a question needs on its way in.
+
+    Attributes:
+        model: the stock Llava on its device, in eval mode.
+        tokenizer: its tokenizer.
+        transform: a picture into its pixels.
+        template: how its conversations are written.
+        image_folder: where the questions' pictures are.
+        decoding: how answers are decoded.
+        batch_size: questions at a time.
+    """
+
+    model: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    transform: ImageTransform
+    template: Template
+    image_folder: Path
+    decoding: Decoding
+    batch_size: int = 16
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[list[tuple[Question, str]]]:
+        """Yield a batch of questions with their answers at a time, not in order.
+
+        Raises:
+            UserError: naming the question, before the first answer if a prompt leaves no room for
+                one in the LLM's context; in its turn if its picture cannot be read; and if a batch
+                does not fit into the GPU's memory.
+        """
+        lengths = [self._length(question) for question in questions]
+        roomy = self._context() - self.decoding.max_new_tokens
+        batches = [
+            [questions[i] for i in places]
+            for places in plan_batches(lengths, self.batch_size, roomy)
+        ]
+        for batch, pixels_ICHW in self._with_pictures(batches):
+            yield list(zip(batch, self._answer(batch, pixels_ICHW), strict=True))
+
+    def _answer(self, batch: Sequence[Question], pixels_ICHW: Tensor | None) -> list[str]:
+        prompts = pad_prompts([self._tokenize(question) for question in batch])
+        stop = stop_ids(self.template, self.tokenizer)
+        if self.decoding.temperature > 0:
+            torch.manual_seed(zlib.crc32(repr(batch[0].key).encode()))
+        try:
+            new_BT = generate(
+                self.model,
+                prompts.input_ids,
+                prompts.image_mask,
+                pixels_ICHW,
+                attention_mask=prompts.attention_mask,
+                max_new_tokens=self.decoding.max_new_tokens,
+                temperature=self.decoding.temperature,
+                top_p=self.decoding.top_p,
+                num_beams=self.decoding.num_beams,
+                stop_ids=stop,
+            )
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                f"--batch-size {self.batch_size}: {len(batch)} prompts of "
+                f"{prompts.input_ids.shape[1]} tokens do not fit into the GPU's memory; give a "
+                "smaller one. The answers so far are kept"
+            ) from None
+        texts = []
+        for row in new_BT.tolist():
+            ids = [token for token in row if token not in stop]
+            texts.append(str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip())
+        return texts
+
+    def _with_pictures(
+        self, batches: Sequence[list[Question]]
+    ) -> Iterator[tuple[list[Question], Tensor | None]]:
+        """Yield the batches with their pictures ``(I, 3, H, W)``, some read ahead."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            waiting: deque[tuple[list[Question], list[Future[Tensor]]]] = deque()
+            try:
+                for batch in [*batches, *[None] * AHEAD]:
+                    if batch is not None:
+                        shown = [question for question in batch if question.image is not None]
+                        waiting.append((batch, [pool.submit(self._pixels, q) for q in shown]))
+                    if waiting and (batch is None or len(waiting) > AHEAD):
+                        next_batch, futures = waiting.popleft()
+                        pixels = [future.result() for future in futures]
+                        yield next_batch, torch.stack(pixels) if pixels else None
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pixels(self, question: Question) -> Tensor:
+        data, where = question.image, question.name
+        if isinstance(data, str):
+            path = resolve_image_path(self.image_folder, data, question.question_id)
+            where = f"{where}: {path}"
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"{where}: cannot read the image ({reason})") from None
+        assert data is not None
+        way_out = "replace it, and the same command goes on"
+        return self.transform(decode_image(data, where, way_out))
+
+    def _tokenize(self, question: Question) -> tuple[list[int], list[bool]]:
+        turns = [Turn("human", question.first_turn)]
+        config: Any = self.model.config
+        try:
+            return tokenize_prompt(
+                turns,
+                self.template,
+                self.tokenizer,
+                int(config.image_seq_length),
+                0 if question.image is None else 1,
+            )
+        except UserError as error:
+            raise UserError(f"{question.name}: {error}") from None
+
+    def _length(self, question: Question) -> int:
+        length = len(self._tokenize(question)[0])
+        if length >= self._context():
+            raise UserError(
+                f"{question.name}: the prompt is {length} tokens long, its picture's among them, "
+                f"and the LLM reads {self._context()}; shorten its text"
+            )
+        return length
+
+    def _context(self) -> int:
+        text_config: Any = self.model.config.text_config
+        return int(text_config.max_position_embeddings)
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterator[list[int]]:
+    """Yield the positions of prompts that go together, the longest of a window first.
+
+    A prompt longer than `roomy` is cut short by the context's end: only prompts as long as it is
+    may stand beside it, or it would cut theirs.
+
+    Args:
+        lengths: of the prompts, in tokens.
+        batch_size: of a batch at most.
+        roomy: length up to which the context has room for the longest answer.
+    """
+    size = WINDOW * batch_size
+    for start in range(0, len(lengths), size):
+        window = range(start, min(start + size, len(lengths)))
+        batch: list[int] = []
+        for place in sorted(window, key=lambda i: (-lengths[i], i)):
+            if batch:
+                longest = lengths[batch[0]]
+                apart = longest > roomy and lengths[place] != longest
+                if apart or len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            batch.append(place)
+        yield batch
+
+
+def check_pictures(questions: Sequence[Question], folder: str | None) -> None:
+    """See that every picture file is there.
+
+    Raises:
+        UserError: naming the first questions whose pictures are not.
+    """
+    named = [question for question in questions if isinstance(question.image, str)]
+    if named and not folder:
+        raise UserError(
+            f"{named[0].name} has the picture {named[0].image!r}: give its folder with "
+            "--image-folder"
+        )
+    lacking = []
+    for question in named:
+        path = resolve_image_path(str(folder), str(question.image), question.question_id)
+        if not path.is_file():
+            lacking.append(f"{question.name}: {path}: no such picture")
+    if lacking:
+        more = f" (and {len(lacking) - 3} more)" if len(lacking) > 3 else ""
+        raise UserError(f"{'; '.join(lacking[:3])}{more}. Is --image-folder {folder} right?")

@@ -1,0 +1,110 @@
+"""A small random model that answers at length, its checkpoint, and questions of every kind."""
+
+from __future__ import annotations
+
+import base64
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from llava_sea.conversation import get_template
+from llava_sea.data.images import ImageTransform
+from llava_sea.model.builder import build_llava, load_tokenizer
+from llava_sea.model.write import write_llava
+
+
+@pytest.fixture(scope="session")
+def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
+    """The parts of a model and its checkpoint's folder."""
+    root = tmp_path_factory.mktemp("eval")
+    llm = root / "llm"
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+    tokenizer.save_pretrained(llm)
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # logits far apart: greedy texts then do not hang on rounding
+    )
+    LlamaForCausalLM(config).save_pretrained(llm)
+    parts = SimpleNamespace(
+        model=build_llava(str(llm), str(tiny.clip)).eval(),
+        tokenizer=load_tokenizer(str(llm), model_max_length=500),
+        transform=ImageTransform.from_pretrained(str(tiny.clip), "pad"),
+        template=get_template("v1"),
+        folder=root / "tiny-llava",
+    )
+    write_llava(
+        parts.folder,
+        parts.model,
+        parts.tokenizer,
+        parts.transform,
+        parts.template,
+        extra_config={"conversation_template": "v1", "mm_vision_tower": str(tiny.clip)},
+    )
+    return parts
+
+
+@pytest.fixture(scope="session")
+def jsonl_rows() -> list[dict]:
+    """Questions as TextVQA's: ids repeat, texts differ in length, two rows are the same."""
+    short = "Answer the question using a single word or phrase."
+    rows = [
+        {"question_id": "003", "image": "003.png", "text": f"What is beside it?\n{short}"},
+        {"question_id": "003", "image": "003.png", "text": f"Who?\n{short}", "category": "default"},
+        {"question_id": 7, "image": "004.jpg", "text": f"Which colour has the ball?\n{short}"},
+        {"question_id": 8, "text": "Is there no picture?"},
+        {"question_id": 9, "image": "005.png", "text": "the red box beside the ball " * 4 + "?"},
+    ]
+    return [*rows, rows[1]]
+
+
+@pytest.fixture
+def jsonl(tmp_path, jsonl_rows):
+    """The file of `jsonl_rows`."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in jsonl_rows))
+    return path
+
+
+@pytest.fixture
+def table(tiny, tmp_path):
+    """MMBench's table: a question, its rotated copy with the same picture, one with two options."""
+    picture = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
+    other = base64.b64encode((tiny.images / "002.jpg").read_bytes()).decode()
+    columns = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
+    rows = [
+        columns,
+        ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", picture],
+        ["1000001", "Which?", "NaN", "blue", "red", "", "green", "B", "colour", "1"],
+        ["2", "Is it?", "", "yes", "no", "", "", "A", "other", other],
+    ]
+    path = tmp_path / "bench.tsv"
+    path.write_text("\n".join("\t".join([*row, "x"]) for row in rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    """ScienceQA's list: with and without a picture."""
+    rows = [
+        {
+            "id": "4",
+            "image": "006.jpg",
+            "conversations": [
+                {"from": "human", "value": "<image>\nContext: N/A\nWhich?\nA. red\nB. blue"},
+                {"from": "gpt", "value": "The answer is A."},
+            ],
+        },
+        {"id": "5", "conversations": [{"from": "human", "value": "Which?\nA. red\nB. blue"}]},
+    ]
+    path = tmp_path / "llava_test_CQM-A.json"
+    path.write_text(json.dumps(rows, indent=1))
+    return path
