@@ -22,6 +22,7 @@ class Score:
         missing: how many of them had no answer; each counts as wrong.
         protocol: what else the number depends on, name to value, e.g. ``{"OCR tokens": "yes"}``.
         parts: other numbers, 0 to 100, e.g. by type of question or by split.
+        when: the days on which a judge graded, where one did.
     """
 
     benchmark: str
@@ -32,6 +33,7 @@ class Score:
     missing: int
     protocol: dict[str, str] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    when: str = ""
 
     def comparable(self, other: Score) -> bool:
         """Say whether a difference between the two values means anything."""

@@ -2,8 +2,8 @@
 
 The official judge is GPT-4, which is asked with a fixed table of examples and completes its last
 cell. Any other judge gives other numbers, so a score names its judge and the days of grading, and
-two scores compare only where these agree. An empty or missing answer is graded 0.0 without asking.
-One grade an answer; the paper averages five.
+two scores compare only where the judge is the same. An empty or missing answer is graded 0.0
+without asking. One grade an answer; the paper averages five.
 """
 
 from __future__ import annotations
@@ -128,7 +128,6 @@ def score(
     }
     if not judge.deterministic:
         protocol["model, as the endpoint says"] = ", ".join(sorted(models))
-        protocol["graded"] = " to ".join(sorted({min(days), max(days)})) if days else "nothing"
     return Score(
         benchmark="mmvet",
         value=_mean100(list(values.values())),
@@ -138,6 +137,7 @@ def score(
         missing=sum(key not in texts for key in asked),
         protocol=protocol,
         parts={name: _mean100(groups[name]) for name in sorted(groups, key=_part_order)},
+        when=" to ".join(sorted({min(days), max(days)})) if days else "",
     )
 
 

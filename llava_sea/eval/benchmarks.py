@@ -1,0 +1,243 @@
+"""The eight benchmarks as LLaVA runs them: files, prompts, where each is scored.
+
+Layout, prompts and lengths are those of LLaVA's scripts/v1_5/eval and docs/Evaluation.md
+(haotian-liu/LLaVA c121f04); its eval.zip holds the question files. A split whose answers are not
+public comes to a file for its server.
+"""
+
+from __future__ import annotations
+
+from llava_sea.errors import UserError
+from llava_sea.eval import submissions_evalai as evalai
+from llava_sea.eval.outcome import Answered, Outcome, Submission, Task
+from llava_sea.eval.scorers import gqa, mmbench, mmvet, pope, scienceqa, textvqa, vizwiz, vqav2
+from llava_sea.eval.submissions_opencompass import write_mmbench
+
+ZIP = (
+    "question files: LLaVA's eval.zip (docs/Evaluation.md, "
+    "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy)"
+)
+VQA_SERVER = "https://eval.ai/web/challenges/challenge-page/830"
+VIZWIZ_SERVER = "https://eval.ai/web/challenges/challenge-page/2185"
+MMBENCH_SERVER = "https://mmbench.opencompass.org.cn/mmbench-submission"
+ALL_VQA = "vqav2/llava_vqav2_mscoco_test2015.jsonl"
+
+
+def _vqav2_test(run: Answered) -> Outcome:
+    path = run.folder / "vqav2_test-dev2015.json"
+    evalai.write_vqav2(run.answers, run.data / ALL_VQA, path)
+    return Submission(path, VQA_SERVER)
+
+
+def _vqav2_val(run: Answered) -> Outcome:
+    return vqav2.score(run.answers, run.data / "vqav2/v2_mscoco_val2014_annotations.json")
+
+
+def _gqa(run: Answered) -> Outcome:
+    evalai.write_gqa(run.answers, run.questions, run.folder / evalai.GQA_FILE)
+    return gqa.score(run.answers, run.data / "gqa/data/testdev_balanced_questions.json")
+
+
+def _vizwiz_test(run: Answered) -> Outcome:
+    path = run.folder / "vizwiz_test.json"
+    evalai.write_vizwiz(run.answers, run.questions, path)
+    return Submission(path, VIZWIZ_SERVER)
+
+
+def _vizwiz_val(run: Answered) -> Outcome:
+    return vizwiz.score(run.answers, run.data / "vizwiz/val.json", run.questions)
+
+
+def _textvqa(run: Answered) -> Outcome:
+    return textvqa.score(run.answers, run.data / "textvqa/TextVQA_0.5.1_val.json")
+
+
+def _scienceqa(run: Answered) -> Outcome:
+    folder = run.data / "scienceqa"
+    return scienceqa.score(run.answers, folder / "problems.json", folder / "pid_splits.json")
+
+
+def _pope(run: Answered) -> Outcome:
+    return pope.score(run.answers, run.questions, run.data / "pope/coco")
+
+
+def _mmbench_dev(run: Answered) -> Outcome:
+    write_mmbench(run.answers, run.questions, run.folder / "mmbench_dev_20230712.xlsx")
+    return mmbench.score(run.answers, run.questions)
+
+
+def _mmbench_test(run: Answered) -> Outcome:
+    path = run.folder / "mmbench_test_20230712.xlsx"
+    write_mmbench(run.answers, run.questions, path)
+    return Submission(path, MMBENCH_SERVER)
+
+
+def _mmvet(run: Answered) -> Outcome:
+    results = run.folder / "mm-vet.json"
+    mmvet.write_results(run.answers, results)
+    if run.judge is None:
+        return Submission(results, "a judge: --judge_url and --judge_model, or MM-Vet's notebook")
+    metadata = run.data / "mm-vet/mm-vet.json"
+    return mmvet.score(run.answers, metadata, run.judge, cache=run.folder / "mm-vet-grades.jsonl")
+
+
+TASKS = (
+    Task(
+        "vqav2",
+        "VQAv2",
+        "test-dev2015",
+        "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
+        "vqav2/test2015",
+        (ALL_VQA,),
+        f"{ZIP}; pictures: http://images.cocodataset.org/zips/test2015.zip",
+        _vqav2_test,
+    ),
+    Task(
+        "vqav2",
+        "VQAv2",
+        "val2014",
+        "vqav2/llava_vqav2_mscoco_val2014.jsonl",
+        "vqav2/val2014",
+        ("vqav2/v2_mscoco_val2014_annotations.json",),
+        "https://visualqa.org/download.html (validation: questions, annotations, pictures); write "
+        "the questions as LLaVA's jsonl",
+        _vqav2_val,
+    ),
+    Task(
+        "gqa",
+        "GQA",
+        "testdev_balanced",
+        "gqa/llava_gqa_testdev_balanced.jsonl",
+        "gqa/data/images",
+        ("gqa/data/testdev_balanced_questions.json",),
+        f"{ZIP}; questions1.2.zip and images.zip: https://cs.stanford.edu/people/dorarad/gqa",
+        _gqa,
+    ),
+    Task(
+        "vizwiz",
+        "VizWiz",
+        "test",
+        "vizwiz/llava_test.jsonl",
+        "vizwiz/test",
+        (),
+        f"{ZIP}; pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip",
+        _vizwiz_test,
+    ),
+    Task(
+        "vizwiz",
+        "VizWiz",
+        "val",
+        "vizwiz/llava_val.jsonl",
+        "vizwiz/val",
+        ("vizwiz/val.json",),
+        "https://vizwiz.org/tasks-and-datasets/vqa (val: annotations, pictures); write the "
+        "questions as LLaVA's jsonl",
+        _vizwiz_val,
+    ),
+    Task(
+        "textvqa",
+        "TextVQA",
+        "val",
+        "textvqa/llava_textvqa_val_v051_ocr.jsonl",
+        "textvqa/train_images",
+        ("textvqa/TextVQA_0.5.1_val.json",),
+        f"{ZIP}; https://textvqa.org/dataset (v0.5.1 val, train_val_images.zip)",
+        _textvqa,
+    ),
+    Task(
+        "textvqa",
+        "TextVQA",
+        "val-without-ocr",
+        "textvqa/llava_textvqa_val_v051.jsonl",
+        "textvqa/train_images",
+        ("textvqa/TextVQA_0.5.1_val.json",),
+        f"{ZIP}; take the line 'Reference OCR token' out of each question",
+        _textvqa,
+        default=False,
+    ),
+    Task(
+        "scienceqa",
+        "ScienceQA-IMG",
+        "test",
+        "scienceqa/llava_test_CQM-A.json",
+        "scienceqa/images/test",
+        ("scienceqa/problems.json", "scienceqa/pid_splits.json"),
+        f"{ZIP}; https://github.com/lupantech/ScienceQA (data/scienceqa, test pictures)",
+        _scienceqa,
+        max_new_tokens=1024,
+        ask_letter=True,
+    ),
+    Task(
+        "pope",
+        "POPE",
+        "test",
+        "pope/llava_pope_test.jsonl",
+        "pope/val2014",
+        tuple(f"pope/coco/coco_pope_{name}.json" for name in pope.SPLITS),
+        f"{ZIP}; labels: https://github.com/AoiDragon/POPE/tree/e3e39262/output/coco; pictures: "
+        "http://images.cocodataset.org/zips/val2014.zip",
+        _pope,
+    ),
+    Task(
+        "mmbench",
+        "MMBench",
+        "dev",
+        "mmbench/mmbench_dev_20230712.tsv",
+        None,
+        (),
+        "https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_dev_20230712.tsv",
+        _mmbench_dev,
+        max_new_tokens=1024,
+        ask_letter=True,
+    ),
+    Task(
+        "mmbench",
+        "MMBench",
+        "test",
+        "mmbench/mmbench_test_20230712.tsv",
+        None,
+        (),
+        "https://mmbench.opencompass.org.cn",
+        _mmbench_test,
+        max_new_tokens=1024,
+        ask_letter=True,
+        default=False,
+    ),
+    Task(
+        "mmvet",
+        "MM-Vet",
+        "test",
+        "mm-vet/llava-mm-vet.jsonl",
+        "mm-vet/images",
+        ("mm-vet/mm-vet.json",),
+        f"{ZIP}; https://github.com/yuweihao/MM-Vet/releases (mm-vet.zip)",
+        _mmvet,
+        max_new_tokens=1024,
+    ),
+)
+"""In the paper's order; where a benchmark has two splits, the one that LLaVA reports comes first."""
+
+BENCHMARKS = tuple(dict.fromkeys(task.benchmark for task in TASKS))
+
+
+def select(names: str | None) -> list[Task]:
+    """Return the tasks that a comma-separated list of benchmarks or tasks names.
+
+    Raises:
+        UserError: if it names none that there is.
+    """
+    if names is None:
+        return [task for task in TASKS if task.default]
+    chosen: list[Task] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name in BENCHMARKS:
+            found = [task for task in TASKS if task.benchmark == name and task.default]
+        else:
+            found = [task for task in TASKS if task.name == name]
+        if not found:
+            every = ", ".join([*BENCHMARKS, *(task.name for task in TASKS)])
+            raise UserError(f"--only {name}: there is no such benchmark or task. There are: {every}")
+        chosen += [task for task in found if task not in chosen]
+    if not chosen:
+        raise UserError("--only names nothing; leave it out for all")
+    return chosen

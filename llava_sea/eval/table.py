@@ -1,0 +1,118 @@
+"""The table of all benchmarks: a row per task, a column per checkpoint, gains over a baseline.
+
+A cell is a score, or says that a file waits for its server. Below the table stands what each score
+depends on (its protocol) and where the files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from llava_sea.eval.compare import gains, mean
+from llava_sea.eval.outcome import Outcome, Submission, Task
+from llava_sea.eval.score import Score
+
+Column = Mapping[str, Outcome]
+"""A checkpoint's outcomes by task."""
+
+
+def print_table(
+    tasks: Sequence[Task],
+    columns: Mapping[str, Column],
+    baseline: str | None,
+    console: Console | None = None,
+) -> None:
+    """Print it.
+
+    Args:
+        tasks: its rows; those with no outcome in any column are left out.
+        columns: checkpoints by name.
+        baseline: the name of the one that the others are compared with; None for none.
+        console: where it goes; stdout if not given.
+    """
+    console = console or Console(soft_wrap=True)
+    scores = {
+        name: {task: o for task, o in column.items() if isinstance(o, Score)}
+        for name, column in columns.items()
+    }
+    rows = [task for task in tasks if any(task.name in column for column in columns.values())]
+    gained = (
+        {}
+        if baseline is None
+        else {n: gains(scores[n], scores[baseline]) for n in columns if n != baseline}
+    )
+
+    table = Table(title="Benchmarks", title_justify="left", header_style="bold")
+    table.add_column("benchmark")
+    table.add_column("split")
+    table.add_column("questions", justify="right")
+    for name in columns:
+        table.add_column(name, justify="right")
+        if name in gained:
+            table.add_column("gain", justify="right")
+    for task in rows:
+        cells = []
+        for name, column in columns.items():
+            cells.append(_cell(column.get(task.name)))
+            if name in gained:
+                gain = gained[name].get(task.name)
+                cells.append("" if gain is None else f"{gain:+.1f} %")
+        sizes = {s[task.name].questions for s in scores.values() if task.name in s}
+        asked = f"{sizes.pop():,}" if len(sizes) == 1 else ""
+        table.add_row(task.title, task.split, asked, *cells)
+    if gained:
+        table.add_section()
+        cells = []
+        for name in columns:
+            cells.append("")
+            if name in gained:
+                cells.append(f"{mean(list(gained[name].values())):+.2f} %" if gained[name] else "")
+        table.add_row("mean gain", "", "", *cells)
+    console.print(table)
+    if gained:
+        counts = ", ".join(f"{name}: {len(found)}" for name, found in gained.items())
+        console.print(
+            f"gain: relative to {baseline}, between scores of one protocol ({counts} of {len(rows)})"
+        )
+    _print_notes(rows, columns, console)
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "-"
+    if isinstance(outcome, Submission):
+        return "to be submitted"
+    judge = outcome.protocol.get("judge")
+    missing = f" ({outcome.missing} unanswered)" if outcome.missing else ""
+    by = f" ({', '.join(filter(None, (judge, outcome.when)))})" if judge else ""
+    return f"{outcome.value:.1f}{missing}{by}"
+
+
+def _print_notes(
+    rows: Sequence[Task], columns: Mapping[str, Column], console: Console
+) -> None:
+    console.print("\nProtocols:")
+    for task in rows:
+        said: dict[str, list[str]] = {}
+        for name, column in columns.items():
+            outcome = column.get(task.name)
+            if isinstance(outcome, Score):
+                protocol = "; ".join(f"{key}: {value}" for key, value in outcome.protocol.items())
+                said.setdefault(f"{outcome.metric}. {protocol}", []).append(name)
+        for text, names in said.items():
+            whose = "" if len(said) == 1 else f" ({', '.join(names)})"
+            console.print(f"  {task.title} {task.split}{whose}: {text}", markup=False)
+    waiting = [
+        (task, name, outcome)
+        for task in rows
+        for name, column in columns.items()
+        if isinstance(outcome := column.get(task.name), Submission)
+    ]
+    if waiting:
+        console.print("\nTo be submitted (scores that come back: --server_scores FILE):")
+    for task, name, outcome in waiting:
+        text = f"  {task.title} {task.split}, {name}: {outcome.path} -> {outcome.server}"
+        console.print(text, markup=False)
