@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,18 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 
+Loader = Callable[[argparse.Namespace, torch.device], Answerer]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def answer(args: argparse.Namespace, processes: Processes) -> None:
+def answer(args: argparse.Namespace, processes: Processes, load: Loader | None = None) -> None:
     """Answer what the flags name.
 
     Args:
         args: of `llava_sea.eval.answer`.
         processes: those that share the work.
+        load: gives the model; `load_answerer` if not given.
 
     Raises:
         UserError: if a flag, a question, a picture, the checkpoint or the answer file is not
@@ -47,7 +50,8 @@ def answer(args: argparse.Namespace, processes: Processes) -> None:
         share = processes.share(left)
         if share:
             path = file.shard(processes.rank, processes.count)
-            answerer = load_answerer(args, pick_device(_own_gpu(args.device, processes)))
+            device = pick_device(_own_gpu(args.device, processes))
+            answerer = (load or load_answerer)(args, device)
             with progress(len(share), processes) as count:
                 for answered in answerer.answers(share):
                     file.append(path, answered)
@@ -101,10 +105,20 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         loaded.tokenizer,
         loaded.transform,
         template,
-        Path(args.image_folder or "."),
-        Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams),
+        image_folder(args),
+        decoding(args),
         args.batch_size,
     )
+
+
+def image_folder(args: argparse.Namespace) -> Path:
+    """Return where the flags say that the pictures are."""
+    return Path(args.image_folder or ".")
+
+
+def decoding(args: argparse.Namespace) -> Decoding:
+    """Return how the flags say that answers are decoded."""
+    return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
 
 
 @contextmanager

@@ -236,7 +236,9 @@ def select(names: str | None) -> list[Task]:
             found = [task for task in TASKS if task.name == name]
         if not found:
             every = ", ".join([*BENCHMARKS, *(task.name for task in TASKS)])
-            raise UserError(f"--only {name}: there is no such benchmark or task. There are: {every}")
+            raise UserError(
+                f"--only {name}: there is no such benchmark or task. There are: {every}"
+            )
         chosen += [task for task in found if task not in chosen]
     if not chosen:
         raise UserError("--only names nothing; leave it out for all")

@@ -91,9 +91,7 @@ def _cell(outcome: Outcome | None) -> str:
     return f"{outcome.value:.1f}{missing}{by}"
 
 
-def _print_notes(
-    rows: Sequence[Task], columns: Mapping[str, Column], console: Console
-) -> None:
+def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: Console) -> None:
     console.print("\nProtocols:")
     for task in rows:
         said: dict[str, list[str]] = {}

@@ -1,0 +1,201 @@
+"""Checkpoints through the benchmarks: answer, score, and the table of all.
+
+Each checkpoint is loaded once, and only if something is left to ask. Its answers, submissions and
+``scores.json`` lie in its own folder, so a run that stopped goes on and a later one asks nothing
+twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_sea.errors import UserError
+from llava_sea.eval import answer
+from llava_sea.eval.answering import answer as answer_questions
+from llava_sea.eval.answering import decoding, image_folder, load_answerer
+from llava_sea.eval.answers import read_answers
+from llava_sea.eval.benchmarks import select
+from llava_sea.eval.generation import Answerer
+from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
+from llava_sea.eval.outcome import Answered, Outcome, Task
+from llava_sea.eval.processes import Processes
+from llava_sea.eval.score import Score
+from llava_sea.eval.server_scores import read_server_scores
+from llava_sea.eval.table import print_table
+from llava_sea.files import write_atomically
+
+
+def evaluate(args: argparse.Namespace, processes: Processes) -> None:
+    """Run what the flags name.
+
+    Args:
+        args: of `llava_sea.eval.flags`.
+        processes: those that share the work.
+
+    Raises:
+        UserError: if a flag or a file is wrong, or no benchmark's files are there.
+    """
+    names = short_names(args.checkpoints)
+    baseline = _baseline(args.baseline, args.checkpoints, names)
+    judge = pick_judge(args)
+    returned = read_server_scores(args.server_scores, names) if args.server_scores else {}
+    tasks, lacking = there(select(args.only), args.data)
+    if processes.rank == 0:
+        for line in lacking:
+            print(line, flush=True)
+    if not tasks:
+        raise UserError(
+            f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
+            "get it, stands above"
+        )
+    columns: dict[str, dict[str, Outcome]] = {}
+    for name, checkpoint in zip(names, args.checkpoints, strict=True):
+        columns[name] = _checkpoint(args, checkpoint, tasks, judge, processes)
+        columns[name] |= returned.get(name, {})
+    if processes.rank == 0:
+        print()
+        print_table(select(args.only), columns, baseline)
+        for name, checkpoint in zip(names, args.checkpoints, strict=True):
+            print(f"{name}: answers and scores are in {results_folder(args, checkpoint)}")
+
+
+def _checkpoint(
+    args: argparse.Namespace,
+    checkpoint: str,
+    tasks: Sequence[Task],
+    judge: Judge | None,
+    processes: Processes,
+) -> dict[str, Outcome]:
+    folder = results_folder(args, checkpoint)
+    loaded: list[Answerer] = []
+
+    def load(flags: argparse.Namespace, device: torch.device) -> Answerer:
+        if not loaded:
+            loaded.append(load_answerer(flags, device))
+        return dataclasses.replace(
+            loaded[0], image_folder=image_folder(flags), decoding=decoding(flags)
+        )
+
+    outcomes: dict[str, Outcome] = {}
+    for task in tasks:
+        path = folder / f"{task.name}.jsonl"
+        answer_questions(answer.parse(_flags(args, checkpoint, task, path)), processes, load)
+        if processes.rank == 0:
+            questions = args.data / task.questions
+            run = Answered(args.data, questions, read_answers(path), folder, judge)
+            outcomes[task.name] = task.finish(run)
+    if processes.rank == 0:
+        _write(folder / "scores.json", outcomes)
+    return outcomes
+
+
+def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> list[str]:
+    flags = ["--model_path", checkpoint, "--answers_file", str(path)]
+    flags += ["--question_file", str(args.data / task.questions)]
+    if task.images:
+        flags += ["--image_folder", str(args.data / task.images)]
+    if task.ask_letter:
+        flags.append("--single_pred_prompt")
+    flags += ["--max_new_tokens", str(task.max_new_tokens)]
+    for name in ("model_base", "conv_mode", "batch_size", "device", "dtype", "cache_dir"):
+        value = getattr(args, name)
+        if value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def there(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list[str]]:
+    """Return the tasks whose files are there, and a line on each benchmark that has none.
+
+    Args:
+        tasks: those that were asked for.
+        data: the benchmarks' folder.
+    """
+    complete = [task for task in tasks if not task.missing(data)]
+    lines = []
+    for benchmark in dict.fromkeys(task.benchmark for task in tasks):
+        if any(task.benchmark == benchmark for task in complete):
+            continue
+        theirs = [task for task in tasks if task.benchmark == benchmark]
+        # The one that is nearest to complete is the one that the user means.
+        task = min(theirs, key=lambda one: len(one.missing(data)))
+        files = ", ".join(map(str, task.missing(data)))
+        lines.append(f"{task.title} {task.split} is left out: no {files}. From {task.source}")
+    return complete, lines
+
+
+def short_names(checkpoints: Sequence[str]) -> list[str]:
+    """Return what the table calls checkpoints: the ends of their paths, as long as tells apart.
+
+    Raises:
+        UserError: if one is given twice.
+    """
+    parts = [Path(checkpoint).parts for checkpoint in checkpoints]
+    if len(set(parts)) < len(parts):
+        raise UserError("a checkpoint is given twice; give each once")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(checkpoints)
+
+
+def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
+    """Return where a checkpoint's answers and scores go.
+
+    Raises:
+        UserError: if it is no folder here and no other place was given.
+    """
+    if args.output_dir:
+        return Path(args.output_dir) / "_".join(Path(checkpoint).parts[-2:]).strip("/_")
+    if not Path(checkpoint).is_dir():
+        raise UserError(
+            f"{checkpoint} is no folder here, so its results need a place: --output_dir FOLDER "
+            "(for a hub id), or mend the path"
+        )
+    return Path(checkpoint) / "eval"
+
+
+def pick_judge(args: argparse.Namespace) -> Judge | None:
+    """Return MM-Vet's judge, None where nobody was named.
+
+    Raises:
+        UserError: if the flags do not go together.
+    """
+    if args.judge and (args.judge_url or args.judge_model):
+        raise UserError("--judge local and --judge_url are two judges; give one")
+    if args.judge:
+        return LocalJudge()
+    if not args.judge_url and not args.judge_model:
+        return None
+    if not (args.judge_url and args.judge_model):
+        raise UserError("a judge needs both --judge_url and --judge_model")
+    return OpenAIJudge(args.judge_url, args.judge_model, os.environ.get("OPENAI_API_KEY", ""))
+
+
+def _baseline(given: str | None, checkpoints: Sequence[str], names: Sequence[str]) -> str | None:
+    if given is None:
+        return None
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        if given == name or Path(given) == Path(checkpoint):
+            return name
+    raise UserError(f"--baseline {given}: is none of the checkpoints {', '.join(checkpoints)}")
+
+
+def _write(path: Path, outcomes: dict[str, Outcome]) -> None:
+    content: dict[str, Any] = {}
+    for name, outcome in outcomes.items():
+        content[name] = (
+            outcome.to_json()
+            if isinstance(outcome, Score)
+            else {"submission": str(outcome.path), "server": outcome.server}
+        )
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
