@@ -43,13 +43,22 @@ from playground.world import GRID, Split
 DEFAULT_OUTPUT = Path(__file__).parent / "data"
 
 SPLITS: tuple[tuple[str, Split], ...] = (("train", "train"), ("heldout", "dev"))
-"""Folder of the pictures and the scenes' split. Test scenes are never written."""
+"""Folder of the pictures and the scenes' split. Test scenes are in the benchmarks alone."""
 
 PNG_SHARE = 0.2
 JPEG_QUALITY = 95
 
 WORLD_FILES = (
     "backgrounds.py",
+    "benchmarks/absent.py",
+    "benchmarks/annotators.py",
+    "benchmarks/choices.py",
+    "benchmarks/composed.py",
+    "benchmarks/open_questions.py",
+    "benchmarks/prompts.py",
+    "benchmarks/told.py",
+    "benchmarks/training_forms.py",
+    "benchmarks/written.py",
     "captions.py",
     "distractors.py",
     "documents.py",

@@ -1,7 +1,8 @@
 """The world's instruction data: LLaVA-665K's shape at small scale, and held-out questions.
 
 Conversations about the training pictures (one question or several, a caption asked for, both),
-records without a picture (a training scene told in words, then questions) and records with two
+questions in the benchmarks' forms (`playground.benchmarks.training_forms`), records without a
+picture (a training scene told in words, then questions) and records with two
 (which of them shows a thing?). What is asked and answered is `playground.questions`'; half of the
 question records carry LLaVA's request for a short answer. Each record depends on the seed and its
 number alone, so the pictures' files do not depend on this. Limits: training scenes, but for the
@@ -14,6 +15,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from playground.benchmarks.prompts import SHORT_ANSWER
+from playground.benchmarks.training_forms import told_choice_turns, training_turns
 from playground.captions import with_article, write_caption
 from playground.questions import QUESTION_KINDS, Question, ask
 from playground.scene import Scene, sample_scene
@@ -27,13 +30,15 @@ INSTRUCTIONS = (
 )
 """Requests for a caption."""
 
-SHORT_ANSWER = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's request for short answers (arXiv 2310.03744, section 3.3)."""
-
 MAX_QUESTIONS = 6
+FORM_SHARE = 0.6
 TEXT_SHARE = 0.1
 PAIR_SHARE = 0.05
-"""Records without a picture and with two of them, for each picture."""
+"""Records in the benchmarks' forms, without a picture and with two of them, for each picture."""
+
+MAX_FORMS = 3
+TOLD_CHOICE_SHARE = 0.2
+"""Of the records without a picture: those that ask for an option's letter."""
 
 MAKER_SHARES = (0.5, 0.25, 0.15, 0.1)
 """Of the records about one picture: several questions, one, a caption, a caption and questions."""
@@ -108,11 +113,21 @@ def about_one(rng: random.Random, identity: str, shown: Shown) -> Record:
     return _record(identity, _with_picture(rng, turns), shown.image)
 
 
+def in_forms(rng: random.Random, identity: str, shown: Shown) -> Record:
+    """Make a record in the forms that benchmarks use: letters, relations, written words."""
+    turns: Turns = []
+    while not turns:
+        turns = training_turns(rng, shown.scene, rng.randint(1, MAX_FORMS))
+    return _record(identity, _with_picture(rng, turns), shown.image)
+
+
 def about_text(rng: random.Random, identity: str) -> Record:
     """Make a record without a picture: a training scene told in words, then questions."""
     from playground.documents import describe  # needs torch, which pictures do not
 
     scene = sample_scene(rng, "train")
+    if rng.random() < TOLD_CHOICE_SHARE and (turns := told_choice_turns(rng, scene)):
+        return _record(identity, turns)
     told = describe(rng, scene)
     placed = "top " in told or "bottom " in told  # some descriptions say where, some do not
     kinds = QUESTION_KINDS if placed else tuple(k for k in QUESTION_KINDS if k != "place")
@@ -142,7 +157,7 @@ def about_two(rng: random.Random, identity: str, pictures: Sequence[Shown]) -> R
 
 
 def instruction_records(pictures: Sequence[Shown], seed: int) -> list[Record]:
-    """Return the records of ``finetune.json``, mixed: 1.15 for each training picture.
+    """Return the records of ``finetune.json``, mixed: 1.75 for each training picture.
 
     Args:
         pictures: the training pictures.
@@ -152,6 +167,9 @@ def instruction_records(pictures: Sequence[Shown], seed: int) -> list[Record]:
     for number, shown in enumerate(pictures):
         rng = random.Random(f"{seed}/instruct/one/{number}")
         records.append(about_one(rng, f"instruct-{number:06d}", shown))
+    for number in range(round(FORM_SHARE * len(pictures))):
+        rng = random.Random(f"{seed}/instruct/form/{number}")
+        records.append(in_forms(rng, f"form-{number:06d}", rng.choice(pictures)))
     for number in range(round(TEXT_SHARE * len(pictures))):
         rng = random.Random(f"{seed}/instruct/text/{number}")
         records.append(about_text(rng, f"text-{number:06d}"))

@@ -215,7 +215,7 @@ TASKS = (
         max_new_tokens=1024,
     ),
 )
-"""In the paper's order; where a benchmark has two splits, the one that LLaVA reports comes first."""
+"""In the paper's order; of two splits, the one that LLaVA reports comes first."""
 
 BENCHMARKS = tuple(dict.fromkeys(task.benchmark for task in TASKS))
 

@@ -74,9 +74,7 @@ def print_table(
     console.print(table)
     if gained:
         counts = ", ".join(f"{name}: {len(found)}" for name, found in gained.items())
-        console.print(
-            f"gain: relative to {baseline}, between scores of one protocol ({counts} of {len(rows)})"
-        )
+        console.print(f"gain: relative to {baseline}, where protocols agree ({counts})")
     _print_notes(rows, columns, console)
 
 

@@ -27,7 +27,7 @@ from playground.benchmarks.vizwiz import make_vizwiz
 from playground.benchmarks.vqav2 import make_vqav2
 from playground.generate import DEFAULT_OUTPUT, generator_version
 
-DEFAULT_OUT = DEFAULT_OUTPUT / "mini" / "eval"
+DEFAULT_OUT = DEFAULT_OUTPUT / "mini-eval"
 
 MAKERS: dict[str, Callable[[int], Files]] = {
     "vqav2": make_vqav2,

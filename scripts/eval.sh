@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The eight benchmarks: answers, scores and submissions of checkpoints, and one table of all.
+#   bash scripts/eval.sh CHECKPOINT... [flags of python -m llava_sea.eval, e.g. --only pope,gqa]
+#   --baseline CHECKPOINT (gains over it)   --server_scores FILE (what servers returned)
+#   BENCHMARKS=playground/data/eval (LLaVA's layout)   NUM_GPUS=...   DRY_RUN=1 (print the command)
+# Without a checkpoint: the miniature world's eight, on what finetune.sh left there.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/setup_env.sh"
+STAGE=eval
+source "$root/scripts/recipe.sh"
+source "$root/scripts/launch.sh"
+
+CHECKPOINTS=()
+while [ $# -gt 0 ] && [[ $1 != -* ]]; do
+  CHECKPOINTS+=("$1")
+  shift
+done
+FLAGS=()
+if [ ${#CHECKPOINTS[@]} -eq 0 ]; then
+  SEA=$root/checkpoints/$RUN-finetune
+  PLAIN=$root/checkpoints/$RUN-finetune-from-$RUN-pretrain
+  BENCHMARKS=${BENCHMARKS:-$root/playground/data/mini-eval}
+  for folder in "$PLAIN" "$SEA"; do
+    if [ -f "$folder/model.safetensors" ]; then CHECKPOINTS+=("$folder"); fi
+  done
+  if [ ${#CHECKPOINTS[@]} -eq 0 ] && [ -z "${DRY_RUN:-}" ]; then
+    echo "no checkpoint is named, and none is in $SEA. Run first:" >&2
+    echo "  bash scripts/pretrain_sea.sh && bash scripts/finetune.sh" >&2
+    echo "and for plain LLaVA beside it:" >&2
+    echo "  bash scripts/pretrain.sh && PROJECTOR=checkpoints/$RUN-pretrain/mm_projector.bin bash scripts/finetune.sh" >&2
+    exit 2
+  fi
+  if [ ${#CHECKPOINTS[@]} -ne 1 ]; then
+    CHECKPOINTS=("$PLAIN" "$SEA")
+    FLAGS+=(--baseline "$PLAIN")
+  fi
+  FLAGS+=(--judge local)
+  DRAW=(python -m playground.benchmarks --out "$BENCHMARKS")
+fi
+
+RUN_EVAL=(python -m llava_sea.eval)
+if [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; then # the GPUs share the questions
+  RUN_EVAL=(
+    python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
+    --module llava_sea.eval
+  )
+else
+  unset OMP_NUM_THREADS # one process: all cores are its own
+fi
+RUN_EVAL+=(
+  "${CHECKPOINTS[@]}" --data "${BENCHMARKS:-$root/playground/data/eval}"
+  ${FLAGS[@]+"${FLAGS[@]}"} "$@"
+)
+
+if [ -n "${DRY_RUN:-}" ]; then
+  if [ -n "${DRAW:-}" ]; then print_commands "${DRAW[@]}"; fi
+  print_commands "${RUN_EVAL[@]}"
+  exit 0
+fi
+if [ -n "${DRAW:-}" ]; then "${DRAW[@]}"; fi
+run_and_wait "${RUN_EVAL[@]}"

@@ -1,0 +1,268 @@
+"""All eight together: what perfect and empty answers score, the table, and the command."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llava_sea.errors import UserError
+from llava_sea.eval import __main__ as command
+from llava_sea.eval.answers import read_answers
+from llava_sea.eval.benchmarks import TASKS, select
+from llava_sea.eval.compare import gains, mean, relative_gain
+from llava_sea.eval.evaluate import results_folder, short_names, there
+from llava_sea.eval.flags import parse
+from llava_sea.eval.judge import LocalJudge
+from llava_sea.eval.outcome import Answered, Submission
+from llava_sea.eval.score import Score
+from llava_sea.eval.server_scores import read_server_scores
+from llava_sea.eval.table import print_table
+from playground.benchmarks.build import build
+from playground.benchmarks.perfect import PERFECT, perfect_textvqa
+
+LOCAL = [
+    "vqav2-val2014",
+    "gqa-testdev_balanced",
+    "vizwiz-val",
+    "textvqa-val",
+    "scienceqa-test",
+    "pope-test",
+    "mmbench-dev",
+    "mmvet-test",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """The miniature eight."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    build(folder)
+    return folder
+
+
+def finish(world, task, rows, folder):
+    path = folder / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Answered(world, world / task.questions, read_answers(path), folder, LocalJudge())
+    return task.finish(run)
+
+
+def perfect(world, task):
+    folder = Path(task.questions).parts[0]
+    if task.name == "textvqa-val-without-ocr":
+        return perfect_textvqa(world / folder, ocr=False)
+    return PERFECT[folder](world / folder)
+
+
+def test_the_miniature_eight_are_eight(world):
+    complete, lines = there(select(None), world)
+    assert [task.name for task in complete] == LOCAL
+    assert lines == []  # a split that is not there is no lack where another is
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t.name in LOCAL], ids=lambda t: t.name)
+def test_perfect_and_empty_answers(world, task, tmp_path):
+    rows = perfect(world, task)
+    score = finish(world, task, rows, tmp_path)
+    assert (score.value, score.missing, score.benchmark) == (100.0, 0, task.benchmark)
+    assert score.split.startswith(task.split.split("-")[0]) and score.questions >= 80
+    empty = finish(world, task, [row | {"text": ""} for row in rows], tmp_path)
+    # An empty answer to POPE is read as yes, as in LLaVA: recall 100, precision 50.
+    assert empty.value == pytest.approx(200 / 3 if task.benchmark == "pope" else 0.0)
+    missing = finish(world, task, rows[:-5], tmp_path)
+    assert missing.value < 100.0 and missing.missing >= 3
+    assert score.comparable(missing)
+
+
+def test_with_and_without_ocr_tokens_are_two_protocols(world, tmp_path):
+    with_tokens, without = (
+        finish(world, task, perfect(world, task), tmp_path)
+        for task in TASKS
+        if task.benchmark == "textvqa"
+    )
+    assert not with_tokens.comparable(without)
+
+
+def test_what_servers_score_is_written(world, tmp_path):
+    vqa, vizwiz = (t for t in TASKS if t.name in ("vqav2-test-dev2015", "vizwiz-test"))
+    shutil.copytree(world / "vqav2", tmp_path / "vqav2")
+    (tmp_path / "vqav2/llava_vqav2_mscoco_val2014.jsonl").rename(
+        tmp_path / "vqav2/llava_vqav2_mscoco_test2015.jsonl"
+    )
+    rows = PERFECT["vqav2"](world / "vqav2")
+    written = finish(tmp_path, vqa, rows, tmp_path)
+    assert isinstance(written, Submission) and "eval.ai" in written.server
+    assert len(json.loads(written.path.read_text())) == 240
+    (tmp_path / "vizwiz").mkdir()
+    shutil.copy(world / "vizwiz/llava_val.jsonl", tmp_path / "vizwiz/llava_test.jsonl")
+    written = finish(tmp_path, vizwiz, PERFECT["vizwiz"](world / "vizwiz"), tmp_path)
+    assert {"image", "answer"} == json.loads(written.path.read_text())[0].keys()
+
+
+# Table 2 of the paper, Gemma-2B, the eight in its order: plain LLaVA and SEA.
+PAPER = [
+    (72.5, 76.6),
+    (43.7, 49.7),
+    (56.0, 60.9),
+    (61.3, 62.5),
+    (54.0, 59.5),
+    (84.4, 87.0),
+    (38.7, 39.5),
+    (23.9, 27.6),
+]
+
+
+def test_the_papers_headline_is_this_mean():
+    assert mean([relative_gain(sea, plain) for plain, sea in PAPER]) == pytest.approx(
+        7.61, abs=5e-3
+    )
+    assert relative_gain(3.0, 0.0) is None
+
+
+def score(value, **changes):
+    fields = {
+        "benchmark": "gqa",
+        "metric": "accuracy",
+        "split": "testdev_balanced",
+        "questions": 12578,
+        "missing": 0,
+        "protocol": {"matching": "exact"},
+    }
+    return Score(value=value, **(fields | changes))
+
+
+def test_gains_are_between_equal_protocols_alone():
+    ours = {"a": score(66.0), "b": score(66.0), "c": score(66.0), "d": score(66.0)}
+    theirs = {
+        "a": score(60.0, missing=3),
+        "b": score(60.0, questions=100),
+        "c": score(60.0, protocol={"matching": "lower case"}),
+    }
+    assert gains(ours, theirs) == {"a": pytest.approx(10.0)}
+
+
+def printed(columns, baseline=None) -> str:
+    out = io.StringIO()
+    print_table(TASKS, columns, baseline, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_table():
+    task = "gqa-testdev_balanced"
+    judged = score(31.0, benchmark="mmvet", protocol={"judge": "gpt-4 at x"}, when="2026-01-31")
+    text = printed(
+        {
+            "plain": {task: score(60.0)},
+            "sea": {
+                task: score(63.0, missing=2),
+                "vizwiz-test": Submission(Path("/o/vizwiz_test.json"), "https://eval.ai"),
+                "mmvet-test": judged,
+            },
+        },
+        baseline="plain",
+    )
+    row = next(line for line in text.splitlines() if "GQA" in line)
+    assert all(part in row for part in ("12,578", "60.0", "63.0 (2 unanswered)", "+5.0 %"))
+    assert "to be submitted" in text and "/o/vizwiz_test.json -> https://eval.ai" in text
+    assert "31.0 (gpt-4 at x, 2026-01-31)" in text
+    assert "+5.00 %" in next(line for line in text.splitlines() if "mean gain" in line)
+    assert "GQA testdev_balanced: accuracy. matching: exact" in text
+    assert "TextVQA" not in text
+
+
+def test_names_and_folders(tmp_path):
+    assert short_names(["a/x", "b/y/"]) == ["x", "y"]
+    assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    with pytest.raises(UserError, match="given twice"):
+        short_names(["a/x", "a/x/"])
+    assert results_folder(parse([str(tmp_path)]), str(tmp_path)) == tmp_path / "eval"
+    with pytest.raises(UserError, match="--output_dir"):
+        results_folder(parse(["org/model"]), "org/model")
+    assert results_folder(parse(["org/model", "--output-dir", "o"]), "org/model") == Path(
+        "o/org_model"
+    )
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "not JSON"),
+        ("[1]", "must be"),
+        ('{"other": {"gqa-testdev_balanced": 1}}', "none of the checkpoints"),
+        ('{"x": {"gqa": 62.0}}', "no task 'gqa'"),
+        ('{"x": {"vizwiz-test": 620}}', "no score of 0 to 100"),
+        ('{"x": {"vizwiz-test": "50"}}', "no score of 0 to 100"),
+    ],
+)
+def test_server_scores_that_are_wrong(tmp_path, content, message):
+    path = tmp_path / "server.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_server_scores(path, ["x"])
+    assert str(path) in str(caught.value)
+
+
+def test_missing_files_are_named_and_the_others_run(world, tmp_path):
+    shutil.copytree(world / "pope", tmp_path / "pope")
+    shutil.copytree(world / "gqa", tmp_path / "gqa")
+    shutil.rmtree(tmp_path / "gqa/data/images")
+    complete, lines = there(select(None), tmp_path)
+    assert [task.name for task in complete] == ["pope-test"] and len(lines) == 7
+    gqa = next(line for line in lines if line.startswith("GQA"))
+    assert str(tmp_path / "gqa/data/images") in gqa and "questions.json" not in gqa
+    assert "https://cs.stanford.edu" in gqa
+
+
+@pytest.fixture
+def small(world, tmp_path):
+    """POPE and MM-Vet with few questions."""
+    for name in ("pope", "mm-vet"):
+        shutil.copytree(world / name, tmp_path / "data" / name)
+    questions = tmp_path / "data/pope/llava_pope_test.jsonl"
+    lines = questions.read_text().splitlines(keepends=True)
+    questions.write_text("".join(lines[::25]))
+    questions = tmp_path / "data/mm-vet/llava-mm-vet.jsonl"
+    questions.write_text("".join(questions.read_text().splitlines(keepends=True)[:3]))
+    return tmp_path / "data"
+
+
+def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(answerer.folder, other)
+    server = tmp_path / "server.json"
+    server.write_text(json.dumps({"other": {"vqav2-test-dev2015": 70.0}}))
+    flags = [str(answerer.folder), str(other), "--data", str(small), "--device", "cpu"]
+    flags += ["--output_dir", str(tmp_path / "out"), "--server-scores", str(server)]
+    flags += ["--judge", "local", "--baseline", str(answerer.folder)]
+    command.main(flags)
+    shown = capsys.readouterr().out
+    assert "GQA testdev_balanced is left out: no " in shown and "eval.zip" in shown
+    assert "local word-match judge" in shown and "70.0" in shown and "mean gain" in shown
+    scores = json.loads(next((tmp_path / "out").glob("*_other/scores.json")).read_text())
+    assert scores.keys() == {"pope-test", "mmvet-test"}
+    assert scores["pope-test"]["questions"] == 12 and scores["pope-test"]["missing"] == 0
+    assert scores["mmvet-test"]["missing"] == 147
+    # Once more: all is answered, and no model is loaded.
+    monkeypatch.setattr("llava_sea.eval.evaluate.load_answerer", None)
+    command.main(flags)
+    assert "0 of them asked for now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--only", "pop"], "no such benchmark or task"),
+        (["--only", ","], "names nothing"),
+        (["--baseline", "elsewhere"], "none of the checkpoints"),
+        (["--judge_model", "gpt-4"], "needs both"),
+        (["--judge", "local", "--judge_url", "http://x"], "two judges"),
+        (["--data", "nowhere"], "none of the benchmarks is there"),
+        (["--server_scores", "nowhere.json"], "No such file"),
+    ],
+)
+def test_flags_that_cannot_be(answerer, flags, message):
+    with pytest.raises(UserError, match=message):
+        command.main([str(answerer.folder), *flags])
