@@ -23,7 +23,8 @@ from llava_sea.eval import answer as command
 from llava_sea.eval.answer_run import fingerprint, model_id
 from llava_sea.eval.answering import to_bfloat16
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.generation import Answerer, Decoding, plan_batches
+from llava_sea.eval.batches import plan_batches
+from llava_sea.eval.generation import Answerer, Decoding
 from llava_sea.eval.questions import distinct, read_questions
 
 NEW = 12
