@@ -1,4 +1,4 @@
-"""Which prompts are answered together: those of about the same length, so that little is padding."""
+"""Which prompts are answered together: those of about one length, so that little is padding."""
 
 from __future__ import annotations
 
