@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
@@ -97,9 +98,7 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
     template = pick_template(args.conv_mode, loaded, args.model_path)
     check_template(template, loaded.tokenizer)
     if args.dtype == "auto" and device.type == "cuda":
-        for parameter in loaded.model.parameters():  # not buffers: rotary frequencies stay exact
-            if parameter.dtype == torch.float32:
-                parameter.data = parameter.data.bfloat16()
+        to_bfloat16(loaded.model)
     return Answerer(
         loaded.model.to(device).eval(),  # type: ignore[arg-type]
         loaded.tokenizer,
@@ -119,6 +118,13 @@ def image_folder(args: argparse.Namespace) -> Path:
 def decoding(args: argparse.Namespace) -> Decoding:
     """Return how the flags say that answers are decoded."""
     return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
+
+
+def to_bfloat16(model: nn.Module) -> None:
+    """Make float32 weights bfloat16, in place; buffers stay: rotary frequencies must be exact."""
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = parameter.data.bfloat16()
 
 
 @contextmanager
@@ -144,6 +150,8 @@ def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, lis
     pick_device(args.device)
     file = AnswerFile(Path(args.answers_file), _chunk(args), model_id(args.model_path))
     unique = distinct(file.questions)
+    if not file.is_begun():
+        check_pictures(list(unique.values()), args.image_folder)  # before a hub id is downloaded
     check_same_run(file, _run(args, file))
     held.enter_context(only_run(file))
     answers = file.read()

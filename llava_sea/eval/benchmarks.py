@@ -34,8 +34,10 @@ def _vqav2_val(run: Answered) -> Outcome:
 
 
 def _gqa(run: Answered) -> Outcome:
-    evalai.write_gqa(run.answers, run.questions, run.folder / evalai.GQA_FILE)
-    return gqa.score(run.answers, run.data / "gqa/data/testdev_balanced_questions.json")
+    score = gqa.score(run.answers, run.data / "gqa/data/testdev_balanced_questions.json")
+    if not score.missing:  # for the official eval.py
+        evalai.write_gqa(run.answers, run.questions, run.folder / evalai.GQA_FILE)
+    return score
 
 
 def _vizwiz_test(run: Answered) -> Outcome:
@@ -62,7 +64,8 @@ def _pope(run: Answered) -> Outcome:
 
 
 def _mmbench_dev(run: Answered) -> Outcome:
-    write_mmbench(run.answers, run.questions, run.folder / "mmbench_dev_20230712.xlsx")
+    path = run.folder / "mmbench_dev_20230712.xlsx"
+    write_mmbench(run.answers, run.questions, path, allow_missing=True)
     return mmbench.score(run.answers, run.questions)
 
 

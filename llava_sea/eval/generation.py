@@ -26,11 +26,9 @@ from llava_sea.data.images import ImageTransform, decode_image, resolve_image_pa
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.errors import UserError
+from llava_sea.eval.batches import plan_batches
 from llava_sea.eval.question import Question
 from llava_sea.model.generate import generate, pad_prompts
-
-WINDOW = 32
-"""Batches among whose questions lengths are sorted: more would pad less and read disks worse."""
 
 AHEAD = 2
 """Batches whose pictures are read while the model answers."""
@@ -182,32 +180,6 @@ class Answerer:
     def _context(self) -> int:
         text_config: Any = self.model.config.text_config
         return int(text_config.max_position_embeddings)
-
-
-def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterator[list[int]]:
-    """Yield the positions of prompts that go together, the longest of a window first.
-
-    A prompt longer than `roomy` is cut short by the context's end: only prompts as long as it is
-    may stand beside it, or it would cut theirs.
-
-    Args:
-        lengths: of the prompts, in tokens.
-        batch_size: of a batch at most.
-        roomy: length up to which the context has room for the longest answer.
-    """
-    size = WINDOW * batch_size
-    for start in range(0, len(lengths), size):
-        window = range(start, min(start + size, len(lengths)))
-        batch: list[int] = []
-        for place in sorted(window, key=lambda i: (-lengths[i], i)):
-            if batch:
-                longest = lengths[batch[0]]
-                apart = longest > roomy and lengths[place] != longest
-                if apart or len(batch) == batch_size:
-                    yield batch
-                    batch = []
-            batch.append(place)
-        yield batch
 
 
 def check_pictures(questions: Sequence[Question], folder: str | None) -> None:

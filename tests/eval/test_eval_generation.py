@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
@@ -20,8 +21,10 @@ from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval import answer as command
 from llava_sea.eval.answer_run import fingerprint, model_id
+from llava_sea.eval.answering import to_bfloat16
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.generation import Answerer, Decoding, plan_batches
+from llava_sea.eval.batches import plan_batches
+from llava_sea.eval.generation import Answerer, Decoding
 from llava_sea.eval.questions import distinct, read_questions
 
 NEW = 12
@@ -102,7 +105,7 @@ def test_answers_do_not_depend_on_the_batch(answerer, tiny, jsonl, expected, bat
 def test_nor_near_the_contexts_end(answerer, tiny, jsonl):
     # 512 tokens of context: the long prompt leaves less room than the others want.
     questions = list(distinct(read_questions(jsonl)).values())
-    long = dataclasses.replace(questions[4], text=questions[4].text * 4, prompt="long")
+    long = dataclasses.replace(questions[4], text=questions[4].text * 8, prompt="long")
     alone = ask(make(answerer, tiny, 1, new_tokens=60), [*questions, long])
     assert ask(make(answerer, tiny, 6, new_tokens=60), [*questions, long]) == alone
 
@@ -440,6 +443,17 @@ def test_the_dtype_flag(flags, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="5 answers are not there"):
             command.main([*flags, "--dtype", name, "--answers-file", str(path)])
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_float32_weights_answer_in_bfloat16(answerer, tiny, jsonl, expected):
+    model = copy.deepcopy(answerer.model)
+    to_bfloat16(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    frequencies = {b.dtype for name, b in model.named_buffers() if name.endswith("inv_freq")}
+    assert frequencies == {torch.float32}
+    halved = dataclasses.replace(make(answerer, tiny, 5), model=model)
+    questions = list(distinct(read_questions(jsonl)).values())
+    assert ask(halved, questions).keys() == expected.keys()
 
 
 def test_llavas_flags_in_both_spellings():
