@@ -41,13 +41,14 @@ def test_every_script_dry_runs(repo):
         )
         assert result.returncode == 0, result.stderr
         assert "python -m llava_sea" in result.stdout, command
+        parse_evaluation(result.stdout)
         printed = [shlex.split(line) for line in result.stdout.splitlines()]
         for words in printed:
             if "llava_sea.train.launch" in words:
                 parse_training(repo, words[words.index("--deepspeed") :])
             if "llava_sea.labels.extract" in words:
                 parse_extraction(repo, words[words.index("llava_sea.labels.extract") + 1 :])
-    assert seen == 8
+    assert seen == 12
 
 
 def parse_training(repo, flags):
@@ -59,6 +60,15 @@ def parse_training(repo, flags):
     if "--sea_weight_schedule" in flags:  # pretrain_sea.sh spells out what the preset holds
         best = TRAINING_PRESETS["best"]
         assert {name: getattr(sea, name) for name in best} == best
+
+
+def parse_evaluation(printed):
+    from llava_sea.eval.flags import parse
+
+    for line in printed.splitlines():
+        if "llava_sea.eval" in line:
+            words = shlex.split(line)
+            assert parse(words[words.index("llava_sea.eval") + 1 :]).checkpoints
 
 
 def parse_extraction(repo, flags):
