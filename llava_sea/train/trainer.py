@@ -166,10 +166,21 @@ class LLaVATrainer(Trainer):
                 dist.all_reduce(means)
                 means /= self.args.world_size
             logs.update(zip(self._sums, means.tolist(), strict=True))
+            if not means.isfinite().all():
+                raise UserError(self._diverged(f"the loss is {logs['lm_loss']:g}"))
             if "sea_loss" in self._sums:
                 logs.update(self._log_alignment())
             self._sums, self._steps_summed = {}, set()
         super().log(logs, start_time)
+
+    def _diverged(self, what: str) -> str:
+        sealed = checkpoints.complete_checkpoints(Path(self.args.output_dir or "."))
+        kept = f"; {sealed[-1]} is the last good checkpoint" if sealed else ""
+        return (
+            f"step {self.state.global_step}: {what}, training cannot go on{kept}. Lower "
+            f"--learning_rate {self.args.learning_rate:g} or raise --warmup_steps, in another "
+            "--output_dir"
+        )
 
     def _log_alignment(self) -> dict[str, float]:
         """Lambda and tau of the step just taken, and the distinct labels of its last batch."""
@@ -202,6 +213,13 @@ class LLaVATrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model as its saver does; every rank calls this."""
         path = Path(output_dir or self.args.output_dir or ".")
+        # Of ZeRO-3's partitions each rank sees its own.
+        trained = (getattr(p, "ds_tensor", p) for p in self.wrapped.parameters() if p.requires_grad)
+        broken = torch.stack([~p.detach().isfinite().all() for p in trained]).any().float()
+        if self.args.world_size > 1:
+            dist.all_reduce(broken)
+        if broken:
+            raise UserError(self._diverged("a weight is not finite"))
         self.saver.save(self.wrapped, path, write=self.args.should_save)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -1,9 +1,10 @@
 """Which runs there are, in which order, and under which name each one's result lies.
 
-A result's file name ends in a hash of everything that the run depends on: recipe, arm's flags, the
-labels' and the models' checksums, the held-out set, the precision. A change of any of them makes it
-another run; a finished run is never done twice. Seeds come outermost: whenever the study is
-stopped, the seeds that are complete form a balanced table.
+A result's file name ends in a hash of everything that the run depends on: recipe, arm's flags, how
+its labels were mined, the models' checksums, the held-out set, the precision. Not the labels' bytes:
+other CPUs round scores otherwise, in the last bit. A change of any of them makes it another run; a
+finished run is never done twice. Seeds come outermost: whenever the study is stopped, the seeds that
+are complete form a balanced table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from playground.study.arms import ARMS, Arm
 from playground.study.prepare import World
 from playground.study.recipe import VERSION, Recipe
 
-_OF_LABELS = ("words_sha256", "features", "sign", "top_n", "shards")
+_OF_LABELS = ("words_sha256", "features", "sign", "top_n")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,5 @@ def _identity_of_arm(world: World, arm: Arm) -> dict[str, Any]:
     if labels is None:
         return {}
     manifest = json.loads((labels / "manifest.json").read_text())
-    shards = json.dumps(manifest["shards"], sort_keys=True).encode()
-    found = {name: manifest[name] for name in _OF_LABELS if name != "shards"}
-    return identity | {"labels": found | {"sha256": hashlib.sha256(shards).hexdigest()}}
+    found = {name: manifest[name] for name in _OF_LABELS}
+    return identity | {"labels": found | {"extraction": arm.extraction()}}

@@ -220,3 +220,27 @@ def test_a_frozen_llm_in_bfloat16_does_not_round_the_projector(tune_here):
     assert not torch.equal(whole[name], whole[name].bfloat16().float())
     for key, tensor in whole.items():
         torch.testing.assert_close(again[key], tensor, atol=0, rtol=0)
+
+
+def test_a_run_that_diverges_is_stopped(tune_here, tmp_path):
+    tune_here("run", max_steps=2, save_steps=1)
+    with pytest.raises(UserError, match=r"not finite|loss is .*learning_rate"):
+        tune_here("burst", learning_rate=1e30, save_steps=1, save_total_limit=1, weight_decay=0.5)
+    assert not (tmp_path / "burst" / "model.safetensors").exists()
+
+
+def test_the_last_good_checkpoint_is_kept_and_named(tune_here, tmp_path, monkeypatch):
+    from llava_sea.train.trainer import LLaVATrainer
+
+    original = LLaVATrainer.training_step
+
+    def poisoned(self, model, *args, **options):
+        if self.state.global_step == 2:
+            next(p for p in self.wrapped.parameters() if p.requires_grad).data.fill_(torch.nan)
+        return original(self, model, *args, **options)
+
+    monkeypatch.setattr(LLaVATrainer, "training_step", poisoned)
+    with pytest.raises(UserError, match=r"checkpoint-2 is the last good checkpoint"):
+        tune_here("run", save_steps=1, save_total_limit=1, logging_steps=100)
+    assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
