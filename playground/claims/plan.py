@@ -1,7 +1,8 @@
 """Which runs there are, in which order, and under which name each one's result lies.
 
 As in `playground.study.plan`, whose identity of a stage 1 is part of a run's own. Stage 1's arms
-are the study's; one more, `NONE`, of length 0, leaves the projector untrained. Seeds come outermost.
+are the study's; one more, `NONE`, of length 0, leaves the projector untrained. Seeds come
+outermost.
 """
 
 from __future__ import annotations
