@@ -51,7 +51,7 @@ class Eight:
         self.stop = stop_ids(template, tokenizer)
         self.max_new_tokens = max_new_tokens
         self.asked: dict[Task, list[Question]] = {}
-        self._batches: dict[Task, list[Batch]] = {}
+        self.batches: dict[Task, list[Batch]] = {}
         rows, features_IPD = exam.pictures(), read_features(exam.features)
         for task in exam.tasks():
             self.asked[task] = exam.questions(task)
@@ -66,7 +66,7 @@ class Eight:
                     0 if picture is None else 1,
                 )
                 prompts.append(Prompt(ids, mask, None if picture is None else rows[picture]))
-            self._batches[task] = make_batches(prompts, features_IPD, batch_size)
+            self.batches[task] = make_batches(prompts, features_IPD, batch_size)
 
     def measure(self, llava: Any) -> dict[str, float]:
         """Return a model's scores, 0 to 100, by benchmark."""
@@ -76,7 +76,7 @@ class Eight:
                 task: answers_to(
                     questions,
                     answer_batches(
-                        llava, self._batches[task], self.tokenizer, self.stop, self.max_new_tokens
+                        llava, self.batches[task], self.tokenizer, self.stop, self.max_new_tokens
                     ),
                 )
                 for task, questions in self.asked.items()
