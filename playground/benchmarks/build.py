@@ -26,10 +26,11 @@ from playground.benchmarks.textvqa import make_textvqa
 from playground.benchmarks.vizwiz import make_vizwiz
 from playground.benchmarks.vqav2 import make_vqav2
 from playground.generate import DEFAULT_OUTPUT, generator_version
+from playground.world import Split
 
 DEFAULT_OUT = DEFAULT_OUTPUT / "mini-eval"
 
-MAKERS: dict[str, Callable[[int], Files]] = {
+MAKERS: dict[str, Callable[[int, Split], Files]] = {
     "vqav2": make_vqav2,
     "gqa": make_gqa,
     "vizwiz": make_vizwiz,
@@ -57,11 +58,12 @@ def benchmarks_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def make_all(seed: int) -> tuple[dict[str, bytes], dict[str, int]]:
+def make_all(seed: int, split: Split = "test") -> tuple[dict[str, bytes], dict[str, int]]:
     """Make everything in memory.
 
     Args:
         seed: decides every scene, question and annotator.
+        split: whose scenes are shown; "dev" is for choosing between settings.
 
     Returns:
         Bytes by path under the output folder, and the number of questions by benchmark.
@@ -70,7 +72,7 @@ def make_all(seed: int) -> tuple[dict[str, bytes], dict[str, int]]:
     scenes: dict[str, str] = {}
     counts: dict[str, int] = {}
     for name, make in MAKERS.items():
-        files = make(seed)
+        files = make(seed, split)
         contents |= files.contents
         scenes |= files.scenes
         counts[name] = files.questions
@@ -103,11 +105,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
     return found
 
 
-def is_current(out: Path, seed: int) -> bool:
-    """Whether the folder holds all benchmarks, made with this seed by these sources."""
+def is_current(out: Path, seed: int, split: Split = "test") -> bool:
+    """Whether the folder holds all benchmarks, made with this seed and split by these sources."""
     found = read_manifest(out)
     wanted = {"seed": seed, "version": benchmarks_version(), "complete": True}
-    if {key: found.get(key) for key in wanted} != wanted:
+    if {key: found.get(key) for key in wanted} != wanted or found.get("split", "test") != split:
         return False
     paths = [(out / name, size) for name, size in found["files"].items()]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
@@ -126,12 +128,13 @@ def _write(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def build(out: Path = DEFAULT_OUT, seed: int = 0) -> dict[str, int]:
+def build(out: Path = DEFAULT_OUT, seed: int = 0, split: Split = "test") -> dict[str, int]:
     """Make sure that a folder holds the miniature benchmarks.
 
     Args:
         out: the folder; it has what ``playground/data/eval`` has in LLaVA.
         seed: decides everything.
+        split: whose scenes are shown, "test" or "dev".
 
     Returns:
         The number of questions by benchmark.
@@ -141,11 +144,11 @@ def build(out: Path = DEFAULT_OUT, seed: int = 0) -> dict[str, int]:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder")
-    if is_current(out, seed):
+    if is_current(out, seed, split):
         counts: dict[str, int] = read_manifest(out)["questions"]
         return counts
     old: dict[str, int] = read_manifest(out).get("files", {})
-    contents, counts = make_all(seed)
+    contents, counts = make_all(seed, split)
     foreign = sorted(name for name in contents if name not in old and (out / name).exists())
     if foreign:
         raise UserError(
@@ -154,6 +157,8 @@ def build(out: Path = DEFAULT_OUT, seed: int = 0) -> dict[str, int]:
         )
     sizes = {name: len(content) for name, content in contents.items()}
     manifest = {"made_by": MADE_BY, "seed": seed, "version": benchmarks_version()}
+    if split != "test":
+        manifest["split"] = split
     _write(out / MANIFEST, _as_json(manifest | {"complete": False, "files": old | sizes}))
     for name, content in contents.items():
         _write(out / name, content)

@@ -9,6 +9,7 @@ from playground.benchmarks.files import Files, Row
 from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.questions import Question
 from playground.scene import Scene, sample_scene
+from playground.world import Split
 
 PICTURES = 80
 QUESTIONS_EACH = 3
@@ -25,10 +26,10 @@ TYPES = {
 """Structural, semantic and detailed type, in GQA's words."""
 
 
-def _draw(rng: random.Random) -> tuple[Scene, list[Question]]:
+def _draw(rng: random.Random, split: Split) -> tuple[Scene, list[Question]]:
     """Draw a scene that has enough questions, each of another kind."""
     while True:
-        scene = sample_scene(rng, "test", rng.choice((2, 3, 3, 4, 4, 5)))
+        scene = sample_scene(rng, split, rng.choice((2, 3, 3, 4, 4, 5)))
         kinds = rng.sample(COMPOSED_KINDS, len(COMPOSED_KINDS))
         asked = [question for kind in kinds if (question := compose(rng, scene, kind))]
         if len(asked) >= QUESTIONS_EACH:
@@ -53,14 +54,14 @@ def _entry(image_id: str, question: Question) -> Row:
     }
 
 
-def make_gqa(seed: int) -> Files:
+def make_gqa(seed: int, split: Split = "test") -> Files:
     """Make ``gqa/``: LLaVA's questions, GQA's own below ``data/`` with pictures in ``images/``."""
     files = Files("gqa")
     lines: list[Row] = []
     questions: dict[str, Row] = {}
     for number in range(PICTURES):
         rng = random.Random(f"{seed}/gqa/{number}")
-        scene, asked = _draw(rng)
+        scene, asked = _draw(rng, split)
         image_id = f"n{number + 1}"
         files.add_picture(f"data/images/{image_id}.jpg", scene)
         for place, question in enumerate(asked):

@@ -15,6 +15,7 @@ from playground.benchmarks.choices import Choice, hint_for
 from playground.benchmarks.files import Files, Row, encode_picture
 from playground.benchmarks.prompts import LETTERS
 from playground.benchmarks.scienceqa import draw_choice
+from playground.world import Split
 
 QUESTIONS = 80
 ROTATION = 1_000_000
@@ -63,13 +64,13 @@ def _rows(index: int, choice: Choice, hint: str, image: str) -> list[Row]:
     return rows
 
 
-def make_mmbench(seed: int) -> Files:
+def make_mmbench(seed: int, split: Split = "test") -> Files:
     """Make ``mmbench/``: one table; all first rows stand before all rotated ones."""
     files = Files("mmbench")
     rows: list[Row] = []
     for index in range(QUESTIONS):
         rng = random.Random(f"{seed}/mmbench/{index}")
-        scene, choice = draw_choice(rng)
+        scene, choice = draw_choice(rng, split=split)
         image = base64.b64encode(encode_picture(scene, "jpg")).decode()
         files.scenes[files.path_of(str(index))] = scene.content()
         rows += _rows(index, choice, hint_for(rng, scene, choice), image)

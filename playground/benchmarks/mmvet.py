@@ -7,26 +7,27 @@ import random
 from playground.benchmarks.files import Files, Row
 from playground.benchmarks.open_questions import OPEN_KINDS, OpenQuestion, ask_open
 from playground.scene import Scene, sample_scene
+from playground.world import Split
 
 QUESTIONS = 150
 
 
-def _draw(rng: random.Random, kind: str) -> tuple[Scene, OpenQuestion]:
+def _draw(rng: random.Random, kind: str, split: Split) -> tuple[Scene, OpenQuestion]:
     while True:
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         question = ask_open(rng, scene, kind)
         if question:
             return scene, question
 
 
-def make_mmvet(seed: int) -> Files:
+def make_mmvet(seed: int, split: Split = "test") -> Files:
     """Make ``mm-vet/``: LLaVA's questions (id N), MM-Vet's own (``v1_N``), pictures."""
     files = Files("mm-vet")
     lines: list[Row] = []
     entries: dict[str, Row] = {}
     for number in range(QUESTIONS):
         rng = random.Random(f"{seed}/mm-vet/{number}")
-        scene, question = _draw(rng, OPEN_KINDS[number % len(OPEN_KINDS)])
+        scene, question = _draw(rng, OPEN_KINDS[number % len(OPEN_KINDS)], split)
         image = f"v1_{number}.png"
         files.add_picture(f"images/{image}", scene)
         lines.append(

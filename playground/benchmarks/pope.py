@@ -23,6 +23,7 @@ from playground.corpus import sample_captions
 from playground.scene import Scene, sample_scene
 from playground.shapes import draw_shape
 from playground.vocabulary import KIND_BY_NAME, KINDS, SIZES
+from playground.world import Split
 
 PICTURES = 25
 EACH = 2
@@ -71,20 +72,20 @@ def absent_kinds(rng: random.Random, scene: Scene, category: str) -> list[str]:
     return rng.sample(absent, EACH)
 
 
-def _draw(rng: random.Random) -> tuple[Scene, list[str]]:
+def _draw(rng: random.Random, split: Split) -> tuple[Scene, list[str]]:
     while True:
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         kinds = sorted({thing.kind for thing in scene.things})
         if len(kinds) >= EACH:
             return scene, rng.sample(kinds, EACH)
 
 
-def make_pope(seed: int) -> Files:
+def make_pope(seed: int, split: Split = "test") -> Files:
     """Make ``pope/``: LLaVA's questions, POPE's labels in ``coco/``, pictures in ``val2014/``."""
     files = Files("pope")
     drawn: list[tuple[str, Scene, list[str]]] = []
     for number in range(PICTURES):
-        scene, shown = _draw(random.Random(f"{seed}/pope/{number}"))
+        scene, shown = _draw(random.Random(f"{seed}/pope/{number}"), split)
         image = f"COCO_val2014_{number + 1:012d}.jpg"
         files.add_picture(f"val2014/{image}", scene)
         drawn.append((image, scene, shown))

@@ -13,17 +13,20 @@ from playground.benchmarks.prompts import with_options
 from playground.benchmarks.told import context_line, tell_for
 from playground.questions import QUESTION_KINDS
 from playground.scene import Scene, sample_scene
+from playground.world import Split
 
 WITH_PICTURE = 120
 TOLD = 60
 """Questions with a picture, and with the scene told in words."""
 
 
-def draw_choice(rng: random.Random, kinds: tuple[str, ...] = CHOICE_KINDS) -> tuple[Scene, Choice]:
-    """Draw a test scene and a question with options."""
+def draw_choice(
+    rng: random.Random, kinds: tuple[str, ...] = CHOICE_KINDS, *, split: Split = "test"
+) -> tuple[Scene, Choice]:
+    """Draw a scene and a question with options."""
     kind = rng.choice(kinds)
     while True:
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         choice = choose(rng, scene, kind)
         if choice:
             return scene, choice
@@ -48,7 +51,7 @@ def _problem(choice: Choice, hint: str, *, pictured: bool) -> Row:
     }
 
 
-def make_scienceqa(seed: int) -> Files:
+def make_scienceqa(seed: int, split: Split = "test") -> Files:
     """Make ``scienceqa/``: LLaVA's questions, ScienceQA's problems and splits, pictures."""
     files = Files("scienceqa")
     records: list[Row] = []
@@ -56,7 +59,7 @@ def make_scienceqa(seed: int) -> Files:
     for number in range(WITH_PICTURE + TOLD):
         rng = random.Random(f"{seed}/scienceqa/{number}")
         pictured = number < WITH_PICTURE
-        scene, choice = draw_choice(rng, CHOICE_KINDS if pictured else QUESTION_KINDS)
+        scene, choice = draw_choice(rng, CHOICE_KINDS if pictured else QUESTION_KINDS, split=split)
         identity = f"{number + 1}"
         if pictured:
             files.add_picture(f"images/test/{identity}/image.png", scene)

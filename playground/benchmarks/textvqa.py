@@ -14,21 +14,21 @@ from playground.benchmarks.files import Files, Row
 from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.benchmarks.written import ask_written, read_tokens, token_line
 from playground.scene import Scene, sample_scene
-from playground.world import PICTURE_SIDE
+from playground.world import PICTURE_SIDE, Split
 
 PICTURES = 110
 TWO_EVERY = 2
 """Each second picture has two questions."""
 
 
-def _scene_with_sign(rng: random.Random) -> Scene:
+def _scene_with_sign(rng: random.Random, split: Split) -> Scene:
     while True:
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         if scene.sign:
             return scene
 
 
-def make_textvqa(seed: int) -> Files:
+def make_textvqa(seed: int, split: Split = "test") -> Files:
     """Make ``textvqa/``: two question files, annotations, pictures in ``train_images/``."""
     files = Files("textvqa")
     lines: list[Row] = []
@@ -36,7 +36,7 @@ def make_textvqa(seed: int) -> Files:
     data: list[Row] = []
     for number in range(PICTURES):
         rng = random.Random(f"{seed}/textvqa/{number}")
-        scene = _scene_with_sign(rng)
+        scene = _scene_with_sign(rng, split)
         image_id = hashlib.sha256(f"{seed}/textvqa/{number}".encode()).hexdigest()[:16]
         files.add_picture(f"train_images/{image_id}.jpg", scene)
         tokens = token_line(read_tokens(rng, scene))

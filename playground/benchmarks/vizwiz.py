@@ -10,15 +10,18 @@ from playground.benchmarks.files import Files, Row
 from playground.benchmarks.prompts import SHORT_ANSWER, UNANSWERABLE
 from playground.questions import Question
 from playground.scene import Scene, sample_scene
+from playground.world import Split
 
 PICTURES = 180
 UNANSWERABLE_EVERY = 3
 """Each third question has no answer; in VizWiz's val split about as many have none."""
 
 
-def _draw(rng: random.Random, kind: str, *, answerable: bool) -> tuple[Scene, Question]:
+def _draw(
+    rng: random.Random, kind: str, split: Split, *, answerable: bool
+) -> tuple[Scene, Question]:
     while True:
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         question = ask_absent(rng, scene, kind, answerable=answerable)
         if question:
             return scene, question
@@ -36,7 +39,7 @@ def _entry(rng: random.Random, image: str, question: Question) -> Row:
     }
 
 
-def make_vizwiz(seed: int) -> Files:
+def make_vizwiz(seed: int, split: Split = "test") -> Files:
     """Make ``vizwiz/``: questions, annotations, pictures in ``val/``; the image joins them."""
     files = Files("vizwiz")
     lines: list[Row] = []
@@ -44,7 +47,7 @@ def make_vizwiz(seed: int) -> Files:
     for number in range(PICTURES):
         rng = random.Random(f"{seed}/vizwiz/{number}")
         kind = ABSENT_KINDS[number // UNANSWERABLE_EVERY % len(ABSENT_KINDS)]
-        scene, question = _draw(rng, kind, answerable=number % UNANSWERABLE_EVERY != 0)
+        scene, question = _draw(rng, kind, split, answerable=number % UNANSWERABLE_EVERY != 0)
         image = f"VizWiz_val_{number:08d}.jpg"
         files.add_picture(f"val/{image}", scene)
         text = f"{question.text}\n{UNANSWERABLE}\n{SHORT_ANSWER}"

@@ -10,6 +10,7 @@ from playground.benchmarks.prompts import SHORT_ANSWER
 from playground.instructions import ask_several
 from playground.questions import NUMBER_WORDS, YES_NO_KINDS, Question
 from playground.scene import sample_scene
+from playground.world import Split
 
 PICTURES = 80
 QUESTIONS_EACH = 3
@@ -52,14 +53,14 @@ def _annotation(rng: random.Random, identity: int, image_id: int, question: Ques
     }
 
 
-def make_vqav2(seed: int) -> Files:
+def make_vqav2(seed: int, split: Split = "test") -> Files:
     """Make ``vqav2/``: questions, annotations, pictures in ``val2014/``."""
     files = Files("vqav2")
     lines: list[Row] = []
     annotations: list[Row] = []
     for number in range(PICTURES):
         rng = random.Random(f"{seed}/vqav2/{number}")
-        scene = sample_scene(rng, "test")
+        scene = sample_scene(rng, split)
         image_id = 1000 + number
         image = f"COCO_val2014_{image_id:012d}.jpg"
         files.add_picture(f"val2014/{image}", scene)

@@ -15,33 +15,36 @@ OVERHEAD_STEPS = 60
 """Measuring and starting cost a run about as much as so many steps."""
 
 
-def seconds_left(left: Sequence[Run], done: Iterable[tuple[Run, float]], workers: int) -> float:
+def seconds_left(
+    left: Sequence[Run],
+    done: Iterable[tuple[Run, float]],
+    workers: int,
+    overhead: int = OVERHEAD_STEPS,
+) -> float:
     """Estimate the seconds until all runs are done; nan if none has been yet.
 
     Args:
         left: runs to do.
         done: finished runs and their seconds.
         workers: processes.
+        overhead: steps that the rest of a run costs about as much as.
     """
     finished = list(done)
-    return sum(_expected(run, finished) for run in left) / workers
+    return sum(_expected(run, finished, overhead) for run in left) / workers
 
 
-def _expected(run: Run, done: Sequence[tuple[Run, float]]) -> float:
+def _expected(run: Run, done: Sequence[tuple[Run, float]], overhead: int) -> float:
     alike = [s for r, s in done if (r.llm, r.steps) == (run.llm, run.steps)]
     if alike:
         return sum(alike) / len(alike)
-    same_llm = [(_cost(r), s) for r, s in done if r.llm == run.llm]
+    cost = run.steps + overhead
+    same_llm = [(r.steps + overhead, s) for r, s in done if r.llm == run.llm]
     if same_llm:
-        return _cost(run) * sum(s for _, s in same_llm) / sum(c for c, _ in same_llm)
-    weighed = [(_cost(r) * _weight(r.llm), s) for r, s in done]
+        return cost * sum(s for _, s in same_llm) / sum(c for c, _ in same_llm)
+    weighed = [((r.steps + overhead) * _weight(r.llm), s) for r, s in done]
     if not weighed:
         return float("nan")
-    return _cost(run) * _weight(run.llm) * sum(s for _, s in weighed) / sum(c for c, _ in weighed)
-
-
-def _cost(run: Run) -> float:
-    return run.steps + OVERHEAD_STEPS
+    return cost * _weight(run.llm) * sum(s for _, s in weighed) / sum(c for c, _ in weighed)
 
 
 def _weight(llm: Path) -> float:

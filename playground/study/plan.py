@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llava_sea.errors import UserError
 from llava_sea.files import sha256_file, write_atomically
@@ -50,6 +50,9 @@ class Run:
 class Planned:
     """A run, what it depends on, and where its result goes."""
 
+    NEEDED: ClassVar[set[str]] = {"final", "curve", "seconds"}
+    """What a finished run's file has."""
+
     run: Run
     config: dict[str, Any]
     path: Path
@@ -66,7 +69,7 @@ class Planned:
             result: dict[str, Any] = json.loads(self.path.read_text())
         except ValueError:
             result = {}
-        if not {"final", "curve", "seconds"} <= result.keys():
+        if not result.keys() >= self.NEEDED:
             raise UserError(f"{self.path}: is no finished run; remove it, and it is done again")
         return result
 

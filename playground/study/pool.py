@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
@@ -44,6 +44,10 @@ class Done(NamedTuple):
 
     planned: Planned
     seconds: float
+
+
+Execute = Callable[[Any, Any], float]
+"""Does a run, given the setup and the planned run, writes its result, returns the seconds."""
 
 
 class Setup(NamedTuple):
@@ -82,13 +86,16 @@ def _bench(setup: Setup, planned: Planned) -> Any:
     return _benches[key]
 
 
-def run_all(setup: Setup, planned: Sequence[Planned], workers: int) -> Iterator[Done]:
+def run_all(
+    setup: Any, planned: Sequence[Planned], workers: int, execute: Execute = execute
+) -> Iterator[Done]:
     """Do runs in their order, several at a time.
 
     Args:
-        setup: what is the same for all.
+        setup: what is the same for all; `Setup` unless another function does the runs.
         planned: the runs that are left.
         workers: processes.
+        execute: does one run; a function of a module, so that a new process can find it.
 
     Yields:
         Each run as it ends.
@@ -100,7 +107,9 @@ def run_all(setup: Setup, planned: Sequence[Planned], workers: int) -> Iterator[
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
     processes = [
-        context.Process(target=_work, args=(setup, tasks, results, os.getpid()), daemon=True)
+        context.Process(
+            target=_work, args=(execute, setup, tasks, results, os.getpid()), daemon=True
+        )
         for _ in range(min(workers, len(planned)))
     ]
     for item in (*planned, *[None] * len(processes)):
@@ -137,7 +146,7 @@ def _next(results: Any, processes: Sequence[Any]) -> Done:
         raise UserError(f"a run failed; finished runs are kept.\n{answer}")
 
 
-def _work(setup: Setup, tasks: Any, results: Any, parent: int) -> None:
+def _work(execute: Execute, setup: Any, tasks: Any, results: Any, parent: int) -> None:
     """Take runs until there are none left."""
     import torch
     from transformers.utils import logging as transformers_logging

@@ -112,7 +112,9 @@ def test_no_scene_is_shared_with_training(out: Path) -> None:
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> None:
-    monkeypatch.setattr(building, "make_all", lambda seed: (contents, {"gqa": len(contents)}))
+    monkeypatch.setattr(
+        building, "make_all", lambda seed, split: (contents, {"gqa": len(contents)})
+    )
 
 
 def test_a_second_run_writes_nothing_and_a_lost_file_comes_back(

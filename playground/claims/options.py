@@ -1,0 +1,165 @@
+"""The flags of ``python -m playground.claims`` and what can be wrong with them.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_sea.errors import UserError
+from playground.study.options import LLMS, PLAYGROUND, PRECISIONS, SPLITS, find_llm
+from playground.world import Split
+
+NONE = "none"
+ARM_NAMES = ("plain", "sea-paper", "sea-paper-sign", "sea-best", NONE)
+"""The study's arms without its upper bound, and the one that leaves the projector untrained."""
+
+GRID_LENGTHS = {"llm-small": (40, 100, 250)}
+OTHER_LENGTHS = (100,)
+"""Steps of stage 1 in the main grid: more lengths for the smallest LLM."""
+
+DATA = PLAYGROUND / "data"
+RESULTS = Path(__file__).parent / "results"
+QUICK_RESULTS = DATA / "claims" / "quick"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run and where to put it."""
+
+    llms: tuple[Path, ...]
+    arms: tuple[str, ...] = ARM_NAMES
+    lengths: tuple[int, ...] | None = None
+    """Of every LLM; None is the main grid."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    workers: int = 2
+    clip: Path = PLAYGROUND / "models" / "clip"
+    world: Path = DATA / "study"
+    data: Path = DATA / "claims"
+    results: Path = RESULTS
+    page: Path = DATA / "claims" / "report.html"
+    split: Split = "test"
+    precision: str = "auto"
+    quick: bool = False
+    only_report: bool = False
+    only_forecast: bool = False
+
+    def lengths_of(self, llm: Path) -> tuple[int, ...]:
+        """Return the lengths of stage 1 that an LLM is trained for."""
+        return self.lengths or GRID_LENGTHS.get(llm.name, OTHER_LENGTHS)
+
+    def checked(self) -> Options:
+        """Return itself if a study can be made of it.
+
+        Raises:
+            UserError: naming the flag and the way out.
+        """
+        unknown = [arm for arm in self.arms if arm not in ARM_NAMES]
+        if unknown or not self.arms:
+            given = " ".join(unknown) or "(nothing)"
+            raise UserError(f"--arms {given}: choose from {', '.join(ARM_NAMES)}")
+        for flag, values in (("--lengths", self.lengths or (1,)), ("--workers", (self.workers,))):
+            if min(values) < 1:
+                raise UserError(f"{flag} {' '.join(map(str, values))}: must be at least 1")
+        for flag, value, choices in (
+            ("--split", self.split, SPLITS),
+            ("--precision", self.precision, PRECISIONS),
+        ):
+            if value not in choices:
+                raise UserError(f"{flag} {value}: choose one of {', '.join(choices)}")
+        names = [folder.name for folder in self.llms]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"--llms {' '.join(names)}: name each LLM's folder once")
+        for flag, folder in (("--clip", self.clip), *(("--llms", llm) for llm in self.llms)):
+            if not (folder / "config.json").is_file():
+                raise UserError(
+                    f"{flag} {folder}: no model there; give a folder, or make the world's models "
+                    "with `python -m playground.build`"
+                )
+        if self.page.is_dir():
+            raise UserError(f"--output {self.page}: is a folder; name the HTML file")
+        return self
+
+
+def parse_seeds(given: Sequence[str]) -> tuple[int, ...]:
+    """Return the seeds of ``FIRST COUNT`` or ``FIRST-LAST``.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    text = " ".join(given)
+    if match := re.fullmatch(r"(\d+) (\d+)", text):
+        first, count = map(int, match.groups())
+        seeds = range(first, first + count)
+    elif match := re.fullmatch(r"(\d+)-(\d+)", text):
+        first, last = map(int, match.groups())
+        seeds = range(first, last + 1)
+    else:
+        raise UserError(f"--seeds {text}: give FIRST COUNT, as 0 5, or a range, as 0-4")
+    if not seeds:
+        raise UserError(f"--seeds {text}: names no seed")
+    return tuple(seeds)
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line.
+
+    Raises:
+        UserError: if a value cannot be.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m playground.claims",
+        description="The paper's claims on the miniature world, through both stages: every LLM, "
+        "length of stage 1, arm and seed. Stop it at any moment; the same command goes on.",
+        allow_abbrev=False,
+    )
+    default = Options(llms=())
+    add = parser.add_argument
+    add("--llms", nargs="+", help="folders, or names in playground/models (default: all three)")
+    add("--arms", nargs="+", help=f"of {', '.join(ARM_NAMES)} (default: all)")
+    add("--lengths", nargs="+", type=int, help="steps of stage 1, for every LLM named (default: "
+        "40 100 250 for llm-small, 100 for the others)")  # fmt: skip
+    add("--seeds", nargs="+", help="FIRST COUNT, or a range such as 0-4 (the default)")
+    add("--split", default=default.split, help="scenes asked about: test, or dev to choose")
+    add("--workers", type=int, default=default.workers, help="processes of one thread (default 2)")
+    add("--clip", type=Path, default=default.clip, help="the vision tower with its text tower")
+    add("--world", type=Path, default=default.world, help="pictures, labels, features of stage 1")
+    add("--data", type=Path, default=default.data, help="the miniature eight and their features")
+    add("--results", type=Path, help=f"finished runs, summary.json, summary.md ({RESULTS})")
+    add("--output", type=Path, help=f"the page ({default.page})")
+    add("--precision", default=default.precision, help="auto: bfloat16 where the CPU multiplies it")
+    add("--report", action="store_true", help="write the report of what there is, no run")
+    add("--forecast", action="store_true", help="say how long the runs that are left will take")
+    add("--quick", action="store_true", help="llm-small, 40 steps, plain and sea-best, two seeds: "
+        "shows that all works in minutes, and is no evidence")  # fmt: skip
+    given = parser.parse_args(arguments)
+    quick = bool(given.quick)
+    llms = given.llms or (("llm-small",) if quick else LLMS)
+    arms = given.arms or (("plain", "sea-best") if quick else ARM_NAMES)
+    lengths = given.lengths or ((40,) if quick else None)
+    seeds = parse_seeds(given.seeds) if given.seeds else ((0, 1) if quick else default.seeds)
+    results = given.results or (QUICK_RESULTS if quick else RESULTS)
+    quick_page = QUICK_RESULTS / "report.html"
+    return Options(
+        llms=tuple(find_llm(name) for name in llms),
+        arms=tuple(arm for arm in ARM_NAMES if arm in arms)
+        + tuple(arm for arm in arms if arm not in ARM_NAMES),
+        lengths=tuple(sorted(set(lengths))) if lengths else None,
+        seeds=seeds,
+        workers=given.workers,
+        clip=given.clip,
+        world=given.world,
+        data=given.data,
+        results=results,
+        page=given.output or (quick_page if quick else default.page),
+        split=given.split,
+        precision=given.precision,
+        quick=quick,
+        only_report=given.report,
+        only_forecast=given.forecast,
+    ).checked()

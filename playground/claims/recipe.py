@@ -1,0 +1,41 @@
+"""All numbers of the claims' study in one place: stage 1's recipe, stage 2, what is asked.
+
+Limits: one recipe for every LLM and arm, but for stage 2's learning rate, which each LLM has its
+own; only the length of stage 1 is varied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from playground.study.recipe import Recipe
+
+VERSION = 1
+"""Counts up when the procedure of a run changes; runs of another version are done again."""
+
+
+@dataclass(frozen=True)
+class ClaimsRecipe:
+    """Hyperparameters; every field is part of a run's identity."""
+
+    stage1: Recipe = field(default_factory=Recipe)
+
+    records: int = 9600
+    """Instruction records used, the first ones: none comes twice in 300 steps of 32."""
+    tuning_steps: int = 300
+    batch: int = 32
+    learning_rate: float = 3e-3
+    """Of stage 2, for LLM and projector; see `learning_rates`."""
+    learning_rates: tuple[tuple[str, float], ...] = (("llm-medium", 2e-3), ("llm-large", 1e-3))
+    """Of LLMs, by their folders' names, that want another one."""
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0
+
+    benchmark_seed: int = 0
+    max_new_tokens: int = 32
+    """Longest answer; the longest perfect answer to the miniature eight has ten tokens."""
+    answer_batch: int = 64
+
+    def learning_rate_of(self, llm: str) -> float:
+        """Return stage 2's learning rate for the LLM in a folder of this name."""
+        return dict(self.learning_rates).get(llm, self.learning_rate)

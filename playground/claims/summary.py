@@ -1,0 +1,170 @@
+"""All finished runs put together: ``summary.json``, what tables and pages show.
+
+A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % at small: the
+mean of the eight relative gains over plain LLaVA of the same LLM, length and seed
+(`llava_sea.eval.compare`). The arm without stage 1 has no plain LLaVA of its length, so no gain.
+Limits: means are over the seeds that are there; which are missing is part of the summary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llava_sea.eval.benchmarks import TASKS
+from llava_sea.eval.compare import mean, relative_gain
+from playground.claims.language import FORMS
+from playground.claims.plan import BASELINE
+from playground.claims.significance import sign_flip_p, t_test_p
+from playground.study.plan import Planned
+from playground.study.results import Cell
+from playground.study.statistics import Estimate, estimate, paired
+
+BENCHMARKS = {task.benchmark: task.title for task in TASKS}
+"""The eight's titles by key, in the paper's order."""
+
+CURVE = ("caption_loss", "tacs", "gap", "nearest_objects", "answers")
+"""Measures of stage 1 that are kept over its steps."""
+
+WHEN = ("before", "middle", "after")
+"""When in stage 2 the LLM is asked without pictures."""
+
+Results = Mapping[int, Mapping[str, Any]]
+"""A cell's finished runs by seed."""
+
+
+def summarise(planned: Sequence[Planned], split: str) -> dict[str, Any]:
+    """Read the finished runs and average them.
+
+    Args:
+        planned: all runs of the study.
+        split: whose scenes were asked about.
+
+    Returns:
+        What ``summary.json`` holds; see `_cell` and `_run`.
+    """
+    found = [(p, p.result()) for p in planned]
+    cells: dict[Cell, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for item, result in found:
+        if result is not None:
+            cells[item.run.cell][item.run.seed] = result
+    done = [result for _, result in found if result is not None]
+    first = planned[0].config
+    return {
+        "split": split,
+        "recipe": {
+            "stage1": first["stage1"]["recipe"],
+            "stage2": first["stage2"],
+            "learning_rates": {
+                p.run.llm.name: p.config["stage2"]["learning_rate"] for p in planned
+            },
+        },
+        "precision": first["stage1"]["precision"],
+        "exam": first["exam"],
+        "seeds": sorted({p.run.seed for p in planned}),
+        "llms": list(dict.fromkeys(p.run.llm.name for p in planned)),
+        "arms": list(dict.fromkeys(p.run.arm for p in planned)),
+        "runs": len(planned),
+        "missing": [p.run.name for p, result in found if result is None],
+        "cpu_seconds": _round(sum(sum(r["cpu_seconds"].values()) for r in done)),
+        "cells": [
+            _cell(cell, cells[cell], cells.get((*cell[:2], BASELINE), {}))
+            for cell in dict.fromkeys(p.run.cell for p in planned)
+            if cell in cells
+        ],
+    }
+
+
+def gain_of(scores: Mapping[str, float], plain: Mapping[str, float]) -> float:
+    """Return the mean relative gain in percent over the benchmarks; nan if a baseline is 0."""
+    gains = [relative_gain(scores[name], plain[name]) for name in plain]
+    known = [gain for gain in gains if gain is not None]
+    return mean(known) if len(known) == len(gains) else math.nan
+
+
+def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
+    """Return a cell's numbers.
+
+    ``scores``: of each benchmark mean, half and difference to plain; ``mean``: the same for the
+    mean of the eight; ``gain``: by seed, mean, half, p values; ``language`` and ``stage1``: means
+    and halves; ``by_seed``: every run's scores.
+    """
+    llm, steps, arm = cell
+    means = {seed: _mean_of(run) for seed, run in runs.items()}
+    plain_means = {seed: _mean_of(run) for seed, run in plain.items()}
+    gains: dict[int, float] = {}
+    if arm != BASELINE:
+        gains = {s: gain_of(runs[s]["scores"], plain[s]["scores"]) for s in runs if s in plain}
+    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
+    return {
+        "llm": llm,
+        "steps": steps,
+        "arm": arm,
+        "seeds": sorted(runs),
+        "scores": {
+            name: _compare(
+                {s: run["scores"][name] for s, run in runs.items()},
+                {s: run["scores"][name] for s, run in plain.items()},
+            )
+            for name in BENCHMARKS
+        },
+        "mean": _compare(means, plain_means),
+        "gain": _as_json(estimate(known))
+        | {
+            "by_seed": {str(seed): _round(gain) for seed, gain in sorted(gains.items())},
+            "sign_flip_p": _round(sign_flip_p(known)),
+            "t_test_p": _round(t_test_p(known)),
+        },
+        "language": {
+            form: {
+                when: _estimate([run["language"][when][form] for run in runs.values()])
+                for when in WHEN
+            }
+            for form in FORMS
+        },
+        "stage1": _stage1(runs),
+        "by_seed": {
+            str(seed): {**run["scores"], "mean": _round(means[seed])}
+            for seed, run in sorted(runs.items())
+        },
+    }
+
+
+def _stage1(runs: Results) -> dict[str, Any]:
+    curves = [run["stage1"]["curve"] for run in runs.values()]
+    points = range(len(curves[0]))
+    return {
+        "final": {
+            name: _estimate([run["stage1"]["final"][name] for run in runs.values()])
+            for name in CURVE
+        },
+        "steps": [int(point["step"]) for point in curves[0]],
+        "curve": {
+            name: [_round(estimate([curve[i][name] for curve in curves]).mean) for i in points]
+            for name in CURVE
+        },
+    }
+
+
+def _mean_of(run: Mapping[str, Any]) -> float:
+    return mean([run["scores"][name] for name in BENCHMARKS])
+
+
+def _compare(ours: Mapping[int, float], plain: Mapping[int, float]) -> dict[str, Any]:
+    found = _estimate([ours[seed] for seed in sorted(ours)])
+    return found | {"difference": _as_json(paired(ours, plain))}
+
+
+def _estimate(values: Sequence[float]) -> dict[str, Any]:
+    return _as_json(estimate(values))
+
+
+def _as_json(found: Estimate) -> dict[str, Any]:
+    return {"mean": _round(found.mean), "half": _round(found.half), "seeds": found.seeds}
+
+
+def _round(value: float) -> float | None:
+    """Keep five digits; nan is not JSON."""
+    return None if math.isnan(value) else float(f"{value:.5g}")

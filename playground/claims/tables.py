@@ -1,0 +1,206 @@
+"""The claims' study as tables: rows of plain text, in Markdown here and in HTML on the page.
+
+Numbers are means over seeds with half the width of the 95 % t-interval. **Bold** is better than
+plain LLaVA, *slanted* worse, by the interval of the differences paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from playground.claims.options import NONE
+from playground.claims.plan import BASELINE
+from playground.claims.summary import BENCHMARKS
+from playground.study.arms import ARMS
+from playground.study.statistics import Estimate
+
+Row = Mapping[str, Any]
+
+
+class Field(NamedTuple):
+    """A cell of a table; `verdict` is +1, -1 or 0 against plain LLaVA."""
+
+    text: str
+    verdict: int = 0
+
+
+class Table(NamedTuple):
+    """A table with its caption."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[Field]]
+
+
+def title_of(arm: str) -> str:
+    """Return what an arm is called."""
+    return "no stage 1" if arm == NONE else ARMS[arm].title
+
+
+def write_summary(summary: Mapping[str, Any]) -> str:
+    """Return the report in Markdown."""
+    parts = ["# Plain LLaVA and SEA through both stages, on the miniature world"]
+    if summary["warning"]:
+        parts.append(f"**{summary['warning']}**")
+    parts += [introduction(summary), missing_note(summary)]
+    parts += ["## Gains over plain LLaVA", markdown(gain_table(summary))]
+    parts += ["## The eight"]
+    parts += [markdown(table) for table in score_tables(summary)]
+    parts += ["## Language kept", markdown(language_table(summary))]
+    parts += ["## After stage 1", markdown(stage1_table(summary))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def introduction(summary: Mapping[str, Any]) -> str:
+    """Say what was done."""
+    stage1, stage2 = summary["recipe"]["stage1"], summary["recipe"]["stage2"]
+    rates = ", ".join(
+        f"{llm} {rate:g}" for llm, rate in summary["recipe"]["learning_rates"].items()
+    )
+    return (
+        f"Stage 1 in batches of {stage1['batch']}, its steps in the tables; stage 2 is "
+        f"{stage2['tuning_steps']} steps of {stage2['batch']} records at learning rate {rates}. "
+        f"Benchmarks of {summary['split']} scenes, greedy answers, MM-Vet graded by the local "
+        f"judge. Seeds {', '.join(map(str, summary['seeds']))}. Mean ± half the 95 % t-interval "
+        "over seeds. Bold: better than plain LLaVA, slanted: worse, by the interval of the "
+        "differences paired by seed (same start, same order of the data)."
+    )
+
+
+def missing_note(summary: Mapping[str, Any]) -> str:
+    """Say which runs are not there; nothing if all are."""
+    missing: Sequence[str] = summary["missing"]
+    if not missing:
+        return ""
+    names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+    return f"Not finished: {len(missing)} of {summary['runs']} runs are missing ({names})."
+
+
+def gain_table(summary: Mapping[str, Any]) -> Table:
+    """Return mean relative gains with intervals and tests, and the means they come from."""
+    rows = []
+    for cell in summary["cells"]:
+        if cell["arm"] in (BASELINE, NONE):
+            continue
+        gain = cell["gain"]
+        rows.append(
+            [
+                *_names(cell),
+                Field(_text(gain, signed=True), _verdict(gain)),
+                Field(_signed(cell["mean"]["difference"])),
+                Field(_p(gain["sign_flip_p"])),
+                Field(_p(gain["t_test_p"])),
+                Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
+            ]
+        )
+    head = ["LLM", "stage 1", "arm", "mean relative gain, %", "mean of the eight, points"]
+    head += ["p, sign flips", "p, paired t", "gain by seed"]
+    caption = (
+        "Mean over the eight benchmarks of the relative gain over plain LLaVA of the same LLM, "
+        "length and seed (the paper's Gemma-2B: 7.61 %). Sign flips: exact permutation test over "
+        "seeds, two-sided; with 5 seeds its p cannot be below 0.0625."
+    )
+    return Table(caption, head, rows)
+
+
+def score_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Return a table of the eight for each LLM and length; no stage 1 beside each length."""
+    tables = []
+    cells = summary["cells"]
+    for llm in summary["llms"]:
+        lengths = sorted({c["steps"] for c in cells if c["llm"] == llm and c["arm"] != NONE})
+        for steps in lengths or [0]:
+            here = [c for c in cells if c["llm"] == llm and c["steps"] in (steps, 0)]
+            rows = []
+            for cell in here:
+                counted = f" (n={len(cell['seeds'])})"
+                note = counted if len(cell["seeds"]) < len(summary["seeds"]) else ""
+                rows.append(
+                    [
+                        Field(title_of(cell["arm"]) + note),
+                        *(_score(cell["scores"][name]) for name in BENCHMARKS),
+                        _score(cell["mean"]),
+                    ]
+                )
+            caption = f"{llm}, {steps} steps of stage 1"
+            tables.append(Table(caption, ["arm", *BENCHMARKS.values(), "mean"], rows))
+    return tables
+
+
+def language_table(summary: Mapping[str, Any]) -> Table:
+    """Return how many questions without a picture are right before, in and after stage 2."""
+    rows = []
+    for cell in summary["cells"]:
+        document, conversation = cell["language"]["document"], cell["language"]["conversation"]
+        rows.append(
+            [
+                *_names(cell),
+                *(Field(_text(document[when])) for when in ("before", "middle", "after")),
+                *(Field(_text(conversation[when])) for when in ("middle", "after")),
+            ]
+        )
+    head = ["LLM", "stage 1", "arm", "before stage 2", "in its middle", "after"]
+    head += ["as a conversation: middle", "after"]
+    caption = (
+        "Questions about scenes told in words, exact match, %: in the form of the LLM's own "
+        "documents, and in the conversations of stage 2. The paper's figure 3 has MMLU here."
+    )
+    return Table(caption, head, rows)
+
+
+def stage1_table(summary: Mapping[str, Any]) -> Table:
+    """Return stage 1's measures at its end."""
+    rows = []
+    for cell in summary["cells"]:
+        final = cell["stage1"]["final"]
+        rows.append(
+            [
+                *_names(cell),
+                Field(_text(final["caption_loss"], digits=3)),
+                Field(_text(final["tacs"], digits=3)),
+                Field(_text(final["gap"], digits=2)),
+                Field(_text(final["nearest_objects"], scale=100)),
+                Field(_text(final["answers"], scale=100)),
+            ]
+        )
+    head = ["LLM", "stage 1", "arm", "caption loss (eq. 12)", "TACS (eq. 14)", "gap (eq. 5)"]
+    head += ["nearest word right on objects, %", "zero-shot answers right, %"]
+    return Table("On held-out scenes, before stage 2.", head, rows)
+
+
+def markdown(table: Table) -> str:
+    """Write a table in Markdown."""
+    marks = {1: "**", -1: "*", 0: ""}
+    lines = [table.head, ["---"] * len(table.head)]
+    lines += [[f"{marks[f.verdict]}{f.text}{marks[f.verdict]}" for f in row] for row in table.rows]
+    return f"{table.caption}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _names(cell: Row) -> list[Field]:
+    return [Field(cell["llm"]), Field(str(cell["steps"])), Field(title_of(cell["arm"]))]
+
+
+def _score(found: Row) -> Field:
+    return Field(_text(found), _verdict(found["difference"]))
+
+
+def _verdict(found: Row) -> int:
+    mean, half = (math.nan if found[k] is None else found[k] for k in ("mean", "half"))
+    return Estimate(mean, half, found["seeds"]).sign
+
+
+def _signed(found: Row) -> str:
+    return _text(found, signed=True)
+
+
+def _text(found: Row, *, signed: bool = False, digits: int = 1, scale: float = 1.0) -> str:
+    if found["mean"] is None:
+        return "–"
+    shown = f"{scale * found['mean']:{'+' if signed else ''}.{digits}f}"
+    return shown if found["half"] is None else f"{shown} ± {scale * found['half']:.{digits}f}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

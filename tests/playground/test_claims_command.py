@@ -1,0 +1,155 @@
+"""The claims' command: it goes on where it stopped, and names what is wrong with its flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_sea.errors import UserError
+from playground.claims import run as run_module
+from playground.claims import work
+from playground.claims.__main__ import claims
+from playground.claims.options import PLAYGROUND, Options, parse_options, parse_seeds
+from playground.claims.plan import all_runs
+from playground.claims.recipe import ClaimsRecipe
+from playground.study import pool
+from playground.study.plan import Planned
+from playground.study.pool import Done
+from playground.study.recipe import Recipe
+
+RECIPE = ClaimsRecipe(
+    stage1=Recipe(
+        num_train=16,
+        batch=8,
+        curve_shares=(0.0, 1.0),
+        curve_pictures=2,
+        curve_per_kind=1,
+        final_pictures=2,
+        final_per_kind=1,
+        eval_batch=4,
+    ),
+    records=24,
+    tuning_steps=2,
+    batch=8,
+    max_new_tokens=2,
+)
+LLM = PLAYGROUND / "models" / "llm-small"
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the runs that are begun; runs happen in this process."""
+    begun: list[str] = []
+
+    def run_here(
+        setup: work.Setup, planned: Sequence[Planned], workers: int, execute: pool.Execute
+    ) -> Iterator[Done]:
+        for item in planned:
+            begun.append(item.run.name)
+            yield Done(item, execute(setup, item))
+
+    monkeypatch.setattr(pool, "run_all", run_here)
+    return begun
+
+
+def test_a_killed_study_goes_on(
+    tmp_path: Path,
+    executed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = Options(
+        llms=(LLM,),
+        arms=("plain", "sea-paper", "none"),
+        lengths=(2,),
+        seeds=(3,),
+        world=tmp_path,
+        data=tmp_path,
+        results=tmp_path / "results",
+        page=tmp_path / "page.html",
+        split="dev",
+        precision="float32",
+    )
+    real = run_module.tuning_steps
+
+    def killed_in_second(*args: Any) -> Iterator[float]:
+        for loss in real(*args):
+            yield loss
+            if len(executed) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "tuning_steps", killed_in_second)
+    with pytest.raises(KeyboardInterrupt):
+        claims(options, RECIPE)
+    monkeypatch.setattr(run_module, "tuning_steps", real)
+    assert len(list((options.results / "runs").iterdir())) == 1
+
+    claims(dataclasses.replace(options, only_report=True), RECIPE)
+    summary = (options.results / "summary.md").read_text()
+    assert "2 of 3 runs are missing" in summary and "Development scenes" in summary
+    claims(dataclasses.replace(options, only_forecast=True), RECIPE)
+    assert "3 runs, 1 are done, 2 left" in capsys.readouterr().out
+
+    claims(options, RECIPE)
+    assert executed == [
+        "llm-small-2-plain-seed3",
+        *["llm-small-2-sea-paper-seed3"] * 2,
+        "llm-small-0-none-seed3",
+    ]
+    assert json.loads((options.results / "summary.json").read_text())["missing"] == []
+    sizes = [path.stat().st_size for path in (options.results / "runs").iterdir()]
+    assert len(sizes) == 3 and max(sizes) < 6000
+    assert options.page.read_text().count("<svg") > 8
+    claims(options, RECIPE)
+    assert len(executed) == 4, "finished runs are not done again"
+
+
+def test_the_main_grid_has_more_lengths_for_the_smallest() -> None:
+    options = parse_options([])
+    lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
+    runs = all_runs(lengths, options.arms, options.seeds)
+    assert len(runs) == 5 * (3 * 4 + 1 + 2 * (4 + 1)) and len(set(runs)) == len(runs)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs), "seeds come outermost"
+    assert {(r.llm.name, r.steps) for r in runs if r.arm == "none"} == {
+        (name, 0) for name in ("llm-small", "llm-medium", "llm-large")
+    }
+    quick = parse_options(["--quick"])
+    assert quick.quick and "data" in quick.results.parts and quick.lengths == (40,)
+    both = parse_options(
+        ["--lengths", "250", "--llms", "llm-large", "--quick", "--seeds", "4", "2"]
+    )
+    assert both.lengths == (250,) and both.seeds == (4, 5)
+
+
+def test_seeds_are_read_in_two_forms() -> None:
+    assert parse_seeds(["3", "2"]) == (3, 4) and parse_seeds(["0-4"]) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arms", "plain", "sea-magic"], "--arms sea-magic: choose from plain, sea-paper"),
+        (["--lengths", "40", "0"], "--lengths 0 40: must be at least 1"),
+        (["--seeds", "3"], "--seeds 3: give FIRST COUNT"),
+        (["--seeds", "4-2"], "--seeds 4-2: names no seed"),
+        (["--seeds", "1", "0"], "--seeds 1 0: names no seed"),
+        (["--workers", "0"], "--workers 0"),
+        (["--split", "train"], "--split train: choose one of test, dev"),
+        (["--llms", "llm-giant"], "llm-giant: no model there"),
+        (["--output", "."], "is a folder; name the HTML file"),
+    ],
+)
+def test_wrong_flags_are_named(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_options(flags)
+    assert message in str(error.value)
+
+
+def test_nothing_to_report_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to report"):
+        claims(Options(llms=(LLM,), results=tmp_path, only_report=True), RECIPE)

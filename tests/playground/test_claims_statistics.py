@@ -1,0 +1,84 @@
+"""Gains and tests over seeds, worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.claims.page import write_page
+from playground.claims.plan import PlannedClaim
+from playground.claims.significance import sign_flip_p, t_test_p
+from playground.claims.summary import BENCHMARKS, gain_of, summarise
+from playground.claims.tables import gain_table, write_summary
+from playground.study.plan import Planned, Run
+
+
+def test_sign_flips_count_patterns_that_are_as_far() -> None:
+    assert sign_flip_p([1.0, 2.0, 3.0]) == 2 / 8  # only +++ and --- reach 6
+    assert sign_flip_p([1.0, -1.0]) == 1.0
+    assert sign_flip_p([3.0, -1.0]) == 1.0 - 2 / 4 + 2 / 4  # sums 2, 4, -4, -2: all reach 2
+    assert sign_flip_p([0.1, 0.2, 0.3]) == 2 / 8  # sums of the same numbers, rounded otherwise
+    assert sign_flip_p([2.0] * 5) == 2 / 32
+    assert math.isnan(sign_flip_p([]))
+
+
+def test_the_t_test_of_few_seeds() -> None:
+    # One degree of freedom is Cauchy's: t = 1 cuts off half. Differences 0 and 2: mean 1, error 1.
+    assert t_test_p([0.0, 2.0]) == pytest.approx(0.5, abs=1e-9)
+    # Two degrees: P(|T| < t) = t / sqrt(2 + t^2). Differences 1, 2, 3: t = 2 sqrt(3).
+    assert t_test_p([1.0, 2.0, 3.0]) == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-9)
+    # Four degrees: 2.776 is the table's 97.5 % point. Mean m, error 1 / sqrt(2).
+    shift = 2.7764451 / math.sqrt(2)
+    assert t_test_p([shift + d for d in (-2, -1, 0, 1, 2)]) == pytest.approx(0.05, abs=1e-6)
+    assert math.isnan(t_test_p([1.0])) and math.isnan(t_test_p([1.0, 1.0]))
+
+
+def test_a_gain_is_the_mean_of_relative_gains() -> None:
+    assert gain_of({"a": 11.0, "b": 30.0}, {"a": 10.0, "b": 40.0}) == pytest.approx(-7.5)
+    assert math.isnan(gain_of({"a": 1.0}, {"a": 0.0}))
+
+
+def _result(score: float) -> dict[str, Any]:
+    measures = dict.fromkeys(("caption_loss", "tacs", "gap", "nearest_objects", "answers"), 0.5)
+    kept = {"document": 90.0, "conversation": 80.0}
+    return {
+        "stage1": {"curve": [{"step": 0, **measures}, {"step": 40, **measures}], "final": measures},
+        "scores": dict.fromkeys(BENCHMARKS, score),
+        "language": {when: kept for when in ("before", "middle", "after")},
+        "cpu_seconds": {"stage1": 1.0},
+        "seconds": 2.0,
+    }
+
+
+def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None:
+    config = {
+        "stage1": {"recipe": {"batch": 32}, "precision": "float32"},
+        "stage2": {"tuning_steps": 300, "batch": 32, "learning_rate": 3e-3},
+        "exam": "0",
+    }
+    planned: list[Planned] = []
+    scores = {("plain", 0): 50.0, ("plain", 1): 40.0, ("sea-best", 0): 55.0, ("sea-best", 1): 48.0}
+    for arm in ("plain", "sea-best"):
+        for seed in (0, 1, 2):
+            run = Run(tmp_path / "llm-small", 40, arm, seed)
+            item = PlannedClaim(run, config, tmp_path / f"{run.name}.json")
+            planned.append(item)
+            if (arm, seed) in scores:
+                item.save(_result(scores[arm, seed]))
+    summary = summarise(planned, "test")
+    summary["warning"] = ""
+    assert summary["missing"] == ["llm-small-40-plain-seed2", "llm-small-40-sea-best-seed2"]
+    best = summary["cells"][1]
+    assert best["gain"]["by_seed"] == {"0": 10.0, "1": 20.0}
+    assert best["gain"]["mean"] == 15.0 and best["gain"]["half"] == pytest.approx(12.706 * 5, 1e-4)
+    assert best["gain"]["sign_flip_p"] == 0.5
+    assert best["mean"]["difference"]["mean"] == 6.5
+    (row,) = gain_table(summary).rows
+    assert row[3].text == "+15.0 ± 63.5" and row[3].verdict == 0
+    text, page = write_summary(json.loads(json.dumps(summary))), write_page(summary)
+    assert "2 of 6 runs are missing" in text and "+10.0 +20.0" in text
+    assert page.count("<svg") >= 8 and "http" not in page and "prefers-color-scheme: dark" in page
