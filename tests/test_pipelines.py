@@ -93,8 +93,30 @@ def tune_and_ask(tmp_path: Path) -> None:
                 chat_answer(tuned, data / "images" / image, question)
                 == (record["conversations"][1]["value"])
             )
+    evaluate(tuned, tmp_path)
     print(f"{right} of {len(easy)} easy questions about held-out pictures are answered right")
     assert right >= 0.7 * len(easy)
+
+
+def evaluate(tuned: Path, tmp_path: Path) -> None:
+    """All eight, in small, with the table."""
+    command = [sys.executable, "-m", "playground.benchmarks", "--out", str(tmp_path / "eval")]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    result = subprocess.run(
+        ["bash", "scripts/eval.sh", str(tuned), "--judge", "local"],
+        cwd=REPOSITORY,
+        env={**os.environ, "BENCHMARKS": str(tmp_path / "eval")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    print(result.stdout)
+    scores = json.loads((tuned / "eval" / "scores.json").read_text())
+    assert len(scores) == 8 and all(score["missing"] == 0 for score in scores.values())
+    assert scores["vqav2-val2014"]["value"] > 40 and scores["mmvet-test"]["value"] > 30
+    assert all(
+        score["benchmark"] in result.stdout.lower().replace("-", "") for score in scores.values()
+    )
 
 
 def ask(model: Path, picture: Path, question: str) -> str:

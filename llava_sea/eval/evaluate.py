@@ -191,7 +191,15 @@ def _baseline(given: str | None, checkpoints: Sequence[str], names: Sequence[str
 
 
 def _write(path: Path, outcomes: dict[str, Outcome]) -> None:
+    """Write the outcomes; those of tasks that were not run now stay."""
     content: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            content = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: is no scores.json of this command ({error}); remove it"
+            ) from None
     for name, outcome in outcomes.items():
         content[name] = (
             outcome.to_json()

@@ -15,6 +15,9 @@ from llava_sea.eval.compare import gains, mean
 from llava_sea.eval.outcome import Outcome, Submission, Task
 from llava_sea.eval.score import Score
 
+FILE_WIDTH = 140
+"""Characters of a line where the output is no terminal."""
+
 Column = Mapping[str, Outcome]
 """A checkpoint's outcomes by task."""
 
@@ -33,7 +36,9 @@ def print_table(
         baseline: the name of the one that the others are compared with; None for none.
         console: where it goes; stdout if not given.
     """
-    console = console or Console(soft_wrap=True)
+    if console is None:
+        plain = Console()
+        console = plain if plain.is_terminal else Console(width=FILE_WIDTH)
     scores = {
         name: {task: o for task, o in column.items() if isinstance(o, Score)}
         for name, column in columns.items()
@@ -50,7 +55,7 @@ def print_table(
     table.add_column("split")
     table.add_column("questions", justify="right")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
         if name in gained:
             table.add_column("gain", justify="right")
     for task in rows:
@@ -100,7 +105,8 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
                 said.setdefault(f"{outcome.metric}. {protocol}", []).append(name)
         for text, names in said.items():
             whose = "" if len(said) == 1 else f" ({', '.join(names)})"
-            console.print(f"  {task.title} {task.split}{whose}: {text}", markup=False)
+            line = f"  {task.title} {task.split}{whose}: {text}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     waiting = [
         (task, name, outcome)
         for task in rows
@@ -111,4 +117,4 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
         console.print("\nTo be submitted (scores that come back: --server_scores FILE):")
     for task, name, outcome in waiting:
         text = f"  {task.title} {task.split}, {name}: {outcome.path} -> {outcome.server}"
-        console.print(text, markup=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

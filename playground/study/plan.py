@@ -1,10 +1,10 @@
 """Which runs there are, in which order, and under which name each one's result lies.
 
 A result's file name ends in a hash of everything that the run depends on: recipe, arm's flags, how
-its labels were mined, the models' checksums, the held-out set, the precision. Not the labels' bytes:
-other CPUs round scores otherwise, in the last bit. A change of any of them makes it another run; a
-finished run is never done twice. Seeds come outermost: whenever the study is stopped, the seeds that
-are complete form a balanced table.
+its labels were mined, the models' checksums, the held-out set, the precision. Not the bytes of its
+labels: other CPUs round scores otherwise, in the last bit. A change of any of them makes it another
+run; a finished run is never done twice. Seeds come outermost: whenever the study is stopped, the
+seeds that are complete form a balanced table.
 """
 
 from __future__ import annotations

@@ -247,8 +247,10 @@ def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
     assert scores["mmvet-test"]["missing"] == 147
     # Once more: all is answered, and no model is loaded.
     monkeypatch.setattr("llava_sea.eval.evaluate.load_answerer", None)
-    command.main(flags)
+    command.main([*flags, "--only", "pope"])
     assert "0 of them asked for now" in capsys.readouterr().out
+    again = json.loads(next((tmp_path / "out").glob("*_other/scores.json")).read_text())
+    assert again == scores  # what was not run now stays
 
 
 @pytest.mark.parametrize(
