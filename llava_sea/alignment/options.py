@@ -48,9 +48,13 @@ class PairOptions:
     @property
     def as_in_paper(self) -> bool:
         """Whether the pairs are those of `symmetric_infonce`."""
-        return self == PairOptions()
+        return self == PAPER
 
     @property
     def need_top_n(self) -> bool:
         """Whether a batch has to carry the patches' top n words."""
         return self.targets == "soft" or self.mask_own_top_n
+
+
+PAPER = PairOptions()
+"""One patch a label, labels drawn, nothing masked."""
