@@ -89,21 +89,48 @@ class Stage1Model(WrappedLlava):
         if self.head is None or sea_patch is None:
             return StepLosses(lm_loss_sum, num_tokens, None, None, visual_IPD.detach())
         assert sea_label is not None and sea_words is not None and sea_valid is not None
+        sea_loss, num_pairs = self.align(
+            visual_IPD,
+            sea_patch,
+            sea_label,
+            sea_words,
+            sea_valid,
+            sea_key=sea_key,
+            sea_word=sea_word,
+            sea_top_n=sea_top_n,
+            sea_scores=sea_scores,
+        )
+        return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, visual_IPD.detach())
+
+    def align(
+        self,
+        visual_IPD: Tensor,
+        sea_patch: Tensor,
+        sea_label: Tensor,
+        sea_words: Tensor,
+        sea_valid: Tensor,
+        *,
+        sea_key: Tensor | None = None,
+        sea_word: Tensor | None = None,
+        sea_top_n: Tensor | None = None,
+        sea_scores: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return L_a (eq. 11) and its number of pairs; of the LLM only its embeddings are used.
+
+        `visual_IPD` are the projected patches; all else is as in `forward`.
+        """
+        assert self.head is not None
         group = dist.group.WORLD if self.negatives == "global" and dist.is_initialized() else None
         visual_ND = visual_IPD.flatten(0, 1)[sea_patch]
         if sea_word is None:
             assert sea_key is not None
-            sea_loss, num_pairs = self._paired_loss(
-                visual_ND, sea_label, sea_key, sea_words, sea_valid, group
-            )
-        else:
-            batch = LabelledBatch(
-                sea_label, sea_key, sea_valid, sea_word, sea_words, sea_top_n, sea_scores
-            ).over_ranks(group)
-            words_UT, num_pairs = batch.words_UT, batch.num_pairs(group)
-            text_UD = word_targets(self.embed(words_UT.clamp(min=0)), words_UT >= 0)
-            sea_loss = self.head(visual_ND, text_UD, None, group, batch.patch_labels())
-        return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, visual_IPD.detach())
+            return self._paired_loss(visual_ND, sea_label, sea_key, sea_words, sea_valid, group)
+        batch = LabelledBatch(
+            sea_label, sea_key, sea_valid, sea_word, sea_words, sea_top_n, sea_scores
+        ).over_ranks(group)
+        text_UD = word_targets(self.embed(batch.words_UT.clamp(min=0)), batch.words_UT >= 0)
+        loss: Tensor = self.head(visual_ND, text_UD, None, group, batch.patch_labels())
+        return loss, batch.num_pairs(group)
 
     def _paired_loss(
         self,

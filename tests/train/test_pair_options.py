@@ -88,3 +88,16 @@ def test_flags_that_do_not_go_together(tmp_path, flags, message):
     needed = ["--model_name_or_path", "m", "--data_path", "d", "--image_folder", "i"]
     with pytest.raises(UserError, match=message):
         parse_args([*needed, "--output_dir", str(tmp_path), *flags])
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("name", ["soft", pytest.param("masked", marks=pytest.mark.slow)])
+def test_two_ranks_under_zero3_equal_one(run_stage1, stage1_flags, read_metrics, tmp_path, name):
+    shared = {"sea_negatives": "global", "max_steps": 4, "save_strategy": "no"}
+    shared |= {"sea_eval_data": None} | OPTIONS[name]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_stage1(stage1_flags(one, per_device_train_batch_size=8, **shared))
+    run_stage1(stage1_flags(two, per_device_train_batch_size=4, **shared), 2, "zero3")
+    for step, row in read_metrics(one).items():
+        for key in ("loss", "sea_loss", "temperature", "sea_pairs", "grad_norm"):
+            assert read_metrics(two)[step][key] == pytest.approx(row[key], rel=2e-4), (step, key)
