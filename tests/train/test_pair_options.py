@@ -91,7 +91,8 @@ def test_flags_that_do_not_go_together(tmp_path, flags, message):
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("name", ["soft", pytest.param("masked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soft", "masked"])
 def test_two_ranks_under_zero3_equal_one(run_stage1, stage1_flags, read_metrics, tmp_path, name):
     shared = {"sea_negatives": "global", "max_steps": 4, "save_strategy": "no"}
     shared |= {"sea_eval_data": None} | OPTIONS[name]
