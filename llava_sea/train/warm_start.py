@@ -116,10 +116,11 @@ def build_model(
 def how_to_go_on(output_dir: Path) -> str:
     """Return the flags with which stage 1 goes on from here."""
     last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    log_scale = min(-math.log(last["temperature"]), 4.605)  # rounded up, ln 100 would be refused
     return (
         "stage 1 goes on from it with\n"
         f"  --pretrain_mm_mlp_adapter {output_dir / 'mm_projector.bin'} "
-        f"--sea_log_scale_init {-math.log(last['temperature']):.4f}"
+        f"--sea_log_scale_init {log_scale:.4f}"
     )
 
 

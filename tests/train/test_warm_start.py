@@ -167,3 +167,8 @@ def test_the_table_is_found_in_shards_and_in_torch_files(tmp_path):
         assert torch.equal(find_tensor(folder, "embed_tokens.weight"), table)
         with pytest.raises(UserError, match="found: nothing"):
             find_tensor(folder, "tokens.weight")
+
+
+def test_the_advice_stays_within_the_limit_of_the_scale(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"temperature": 0.01}\n')
+    assert warm_start.how_to_go_on(tmp_path).endswith("--sea_log_scale_init 4.6050")
