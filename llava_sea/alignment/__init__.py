@@ -5,6 +5,7 @@ picture (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call th
 (`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in ten lines.
 """
 
+from llava_sea.alignment.head import AlignmentHead
 from llava_sea.alignment.label_store import (
     Labels,
     LabelStore,
@@ -13,9 +14,11 @@ from llava_sea.alignment.label_store import (
     shard_is_done,
     write_shard,
 )
-from llava_sea.alignment.loss import AlignmentHead, symmetric_infonce, word_targets
+from llava_sea.alignment.loss import symmetric_infonce, word_targets
 from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
 from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.multi_positive import PatchLabels, multi_positive_infonce
+from llava_sea.alignment.options import PairOptions
 from llava_sea.alignment.sampling import Pairs, keep_one_per_label, num_windows, sample_pairs
 from llava_sea.alignment.transfer import Overlap, grid_overlap, transfer_labels
 
@@ -26,11 +29,14 @@ __all__ = [
     "Labels",
     "NearestWords",
     "Overlap",
+    "PairOptions",
     "Pairs",
+    "PatchLabels",
     "finalize_store",
     "grid_overlap",
     "keep_one_per_label",
     "mine_top_words",
+    "multi_positive_infonce",
     "nearest_words",
     "num_windows",
     "sample_pairs",

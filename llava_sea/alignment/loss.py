@@ -1,4 +1,4 @@
-"""The alignment loss (3.2): targets (eq. 10), symmetric InfoNCE (eq. 11), learnable temperature.
+"""The alignment loss (3.2): targets (eq. 10) and symmetric InfoNCE (eq. 11).
 
 The loss is a pure function of tensors. With a process group its negatives are those of all ranks:
 the text side is frozen, so every rank holds all targets and only its own visual tokens; the
@@ -15,40 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 LOG_SCALE_MAX = 4.605170185988092  # ln 100, CLIP's limit for its logit scale
-
-
-class AlignmentHead(nn.Module):
-    """The one trainable number of SEA: the log of the logit scale, 1/tau = exp(log_scale).
-
-    What is trained is its distance from the start: under bfloat16 a step of 0.001 from 2.659 would
-    be lost in rounding, one from 0 is not.
-    """
-
-    def __init__(self, log_scale_init: float = 0.0) -> None:
-        """Start at ``tau = exp(-log_scale_init)``; 0 is the paper, ln(1/0.07) = 2.659 is CLIP."""
-        super().__init__()
-        self.log_scale_init = float(log_scale_init)
-        # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
-        self.log_scale_delta = nn.Parameter(torch.zeros(1))
-
-    @property
-    def log_scale(self) -> Tensor:
-        """The log of the logit scale, a float32 scalar."""
-        return self.log_scale_init + self.log_scale_delta[0].float()
-
-    def forward(
-        self,
-        visual_ND: Tensor,
-        text_ND: Tensor,
-        valid_N: Tensor | None = None,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
-        """Return the mean loss over valid pairs (eq. 11); see `symmetric_infonce`."""
-        return symmetric_infonce(visual_ND, text_ND, self.log_scale, valid_N, group=group)
 
 
 def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
@@ -64,6 +34,12 @@ def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
     weight_NL = mask_NL.float()
     weight_NL = weight_NL / weight_NL.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("nld,nl->nd", embedded_NLD.detach().float(), weight_NL)
+
+
+def logit_scale(log_scale: Tensor) -> Tensor:
+    """Return 1/tau = exp(log_scale) in float32; above 100 it is 100, with the gradient there."""
+    log_scale = log_scale.float()
+    return (log_scale - (log_scale - LOG_SCALE_MAX).clamp(min=0).detach()).exp()
 
 
 def symmetric_infonce(
@@ -108,8 +84,7 @@ def symmetric_infonce(
     with torch.autocast(visual_ND.device.type, enabled=False):
         visual_ND = normalize(visual_ND.float(), dim=-1)
         text_MD = normalize(text_MD.detach().float(), dim=-1)
-        log_scale = log_scale.float()
-        scale = (log_scale - (log_scale - LOG_SCALE_MAX).clamp(min=0).detach()).exp()
+        scale = logit_scale(log_scale)
         offset = rank * len(visual_ND)
         loss: Tensor = _InfoNCE.apply(visual_ND, text_MD, scale, valid_M, offset, group, chunk)
     return loss

@@ -4,7 +4,7 @@ What comes out depends on the data, the seed, the epoch and the record's index a
 of workers, in any order, resumed anywhere, give the same. The epoch comes with the index
 (`llava_sea.data.sampler`). Labels are rows of memory-mapped files; a draw takes a millisecond.
 
-Shape letters: L tokens, P patches, K pairs of a picture.
+Shape letters: L tokens, P patches, K pairs of a picture, N labels of a patch.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         grid: tuple[int, int] | None = None,
         window: int = 2,
         seed: int = 0,
+        keep_top_n: bool = False,
     ) -> None:
         """Keep the parts; with a label store, see that it has every picture.
 
@@ -59,6 +60,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
                 differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
             seed: the run's seed for the draws.
+            keep_top_n: give each pair its patch's top n words and scores too.
 
         Raises:
             UserError: if a picture has no labels, or the grid does not hold P patches.
@@ -73,6 +75,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.label_store = label_store
         self.window = window
         self.seed = seed
+        self.keep_top_n = keep_top_n
         self.pairs_per_record = 0
         self.num_without_labels = 0
         if label_store is not None:
@@ -107,7 +110,8 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         Returns:
             ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
             ``(I, 3, H, W)`` unless the record is text only; with labels ``sea_patch``,
-            ``sea_label`` and ``sea_key`` int64 ``(K,)``.
+            ``sea_label`` and ``sea_key`` int64 ``(K,)``; with `keep_top_n` also ``sea_top_n`` int64
+            and ``sea_scores`` float32 ``(K, N)``, id -1 and score 0 where a patch has fewer labels.
 
         Raises:
             UserError: naming the record and what is wrong with it.
@@ -137,7 +141,11 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         assert store is not None
         if record.image is None or record.image in store.skipped:
             none = torch.empty(0, dtype=torch.int64)
-            return {"sea_patch": none, "sea_label": none, "sea_key": none}
+            pairs = {"sea_patch": none, "sea_label": none, "sea_key": none}
+            if self.keep_top_n:
+                pairs["sea_top_n"] = none.reshape(0, store.top_n)
+                pairs["sea_scores"] = none.reshape(0, store.top_n).float()
+            return pairs
         try:
             stored = store.read(record.image)
         except ValueError as error:
@@ -148,19 +156,29 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
                 f"than {record.image!r} in {self.image_folder} (its bytes changed, or it is "
                 "another folder); extract the labels again, into a new folder"
             )
+        ids_PN, scores_PN = transfer_labels(stored.ids_PN, stored.scores_PN, self._overlap)
         patch_K, label_K, key_K = sample_pairs(
-            *transfer_labels(stored.ids_PN, stored.scores_PN, self._overlap),
+            ids_PN,
+            scores_PN,
             self.grid,
             window=self.window,
             seed=self.seed,
             epoch=epoch,
             record=record.index,
         )
-        return {
+        pairs = {
             "sea_patch": torch.from_numpy(patch_K),
             "sea_label": torch.from_numpy(label_K),
             "sea_key": torch.from_numpy(key_K),
         }
+        if self.keep_top_n:
+            ids_KN, scores_KN = (
+                torch.from_numpy(ids_PN[patch_K]),
+                torch.from_numpy(scores_PN[patch_K]),
+            )
+            pairs["sea_top_n"] = torch.where(scores_KN > 0, ids_KN, -1)
+            pairs["sea_scores"] = scores_KN.clamp(min=0)
+        return pairs
 
 
 def check_store(records: Sequence[Record], store: LabelStore) -> int:

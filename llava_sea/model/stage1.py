@@ -3,7 +3,7 @@
 SEA reads the same projected patches that the LLM gets. The two losses come back apart.
 
 Shape letters: B records, L tokens, I pictures, P patches, D hidden size, N pairs, M pairs of all
-ranks, T tokens of a word.
+ranks, T tokens of a word, U distinct words, J words of a patch's top n.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import AlignmentHead, keep_one_per_label, word_targets
+from llava_sea.alignment.batch import LabelledBatch, gather_rows
 from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
@@ -60,6 +60,9 @@ class Stage1Model(WrappedLlava):
         sea_key: Tensor | None = None,
         sea_words: Tensor | None = None,
         sea_valid: Tensor | None = None,
+        sea_word: Tensor | None = None,
+        sea_top_n: Tensor | None = None,
+        sea_scores: Tensor | None = None,
         **_: Any,
     ) -> StepLosses:
         """Compute both losses of a micro-batch; see the collator for what the tensors hold.
@@ -73,8 +76,11 @@ class Stage1Model(WrappedLlava):
             sea_patch: for each pair its visual token, counted over all pictures ``(N,)``.
             sea_label: label ids ``(N,)``.
             sea_key: random keys ``(N,)``.
-            sea_words: the label's token ids, padded with -1 ``(N, T)``.
+            sea_words: the label's token ids, padded with -1 ``(N, T)``; with `sea_word` ``(U, T)``.
             sea_valid: bool ``(N,)``.
+            sea_word: the batch's distinct words, where pairs are not the paper's ``(U,)``.
+            sea_top_n: ids of the patches' top n words ``(N, J)``.
+            sea_scores: their scores, if they are the targets ``(N, J)``.
         """
         visual_IPD = self.project(pixel_values)
         lm_loss_sum, num_tokens = self.language_loss(
@@ -82,19 +88,68 @@ class Stage1Model(WrappedLlava):
         )
         if self.head is None or sea_patch is None:
             return StepLosses(lm_loss_sum, num_tokens, None, None, visual_IPD.detach())
-        assert sea_label is not None and sea_key is not None
-        assert sea_words is not None and sea_valid is not None
-        group = None
-        if self.negatives == "global" and dist.is_initialized():
-            group = dist.group.WORLD
-            sea_words, sea_label, sea_key, sea_valid = _gather(
-                sea_words, sea_label, sea_key, sea_valid
-            )
-            sea_valid = keep_one_per_label(sea_label, sea_key, sea_valid)
-        text_MD = word_targets(self.embed(sea_words.clamp(min=0)), sea_words >= 0)
+        assert sea_label is not None and sea_words is not None and sea_valid is not None
+        sea_loss, num_pairs = self.align(
+            visual_IPD,
+            sea_patch,
+            sea_label,
+            sea_words,
+            sea_valid,
+            sea_key=sea_key,
+            sea_word=sea_word,
+            sea_top_n=sea_top_n,
+            sea_scores=sea_scores,
+        )
+        return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, visual_IPD.detach())
+
+    def align(
+        self,
+        visual_IPD: Tensor,
+        sea_patch: Tensor,
+        sea_label: Tensor,
+        sea_words: Tensor,
+        sea_valid: Tensor,
+        *,
+        sea_key: Tensor | None = None,
+        sea_word: Tensor | None = None,
+        sea_top_n: Tensor | None = None,
+        sea_scores: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return L_a (eq. 11) and its number of pairs; of the LLM only its embeddings are used.
+
+        `visual_IPD` are the projected patches; all else is as in `forward`.
+        """
+        assert self.head is not None
+        group = dist.group.WORLD if self.negatives == "global" and dist.is_initialized() else None
         visual_ND = visual_IPD.flatten(0, 1)[sea_patch]
-        sea_loss = self.head(visual_ND, text_MD, sea_valid, group)
-        return StepLosses(lm_loss_sum, num_tokens, sea_loss, sea_valid.sum(), visual_IPD.detach())
+        if sea_word is None:
+            assert sea_key is not None
+            return self._paired_loss(visual_ND, sea_label, sea_key, sea_words, sea_valid, group)
+        batch = LabelledBatch(
+            sea_label, sea_key, sea_valid, sea_word, sea_words, sea_top_n, sea_scores
+        ).over_ranks(group)
+        text_UD = word_targets(self.embed(batch.words_UT.clamp(min=0)), batch.words_UT >= 0)
+        loss: Tensor = self.head(visual_ND, text_UD, None, group, batch.patch_labels())
+        return loss, batch.num_pairs(group)
+
+    def _paired_loss(
+        self,
+        visual_ND: Tensor,
+        label_N: Tensor,
+        key_N: Tensor,
+        words_NT: Tensor,
+        valid_N: Tensor,
+        group: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the paper's loss, one patch a label, and the number of pairs."""
+        assert self.head is not None
+        if group is not None:
+            words_NT, label_N, key_N, valid_N = gather_rows(
+                words_NT, label_N, key_N, valid_N, group=group
+            )
+            valid_N = keep_one_per_label(label_N, key_N, valid_N)
+        text_MD = word_targets(self.embed(words_NT.clamp(min=0)), words_NT >= 0)
+        return self.head(visual_ND, text_MD, valid_N, group), valid_N.sum()
 
     def head_state(self) -> dict[str, Tensor]:
         """Return the head's tensors on the CPU, none without one. Collective in ZeRO-3."""
@@ -112,16 +167,3 @@ class Stage1Model(WrappedLlava):
     def temperature(self) -> float:
         """Return tau = exp(-log_scale) as the loss uses it. Collective in ZeRO-3."""
         return float((-self.head_state()["log_scale"].clamp(max=LOG_SCALE_MAX)).exp()[0])
-
-
-def _gather(*tensors: Tensor) -> list[Tensor]:
-    """Gather small integer tensors of equal shape from all ranks, in rank order, in one call.
-
-    At 4,608 pairs with 4 tokens a word this sends 0.3 MB a rank; embeddings are never sent.
-    """
-    packed = torch.cat([t.reshape(len(t), -1).long() for t in tensors], dim=1)
-    parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, packed)
-    columns = [t[0].numel() for t in tensors]
-    gathered = torch.cat(parts).split(columns, dim=1)
-    return [g.reshape(-1, *t.shape[1:]).to(t.dtype) for g, t in zip(gathered, tensors, strict=True)]

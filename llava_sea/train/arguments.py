@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import transformers
 
 from llava_sea.alignment.loss import LOG_SCALE_MAX
+from llava_sea.alignment.options import POSITIVES, TARGETS, PairOptions
 from llava_sea.errors import UserError
 from llava_sea.presets import TRAINING_PRESETS
 
@@ -124,6 +125,26 @@ class SeaArguments:
             "choices": ["local", "global"],
         },
     )
+    sea_positives: str = field(
+        default="one",
+        metadata={
+            "help": "Of the patches of a batch that share a label one stays (the paper), or all do "
+            "and are positives of the word together.",
+            "choices": list(POSITIVES),
+        },
+    )
+    sea_targets: str = field(
+        default="drawn",
+        metadata={
+            "help": "A patch's target: one word drawn from its top n (eq. 9), or the distribution "
+            "of the draw itself (soft; needs --sea_positives all).",
+            "choices": list(TARGETS),
+        },
+    )
+    sea_mask_own_top_n: bool = field(
+        default=False,
+        metadata={"help": "The other words of a patch's own top n are no negatives for it."},
+    )
     sea_log_scale_init: float | None = field(
         default=None,
         metadata={
@@ -177,6 +198,17 @@ class SeaArguments:
             )
         if self.sea_eval_steps < 1 or self.sea_eval_samples < 1 or self.sea_eval_words < 1:
             raise UserError("--sea_eval_steps, _samples and _words must be at least 1")
+        try:
+            _ = self.pair_options
+        except ValueError as error:
+            raise UserError(
+                f"--sea_{error} (the flags: --sea_positives, --sea_targets, --sea_mask_own_top_n)"
+            ) from None
+
+    @property
+    def pair_options(self) -> PairOptions:
+        """Which pairs of a batch count and how."""
+        return PairOptions(self.sea_positives, self.sea_targets, self.sea_mask_own_top_n)
 
     @property
     def enabled(self) -> bool:

@@ -132,7 +132,7 @@ def identity(
         "data_sha256": sha256_file(Path(data_args.data_path)),
         "image_folder": data_args.image_folder,
         "image_aspect_ratio": data_args.image_aspect_ratio,
-        "sea": sea.enabled,
+        "sea": sea.enabled and _pair_flags(sea),
     }
     if sea.enabled:
         for name in ("weight", "weight_schedule", "window", "negatives", "log_scale_init"):
@@ -145,6 +145,20 @@ def identity(
     engine = getattr(args, "hf_deepspeed_config", None)
     values["zero_stage"] = engine.get_value("zero_optimization.stage") if engine else None
     return {name: str(value) for name, value in values.items()}
+
+
+def _pair_flags(sea: SeaArguments) -> str | bool:
+    """Return the flags of pairs that are not the defaults, else True.
+
+    Keys of their own would be missing from the run.json of runs begun before these flags were.
+    """
+    given = {
+        "--sea_positives": (sea.sea_positives, "one"),
+        "--sea_targets": (sea.sea_targets, "drawn"),
+        "--sea_mask_own_top_n": (sea.sea_mask_own_top_n, False),
+    }
+    flags = [f"{flag} {value}" for flag, (value, usual) in given.items() if value != usual]
+    return " ".join(flags) or True
 
 
 def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | None:

@@ -141,6 +141,7 @@ def build_data(
         grid=grid,
         window=sea.sea_window,
         seed=args.seed,
+        keep_top_n=sea.pair_options.need_top_n,
     )
     collator = Collator(
         padding_id(tokenizer),
@@ -148,6 +149,7 @@ def build_data(
         image_tokens=config.image_seq_length,
         pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,
         words=words,
+        options=sea.pair_options,
     )
     run.log_losses_of_labels(dataset.num_without_labels, words)
     return reading, dataset, collator

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from llava_sea.alignment import PairOptions
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 
@@ -102,3 +103,68 @@ def test_order_of_the_samples_does_not_choose_the_winner(collate):
     for samples, winner in (([one, two], 0), ([two, one], P)):
         batch = collate(samples)
         assert batch["sea_patch"][batch["sea_valid"]].tolist() == [winner]
+
+
+def with_top_n(length, pairs, tops, picture=1.0):
+    """A sample whose pairs carry their patch's top 2: ((id, score), (id, score))."""
+    top = torch.tensor(tops, dtype=torch.float32).reshape(len(pairs), 2, 2)
+    more = {"sea_top_n": top[..., 0].long(), "sea_scores": top[..., 1]}
+    return sample(length, pairs, picture) | more
+
+
+SHARED = [
+    with_top_n(
+        5,
+        [(0, 0, 50), (3, 2, 40)],
+        [((0, 0.5), (3, 0.25)), ((2, 0.75), (1, 0.25))],
+    ),
+    with_top_n(
+        5,
+        [(1, 0, 30), (2, 3, 10)],
+        [((0, 0.5), (-1, 0.0)), ((3, 0.5), (0, 0.5))],
+    ),
+]
+
+
+def test_all_pairs_of_a_label_stay():
+    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all"))(SHARED)
+    # Label 2 has no tokens; both patches of label 0 stay; no keys, no top n.
+    assert batch["sea_valid"].tolist() == [True, False, True, True, False, False]
+    assert batch["sea_label"].tolist() == [0, 2, 0, 3, 0, 0]
+    assert batch["sea_word"].tolist() == [0, 3]
+    assert batch["sea_words"].tolist() == [[11, 12], [14, 15]]
+    assert not {"sea_key", "sea_top_n", "sea_scores"} & set(batch)
+
+
+def test_masking_carries_the_top_n():
+    options = PairOptions("one", mask_own_top_n=True)
+    batch = Collator(9, (2, 2), P, ROOM, WORDS, options)(SHARED)
+    assert batch["sea_valid"].tolist() == [False, False, True, True, False, False]
+    assert batch["sea_key"].tolist() == [50, 40, 30, 10, 0, 0]
+    assert batch["sea_word"].tolist() == [0, 3]
+    assert batch["sea_top_n"].tolist() == [[0, 3], [-1, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
+    assert "sea_scores" not in batch
+
+
+def test_soft_targets_are_the_usable_words_of_the_top_n():
+    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all", "soft"))(SHARED)
+    # The second patch drew a word without tokens; its other word is its target.
+    assert batch["sea_valid"].tolist() == [True] * 4 + [False] * 2
+    assert batch["sea_word"].tolist() == [0, 1, 3]
+    assert batch["sea_words"].tolist() == [[11, 12], [13, -1], [14, 15]]
+    assert batch["sea_top_n"].tolist() == [[0, 3], [-1, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
+    assert batch["sea_scores"].tolist() == [
+        [0.5, 0.25],
+        [0.0, 0.25],
+        [0.5, 0.0],
+        [0.5, 0.5],
+        [0.0, 0.0],
+        [0.0, 0.0],
+    ]
+
+
+def test_no_pairs_no_words():
+    none = with_top_n(3, [], [])
+    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all", "soft"))([none])
+    assert batch["sea_word"].shape == (0,) and batch["sea_words"].shape == (0, 2)
+    assert not batch["sea_valid"].any() and batch["sea_top_n"].shape == (ROOM, 2)

@@ -138,3 +138,19 @@ def test_labels_of_another_grid(make, world):
     assert sample["sea_patch"].tolist() == list(range(16))
     expected = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
     assert sample["sea_label"].tolist() == expected
+
+
+def test_top_n_come_with_their_pairs(make, world):
+    plain, more = make(seed=3), make([*world.records, world.text_record], seed=3, keep_top_n=True)
+    sample, stored = more[(1, 4)], world.store.read("1.png")
+    assert set(sample) - set(plain[(1, 4)]) == {"sea_top_n", "sea_scores"}
+    assert all(torch.equal(sample[name], value) for name, value in plain[(1, 4)].items())
+    for row, patch in enumerate(sample["sea_patch"].tolist()):
+        scores = stored.scores_PN[patch].astype(np.float32)
+        ids = [int(i) if s > 0 else -1 for i, s in zip(stored.ids_PN[patch], scores, strict=True)]
+        assert sample["sea_top_n"][row].tolist() == ids
+        assert sample["sea_scores"][row].tolist() == np.maximum(scores, 0).tolist()
+        assert int(sample["sea_label"][row]) in ids
+    for index in (5, 6):  # skipped by mining; text only
+        assert more[index]["sea_top_n"].shape == more[index]["sea_scores"].shape == (0, 3)
+    assert sample["sea_top_n"].dtype == torch.int64 and sample["sea_scores"].dtype == torch.float32

@@ -1,0 +1,91 @@
+"""A Llava whose LLM is an embedding table: all that the alignment loss needs of it (eq. 10).
+
+The LLM's other weights stay on the meta device, and their values are never read: safetensors and
+torch files are mapped, so of 14 GB a table of a quarter is all that leaves the disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+from transformers.utils.hub import cached_file
+
+from llava_sea.errors import UserError
+from llava_sea.model.builder import build_llava
+from llava_sea.model.load_weights import read_tensors, weight_files
+
+
+def build_llava_without_llm(
+    llm_path: str,
+    tower_path: str,
+    *,
+    cache_dir: str | None = None,
+    **options: Any,
+) -> LlavaForConditionalGeneration:
+    """Build a Llava that can project pictures and look up words, and nothing else.
+
+    A scale that some LLMs (Gemma) put on their embeddings is left out: the loss is of cosines.
+
+    Args:
+        llm_path: folder or hub id of the language model.
+        tower_path: of the vision tower.
+        cache_dir: where hub files are cached.
+        options: as `build_llava`.
+
+    Raises:
+        UserError: as `build_llava`, or if the table is not found in the LLM's files.
+    """
+    llava = build_llava(
+        llm_path,
+        tower_path,
+        cache_dir=cache_dir,
+        llm_options={"device_map": "meta"},
+        **options,
+    )
+    llm: Any = llava.model.language_model
+    shell: nn.Module = llm.get_input_embeddings()
+    weight: Any = shell.weight
+    name = next(name for name, parameter in llm.named_parameters() if parameter is weight)
+    if Path(llm_path).is_dir():
+        folder = Path(llm_path)
+    else:  # its files are in the cache: the shell was made from them
+        folder = Path(str(cached_file(llm_path, "config.json", cache_dir=cache_dir))).parent
+    table = find_tensor(folder, name)
+    if table.shape != weight.shape:
+        raise UserError(
+            f"{folder}: {name} has shape {tuple(table.shape)}, its config.json says "
+            f"{tuple(weight.shape)}"
+        )
+    llm.set_input_embeddings(nn.Embedding.from_pretrained(table.to(weight.dtype), freeze=True))
+    return llava
+
+
+def find_tensor(folder: Path, name: str) -> Tensor:
+    """Read one tensor of a checkpoint, whatever prefix its files put before the name.
+
+    Raises:
+        UserError: if there is none, or more than one.
+    """
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                names = [key for key in file.keys() if _is_called(key, name)]  # noqa: SIM118
+                found |= {key: file.get_tensor(key) for key in names}
+        else:
+            found |= {k: t for k, t in read_tensors(path).items() if _is_called(k, name)}
+    if len(found) != 1:
+        raise UserError(
+            f"{folder}: the language model's embeddings were looked for as {name!r}, found: "
+            f"{', '.join(found) or 'nothing'}"
+        )
+    return next(iter(found.values())).clone(memory_format=torch.contiguous_format)
+
+
+def _is_called(key: str, name: str) -> bool:
+    return key == name or key.endswith(f".{name}")

@@ -1,0 +1,104 @@
+"""--sea_positives, --sea_targets, --sea_mask_own_top_n: what runs and whose run it is."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from llava_sea.errors import UserError
+from llava_sea.train.parse import parse_args
+from llava_sea.train.train import train
+
+OPTIONS = {
+    "all": {"sea_positives": "all"},
+    "soft": {"sea_positives": "all", "sea_targets": "soft"},
+    "masked": {"sea_mask_own_top_n": True},
+    "all masked": {"sea_positives": "all", "sea_mask_own_top_n": True},
+}
+
+
+@pytest.fixture
+def train_here(stage1_flags, monkeypatch, tmp_path):
+    """Run stage 1 in this process; returns the output folder."""
+
+    def run(name, **changes):
+        output_dir = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["train.py", *stage1_flags(output_dir, **changes)])
+        train()
+        return output_dir
+
+    return run
+
+
+def test_each_option_trains_and_differs(train_here, read_metrics):
+    shared = {"max_steps": 3, "save_strategy": "no", "sea_eval_data": None, "learning_rate": 3e-2}
+    runs = {"paper": read_metrics(train_here("paper", **shared))}
+    for name, flags in OPTIONS.items():
+        runs[name] = read_metrics(train_here(name, sea_negatives="global", **shared, **flags))
+    firsts = {name: rows[1]["sea_loss"] for name, rows in runs.items()}
+    assert len({round(value, 5) for value in firsts.values()}) == len(runs), firsts
+    pairs = {name: rows[1]["sea_pairs"] for name, rows in runs.items()}
+    assert pairs["masked"] == pairs["paper"] < pairs["all"] == pairs["all masked"]
+    assert pairs["all"] <= pairs["soft"] == 16  # 4 pictures, 4 windows each
+    # what is no negative any more cannot add to the loss
+    assert firsts["masked"] < firsts["paper"] and firsts["all masked"] < firsts["all"]
+
+
+def test_the_options_belong_to_the_run(train_here, tmp_path):
+    shared = {"max_steps": 1, "sea_eval_data": None}
+    output_dir = train_here("run", **shared)
+    # As before these flags were: a default run's identity has no trace of them.
+    assert json.loads((output_dir / "run.json").read_text())["sea"] == "True"
+    with pytest.raises(UserError, match="sea: 'True' there, '--sea_positives all' now"):
+        train_here("run", sea_positives="all", **shared)
+    train_here("all", sea_positives="all", **shared)
+    with pytest.raises(UserError, match="sea: '--sea_positives all' there, 'True' now"):
+        train_here("all", **shared)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(train_here, tmp_path):
+    import shutil
+
+    flags = OPTIONS["soft"] | {"save_steps": 2, "max_steps": 4, "sea_eval_data": None}
+    whole = train_here("whole", **flags)
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoint-4")
+    (broken / "mm_projector.bin").unlink()
+    train_here("broken", **flags)
+    one, other = (
+        torch.load(folder / "mm_projector.bin", weights_only=True) for folder in (whole, broken)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sea_targets", "soft"], "sea_targets soft needs positives all"),
+        (
+            ["--sea_targets", "soft", "--sea_positives", "all", "--sea_mask_own_top_n", "True"],
+            "sea_mask_own_top_n does nothing",
+        ),
+        (["--sea_positives", "two"], "invalid choice: 'two'"),
+    ],
+)
+def test_flags_that_do_not_go_together(tmp_path, flags, message):
+    needed = ["--model_name_or_path", "m", "--data_path", "d", "--image_folder", "i"]
+    with pytest.raises(UserError, match=message):
+        parse_args([*needed, "--output_dir", str(tmp_path), *flags])
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soft", "masked"])
+def test_two_ranks_under_zero3_equal_one(run_stage1, stage1_flags, read_metrics, tmp_path, name):
+    shared = {"sea_negatives": "global", "max_steps": 4, "save_strategy": "no"}
+    shared |= {"sea_eval_data": None} | OPTIONS[name]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_stage1(stage1_flags(one, per_device_train_batch_size=8, **shared))
+    run_stage1(stage1_flags(two, per_device_train_batch_size=4, **shared), 2, "zero3")
+    for step, row in read_metrics(one).items():
+        for key in ("loss", "sea_loss", "temperature", "sea_pairs", "grad_norm"):
+            assert read_metrics(two)[step][key] == pytest.approx(row[key], rel=2e-4), (step, key)
