@@ -15,6 +15,7 @@ import torch.distributed as dist
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from llava_sea.data.check_text import errors_name
 from llava_sea.data.records import load_records
 from llava_sea.errors import run_command
 from llava_sea.train import run, stage1, stage2
@@ -79,7 +80,8 @@ def train(pick_attention: PickAttention | None = None) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=resume_from)
+        with errors_name(data_args.data_path):
+            trainer.train(resume_from_checkpoint=resume_from)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:

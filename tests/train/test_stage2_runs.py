@@ -151,6 +151,22 @@ def test_a_llava_is_tuned_further(tune_here, read_metrics):
         tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
 
 
+def test_bad_records_are_counted_before_anything_is_built(
+    tune_here, monkeypatch, instructions, tmp_path
+):
+    from llava_sea.train import stage2 as module
+
+    monkeypatch.setattr(module, "build_llava", lambda *a, **k: 1 / 0)
+    records = json.loads(instructions.read_text())
+    records[2]["conversations"][1]["value"] = ""
+    records[5]["conversations"].insert(0, {"from": "human", "value": "Twice?"})
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps(records))
+    message = rf"{data}: record 2 \(id '2'\): no answer.* 2 of 24 records .*also record 5"
+    with pytest.raises(UserError, match=message):
+        tune_here("run", data_path=data)
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):
     from llava_sea.train import saving
 
