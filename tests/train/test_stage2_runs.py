@@ -141,6 +141,24 @@ def test_a_resumed_run_equals_an_unbroken_one(tune_here):
     assert tensors(again).keys() == stored.keys()
 
 
+def test_a_run_goes_on_with_mended_data_where_its_checkpoint_is_named(
+    tune_here, read_metrics, instructions, tmp_path
+):
+    data = tmp_path / "data.json"
+    data.write_text(instructions.read_text())
+    part = tune_here("part", data_path=data)
+    for path in part.iterdir():  # as if it had been ended after step 3
+        if path.name not in ("checkpoint-3", "run.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    records = json.loads(data.read_text())
+    records[0]["conversations"][1]["value"] = "mended"
+    data.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"--resume_from_checkpoint .*checkpoint-3"):
+        tune_here("part", data_path=data)
+    tune_here("part", data_path=data, resume_from_checkpoint=part / "checkpoint-3")
+    assert set(read_metrics(part)) == {4, 5, 6}
+
+
 def test_a_llava_is_tuned_further(tune_here, read_metrics):
     first = tune_here("first", max_steps=3)
     further = tune_here("further", max_steps=2, model_name_or_path=first, vision_tower=None)
