@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image, render
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
@@ -50,9 +51,32 @@ def check_conversations(records: Sequence[Record], template: Template, file: str
     _warn(records, file, has_literal_image, 'have no "image" and train on <image> as text')
 
 
+def check_meaning(record: Record) -> None:
+    """Refuse a conversation that could be trained on, as LLaVA does, and can hardly be meant so.
+
+    Raises:
+        UserError: if the speakers seem to be swapped, or a question has the place of a picture
+            (``<image>`` first or last in it) and the record names none. Amid a text it is text.
+    """
+    first, last = record.turns[0].role, record.turns[-1].role
+    if (first, last) == ("gpt", "human") and len(record.turns) % 2 == 0:
+        raise UserError(
+            f"{record.name}: the first turn is from 'gpt' and the last from 'human', as if the "
+            'speakers were swapped. Swap "human" and "gpt", or remove these two turns'
+        )
+    for turn in () if record.images else record.turns:
+        text = turn.text.strip()
+        if turn.role == "human" and (text.startswith(IMAGE_TOKEN) or text.endswith(IMAGE_TOKEN)):
+            raise UserError(
+                f"{record.name}: a human turn has {IMAGE_TOKEN} for its picture, but there is no "
+                '"image". Name the picture there, or write the word without its brackets'
+            )
+
+
 def _problem(record: Record, template: Template) -> str:
     try:
         segments = render(record, template)
+        check_meaning(record)
     except UserError as error:
         return str(error)
     if not any(segment.supervised and segment.text for segment in segments):

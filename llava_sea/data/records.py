@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from llava_sea.errors import UserError
 
 ROLES = ("human", "gpt")
+_NOT_READ = ("images", "video", "videos")
+"""Other packages' keys for what the turns are about; left unread, their records lose it."""
 
 
 class Turn(NamedTuple):
@@ -183,6 +185,13 @@ def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
             f'{where}: "conversations" must be a list of turns '
             '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
         )
+    for key in _NOT_READ:
+        if row.get(key):
+            raise UserError(
+                f'{where}: has "{key}", which is not read: pictures are named by "image", a path '
+                "below the image folder or a list of them. Rename the key, or remove the record if "
+                "it is about a video"
+            )
     images = _images(row.get("image"), where)
     return Record(
         index,

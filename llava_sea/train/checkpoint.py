@@ -147,9 +147,10 @@ def _check_same(
     complete = complete_checkpoints(output_dir)
     if differing == ["data_sha256"] and complete:
         if former.get("records") != run.get("records"):
+            then = former.get("records", "an unknown number")
             raise UserError(
                 f"--output_dir {output_dir}: the data file has changed since this run began, and "
-                f"holds {run.get('records')} records now, {former.get('records', 'an unknown number')} then: its order "
+                f"holds {run.get('records')} records now, {then} then: its order "
                 "is another and cannot be gone on with. Nothing was changed; choose another folder"
             )
         named = Path(str(resume_from)).resolve()

@@ -31,6 +31,11 @@ def good(index):
         (record(1, "<image>", "a", "<image>", "b"), V1, "but 2 <image>"),
         (record(1, "<image>\nWhat?", ""), V1, "no answer to learn from"),
         (record(1, "<image>\nWhat?"), V1, "no answer to learn from"),
+        (record(1, "<image>\nWhat?", "a", image=None), V1, "<image> for its picture"),
+        (record(1, "Hi", "a", "What? <image> ", "b", image=None), V1, 'there is no "image"'),
+        (record(1, "a ball", "<image>\nWhat?", first="gpt"), V1, "speakers were swapped"),
+        (record(1, "a", "<image>", "b", "Why?", first="gpt"), V1, "speakers were swapped"),
+        (record(1, "a", "Hi", image=None, first="gpt"), V1, "speakers were swapped"),
         (record(1, "<image>", "a", "b", "c"), PLAIN, "one human turn and one gpt turn"),
         (record(1, "<image>", "a", image=None), PLAIN, 'has no "image"'),
     ],
@@ -58,6 +63,23 @@ def test_good_records_pass_without_a_word(caplog):
     assert not caplog.text
 
 
+def test_what_is_borne_is_logged_with_a_count(caplog):
+    rows = [
+        good(0),
+        record(1, "Welcome", "What is <image> in HTML?", "A tag", image=None, first="gpt"),
+        record(2, "What is <image>?", "a tag", image=None),
+        record(3, "Welcome", "<image>\nWhat?", "a ball", first="gpt"),
+    ]
+    with caplog.at_level(logging.WARNING, logger="llava_sea"):
+        check_conversations(rows, V1, "data.json")
+    assert caplog.messages == [
+        "data.json: 2 records begin with a gpt turn, which is left out as in LLaVA; the first: "
+        "record 1 (id 'r1')",
+        'data.json: 2 records have no "image" and train on <image> as text; the first: '
+        "record 1 (id 'r1')",
+    ]
+
+
 def test_it_takes_a_fraction_of_a_minute_for_llavas_665k():
     turns = ("<image>\nWhat is in this picture?", "a ball " * 30) + ("And now?", "a box " * 20) * 4
     rows = [record(n, *turns) for n in range(2000)]
@@ -72,5 +94,5 @@ def test_errors_get_the_file_that_they_lack():
         with pytest.raises(UserError) as caught, errors_name("data.json"):
             raise UserError(text)
         assert str(caught.value) == "data.json: record 7: y"
-    with pytest.raises(UserError, match="^--flag: no") as caught, errors_name("data.json"):
+    with pytest.raises(UserError, match=r"^--flag: no") as caught, errors_name("data.json"):
         raise UserError("--flag: no")
