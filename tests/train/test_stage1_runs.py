@@ -239,7 +239,7 @@ def test_another_run_in_the_folder_is_refused(train_here):
 def test_a_damaged_projector_is_refused(train_here, tmp_path):
     path = tmp_path / "mm_projector.bin"
     path.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="cannot be read as tensors"):
+    with pytest.raises(UserError, match="not a file of tensors alone"):
         train_here("run", pretrain_mm_mlp_adapter=path)
     torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(UserError, match=r"Missing: \['0.bias'"):
