@@ -155,11 +155,14 @@ def _check_list(rows: Any, path: str | os.PathLike[str]) -> list[Any]:
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read the data file ({error.strerror})") from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty, it holds no records")
+    return text
 
 
 def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
@@ -167,6 +170,11 @@ def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, column {error.colno}"
+        if error.msg == "Extra data" and text.lstrip().startswith("{") and not _is_json_lines(path):
+            raise UserError(
+                f"{path}: not one JSON list, but an object and more from {place} on; if it holds "
+                "one record a line, name it .jsonl"
+            ) from None
         raise UserError(f"{path}: broken JSON at {place}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path}: the JSON from line {line} on is nested too deep") from None

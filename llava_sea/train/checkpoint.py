@@ -69,7 +69,9 @@ def verify(checkpoint: Path) -> None:
         raise UserError(
             f"{checkpoint}: does not match its checksums (changed or missing: "
             f"{damaged or 'none'}; added: {strange or 'none'}). Optimizer files are pickles, "
-            "which can run code: they are loaded only as this run wrote them"
+            "which can run code: they are loaded only as this run wrote them. Delete the folder to "
+            "go on from the checkpoint before it (without one, from the start), or name an older "
+            "one with --resume_from_checkpoint"
         )
 
 
