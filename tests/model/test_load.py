@@ -231,7 +231,7 @@ class TestWhatIsWrong:
             load_llava(str(tiny.llm))
         with pytest.raises(UserError, match="It holds: nothing"):
             load_llava(str(tmp_path))
-        with pytest.raises(UserError, match="--model-path .*llava-lora: no such folder"):
+        with pytest.raises(UserError, match=r"--model-path .*llava-lora: no such folder"):
             load_llava(str(tmp_path / "llava-lora"))
         with pytest.raises(UserError, match="not to be had from the hub"):
             load_llava("nobody/nothing")
