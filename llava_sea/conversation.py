@@ -23,7 +23,9 @@ __all__ = [
     "TEMPLATES",
     "Segment",
     "Template",
+    "begins_with_gpt",
     "get_template",
+    "has_literal_image",
     "render",
     "render_prompt",
 ]
@@ -51,13 +53,23 @@ def render(record: Record, template: Template) -> list[Segment]:
     """
     if template.caption_only:
         return _render_caption(record, template)
-    turns = record.turns[1:] if record.turns[0].role == "gpt" else record.turns
+    turns = record.turns[1:] if begins_with_gpt(record) else record.turns
     skipped = len(record.turns) - len(turns)
     if record.images:
         _check_image_tokens(record, turns)
     segments = _render_turns(record.name, turns, skipped, template, has_images=bool(record.images))
     # A last question without an answer stays open: nothing comes after it that could be learned.
     return segments[:-1] if turns and turns[-1].role == "human" else segments
+
+
+def begins_with_gpt(record: Record) -> bool:
+    """Say whether `render` leaves out a record's first turn, as LLaVA does."""
+    return record.turns[0].role == "gpt"
+
+
+def has_literal_image(record: Record) -> bool:
+    """Say whether a record without pictures has ``<image>`` somewhere in its text."""
+    return not record.images and any(IMAGE_TOKEN in turn.text for turn in record.turns)
 
 
 def render_prompt(

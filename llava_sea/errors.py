@@ -7,12 +7,20 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+ERROR_FILE = "LLAVA_SEA_ERROR_FILE"
+"""Environment variable naming a file that each error's line is added to.
+
+A launcher of several processes repeats it at the end, below the tracebacks of the others.
+"""
 
 
 class UserError(ValueError):
@@ -25,22 +33,28 @@ def _rank() -> str:
     return "" if rank == "0" else f"[rank {rank}] "
 
 
+def _say(text: str) -> None:
+    line = f"{_rank()}error: {text}"
+    print(line, file=sys.stderr)
+    if ERROR_FILE in os.environ:
+        with contextlib.suppress(OSError), open(os.environ[ERROR_FILE], "a") as file:
+            print(line, file=file)
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2."""
     try:
         main()
     except UserError as error:
         # A data worker's error arrives with the worker's traceback around its text.
-        text = str(error).strip().rpartition("UserError: ")[2]
-        print(f"{_rank()}error: {text}", file=sys.stderr)
+        _say(str(error).strip().rpartition("UserError: ")[2])
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"{_rank()}error: {place}{error.strerror}. What was complete on disk before stays as "
-            "it is; make room or mend the folder, then start the same command again",
-            file=sys.stderr,
+        _say(
+            f"{place}{error.strerror}. What was complete on disk before stays as it is; make room "
+            "or mend the folder, then start the same command again"
         )
         raise SystemExit(2) from None

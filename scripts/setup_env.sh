@@ -4,6 +4,8 @@
 #   and what it needs is used as it is.
 # - Otherwise .venv in the checkout, made or brought up to date when pyproject.toml or
 #   constraints.txt have changed since; when they have not, this costs a few milliseconds.
+# - A .venv that is a link is used if it has the package and is never changed: it may belong to
+#   another checkout. A folder of that name that no set-up has made is not emptied either.
 #
 # LLAVA_SEA_PYTHON=/path/to/python   use this interpreter and no other
 # LLAVA_SEA_TORCH=cpu|default        which build of torch .venv gets; without it, the default build
@@ -79,6 +81,12 @@ _sea_active() {
   return 1
 }
 
+_sea_use_link() {
+  [ -x "$_sea_venv/bin/python" ] && _sea_use "$_sea_venv/bin/python" && return
+  _sea_say "$_sea_venv is a link to $(readlink -- "$_sea_venv"), which does not have this package and is left alone; remove the link, or name an interpreter that has it: LLAVA_SEA_PYTHON=/path/to/python"
+  return 1
+}
+
 _sea_find_python() {
   local candidate
   for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
@@ -99,6 +107,10 @@ _sea_make_venv() {
   if grep -qsF -e "=$_sea_venv" -e "=\"$_sea_venv" -e "='$_sea_venv" "$_sea_venv/bin/activate" &&
     _sea_pip --version >/dev/null 2>&1; then
     return
+  fi
+  if [ -n "$(ls -A -- "$_sea_venv" 2>/dev/null)" ] && [ -z "$_sea_had" ] && [ ! -e "$_sea_venv/pyvenv.cfg" ]; then
+    _sea_say "$_sea_venv is no environment (it has no pyvenv.cfg) and is not emptied for one; move it away, or name an interpreter: LLAVA_SEA_PYTHON=/path/to/python"
+    return 1
   fi
   python="$(_sea_find_python)" || return 1
   if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
@@ -147,7 +159,11 @@ _sea_setup() {
   [ "$status" -ne 2 ] || return 1
   if [ "$status" -ne 0 ]; then
     _sea_build="$(_sea_torch_build)"
-    if ! _sea_is_current; then
+    if _sea_is_current; then
+      :
+    elif [ -L "$_sea_venv" ]; then
+      _sea_use_link || return 1
+    else
       mkdir -p "$_sea_repo/.cache"
       if ! (
         if command -v flock >/dev/null && ! flock -n 9; then

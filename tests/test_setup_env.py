@@ -20,6 +20,7 @@ case "$*" in
   "-m venv --clear "*)
     sleep 0.1
     rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python"
+    touch "$4/pyvenv.cfg"
     echo "VIRTUAL_ENV=\\"$4\\"" >"$4/bin/activate" ;;
   *"-e .[dev]") exit "${FAIL_INSTALL:-0}" ;;
   *"--index-url"*) exit "${FAIL_CPU_INDEX:-0}" ;;
@@ -133,6 +134,43 @@ def test_a_copied_environment_is_made_anew(checkout):
     (checkout.venv / "bin" / "activate").write_text('VIRTUAL_ENV="/elsewhere/.venv"\n')
     (checkout.venv / ".llava_sea_stamp").unlink()
     assert any("-m venv --clear" in line for line in checkout.source()[3])
+
+
+@pytest.fixture
+def elsewhere(checkout, tmp_path):
+    """Another checkout's environment, to which .venv is a link."""
+    other = tmp_path / "other" / "venv"
+    checkout.add_python(other / "bin" / "python")
+    (other / "pyvenv.cfg").write_text("home = /usr/bin")
+    checkout.venv.symlink_to(other)
+    return other
+
+
+def test_a_linked_environment_is_used_and_never_changed(checkout, elsewhere):
+    status, out, err, log = checkout.source()
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{checkout.venv}/bin/python\n")
+    assert log == [f".venv - {checkout.root}"]
+    assert {path.name for path in elsewhere.iterdir()} == {"bin", "pyvenv.cfg"}
+
+
+def test_a_linked_environment_without_the_package_is_refused(checkout, elsewhere):
+    status, out, err, log = checkout.source(NO_PACKAGE="1")
+    assert (status, out) == (1, "")
+    assert f"is a link to {elsewhere}" in err and "LLAVA_SEA_PYTHON=" in err
+    assert err.count("\n") == 1 and len(log) == 1
+    shutil.rmtree(elsewhere)  # a link to nowhere
+    assert "is a link to" in checkout.source()[2] and not elsewhere.exists()
+
+
+def test_a_folder_that_is_no_environment_is_not_emptied(checkout):
+    checkout.venv.mkdir()
+    (checkout.venv / "thesis.tex").write_text("all of it")
+    status, _, err, log = checkout.source()
+    assert status == 1
+    assert "is no environment" in err and "LLAVA_SEA_PYTHON=" in err
+    assert not any("-m venv" in line for line in log)
+    assert (checkout.venv / "thesis.tex").read_text() == "all of it"
 
 
 def test_without_the_cpu_index_the_default_one_serves(checkout):

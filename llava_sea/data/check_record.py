@@ -16,8 +16,9 @@ from PIL import Image
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
-from llava_sea.conversation import Template, render
+from llava_sea.conversation import Template, begins_with_gpt, has_literal_image, render
 from llava_sea.data import problems
+from llava_sea.data.check_text import check_meaning
 from llava_sea.data.images import MAX_PIXELS, MAX_SIDE, load_image, resolve_image_path
 from llava_sea.data.problems import Kind, Problem, strip_name
 from llava_sea.data.records import Record, RecordError
@@ -77,6 +78,8 @@ class RecordChecker:
         limit = self.model_max_length
         reading = (record, self.template, self.tokenizer, self.image_tokens)
         try:
+            if not self.template.caption_only:
+                check_meaning(record)
             labels = tokenize_record(*reading, sys.maxsize).labels
         except UserError as error:
             kind = _text_kind(record, self.template, str(error))
@@ -92,7 +95,9 @@ class RecordChecker:
                 found.append((problems.TOO_LONG, strip_name(error, record.name)))
         if any(not turn.text.strip() for turn in record.turns if turn.role == "gpt"):
             found.append((problems.EMPTY_ANSWER, "one of its gpt turns is empty"))
-        if record.image is None and any(IMAGE_TOKEN in turn.text for turn in record.turns):
+        if begins_with_gpt(record):
+            found.append((problems.LEADING_GPT, f"it says {record.turns[0].text[:60]!r}"))
+        if has_literal_image(record):
             found.append((problems.LITERAL_IMAGE, f'no "image", so {IMAGE_TOKEN} is text here'))
         return found, len(labels), sum(label != IGNORE_INDEX for label in labels)
 
@@ -118,11 +123,12 @@ def _text_kind(record: Record, template: Template, message: str) -> Kind:
     """Tell what kind of fault kept a record from becoming tokens."""
     try:
         render(record, template)
+        check_meaning(record)
     except UserError:
         if template.caption_only and record.image is None:
             return problems.NO_PICTURE
         if f" {IMAGE_TOKEN} " in message.removeprefix(record.name):
-            return problems.IMAGE_TOKENS
+            return problems.IMAGE_TOKENS if record.images else problems.PLACE_ALONE
         is_caption = [turn.role for turn in record.turns] == ["human", "gpt"]
         return problems.EMPTY_CAPTION if template.caption_only and is_caption else problems.TURNS
     return problems.NOTHING_SUPERVISED

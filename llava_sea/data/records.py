@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from llava_sea.errors import UserError
 
 ROLES = ("human", "gpt")
+_NOT_READ = ("images", "video", "videos")
+"""Other packages' keys for what the turns are about; left unread, their records lose it."""
 
 
 class Turn(NamedTuple):
@@ -153,11 +155,14 @@ def _check_list(rows: Any, path: str | os.PathLike[str]) -> list[Any]:
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read the data file ({error.strerror})") from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty, it holds no records")
+    return text
 
 
 def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
@@ -165,6 +170,11 @@ def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, column {error.colno}"
+        if error.msg == "Extra data" and text.lstrip().startswith("{") and not _is_json_lines(path):
+            raise UserError(
+                f"{path}: not one JSON list, but an object and more from {place} on; if it holds "
+                "one record a line, name it .jsonl"
+            ) from None
         raise UserError(f"{path}: broken JSON at {place}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path}: the JSON from line {line} on is nested too deep") from None
@@ -183,6 +193,13 @@ def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
             f'{where}: "conversations" must be a list of turns '
             '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
         )
+    for key in _NOT_READ:
+        if row.get(key):
+            raise UserError(
+                f'{where}: has "{key}", which is not read: pictures are named by "image", a path '
+                "below the image folder or a list of them. Rename the key, or remove the record if "
+                "it is about a video"
+            )
     images = _images(row.get("image"), where)
     return Record(
         index,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as hf_logging
 
 from llava_sea.conversation import TEMPLATES, get_template
 from llava_sea.errors import UserError, run_command
@@ -83,7 +84,7 @@ def export(args: argparse.Namespace) -> None:
         f"{args.model_path}: {loaded.kind}\n"
         f"  LLM {llm.model_type}, vision tower {tower.model_type} "
         f"({loaded.vision_tower}), pictures {loaded.image_aspect_ratio}, template {given.name}, "
-        f"{str(loaded.model.dtype).removeprefix('torch.')}\n"
+        f"weights in {str(loaded.model.dtype).removeprefix('torch.')}\n"
         f"written to {output}: {', '.join(files)}"
     )
 
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
+    hf_logging.disable_progress_bar()
     export(parser("python -m llava_sea.model.export").parse_args(arguments))
 
 

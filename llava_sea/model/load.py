@@ -87,8 +87,8 @@ def load_llava(
     logger.info("%s is %s", path, kind)
     if model_base and kind in (HF, LLAVA):
         raise UserError(
-            f"--model_base {model_base}: {path} is {kind} and holds all weights; leave "
-            "--model_base out"
+            f"--model-base {model_base}: {path} is {kind} and holds all weights; leave "
+            "--model-base out"
         )
     source = Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
     loaded = _LOADERS[kind](source)

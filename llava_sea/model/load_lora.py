@@ -91,7 +91,7 @@ def check_base(folder: Path, config: Mapping[str, Any], given: str, model: nn.Mo
         if base_fingerprint(language_model) != expected:
             raise UserError(
                 f"{folder}: trained on {recorded or 'another base'}, whose weights differ from "
-                f"those of the base given, {given}. Give the same base with --model_base"
+                f"those of the base given, {given}. Give the same base with --model-base"
             )
         return
     if recorded and Path(recorded).name != Path(given).name:

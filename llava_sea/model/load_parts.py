@@ -36,7 +36,7 @@ def load_projector_only(source: Source) -> Loaded:
     if not base:
         raise UserError(
             f"{source.folder}: a projector alone, and its config.json does not record its LLM "
-            "(_name_or_path); name it with --model_base"
+            "(_name_or_path); name it with --model-base"
         )
     return _assemble(source, base, PROJECTOR, str(source.folder / "mm_projector.bin"))
 
@@ -46,8 +46,8 @@ def load_lora(source: Source) -> Loaded:
     adapter = read_adapter_config(source.folder)
     given = source.model_base or str(adapter.get("base_model_name_or_path") or "")
     if not given:
-        raise UserError(f"{source.folder}: records no base model; name it with --model_base")
-    base_folder = find_folder(given, source.cache_dir)
+        raise UserError(f"{source.folder}: records no base model; name it with --model-base")
+    base_folder = find_folder(given, source.cache_dir, "--model-base")
     base_config = read_json(base_folder / "config.json")
     has_projector = is_hf(base_config) or is_llava(base_config)
     if has_projector:
@@ -63,7 +63,12 @@ def load_lora(source: Source) -> Loaded:
             "(non_lora_trainables.bin or mm_projector.bin) is not there. LLaVA writes it at the "
             "end of training only; without it the model cannot see"
         )
-    logger.info("merged the LoRA updates of %d layers into %s, in float32", layers, given)
+    logger.info(
+        "merged the LoRA updates of %d layers into %s: added in float32, kept in %s",
+        layers,
+        given,
+        str(loaded.model.dtype).removeprefix("torch."),
+    )
     return loaded
 
 
@@ -104,12 +109,12 @@ def _assemble(source: Source, base: str, kind: str, projector_path: str | None =
 
 
 def _stored_dtype(base: str, cache_dir: str | None) -> torch.dtype:
-    check_exists(base, "--model_base")
+    check_exists(base, "--model-base")
     try:
         dtype = AutoConfig.from_pretrained(base, cache_dir=cache_dir).dtype
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--model_base {base}: cannot be loaded ({str(error).splitlines()[0]})"
+            f"--model-base {base}: cannot be loaded ({str(error).splitlines()[0]})"
         ) from None
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 

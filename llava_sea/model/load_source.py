@@ -61,20 +61,25 @@ class Source:
     cache_dir: str | None
 
 
-def find_folder(path: str, cache_dir: str | None) -> Path:
+def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") -> Path:
     """Return a checkpoint's folder; what is no folder is a hub id, taken from the cache or the hub.
+
+    Args:
+        path: folder or hub id.
+        cache_dir: where hub files are cached.
+        flag: what messages call it.
 
     Raises:
         UserError: if it is neither.
     """
     if Path(path).is_dir():
         return Path(path)
-    check_exists(path, "--model_path")
+    check_exists(path, flag)
     try:
         return Path(snapshot_download(path, cache_dir=cache_dir))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise UserError(
-            f"--model_path {path}: no such folder, and not to be had from the hub "
+            f"{flag} {path}: no such folder, and not to be had from the hub "
             f"({str(error).splitlines()[0]})"
         ) from None
 

@@ -7,6 +7,9 @@ opened with `weights_only`, so code in one is refused, never run.
 from __future__ import annotations
 
 import json
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,17 +86,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if _is_zip(path) and not zipfile.is_zipfile(path):
+            raise EOFError("its end is missing")
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or cut off ({error})") from None
+    except (SafetensorError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path}: damaged or cut off ({str(error) or 'it is empty'}); copy or download it again"
+        ) from None
     except Exception as error:  # unpickling raises anything on what is no file of tensors
         raise UserError(
             f"{path}: not a file of tensors alone; it was not loaded, since a pickle can run code "
-            f"({str(error).splitlines()[0][:160]})"
+            f"({_reason(error)})"
         ) from None
-    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise UserError(f"{path}: holds something else than named tensors")
+    if not isinstance(loaded, Mapping):
+        raise UserError(
+            f"{path}: holds one {type(loaded).__name__}, where tensors with their names belong"
+        )
+    strange = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise UserError(f"{path}: holds something else than tensors under {', '.join(strange[:5])}")
     return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch found in a file, without its advice to load that all the same."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is in no format of torch's"
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _is_zip(path: Path) -> bool:

@@ -3,8 +3,8 @@
 peft puts the adapters into the LLM in place. On disk they have the names that they would have in
 the causal LM alone (``base_model.model.model.layers...``), which peft reads onto that LLM and LLaVA
 onto its own class; the parts of the stock Llava are named differently, so names are translated
-here. What is trained beside them, the projector above all, goes into ``non_lora_trainables.bin``
-under LLaVA's names.
+here. The projector, and what of the tower is trained, go into ``non_lora_trainables.bin`` under
+LLaVA's names.
 """
 
 from __future__ import annotations
@@ -110,11 +110,13 @@ def lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[str,
 
 
 def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield (LLaVA's name, parameter) of what is trained outside the LLM: projector and tower."""
+    """Yield (LLaVA's name, parameter) of the projector and of what is trained of the tower.
+
+    The projector is there even if it is frozen: on a plain LLM nothing else holds it.
+    """
     names = {hf: llava_name for llava_name, hf in LLAVA_TO_HF.items()}
     for name, parameter in llava.model.multi_modal_projector.named_parameters():
-        if parameter.requires_grad:
-            yield f"{LORA_PREFIX}mm_projector.{names[name]}", parameter
+        yield f"{LORA_PREFIX}mm_projector.{names[name]}", parameter
     tower: Any = llava.model.vision_tower
     for name, parameter in tower.named_parameters():
         if parameter.requires_grad:

@@ -19,6 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
+from llava_sea.model.load_weights import read_tensors
 
 LLAVA_TO_HF = {
     "0.weight": "linear_1.weight",
@@ -83,7 +84,8 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
         ``linear_{1,2}.{weight,bias}`` -> tensor.
 
     Raises:
-        UserError: if the file is missing, damaged, or holds anything but a two-layer projector.
+        UserError: if the file is missing, damaged, or holds anything but a two-layer projector of
+            finite numbers.
     """
     path = Path(path)
     if path.is_dir():
@@ -93,10 +95,7 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
             f"{path}: no such file. --pretrain_mm_mlp_adapter takes the mm_projector.bin that "
             "stage 1 writes into its output folder"
         )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read as tensors ({error})") from None
+    loaded = read_tensors(path)
     state: dict[str, Tensor] = {}
     strange = []
     for key, tensor in loaded.items():
@@ -110,6 +109,11 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: not a mlp2x_gelu projector. Missing: {missing or 'nothing'}; "
             f"not understood: {strange or 'nothing'}"
+        )
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(
+            f"{path}: holds numbers that are not finite (nan or inf): the training that wrote it "
+            "had diverged. Take an earlier checkpoint's"
         )
     return state
 

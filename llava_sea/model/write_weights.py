@@ -123,7 +123,10 @@ def _named(shards: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
 
 def _save(shard: dict[str, Tensor], path: Path) -> None:
     try:
+        path.touch()
+        mode = path.stat().st_mode  # as the umask has it; safetensors' file is the owner's alone
         save_file(shard, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except SafetensorError as error:  # a full disk arrives as this
         raise UserError(
             f"{path.parent.parent}: the weights cannot be written ({error}). What was complete "

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llava_sea.data.check_text import errors_name
 from llava_sea.train.evaluation import AlignmentEvaluator
 
 logger = logging.getLogger(__name__)
@@ -121,10 +122,11 @@ class ProgressLine(TrainerCallback):
 class MeasureAlignment(TrainerCallback):
     """Runs the evaluator before the first step, every K steps, and after the last."""
 
-    def __init__(self, evaluator: AlignmentEvaluator, every: int) -> None:
-        """Measure with `evaluator` every `every` steps."""
+    def __init__(self, evaluator: AlignmentEvaluator, every: int, file: str) -> None:
+        """Measure with `evaluator` every `every` steps, on the records of `file`."""
         self.evaluator = evaluator
         self.every = every
+        self.file = file
         self.trainer: Any = None
 
     def on_train_begin(
@@ -145,5 +147,6 @@ class MeasureAlignment(TrainerCallback):
 
     def _measure(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self.trainer
-        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
+        with errors_name(self.file):
+            metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
         trainer.log(dict(metrics))

@@ -2,18 +2,23 @@
 
 On one node the `deepspeed` command passes no SIGTERM on: killed, it leaves its ranks running. This
 starts it, hands SIGTERM and SIGINT to the ranks (which save a checkpoint and end), waits for every
-process of the run, and ends with the run's status. All arguments are deepspeed's.
+process of the run, and ends with the run's status. What a rank said was wrong is repeated as the
+last line. All arguments are deepspeed's.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from types import FrameType
 
 import psutil
 
+from llava_sea.errors import ERROR_FILE
 from llava_sea.train.stop import EXIT_STATUS
 
 USER_ERROR = 2
@@ -29,9 +34,12 @@ def main() -> int:
         nonlocal told_to_stop
         told_to_stop = True
 
+    errors = Path(tempfile.mkstemp(prefix="llava_sea_errors_")[1])
     # A group of its own, so that Ctrl-C comes here first and not to deepspeed, which would kill.
     command = ["deepspeed", "--log_level", "error", *sys.argv[1:]]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(
+        command, start_new_session=True, env=os.environ | {ERROR_FILE: str(errors)}
+    )
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
     while (status := _wait(process)) is None:
@@ -43,17 +51,27 @@ def main() -> int:
                 rank.send_signal(signal.SIGTERM)
             started = started if ranks else []
     psutil.wait_procs(started, timeout=60)
+    said = errors.read_text().splitlines()
+    errors.unlink()
     if told_to_stop:
         return EXIT_STATUS
-    if status == USER_ERROR:
-        print("the run ended with the error above (the first line with 'error:')", file=sys.stderr)
-    elif status != 0:
-        print(
-            f"error: a process of this run died (status {status}) and the others were ended; what "
-            "it said is above. The same command goes on from the last complete checkpoint",
-            file=sys.stderr,
-        )
+    if status == 0:
+        return 0
+    if said:
+        # Above it are the tracebacks of the ranks that were left alone.
+        print(min(said, key=lambda line: line.startswith("[rank")), file=sys.stderr)
+        return USER_ERROR
+    goes_on = "its answers on disk" if _is_evaluation() else "the last complete checkpoint"
+    print(
+        f"error: a process of this run died (status {status}) and the others were ended; what it "
+        f"said is above. The same command goes on from {goes_on}",
+        file=sys.stderr,
+    )
     return status
+
+
+def _is_evaluation() -> bool:
+    return any(argument.startswith("llava_sea.eval") for argument in sys.argv[1:])
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_sea.data.check_text import check_conversations
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.records import load_records
@@ -51,6 +52,7 @@ def build_measurements(
     records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
     if not records:
         raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has a picture")
+    check_conversations(records, reading["template"], sea.sea_eval_data)
     if len(everything) > len(records):
         logger.info("measuring on %d of %d held-out records", len(records), len(everything))
     entries = read_words(word_list)[: sea.sea_eval_words]
@@ -76,4 +78,4 @@ def build_measurements(
         rank=args.process_index,
         world_size=args.world_size,
     )
-    return MeasureAlignment(evaluator, sea.sea_eval_steps)
+    return MeasureAlignment(evaluator, sea.sea_eval_steps, sea.sea_eval_data)

@@ -10,6 +10,7 @@ import torch
 
 from llava_sea.alignment import AlignmentHead
 from llava_sea.conversation import get_template
+from llava_sea.data.check_text import check_conversations
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
@@ -56,7 +57,12 @@ def prepare(
     args: TrainingArguments,
     pick_attention: PickAttention | None,
 ) -> Prepared:
-    """Build the model, the captions with their labels, and the held-out measurements."""
+    """Build the model, the captions with their labels, and the held-out measurements.
+
+    Raises:
+        UserError: if a record cannot be trained on, before anything large is loaded.
+    """
+    check_conversations(records, get_template(model_args.version), data_args.data_path)
     model = build_model(model_args, sea, args, pick_attention)
     reading, dataset, collator = build_data(
         records, transform, model, model_args, data_args, sea, args

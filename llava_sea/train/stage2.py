@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.conversation import get_template
+from llava_sea.data.check_text import check_conversations
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
@@ -62,8 +63,13 @@ def prepare(
     args: TrainingArguments,
     pick_attention: PickAttention | None,
 ) -> Prepared:
-    """Build the model with what is trained of it, and the conversations."""
+    """Build the model with what is trained of it, and the conversations.
+
+    Raises:
+        UserError: if a record cannot be trained on, before anything large is loaded.
+    """
     template = get_template(model_args.version)
+    check_conversations(records, template, data_args.data_path)
     llava, tokenizer = load_model(model_args, args, pick_attention)
     check_template(template, tokenizer)
     config = mm_config(llava, model_args, data_args, args)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 from llava_sea.errors import UserError
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
 
+logger = logging.getLogger(__name__)
+
 
 def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArguments) -> None:
-    """Refuse flags of the other stage, and those that say opposite things.
+    """Refuse flags of the other stage, those that say opposite things, impossible learning rates.
 
     Raises:
         UserError: naming the flag and the way out.
     """
+    for flag in ("learning_rate", "mm_projector_lr", "mm_vision_tower_lr"):
+        rate = getattr(args, flag)
+        if rate is not None and not 0 <= rate < math.inf:
+            raise UserError(f"--{flag} {rate}: a learning rate is a number from 0 up, like 2e-5")
+        if rate == 0:
+            logger.warning("--%s 0: what it is for learns nothing", flag)
     if model.tune_mm_mlp_adapter:
         given = {
             "--lora_enable True": args.lora_enable,

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from llava_sea.data.check_text import errors_name
 from llava_sea.data.records import load_records
 from llava_sea.errors import run_command
 from llava_sea.train import run, stage1, stage2
@@ -49,7 +50,14 @@ def train(pick_attention: PickAttention | None = None) -> None:
     records = load_records(data_args.data_path)
     transform = stage.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args)
-    claim_output_dir(output_dir, identity, write=args.process_index == 0)
+    with_picture = sum(record.image is not None for record in records)
+    identity["records"] = f"{len(records)} ({with_picture} with a picture)"
+    claim_output_dir(
+        output_dir,
+        identity,
+        resume_from=args.resume_from_checkpoint,
+        write=args.process_index == 0,
+    )
     resume_from = run.find_checkpoint(output_dir, args.resume_from_checkpoint)
     if resume_from and run.is_finished(resume_from):
         if args.process_index == 0:
@@ -79,7 +87,8 @@ def train(pick_attention: PickAttention | None = None) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=resume_from)
+        with errors_name(data_args.data_path):
+            trainer.train(resume_from_checkpoint=resume_from)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:

@@ -107,6 +107,7 @@ PLAIN = [
     (record(18, human="<image> <image>"), ["IMAGE_TOKENS"]),
     (record(19, gpt="a <image>"), ["IMAGE_TOKENS"]),
 ]
+GPT = {"from": "gpt", "value": "Welcome."}
 TALK = [
     (record(0, image=None, human="what?", gpt=""), ["NOTHING_SUPERVISED"]),
     (record(1, image=None, human="what? " * 30), ["TOO_LONG"]),
@@ -128,6 +129,10 @@ TALK = [
     ),
     (record(6, image=None, conversations=[{"from": "human", "value": "a"}] * 2), ["TURNS"]),
     (record(7), []),
+    (record(8, image=None), ["PLACE_ALONE"]),
+    (record(9, conversations=record(9)["conversations"][::-1]), ["TURNS"]),
+    (record(10, conversations=[GPT, *record(10)["conversations"]]), ["LEADING_GPT"]),
+    (record(11, images=["000.jpg"]), ["BAD_SHAPE"]),
 ]
 
 
@@ -163,7 +168,8 @@ def test_all_in_one_run_v1(tiny, tmp_path, capsys):
     assert main(base_flags(tiny, data, version="v1", model_max_length=200)) == 1
     out = capsys.readouterr().out
     assert sorted(found_in(out, data)) == expected([*TALK, (None, ["BROKEN_JSON"])])
-    assert f"{data}: 9 records, 3 with a picture" in out
+    assert re.search(r"record 9 .*: turns: .* speakers were swapped", out)
+    assert f"{data}: 13 records, 5 with a picture" in out
     tested = {name for _, names in [*PLAIN, *TALK] for name in names}
     assert set(KINDS) - tested == {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS"}
 

@@ -130,7 +130,7 @@ def test_the_command(tiny, tmp_path, capsys):
 def test_losses_that_are_not_finite_are_problems(tiny, tmp_path, capsys):
     llava = build_llava(str(tiny.llm), str(tiny.clip))
     state = projector_state(llava.model.multi_modal_projector)
-    save_projector(tmp_path / "bad.bin", {k: v * float("nan") for k, v in state.items()})
+    save_projector(tmp_path / "bad.bin", {k: v * 1e38 for k, v in state.items()})
     flags = ["--model_name_or_path", str(tiny.llm), "--vision_tower", str(tiny.clip)]
     flags += ["--data_path", str(tiny.heldout), "--image_folder", str(tiny.images)]
     flags += ["--pretrain_mm_mlp_adapter", str(tmp_path / "bad.bin")]

@@ -16,7 +16,7 @@ def test_a_json_list(tmp_path):
         {"id": "000417", "image": "00041/000417.jpg", "conversations": TALK},
         {"id": 12, "model": "other keys are left alone", "conversations": TALK},
         {"image": ["one.jpg"], "conversations": TALK},
-        {"id": "none", "image": None, "conversations": TALK},
+        {"id": "none", "image": None, "video": None, "images": [], "conversations": TALK},
     ]
     path = tmp_path / "data.json"
     path.write_text(json.dumps(rows))

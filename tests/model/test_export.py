@@ -25,7 +25,7 @@ def test_a_projector_becomes_a_model(case, tmp_path, capsys):
     flags = ["--model_path", str(source), "--version", "v1", "--dtype", "bfloat16"]
     main([*flags, "--output_dir", str(out)])
     said = capsys.readouterr().out
-    assert "a projector with its config.json" in said and "template v1, bfloat16" in said
+    assert "a projector with its config.json" in said and "template v1, weights in bfloat16" in said
     assert "chat_template.jinja" in said and "model.safetensors" in said
     loaded = load_llava(str(out))
     assert loaded.model.dtype == torch.bfloat16 and loaded.version == "v1"
@@ -43,7 +43,9 @@ def test_merge_takes_llavas_flags(case, tmp_path, repo):
         [*command, "--save-model-path", str(out)], capture_output=True, text=True, cwd=repo
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "merged the LoRA updates of 2 layers" in done.stdout
+    merged = f"merged the LoRA updates of 2 layers into {case.llm}: added in float32, kept in"
+    assert merged in done.stdout
+    assert "%|" not in done.stderr  # no bars
     layer, (a, b) = next(iter(case.updates.items()))
     name = f"model.language_model.layers.{layer}.weight"
     merged = load_llava(str(out)).model.get_parameter(name)

@@ -138,7 +138,7 @@ def test_a_projector_alone(case, tmp_path, prefix):
 
 def test_a_projector_without_a_recorded_llm(case, tmp_path):
     folder = write_projector_only(case, tmp_path / "x", _name_or_path=None)
-    with pytest.raises(UserError, match="name it with --model_base"):
+    with pytest.raises(UserError, match="name it with --model-base"):
         load_llava(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="without the config"):
@@ -231,13 +231,13 @@ class TestWhatIsWrong:
             load_llava(str(tiny.llm))
         with pytest.raises(UserError, match="It holds: nothing"):
             load_llava(str(tmp_path))
-        with pytest.raises(UserError, match="no such folder"):
+        with pytest.raises(UserError, match=r"--model-path .*llava-lora: no such folder"):
             load_llava(str(tmp_path / "llava-lora"))
         with pytest.raises(UserError, match="not to be had from the hub"):
             load_llava("nobody/nothing")
 
     def test_a_base_for_what_has_all(self, folder):
-        with pytest.raises(UserError, match="leave --model_base out"):
+        with pytest.raises(UserError, match="leave --model-base out"):
             load_llava(str(folder), model_base="vicuna")
 
     def test_the_same_weight_twice(self, folder):

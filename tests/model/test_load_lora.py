@@ -98,6 +98,8 @@ def test_another_base_by_name_or_by_fingerprint(case, tiny, tmp_path):
         weights.model.embed_tokens.weight[3] += 1
     weights.save_pretrained(other)
     folder = write_lora(case, tmp_path / "x", str(case.llm))
+    with pytest.raises(UserError, match=r"--model-base .*gone: no such folder"):
+        load_llava(str(write_lora(case, tmp_path / "z", str(tmp_path / "gone"))))
     with pytest.raises(UserError, match=rf"trained on .*{case.llm.name}, but the base .*other"):
         load_llava(str(folder), model_base=str(other))
 

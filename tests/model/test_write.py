@@ -142,6 +142,15 @@ def test_shards_hold_the_same_and_replace_a_whole_file(case, tmp_path):
     assert "model.safetensors.index.json" not in left
 
 
+def test_all_files_have_the_umasks_mode(case, tmp_path):
+    before = os.umask(0o027)
+    try:
+        write(case, tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), (7, 7)])
 def test_sizes(text, size):
     assert parse_size(text) == size

@@ -37,7 +37,9 @@ def test_changed_files_are_refused(tmp_path, harm):
         target.unlink()
     else:
         (path / "global_step" / "rank1.pt").write_bytes(b"more")
-    with pytest.raises(UserError, match="does not match its checksums"):
+    with pytest.raises(
+        UserError, match=r"does not match its checksums.*Delete the folder.*an older one"
+    ):
         verify(path)
 
 
@@ -84,3 +86,62 @@ def test_checkpoints_of_other_software_are_refused(tmp_path):
     make(tmp_path, 2)
     with pytest.raises(UserError, match="something else"):
         claim_output_dir(tmp_path, {"lr": "1"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ],
+)
+def test_weights_of_other_software_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_bytes(b"dear")
+    with pytest.raises(UserError, match=rf"something else \({name}; no run.json"):
+        claim_output_dir(tmp_path, {"lr": "1"})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_one_folder_in_two_spellings_is_no_difference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "run", 2)
+    (tmp_path / "run" / "run.json").write_text('{"vision_tower": "clip", "version": "v1"}')
+    claim = {"vision_tower": str(tmp_path / "clip"), "version": "v1"}
+    claim_output_dir(tmp_path / "run", claim)
+    with pytest.raises(UserError, match="vision_tower"):
+        claim_output_dir(tmp_path / "run", claim | {"vision_tower": "./other"})
+    with pytest.raises(UserError, match="vision_tower"):
+        claim_output_dir(tmp_path / "run", claim | {"vision_tower": "gone"})
+
+
+RUN = {"lr": "1", "data_sha256": "a", "records": "9 (8 with a picture)"}
+
+
+def test_mended_data_is_gone_on_with_where_a_checkpoint_is_named(tmp_path, caplog):
+    claim_output_dir(tmp_path, RUN)
+    path = make(tmp_path, 2)
+    mended = RUN | {"data_sha256": "b"}
+    for vague in (None, "True", str(tmp_path / "checkpoint-3")):
+        with pytest.raises(UserError, match=f"has changed.*--resume_from_checkpoint {path};"):
+            claim_output_dir(tmp_path, mended, resume_from=vague)
+    claim_output_dir(tmp_path, mended, resume_from=str(path))
+    assert "data file that has changed" in caplog.text
+    claim_output_dir(tmp_path, mended)  # from now on it is this run's data
+    with pytest.raises(UserError, match="another run"):
+        claim_output_dir(tmp_path, mended | {"lr": "2"}, resume_from=str(path))
+
+
+def test_data_with_other_records_are_not_gone_on_with(tmp_path):
+    claim_output_dir(tmp_path, RUN)
+    path = make(tmp_path, 2)
+    other = RUN | {"data_sha256": "b", "records": "9 (7 with a picture)"}
+    with pytest.raises(UserError, match=r"holds 9 \(7 .* records now, 9 \(8 .* then"):
+        claim_output_dir(tmp_path, other, resume_from=str(path))

@@ -184,3 +184,11 @@ def test_a_rank_that_dies_alone_ends_the_run_with_a_message(launch, stage1_flags
     assert process.returncode not in (0, None)
     assert "a process of this run died" in output and "goes on from the last complete" in output
     assert not psutil.wait_procs(everyone, timeout=10)[1]
+
+
+def test_the_last_line_is_what_a_rank_said_was_wrong(run_stage1, stage1_flags, tiny, tmp_path):
+    shutil.copytree(tiny.images, images := tmp_path / "images")
+    (images / "007.png").write_bytes(b"no picture")
+    flags = stage1_flags(tmp_path / "run", image_folder=images, sea_eval_data=None)
+    last = run_stage1(flags, 2, expect=2).splitlines()[-1]
+    assert "error: " in last and "record 'rec-7'" in last

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from llava_sea.errors import UserError
+from llava_sea.model.load import load_llava
 from llava_sea.train.train import train
 
 LORA = {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "mm_projector_lr": 1e-3}
@@ -121,11 +122,15 @@ def test_a_resumed_run_equals_an_unbroken_one(lora_here):
 
 
 def test_the_projector_and_the_tower_can_join_or_stay(lora_here):
-    others = torch.load(
-        lora_here("frozen", freeze_mm_mlp_adapter=True, max_steps=1) / "non_lora_trainables.bin",
-        weights_only=True,
-    )
-    assert others == {}
+    frozen = lora_here("frozen", freeze_mm_mlp_adapter=True, max_steps=2, save_steps=1)
+    others = torch.load(frozen / "non_lora_trainables.bin", weights_only=True)
+    prefix = "base_model.model.model.mm_projector"
+    assert sorted(others) == [f"{prefix}.{n}.{kind}" for n in (0, 2) for kind in ("bias", "weight")]
+    # as it was all the time, and all that a model is made of
+    model = load_llava(str(frozen)).model.model.multi_modal_projector
+    torch.testing.assert_close(model.linear_1.weight, others[f"{prefix}.0.weight"], atol=0, rtol=0)
+    first = torch.load(frozen / "checkpoint-1" / "non_lora_trainables.bin", weights_only=True)
+    assert all(torch.equal(first[name], tensor) for name, tensor in others.items())
     joined = lora_here("tower", unfreeze_mm_vision_tower=True, mm_vision_tower_lr=1e-4, max_steps=1)
     keys = torch.load(joined / "non_lora_trainables.bin", weights_only=True).keys()
     tower = "base_model.model.model.vision_tower.vision_tower.vision_model."

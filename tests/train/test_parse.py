@@ -6,6 +6,7 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.train.parse import parse_args
+from llava_sea.train.stage_flags import check_stage
 
 # The flags of LLaVA-1.5's pretrain script, as its users have them in their own scripts.
 LLAVA_PRETRAIN = """
@@ -106,3 +107,20 @@ def test_a_preset_fills_in_what_is_not_given():
     assert mixed == ("constant", 0.0)
     with pytest.raises(UserError, match="--sea_preset worst: choose one of paper, best"):
         SeaArguments(sea_preset="worst")
+
+
+@pytest.mark.parametrize("flag", ["learning_rate", "mm_projector_lr", "mm_vision_tower_lr"])
+def test_learning_rates_are_numbers_from_zero_up(base, caplog, flag):
+    shared = [*base, "--version", "v1", "--unfreeze_mm_vision_tower", "True"]
+
+    def check(value):
+        model, _, sea, args = parse_args([*shared, f"--{flag}", value])
+        check_stage(model, sea, args)
+
+    for value in ("nan", "-1", "inf"):
+        with pytest.raises(UserError, match=f"--{flag} {value}.*: a learning rate is a number"):
+            check(value)
+    check("1e-5")
+    assert "learns nothing" not in caplog.text
+    check("0")
+    assert f"--{flag} 0: what it is for learns nothing" in caplog.text

@@ -1,6 +1,7 @@
 """Whole runs of stage 1 in this process: what is trained, what is written, what SEA changes."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -216,8 +217,6 @@ def test_labels_that_do_not_fit_are_refused(train_here, tiny, tiny_labels, tiny_
 
 
 def test_labels_of_changed_pictures_are_refused(train_here, tiny, tmp_path):
-    import shutil
-
     from PIL import Image
 
     folder = tmp_path / "images"
@@ -240,23 +239,49 @@ def test_another_run_in_the_folder_is_refused(train_here):
 def test_a_damaged_projector_is_refused(train_here, tmp_path):
     path = tmp_path / "mm_projector.bin"
     path.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="cannot be read as tensors"):
+    with pytest.raises(UserError, match="not a file of tensors alone"):
         train_here("run", pretrain_mm_mlp_adapter=path)
     torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(UserError, match=r"Missing: \['0.bias'"):
         train_here("run", pretrain_mm_mlp_adapter=path)
 
 
-def test_a_bad_record_met_by_a_data_worker_ends_the_run(run_stage1, stage1_flags, tiny, tmp_path):
+def test_a_bad_picture_met_by_a_data_worker_ends_the_run(run_stage1, stage1_flags, tiny, tmp_path):
+    shutil.copytree(tiny.images, images := tmp_path / "images")
+    (images / "007.png").write_bytes(b"no picture")
+    flags = stage1_flags(
+        tmp_path / "run", image_folder=images, dataloader_num_workers=1, sea_eval_data=None
+    )
+    output = run_stage1(flags, expect=2)
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert line.startswith(f"error: {tiny.data}: record 'rec-7': ") and "Traceback" not in output
+
+
+def test_bad_records_are_counted_before_anything_is_built(train_here, monkeypatch, tiny, tmp_path):
+    from llava_sea.train import stage1 as module
+
+    monkeypatch.setattr(module, "build_llava", lambda *a, **k: 1 / 0)
     records = json.loads(tiny.data.read_text())
     records[7]["conversations"][0]["value"] = "<image> and <image>"
+    records[9]["conversations"][0]["value"] = "no place"
     data = tmp_path / "bad.json"
     data.write_text(json.dumps(records))
-    output = run_stage1(
-        stage1_flags(tmp_path / "run", data_path=data, dataloader_num_workers=1), expect=2
-    )
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert "rec-7" in line and "Traceback" not in output
+    message = rf"{data}: record 7 .*rec-7.* 2 of 24 records .*also record 9"
+    with pytest.raises(UserError, match=message):
+        train_here("run", data_path=data)
+
+
+def test_bad_held_out_records_name_their_own_file(train_here, tiny, tmp_path):
+    records = json.loads(tiny.heldout.read_text())
+    records[1]["conversations"][1]["value"] = ""
+    data = tmp_path / "held.json"
+    data.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=rf"^{data}: record 1 .*caption .* is empty"):
+        train_here("run", sea_eval_data=data)
+    shutil.copytree(tiny.images, images := tmp_path / "images")
+    (images / "002.jpg").unlink()
+    with pytest.raises(UserError, match=rf"^{tiny.heldout}: record 'rec-2': .*002\.jpg"):
+        train_here("run", sea_eval_image_folder=images)
 
 
 def test_a_finished_run_is_left_as_it_is(train_here, capsys):
@@ -310,8 +335,6 @@ def test_the_temperature_moves_under_bfloat16(train_here, read_metrics):
 
 
 def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
-    import shutil
-
     for harm in ("ids", "index", "manifest"):
         folder = tmp_path / f"labels {harm}"
         shutil.copytree(tiny_labels, folder)

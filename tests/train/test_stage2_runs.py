@@ -141,6 +141,24 @@ def test_a_resumed_run_equals_an_unbroken_one(tune_here):
     assert tensors(again).keys() == stored.keys()
 
 
+def test_a_run_goes_on_with_mended_data_where_its_checkpoint_is_named(
+    tune_here, read_metrics, instructions, tmp_path
+):
+    data = tmp_path / "data.json"
+    data.write_text(instructions.read_text())
+    part = tune_here("part", data_path=data)
+    for path in part.iterdir():  # as if it had been ended after step 3
+        if path.name not in ("checkpoint-3", "run.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    records = json.loads(data.read_text())
+    records[0]["conversations"][1]["value"] = "mended"
+    data.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"--resume_from_checkpoint .*checkpoint-3"):
+        tune_here("part", data_path=data)
+    tune_here("part", data_path=data, resume_from_checkpoint=part / "checkpoint-3")
+    assert set(read_metrics(part)) == {4, 5, 6}
+
+
 def test_a_llava_is_tuned_further(tune_here, read_metrics):
     first = tune_here("first", max_steps=3)
     further = tune_here("further", max_steps=2, model_name_or_path=first, vision_tower=None)
@@ -149,6 +167,22 @@ def test_a_llava_is_tuned_further(tune_here, read_metrics):
         assert tensors(further)[name].shape == tensor.shape  # the vocabulary does not grow again
     with pytest.raises(UserError, match="is a LLaVA with a projector of its own"):
         tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
+
+
+def test_bad_records_are_counted_before_anything_is_built(
+    tune_here, monkeypatch, instructions, tmp_path
+):
+    from llava_sea.train import stage2 as module
+
+    monkeypatch.setattr(module, "build_llava", lambda *a, **k: 1 / 0)
+    records = json.loads(instructions.read_text())
+    records[2]["conversations"][1]["value"] = ""
+    records[5]["conversations"].insert(0, {"from": "human", "value": "Twice?"})
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps(records))
+    message = rf"{data}: record 2 \(id '2'\): no answer.* 2 of 24 records .*also record 5"
+    with pytest.raises(UserError, match=message):
+        tune_here("run", data_path=data)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):

@@ -1,0 +1,68 @@
+"""Projector files that are none: one line with the file and what is wrong; no code is run."""
+
+import os
+
+import pytest
+import torch
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import read_projector
+
+KEYS = [f"model.mm_projector.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
+
+
+def projector(**changes):
+    return dict.fromkeys(KEYS, torch.ones(8, 8)) | changes
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("it ran",)
+
+
+def write(path, value, cut=0, **options):
+    torch.save(value, path, **options)
+    if cut:
+        path.write_bytes(path.read_bytes()[:-cut])
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "message"),
+    [
+        (torch.ones(8), {}, "holds one Tensor, where tensors with their names belong"),
+        (projector(epoch=None), {}, "something else than tensors under epoch$"),
+        (projector(), {"cut": 900}, "damaged or cut off .its end is missing.; copy or download"),
+        (projector(), {"cut": 9, "_use_new_zipfile_serialization": False}, "EOF|cut off"),
+        ({"a": Code()}, {}, "pickle can run code .it asks for [a-z]+.mkdir.$"),
+        (projector() | {KEYS[0]: torch.tensor([1.0, float("nan")])}, {}, "are not finite"),
+        (projector() | {KEYS[3]: torch.tensor([1.0, float("inf")])}, {}, "are not finite"),
+        ({KEYS[0]: torch.ones(8)}, {}, "Missing: .'0.bias', '2.weight', '2.bias'."),
+    ],
+    ids=["bare", "none", "cut", "old-cut", "code", "nan", "inf", "missing"],
+)
+def test_what_is_no_projector_is_said(tmp_path, monkeypatch, value, options, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mm_projector.bin"
+    write(path, value, **options)
+    with pytest.raises(UserError, match=message) as caught:
+        read_projector(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value) and not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "it is empty"), (b"no tensors", "no format of")]
+)
+def test_what_is_no_torch_file(tmp_path, content, message):
+    (tmp_path / "mm_projector.bin").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_projector(tmp_path)
+
+
+def test_a_projector_is_read(tmp_path):
+    for number, options in enumerate(({}, {"_use_new_zipfile_serialization": False})):
+        write(tmp_path / f"{number}.bin", projector(), **options)
+        state = read_projector(tmp_path / f"{number}.bin")
+        assert sorted(state) == [
+            f"linear_{n}.{kind}" for n in (1, 2) for kind in ("bias", "weight")
+        ]
