@@ -155,6 +155,8 @@ def test_arms_of_a_seed_see_the_same_data(
         return real(model, spy(), *rest)
 
     monkeypatch.setattr(run_module, "tuning_steps", spied)
+    one = {task: asked for task, asked in bench.eight.asked.items() if task.benchmark == "vizwiz"}
+    monkeypatch.setattr(bench.eight, "asked", one)  # all eight are asked by the command's test
     labels = str(world.labels(ARMS["sea-paper"]))
     plain = claims_run(bench, SeaArguments(), 2, 1)
     sea = claims_run(bench, ARMS["sea-paper"].arguments(labels), 2, 1)
@@ -169,7 +171,7 @@ def test_arms_of_a_seed_see_the_same_data(
     assert plain["tuning_loss"] != sea["tuning_loss"]
     assert plain["language"]["before"] == sea["language"]["before"]
     assert plain["language"]["before"]["document"] > 80
-    assert len(plain["scores"]) == 8
+    assert list(plain["scores"]) == ["vizwiz"]
 
     none = claims_run(bench, SeaArguments(), 0, 1)
     assert [point["step"] for point in none["stage1"]["curve"]] == [0]
