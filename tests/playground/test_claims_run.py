@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from llava_sea.conversation import get_template
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.eval.generation import Answerer, Decoding
@@ -103,7 +102,7 @@ def test_answers_are_those_of_the_package(exam: Exam, bench: ClaimsBench) -> Non
         llava.eval(),  # type: ignore[arg-type]
         bench.stage1.tokenizer,
         ImageTransform.from_pretrained(str(CLIP), "square"),
-        get_template("v1"),
+        bench.template,
         exam.folder / str(task.images),
         Decoding(6),
         batch_size=5,
@@ -122,7 +121,7 @@ def test_records_are_tokenised_as_the_package_does(world: World, bench: ClaimsBe
         bench.data.records,
         str(world.images),
         ImageTransform.from_pretrained(str(CLIP), "square"),
-        get_template("v1"),
+        bench.template,
         bench.stage1.tokenizer,
         image_tokens=bench.stage1.image_tokens,
         model_max_length=MAX_LENGTH,
