@@ -5,6 +5,7 @@ The LLM of stage 2 is a second copy in float32; each run starts from its stored 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ class ClaimsBench:
         """
         self.recipe = recipe
         self.stage1 = Bench(world, llm, recipe.stage1, precision)
-        self.dtype: torch.dtype = getattr(torch, precision)
         self.learning_rate = recipe.learning_rate_of(llm.name)
         llava: Any = build_llava(str(llm), str(world.clip), dtype=torch.float32)
         use_features(llava)
+        wide = int(llava.config.text_config.hidden_size) >= recipe.bfloat16_from_width
+        self.dtype: torch.dtype = getattr(torch, precision) if wide else torch.float32
         if self.dtype == torch.bfloat16:
             llava.model.language_model.set_attn_implementation("eager")
         choose_trainable(llava)
@@ -58,6 +60,8 @@ class ClaimsBench:
             name: tensor.clone() for name, tensor in self.tuned.state_dict().items()
         }
         self.template = get_template("v1")
+        if not recipe.system_prompt:
+            self.template = dataclasses.replace(self.template, system="")
         tokenizer = self.stage1.tokenizer
         check_template(self.template, tokenizer)
         image_tokens = self.stage1.image_tokens

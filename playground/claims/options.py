@@ -51,7 +51,8 @@ class Options:
 
     def lengths_of(self, llm: Path) -> tuple[int, ...]:
         """Return the lengths of stage 1 that an LLM is trained for."""
-        return self.lengths or GRID_LENGTHS.get(llm.name, OTHER_LENGTHS)
+        grid: tuple[int, ...] = GRID_LENGTHS.get(llm.name, OTHER_LENGTHS)
+        return self.lengths or grid
 
     def checked(self) -> Options:
         """Return itself if a study can be made of it.
