@@ -189,7 +189,8 @@ def export_llm(args: argparse.Namespace) -> None:
         dtype=_DTYPES[args.dtype] if args.dtype else None,
         cache_dir=args.cache_dir,
     )
-    former = len(loaded.model.get_input_embeddings().weight)
+    embedding: Any = loaded.model.get_input_embeddings()
+    former = len(embedding.weight)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     files = write_llm(
         args.output_dir, loaded, version=args.version, max_shard_size=args.max_shard_size
