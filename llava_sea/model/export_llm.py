@@ -133,7 +133,7 @@ def write_llm(
         UserError: if there is something in the folder already.
     """
     folder = Path(folder)
-    _check_empty(folder)
+    check_empty(folder)
     generation_config = generation_settings(loaded, version)
     llm = take_llm(loaded)
     llm.generation_config = generation_config
@@ -146,7 +146,12 @@ def write_llm(
         return sorted(path.name for path in staging.iterdir())
 
 
-def _check_empty(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
+    """Refuse an output folder with something in it: two models in one folder are neither.
+
+    Raises:
+        UserError: naming what it holds.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder}: is no folder; choose another place")
     if folder.is_dir() and any(folder.iterdir()):
@@ -179,7 +184,7 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 def export_llm(args: argparse.Namespace) -> None:
     """Load and write, and say what was recognised and written."""
-    _check_empty(Path(args.output_dir))
+    check_empty(Path(args.output_dir))
     if args.version:
         get_template(args.version)
     loaded = load_llava(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from bos_case import with_bos
 from llava_layouts import write_full, write_lora, write_projector_only
 from model_world import CASES, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -32,9 +33,10 @@ def case(make_case):
     return make_case("clip-pad-v1")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "clip-pad-v1 with BOS"])
 def test_an_exported_llava_gives_its_llm_back(make_case, name, tmp_path, capsys):
-    case = make_case(name)
+    name, _, has_bos = name.partition(" ")
+    case = with_bos(make_case(name)) if has_bos else make_case(name)
     write(case, tmp_path / "llava")
     llm, tokenizer = export(tmp_path / "llava", tmp_path / "llm")
     said = capsys.readouterr().out
