@@ -1,8 +1,8 @@
 """Answer questions with lmms-eval's own ``llava_hf``; run by its path in a Python that has it.
 
 Two arguments: a JSON file ``{"folder", "questions": [[picture, text], ...], "new_tokens"}``, and
-where the answers and the token ids of the prompts go, for both of lmms-eval's classes: "chat", which
-it takes by itself, and "simple" (``--force_simple``).
+where the answers and the token ids of the prompts go, for both of lmms-eval's classes: "chat",
+which it takes by itself, and "simple" (``--force_simple``).
 """
 
 import json
