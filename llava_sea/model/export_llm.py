@@ -179,6 +179,7 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
     path = folder / "tokenizer_config.json"
     content = read_json(path)
     content.pop("processor_class", None)
+    content["model_input_names"] = ["input_ids", "attention_mask"]  # transformers 4 adds a third
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

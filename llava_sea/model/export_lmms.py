@@ -38,7 +38,11 @@ def fit_tokenizer(folder: Path) -> str:
         The token that ends an answer now.
     """
     template = get_template(read_json(folder / "config.json")["conversation_template"])
-    config = read_json(folder / "tokenizer_config.json") | {"add_bos_token": False}
+    config = read_json(folder / "tokenizer_config.json") | {
+        "add_bos_token": False,
+        # transformers 4 adds token_type_ids else, which no Llava takes: every answer is empty then
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
     if not template.caption_only:
         config["eos_token"] = template.stop
     content = read_json(folder / "tokenizer.json")

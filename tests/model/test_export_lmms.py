@@ -48,6 +48,7 @@ def test_an_answer_ends_where_the_template_does(make_case, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.eos_token_id == case.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert len(tokenizer) == len(case.tokenizer) + 1  # <image>, and no other new token
+    assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 
 
 def test_a_caption_ends_as_the_llm_ends(make_case, tmp_path):
