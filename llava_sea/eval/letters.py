@@ -1,0 +1,34 @@
+"""``python -m llava_sea.eval.letters``: the accuracy of answers to multiple-choice questions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_sea.errors import UserError, run_command
+from llava_sea.eval.answers import read_answers
+from llava_sea.eval.scorers.letters import score
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        "python -m llava_sea.eval.letters", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--answers", type=Path, required=True, help="of llava_sea.eval.answer")
+    parser.add_argument(
+        "--questions", type=Path, required=True, help='the questions asked, with "answer" in each'
+    )
+    args = parser.parse_args(arguments)
+    if not args.answers.is_file():
+        raise UserError(f"--answers {args.answers}: there is no such file")
+    found = score(read_answers(args.answers), args.questions, benchmark=args.questions.stem)
+    missing = f", {found.missing} without an answer" if found.missing else ""
+    print(f"{found.benchmark}: {found.value:.1f} % of {found.questions} questions right{missing}")
+    for name, value in found.parts.items():
+        print(f"  {name}: {value:.1f} %")
+
+
+if __name__ == "__main__":
+    run_command(main)
