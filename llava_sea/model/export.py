@@ -20,7 +20,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.model.load import load_llava
 from llava_sea.model.write import write_llava
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def parser(program: str) -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         required=True,
         help="folder to write",
     )
-    add("--dtype", choices=_DTYPES, help="of the weights; the one they are stored in if not given")
+    add("--dtype", choices=DTYPES, help="of the weights; the one they are stored in if not given")
     add("--max_shard_size", "--max-shard-size", default="5GB", help="of one file (%(default)s)")
     add("--cache_dir", "--cache-dir", help="where hub files are cached")
     return result
@@ -59,7 +59,7 @@ def export(args: argparse.Namespace) -> None:
         args.model_path,
         model_base=args.model_base,
         vision_tower=args.vision_tower,
-        dtype=_DTYPES[args.dtype] if args.dtype else None,
+        dtype=DTYPES[args.dtype] if args.dtype else None,
         cache_dir=args.cache_dir,
     )
     if given is None:

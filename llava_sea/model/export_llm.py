@@ -27,11 +27,11 @@ from llava_sea.conversation import get_template
 from llava_sea.data.tokenize import padding_id, stop_ids
 from llava_sea.errors import UserError, run_command
 from llava_sea.model.builder import without_zero3
-from llava_sea.model.export import _DTYPES, parser
+from llava_sea.model.export import DTYPES, parser
 from llava_sea.model.load import Loaded, load_llava
 from llava_sea.model.load_weights import listing, read_json
 from llava_sea.model.write import ROWS_MULTIPLE
-from llava_sea.model.write_config import SAMPLING, _add_old_rope
+from llava_sea.model.write_config import SAMPLING, add_old_rope
 from llava_sea.model.write_files import replaced_together
 from llava_sea.model.write_processor import write_tokenizer
 
@@ -166,7 +166,7 @@ def _for_old_readers(path: Path) -> None:
     content = read_json(path)
     content.pop("_name_or_path", None)  # a path on the training machine
     content["torch_dtype"] = content.get("dtype")
-    _add_old_rope(content)
+    add_old_rope(content)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -192,7 +192,7 @@ def export_llm(args: argparse.Namespace) -> None:
         args.model_path,
         model_base=args.model_base,
         vision_tower=args.vision_tower,
-        dtype=_DTYPES[args.dtype] if args.dtype else None,
+        dtype=DTYPES[args.dtype] if args.dtype else None,
         cache_dir=args.cache_dir,
     )
     embedding: Any = loaded.model.get_input_embeddings()

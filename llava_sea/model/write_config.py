@@ -41,11 +41,11 @@ def write_config(
     for part in ("text_config", "vision_config"):
         content[part]["dtype"] = name
         content[part].pop("_name_or_path", None)  # a path on the training machine
-    _add_old_rope(content["text_config"])
+    add_old_rope(content["text_config"])
     path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def _add_old_rope(text_config: dict[str, Any]) -> None:
+def add_old_rope(text_config: dict[str, Any]) -> None:
     """Write `rope_theta` as well: transformers 4 takes 10,000 where it finds `rope_parameters`."""
     rope = text_config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope:

@@ -48,6 +48,7 @@ def write_tokenizer(folder: Path, tokenizer: Any, chat_template: str) -> None:
     # transformers 4 puts a BOS before every text of a Llama tokenizer that does not say otherwise.
     content["add_bos_token"] = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     content["processor_class"] = "LlavaProcessor"
+    content["model_input_names"] = ["input_ids", "attention_mask"]  # transformers 4 adds a third
     _write_json(path, content)
     legacy = getattr(tokenizer, "legacy", None)
     if legacy is not None:
