@@ -1,8 +1,10 @@
 """All finished runs put together: ``summary.json``, what tables and pages show.
 
 A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % at small: the
-mean of the eight relative gains over plain LLaVA of the same LLM, length and seed
-(`llava_sea.eval.compare`). The arm without stage 1 has no plain LLaVA of its length, so no gain.
+mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and seed, in percent
+of what plain LLaVA scores on average over seeds (one run's score would be a noisy denominator).
+Benchmarks on which plain LLaVA is below `FLOOR` have no ratio worth the name and are left out, by
+name. The arm without stage 1 has no plain LLaVA of its length, so no gain.
 Limits: means are over the seeds that are there; which are missing is part of the summary.
 """
 
@@ -14,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.compare import mean, relative_gain
+from llava_sea.eval.compare import mean
 from playground.claims.language import FORMS
 from playground.claims.plan import BASELINE
 from playground.claims.significance import sign_flip_p, t_test_p
@@ -24,6 +26,9 @@ from playground.study.statistics import Estimate, estimate, paired
 
 BENCHMARKS = {task.benchmark: task.title for task in TASKS}
 """The eight's titles by key, in the paper's order."""
+
+FLOOR = 5.0
+"""Points that plain LLaVA must score on a benchmark for a relative gain."""
 
 CURVE = ("caption_loss", "tacs", "gap", "nearest_objects", "answers")
 """Measures of stage 1 that are kept over its steps."""
@@ -77,11 +82,22 @@ def summarise(planned: Sequence[Planned], split: str) -> dict[str, Any]:
     }
 
 
-def gain_of(scores: Mapping[str, float], plain: Mapping[str, float]) -> float:
-    """Return the mean relative gain in percent over the benchmarks; nan if a baseline is 0."""
-    gains = [relative_gain(scores[name], plain[name]) for name in plain]
-    known = [gain for gain in gains if gain is not None]
-    return mean(known) if len(known) == len(gains) else math.nan
+def levels_of(plain: Results) -> dict[str, float]:
+    """Return plain LLaVA's mean score over seeds, of the benchmarks on which it is a level."""
+    levels = {
+        name: mean([run["scores"][name] for run in plain.values()]) if plain else 0.0
+        for name in BENCHMARKS
+    }
+    return {name: level for name, level in levels.items() if level >= FLOOR}
+
+
+def gain_of(
+    scores: Mapping[str, float], plain: Mapping[str, float], levels: Mapping[str, float]
+) -> float:
+    """Return the mean over the benchmarks in `levels` of the difference in percent of the level."""
+    if not levels:
+        return math.nan
+    return mean([100.0 * (scores[name] - plain[name]) / level for name, level in levels.items()])
 
 
 def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
@@ -94,9 +110,12 @@ def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
     llm, steps, arm = cell
     means = {seed: _mean_of(run) for seed, run in runs.items()}
     plain_means = {seed: _mean_of(run) for seed, run in plain.items()}
+    levels = levels_of(plain)
     gains: dict[int, float] = {}
     if arm != BASELINE:
-        gains = {s: gain_of(runs[s]["scores"], plain[s]["scores"]) for s in runs if s in plain}
+        gains = {
+            s: gain_of(runs[s]["scores"], plain[s]["scores"], levels) for s in runs if s in plain
+        }
     known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
     return {
         "llm": llm,
@@ -114,6 +133,7 @@ def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
         "gain": _as_json(estimate(known))
         | {
             "by_seed": {str(seed): _round(gain) for seed, gain in sorted(gains.items())},
+            "left_out": [name for name in BENCHMARKS if name not in levels],
             "sign_flip_p": _round(sign_flip_p(known)),
             "t_test_p": _round(t_test_p(known)),
         },

@@ -12,7 +12,7 @@ import pytest
 from playground.claims.page import write_page
 from playground.claims.plan import PlannedClaim
 from playground.claims.significance import sign_flip_p, t_test_p
-from playground.claims.summary import BENCHMARKS, gain_of, summarise
+from playground.claims.summary import BENCHMARKS, gain_of, levels_of, summarise
 from playground.claims.tables import gain_table, write_summary
 from playground.study.plan import Planned, Run
 
@@ -38,8 +38,20 @@ def test_the_t_test_of_few_seeds() -> None:
 
 
 def test_a_gain_is_the_mean_of_relative_gains() -> None:
-    assert gain_of({"a": 11.0, "b": 30.0}, {"a": 10.0, "b": 40.0}) == pytest.approx(-7.5)
-    assert math.isnan(gain_of({"a": 1.0}, {"a": 0.0}))
+    ours, plain = {"a": 11.0, "b": 30.0, "c": 9.0}, {"a": 10.0, "b": 40.0, "c": 0.0}
+    assert gain_of(ours, plain, {"a": 20.0, "b": 40.0}) == pytest.approx((5 - 25) / 2)
+    assert math.isnan(gain_of(ours, plain, {}))
+
+
+def test_a_level_of_nothing_is_left_out() -> None:
+    runs = {
+        0: {"scores": dict.fromkeys(BENCHMARKS, 40.0)},
+        1: {"scores": dict.fromkeys(BENCHMARKS, 20.0)},
+    }
+    runs[0]["scores"] |= {"mmbench": 5.0}
+    runs[1]["scores"] |= {"mmbench": 4.0}
+    levels = levels_of(runs)
+    assert "mmbench" not in levels and len(levels) == 7 and set(levels.values()) == {30.0}
 
 
 def _result(score: float) -> dict[str, Any]:
@@ -73,12 +85,14 @@ def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None
     summary["warning"] = ""
     assert summary["missing"] == ["llm-small-40-plain-seed2", "llm-small-40-sea-best-seed2"]
     best = summary["cells"][1]
-    assert best["gain"]["by_seed"] == {"0": 10.0, "1": 20.0}
-    assert best["gain"]["mean"] == 15.0 and best["gain"]["half"] == pytest.approx(12.706 * 5, 1e-4)
+    assert best["gain"]["by_seed"] == {"0": 11.1111, "1": 17.7778}
+    gain = best["gain"]  # of plain LLaVA's mean, 45
+    assert gain["mean"] == pytest.approx(650 / 45, abs=1e-4) and gain["left_out"] == []
+    assert gain["half"] == pytest.approx(12.706 * 150 / 45, 1e-4)
     assert best["gain"]["sign_flip_p"] == 0.5
     assert best["mean"]["difference"]["mean"] == 6.5
     (row,) = gain_table(summary).rows
-    assert row[3].text == "+15.0 ± 63.5" and row[3].verdict == 0
+    assert row[3].text == "+14.4 ± 42.4" and row[3].verdict == 0
     text, page = write_summary(json.loads(json.dumps(summary))), write_page(summary)
-    assert "2 of 6 runs are missing" in text and "+10.0 +20.0" in text
+    assert "2 of 6 runs are missing" in text and "+11.1 +17.8" in text
     assert page.count("<svg") >= 8 and "http" not in page and "prefers-color-scheme: dark" in page
