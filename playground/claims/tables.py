@@ -101,8 +101,8 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
     caption = (
         "Mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and "
         "seed, in percent of plain LLaVA's mean over seeds (the paper's Gemma-2B: 7.61 %); left "
-        f"out: benchmarks on which that is below {FLOOR:g} points. Sign flips: exact permutation test over "
-        "seeds, two-sided; with 5 seeds its p cannot be below 0.0625."
+        f"out: benchmarks on which that is below {FLOOR:g} points. Sign flips: exact permutation "
+        "test over seeds, two-sided; with 5 seeds its p cannot be below 0.0625."
     )
     return Table(caption, head, rows)
 

@@ -85,10 +85,10 @@ def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None
     summary["warning"] = ""
     assert summary["missing"] == ["llm-small-40-plain-seed2", "llm-small-40-sea-best-seed2"]
     best = summary["cells"][1]
-    assert best["gain"]["by_seed"] == {"0": 11.1111, "1": 17.7778}
+    assert best["gain"]["by_seed"] == {"0": 11.111, "1": 17.778}
     gain = best["gain"]  # of plain LLaVA's mean, 45
-    assert gain["mean"] == pytest.approx(650 / 45, abs=1e-4) and gain["left_out"] == []
-    assert gain["half"] == pytest.approx(12.706 * 150 / 45, 1e-4)
+    assert gain["mean"] == pytest.approx(650 / 45, abs=1e-3) and gain["left_out"] == []
+    assert gain["half"] == pytest.approx(12.706 * 150 / 45, 1e-3)
     assert best["gain"]["sign_flip_p"] == 0.5
     assert best["mean"]["difference"]["mean"] == 6.5
     (row,) = gain_table(summary).rows
