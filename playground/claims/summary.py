@@ -3,8 +3,8 @@
 A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % at small: the
 mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and seed, in
 percent of what plain LLaVA scores on average over seeds (one run's score would be a noisy
-denominator). Benchmarks on which plain LLaVA is below `FLOOR` have no ratio worth the name and are left out, by
-name. The arm without stage 1 has no plain LLaVA of its length, so no gain.
+denominator). Benchmarks on which plain LLaVA is below `FLOOR` have no ratio worth the name and are
+left out, by name. The arm without stage 1 has no plain LLaVA of its length, so no gain.
 Limits: means are over the seeds that are there; which are missing is part of the summary.
 """
 
