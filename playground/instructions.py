@@ -169,7 +169,7 @@ def instruction_records(pictures: Sequence[Shown], seed: int) -> list[Record]:
         records.append(about_one(rng, f"instruct-{number:06d}", shown))
     for number in range(round(FORM_SHARE * len(pictures))):
         rng = random.Random(f"{seed}/instruct/form/{number}")
-        records.append(in_forms(rng, f"form-{number:06d}", rng.choice(pictures)))
+        records.append(in_forms(rng, f"form-{number:06d}", pictures[number]))
     for number in range(round(TEXT_SHARE * len(pictures))):
         rng = random.Random(f"{seed}/instruct/text/{number}")
         records.append(about_text(rng, f"text-{number:06d}"))

@@ -33,7 +33,6 @@ from llava_sea.train.trainer import LLaVATrainer
 logger = logging.getLogger(__name__)
 
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
-SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 ADAM_BYTES = 12
 """Of a trained parameter in a checkpoint: its float32 value and Adam's two moments."""
@@ -97,30 +96,6 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     for chatty in ("DeepSpeed", "deepspeed", "torch.distributed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-def start_engine() -> None:
-    """Make the process group of a DeepSpeed run before anything asks for the number of ranks.
-
-    Made later, the batch sizes are worked out for one rank, and so is ZeRO-3's partitioning.
-    """
-    if "WORLD_SIZE" in os.environ and any(a.startswith("--deepspeed") for a in sys.argv):
-        init_distributed()
-
-
-def init_distributed() -> None:
-    """Make DeepSpeed's process group, on CPUs with gloo's all-reduce.
-
-    DeepSpeed would compile one of its own in every rank at once: half a minute, a compiler and
-    3 GB that a first run has to have, and a lock that an interrupted one leaves behind, on which
-    the next would wait for ever.
-    """
-    import deepspeed
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    deepspeed.init_distributed(verbose=False)
 
 
 def identity(

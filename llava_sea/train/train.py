@@ -11,14 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_sea.data.check_text import errors_name
 from llava_sea.data.records import load_records
 from llava_sea.errors import run_command
-from llava_sea.train import run, stage1, stage2
+from llava_sea.train import processes, run, stage1, stage2
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
 from llava_sea.train.parse import parse_args
@@ -40,7 +39,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
         UserError: if a flag, a file or the output folder is wrong.
     """
     run.set_up_logging()
-    run.start_engine()
+    processes.start_engine()
     model_args, data_args, sea, args = parse_args()
     check_stage(model_args, sea, args)
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
@@ -100,9 +99,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         print(run.summary(output_dir))
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    processes.leave()
 
 
 if __name__ == "__main__":

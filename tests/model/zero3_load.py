@@ -15,7 +15,7 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_lora import base_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.write import write_llava
-from llava_sea.train.run import init_distributed
+from llava_sea.train.processes import init_distributed, leave
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
 folders, out = json.loads(arguments[0]), Path(arguments[1])
@@ -39,5 +39,4 @@ for number, folder in enumerate(folders):
         if number == 0:
             parts = (loaded.model, loaded.tokenizer, loaded.transform, get_template("v1"))
             write_llava(out / "written", *parts, state_dict=state)
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()  # else its threads may abort the process at the end
+leave()
