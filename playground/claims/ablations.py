@@ -19,7 +19,6 @@ BASELINE = "sea-best"
 """What the ablations are compared with."""
 
 WARM_STEPS = 50
-PLAIN_STAGE1 = {"sea_weight": 0.0}
 
 
 def _best(name: str, title: str, *, top_n: int | None = None, warm: int = 0, **flags: Any) -> Arm:
@@ -45,7 +44,7 @@ ABLATIONS: dict[str, Arm] = {
         _best("soft", "multi-positive, soft targets", sea_positives="all", sea_targets="soft"),
         _best("mask", "own top n no negatives", sea_mask_own_top_n=True),
         _best("warm-best", "warm start, then `best`", warm=WARM_STEPS),
-        _best("warm-plain", "warm start, then plain LLaVA", warm=WARM_STEPS, **PLAIN_STAGE1),
+        _best("warm-plain", "warm start, then plain LLaVA", warm=WARM_STEPS, sea_weight=0.0),
     )
 }
 """In the order of the tables."""

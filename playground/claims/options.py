@@ -164,8 +164,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
             f"--output {given.output}: --ablations has tables and no page; leave it out"
         )
     names = names_of(ablations)
-    few_llms, few_arms, few_seeds = LLMS, names, default.seeds
+    few_llms: tuple[str, ...] = LLMS
     few_lengths: tuple[int, ...] | None = None
+    few_arms, few_seeds = names, default.seeds
     if ablations:
         few_llms, few_lengths, few_seeds = ("llm-small",), OTHER_LENGTHS, (0, 1, 2)
     if quick:

@@ -86,7 +86,7 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
     baseline, rows = summary["baseline"], []
     beside = [] if _against_plain(summary) else ["over plain LLaVA, %"]
     for cell in summary["cells"]:
-        if cell["arm"] in (baseline, NONE):
+        if cell["arm"] == NONE or (cell["arm"] == baseline and not beside):
             continue
         gain = cell["gain"]
         over_plain = [cell["gain_over_plain"]] if beside else []
