@@ -99,7 +99,7 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
                 Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
-                Field(", ".join(BENCHMARKS[name] for name in gain["left_out"])),
+                Field(" / ".join(_left_out(found) for found in (gain, *over_plain))),
             ]
         )
     head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "mean of the eight, points"]
@@ -112,6 +112,11 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
         f"that is below {FLOOR:g} points. Sign flips: exact permutation test over seeds, "
         f"two-sided; with {count} seeds its p cannot be below {2 / 2**count:g}."
     )
+    if beside:
+        caption += (
+            " Over plain LLaVA: the same with plain LLaVA as what is subtracted and as the level; "
+            "what that leaves out comes after the stroke."
+        )
     return Table(caption, head, rows)
 
 
@@ -186,6 +191,10 @@ def markdown(table: Table) -> str:
     lines = [table.head, ["---"] * len(table.head)]
     lines += [[f"{marks[f.verdict]}{f.text}{marks[f.verdict]}" for f in row] for row in table.rows]
     return f"{table.caption}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _left_out(gain: Row) -> str:
+    return ", ".join(BENCHMARKS[name] for name in gain["left_out"])
 
 
 def _against_plain(summary: Mapping[str, Any]) -> bool:

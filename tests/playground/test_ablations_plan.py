@@ -136,18 +136,22 @@ def test_the_tables_are_against_best_with_plain_beside(tmp_path: Path) -> None:
         for seed, score in enumerate(scores):
             run = Run(tmp_path / "llm-small", 100, arm, seed)
             planned.append(PlannedClaim(run, config, tmp_path / f"{run.name}.json"))
-            planned[-1].save(_result(float(score)))
+            result = _result(float(score))
+            if arm == "plain":
+                result["scores"]["pope"] = 4.0  # no level for the gain over plain LLaVA
+            planned[-1].save(result)
     said = report_ablations(planned, tmp_path, "dev")
     assert "summary-ablations.md" in said
     summary = json.loads((tmp_path / "summary-ablations.json").read_text())
     assert summary["baseline"] == ablations.BASELINE and "choose" in summary["warning"]
     plain, best, mask = summary["cells"]
     # Of best's level, 50, and of plain LLaVA's, 40.
-    assert (plain["gain"]["mean"], best["gain"]["mean"], mask["gain"]["mean"]) == (-20, None, 10)
+    assert plain["gain"]["mean"] == pytest.approx(-(7 * 20 + 92) / 8)  # POPE: 4 of 50
+    assert (best["gain"]["mean"], mask["gain"]["mean"]) == (None, 10)
     over_plain = [cell["gain_over_plain"]["mean"] for cell in (plain, best, mask)]
     assert over_plain == [None, 25, 37.5]
     assert mask["mean"]["difference"]["mean"] == 5
     text = (tmp_path / "summary-ablations.md").read_text()
     assert "## Gains over SEA, `best`" in text and "cannot be below 0.5" in text
     row = "| llm-small | 100 | own top n no negatives | **+10.0 ± 0.0** | **+37.5 ± 0.0** | +5.0"
-    assert row in text
+    assert row in text and "| +10.0 +10.0 |  / POPE |" in text
