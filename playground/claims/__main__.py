@@ -30,9 +30,10 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
         UserError: if something is missing or a run fails; what is finished is kept.
     """
     from playground.claims import recipe as recipes
+    from playground.claims.ablations import KNOWN
     from playground.claims.exam import prepare_exam
     from playground.claims.plan import all_runs, plan
-    from playground.claims.report import report
+    from playground.claims.report import report, report_ablations
     from playground.claims.work import Setup
     from playground.study.bench import choose_precision
     from playground.study.prepare import prepare
@@ -42,7 +43,7 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
     if options.only_report and not any(finished.glob("*.json")):
         raise UserError(f"no run of the study is finished in {finished}: nothing to report")
     mined = [arm for arm in options.arms if arm != NONE]
-    world = prepare(options.world, options.clip, mined, options.split, recipe.stage1)
+    world = prepare(options.world, options.clip, mined, options.split, recipe.stage1, KNOWN)
     exam = prepare_exam(options.data, options.clip, options.split, recipe.benchmark_seed)
     precision = choose_precision(options.precision)
     lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
@@ -52,10 +53,11 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
         _finish(planned, Setup(world, exam, recipe, precision), options)
     if options.only_forecast:
         return
-    report(planned, options.results, options.page, options.split, quick=options.quick)
-    print(
-        f"{options.results / 'summary.md'}, summary.json beside it and {options.page} are written"
-    )
+    folder, split, quick = options.results, options.split, options.quick
+    if options.ablations:
+        print(report_ablations(planned, folder, split, quick=quick))
+    else:
+        print(report(planned, folder, options.page, split, quick=quick))
 
 
 def _finish(planned: Sequence[Planned], setup: Setup, options: Options) -> None:

@@ -19,6 +19,14 @@ NONE = "none"
 ARM_NAMES = ("plain", "sea-paper", "sea-paper-sign", "sea-best", NONE)
 """The study's arms without its upper bound, and the one that leaves the projector untrained."""
 
+ABLATION_NAMES = (
+    *("plain", "sea-best", "weight-0.25", "weight-0.5", "weight-2", "constant", "tau-1"),
+    *("window-1", "window-3", "top-1", "top-5", "top-10", "all", "soft", "mask"),
+    *("warm-best", "warm-plain"),
+)
+"""The arms of ``--ablations``; see `playground.claims.ablations`."""
+QUICK_ABLATIONS = ("plain", "sea-best", "weight-0.5", "mask", "warm-plain")
+
 GRID_LENGTHS = {"llm-small": (40, 100, 250)}
 OTHER_LENGTHS = (100,)
 """Steps of stage 1 in the main grid: more lengths for the smallest LLM."""
@@ -46,6 +54,8 @@ class Options:
     split: Split = "test"
     precision: str = "auto"
     quick: bool = False
+    ablations: bool = False
+    """Changes of `best` with that as the baseline, not the claims."""
     only_report: bool = False
     only_forecast: bool = False
 
@@ -60,10 +70,11 @@ class Options:
         Raises:
             UserError: naming the flag and the way out.
         """
-        unknown = [arm for arm in self.arms if arm not in ARM_NAMES]
+        names = names_of(self.ablations)
+        unknown = [arm for arm in self.arms if arm not in names]
         if unknown or not self.arms:
             given = " ".join(unknown) or "(nothing)"
-            raise UserError(f"--arms {given}: choose from {', '.join(ARM_NAMES)}")
+            raise UserError(f"--arms {given}: choose from {', '.join(names)}")
         for flag, values in (("--lengths", self.lengths or (1,)), ("--workers", (self.workers,))):
             if min(values) < 1:
                 raise UserError(f"{flag} {' '.join(map(str, values))}: must be at least 1")
@@ -73,9 +84,9 @@ class Options:
         ):
             if value not in choices:
                 raise UserError(f"{flag} {value}: choose one of {', '.join(choices)}")
-        names = [folder.name for folder in self.llms]
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"--llms {' '.join(names)}: name each LLM's folder once")
+        llms = [folder.name for folder in self.llms]
+        if not llms or len(set(llms)) < len(llms):
+            raise UserError(f"--llms {' '.join(llms)}: name each LLM's folder once")
         for flag, folder in (("--clip", self.clip), *(("--llms", llm) for llm in self.llms)):
             if not (folder / "config.json").is_file():
                 raise UserError(
@@ -85,6 +96,11 @@ class Options:
         if self.page.is_dir():
             raise UserError(f"--output {self.page}: is a folder; name the HTML file")
         return self
+
+
+def names_of(ablations: bool) -> tuple[str, ...]:
+    """Return the names of the arms that there are, in their order."""
+    return ABLATION_NAMES if ablations else ARM_NAMES
 
 
 def parse_seeds(given: Sequence[str]) -> tuple[int, ...]:
@@ -126,41 +142,57 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--lengths", nargs="+", type=int, help="steps of stage 1, for every LLM named (default: "
         "40 100 250 for llm-small, 100 for the others)")  # fmt: skip
     add("--seeds", nargs="+", help="FIRST COUNT, or a range such as 0-4 (the default)")
-    add("--split", default=default.split, help="scenes asked about: test, or dev to choose")
+    add("--split", help="scenes asked about: test (the default), or dev to choose")
     add("--workers", type=int, default=default.workers, help="processes of one thread (default 2)")
     add("--clip", type=Path, default=default.clip, help="the vision tower with its text tower")
     add("--world", type=Path, default=default.world, help="pictures, labels, features of stage 1")
     add("--data", type=Path, default=default.data, help="the miniature eight and their features")
     add("--results", type=Path, help=f"finished runs, summary.json, summary.md ({RESULTS})")
-    add("--output", type=Path, help=f"the page ({default.page})")
+    add("--output", type=Path, help=f"the page ({default.page}); --ablations has none")
     add("--precision", default=default.precision, help="auto: bfloat16 where the CPU multiplies it")
     add("--report", action="store_true", help="write the report of what there is, no run")
     add("--forecast", action="store_true", help="say how long the runs that are left will take")
     add("--quick", action="store_true", help="llm-small, 40 steps, plain and sea-best, two seeds: "
         "shows that all works in minutes, and is no evidence")  # fmt: skip
+    add("--ablations", action="store_true", help="not the claims, but changes of sea-best one at "
+        "a time: llm-small, 100 steps, seeds 0-2, dev scenes, tables in the results' folder "
+        "ablations; the other flags change that")  # fmt: skip
     given = parser.parse_args(arguments)
-    quick = bool(given.quick)
-    llms = given.llms or (("llm-small",) if quick else LLMS)
-    arms = given.arms or (("plain", "sea-best") if quick else ARM_NAMES)
-    lengths = given.lengths or ((40,) if quick else None)
-    seeds = parse_seeds(given.seeds) if given.seeds else ((0, 1) if quick else default.seeds)
-    results = given.results or (QUICK_RESULTS if quick else RESULTS)
+    quick, ablations = bool(given.quick), bool(given.ablations)
+    if ablations and given.output:
+        raise UserError(
+            f"--output {given.output}: --ablations has tables and no page; leave it out"
+        )
+    names = names_of(ablations)
+    few_llms: tuple[str, ...] = LLMS
+    few_lengths: tuple[int, ...] | None = None
+    few_arms, few_seeds = names, default.seeds
+    if ablations:
+        few_llms, few_lengths, few_seeds = ("llm-small",), OTHER_LENGTHS, (0, 1, 2)
+    if quick:
+        few_llms, few_lengths, few_seeds = ("llm-small",), (40,), (0, 1)
+        few_arms = QUICK_ABLATIONS if ablations else ("plain", "sea-best")
+    llms, arms = given.llms or few_llms, given.arms or few_arms
+    lengths = given.lengths or few_lengths
+    seeds = parse_seeds(given.seeds) if given.seeds else few_seeds
+    results = QUICK_RESULTS if quick else RESULTS
     quick_page = QUICK_RESULTS / "report.html"
     return Options(
         llms=tuple(find_llm(name) for name in llms),
-        arms=tuple(arm for arm in ARM_NAMES if arm in arms)
-        + tuple(arm for arm in arms if arm not in ARM_NAMES),
+        arms=tuple(arm for arm in names if arm in arms)
+        + tuple(arm for arm in arms if arm not in names),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         seeds=seeds,
         workers=given.workers,
         clip=given.clip,
         world=given.world,
         data=given.data,
-        results=results,
+        results=given.results or (results / "ablations" if ablations else results),
         page=given.output or (quick_page if quick else default.page),
-        split=given.split,
+        split=given.split or ("dev" if ablations else default.split),
         precision=given.precision,
         quick=quick,
+        ablations=ablations,
         only_report=given.report,
         only_forecast=given.forecast,
     ).checked()

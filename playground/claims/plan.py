@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_sea.labels.extraction_state import plain
+from playground.claims.ablations import KNOWN
 from playground.claims.exam import Exam
 from playground.claims.options import NONE
 from playground.claims.recipe import VERSION, ClaimsRecipe
@@ -40,7 +41,7 @@ def all_runs(
 
     Args:
         lengths: each LLM with its lengths of stage 1.
-        arms: of the study, and `NONE`.
+        arms: of the study or the ablations, and `NONE`.
         seeds: outermost.
     """
     trained = [arm for arm in arms if arm != NONE]
@@ -74,7 +75,7 @@ def plan(
     as_trained = [
         dataclasses.replace(run, arm=BASELINE) if run.arm == NONE else run for run in runs
     ]
-    stage1 = study_plan.plan(as_trained, world, recipe.stage1, precision, folder)
+    stage1 = study_plan.plan(as_trained, world, recipe.stage1, precision, folder, KNOWN)
     stage2: dict[str, Any] = plain(asdict(recipe))
     for name in ("stage1", "learning_rate", "learning_rates"):
         del stage2[name]

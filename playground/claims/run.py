@@ -13,7 +13,9 @@ from playground.study.run import make_model, train_run
 DIGITS = 4
 
 
-def claims_run(bench: ClaimsBench, sea: SeaArguments, steps: int, seed: int) -> dict[str, Any]:
+def claims_run(
+    bench: ClaimsBench, sea: SeaArguments, steps: int, seed: int, num_warm: int = 0
+) -> dict[str, Any]:
     """Train through both stages and measure.
 
     Args:
@@ -21,6 +23,7 @@ def claims_run(bench: ClaimsBench, sea: SeaArguments, steps: int, seed: int) -> 
         sea: the alignment flags; without labels it is plain LLaVA.
         steps: length of stage 1; 0 leaves the projector untrained.
         seed: of the projector's start and of both stages' data.
+        num_warm: steps of the alignment loss alone before stage 1.
 
     Returns:
         ``stage1``: ``curve`` and ``final`` measures and ``answers`` by kind of question;
@@ -37,7 +40,10 @@ def claims_run(bench: ClaimsBench, sea: SeaArguments, steps: int, seed: int) -> 
         clock[part] = clock.get(part, 0.0) + now - started
         started = now
 
-    stage1 = train_run(bench.stage1, sea, steps, seed) if steps else _untrained(bench, sea, seed)
+    if steps:
+        stage1 = train_run(bench.stage1, sea, steps, seed, num_warm)
+    else:
+        stage1 = _untrained(bench, sea, seed)
     lap("stage1")
     before = bench.language_before()
     model = bench.fresh(bench.stage1.llava.model.multi_modal_projector)

@@ -28,7 +28,7 @@ BENCHMARKS = {task.benchmark: task.title for task in TASKS}
 """The eight's titles by key, in the paper's order."""
 
 FLOOR = 5.0
-"""Points that plain LLaVA must score on a benchmark for a relative gain."""
+"""Points that the baseline must score on a benchmark for a relative gain."""
 
 CURVE = ("caption_loss", "tacs", "gap", "nearest_objects", "answers")
 """Measures of stage 1 that are kept over its steps."""
@@ -40,15 +40,16 @@ Results = Mapping[int, Mapping[str, Any]]
 """A cell's finished runs by seed."""
 
 
-def summarise(planned: Sequence[Planned], split: str) -> dict[str, Any]:
+def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) -> dict[str, Any]:
     """Read the finished runs and average them.
 
     Args:
         planned: all runs of the study.
         split: whose scenes were asked about.
+        baseline: the arm that gains and differences are measured from.
 
     Returns:
-        What ``summary.json`` holds; see `_cell` and `_run`.
+        What ``summary.json`` holds; see `_cell`.
     """
     found = [(p, p.result()) for p in planned]
     cells: dict[Cell, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -59,6 +60,7 @@ def summarise(planned: Sequence[Planned], split: str) -> dict[str, Any]:
     first = planned[0].config
     return {
         "split": split,
+        "baseline": baseline,
         "recipe": {
             "stage1": first["stage1"]["recipe"],
             "stage2": first["stage2"],
@@ -75,48 +77,54 @@ def summarise(planned: Sequence[Planned], split: str) -> dict[str, Any]:
         "missing": [p.run.name for p, result in found if result is None],
         "cpu_seconds": _round(sum(sum(r["cpu_seconds"].values()) for r in done)),
         "cells": [
-            _cell(cell, cells[cell], cells.get((*cell[:2], BASELINE), {}))
+            _cell(
+                cell,
+                cells[cell],
+                cells.get((*cell[:2], baseline), {}),
+                cells.get((*cell[:2], BASELINE), {}),
+                baseline,
+            )
             for cell in dict.fromkeys(p.run.cell for p in planned)
             if cell in cells
         ],
     }
 
 
-def levels_of(plain: Results) -> dict[str, float]:
-    """Return plain LLaVA's mean score over seeds, of the benchmarks on which it is a level."""
+def levels_of(base: Results) -> dict[str, float]:
+    """Return the baseline's mean score over seeds, of the benchmarks on which it is a level."""
     levels = {
-        name: mean([run["scores"][name] for run in plain.values()]) if plain else 0.0
+        name: mean([run["scores"][name] for run in base.values()]) if base else 0.0
         for name in BENCHMARKS
     }
     return {name: level for name, level in levels.items() if level >= FLOOR}
 
 
 def gain_of(
-    scores: Mapping[str, float], plain: Mapping[str, float], levels: Mapping[str, float]
+    scores: Mapping[str, float], base: Mapping[str, float], levels: Mapping[str, float]
 ) -> float:
     """Return the mean over the benchmarks in `levels` of the difference in percent of the level."""
     if not levels:
         return math.nan
-    return mean([100.0 * (scores[name] - plain[name]) / level for name, level in levels.items()])
+    return mean([100.0 * (scores[name] - base[name]) / level for name, level in levels.items()])
 
 
-def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
+def _cell(
+    cell: Cell, runs: Results, base: Results, plain: Results, baseline: str
+) -> dict[str, Any]:
     """Return a cell's numbers.
 
-    ``scores``: of each benchmark mean, half and difference to plain; ``mean``: the same for the
-    mean of the eight; ``gain``: by seed, mean, half, p values; ``language`` and ``stage1``: means
-    and halves; ``by_seed``: every run's scores.
+    ``scores``: of each benchmark mean, half and difference to the baseline; ``mean``: the same for
+    the mean of the eight; ``gain``: by seed, mean, half, p values, and ``gain_over_plain`` where
+    plain LLaVA is not the baseline; ``language`` and ``stage1``: means and halves; ``by_seed``:
+    every run's scores.
     """
     llm, steps, arm = cell
     means = {seed: _mean_of(run) for seed, run in runs.items()}
-    plain_means = {seed: _mean_of(run) for seed, run in plain.items()}
-    levels = levels_of(plain)
-    gains: dict[int, float] = {}
-    if arm != BASELINE:
-        gains = {
-            s: gain_of(runs[s]["scores"], plain[s]["scores"], levels) for s in runs if s in plain
-        }
-    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
+    base_means = {seed: _mean_of(run) for seed, run in base.items()}
+    gains = {"gain": _gain(runs, base if arm != baseline else {}, levels_of(base))}
+    if baseline != BASELINE:
+        known = plain if arm != BASELINE else {}
+        gains["gain_over_plain"] = _gain(runs, known, levels_of(plain))
     return {
         "llm": llm,
         "steps": steps,
@@ -125,18 +133,12 @@ def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
         "scores": {
             name: _compare(
                 {s: run["scores"][name] for s, run in runs.items()},
-                {s: run["scores"][name] for s, run in plain.items()},
+                {s: run["scores"][name] for s, run in base.items()},
             )
             for name in BENCHMARKS
         },
-        "mean": _compare(means, plain_means),
-        "gain": _as_json(estimate(known))
-        | {
-            "by_seed": {str(seed): _round(gain) for seed, gain in sorted(gains.items())},
-            "left_out": [name for name in BENCHMARKS if name not in levels],
-            "sign_flip_p": _round(sign_flip_p(known)),
-            "t_test_p": _round(t_test_p(known)),
-        },
+        "mean": _compare(means, base_means),
+        **gains,
         "language": {
             form: {
                 when: _estimate([run["language"][when][form] for run in runs.values()])
@@ -149,6 +151,17 @@ def _cell(cell: Cell, runs: Results, plain: Results) -> dict[str, Any]:
             str(seed): {**run["scores"], "mean": _round(means[seed])}
             for seed, run in sorted(runs.items())
         },
+    }
+
+
+def _gain(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[str, Any]:
+    gains = {s: gain_of(runs[s]["scores"], base[s]["scores"], levels) for s in runs if s in base}
+    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
+    return _as_json(estimate(known)) | {
+        "by_seed": {str(seed): _round(gain) for seed, gain in sorted(gains.items())},
+        "left_out": [name for name in BENCHMARKS if name not in levels],
+        "sign_flip_p": _round(sign_flip_p(known)),
+        "t_test_p": _round(t_test_p(known)),
     }
 
 
@@ -172,9 +185,9 @@ def _mean_of(run: Mapping[str, Any]) -> float:
     return mean([run["scores"][name] for name in BENCHMARKS])
 
 
-def _compare(ours: Mapping[int, float], plain: Mapping[int, float]) -> dict[str, Any]:
+def _compare(ours: Mapping[int, float], base: Mapping[int, float]) -> dict[str, Any]:
     found = _estimate([ours[seed] for seed in sorted(ours)])
-    return found | {"difference": _as_json(paired(ours, plain))}
+    return found | {"difference": _as_json(paired(ours, base))}
 
 
 def _estimate(values: Sequence[float]) -> dict[str, Any]:

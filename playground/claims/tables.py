@@ -1,7 +1,8 @@
 """The claims' study as tables: rows of plain text, in Markdown here and in HTML on the page.
 
 Numbers are means over seeds with half the width of the 95 % t-interval. **Bold** is better than
-plain LLaVA, *slanted* worse, by the interval of the differences paired by seed.
+the baseline, *slanted* worse, by the interval of the differences paired by seed. The baseline of
+the claims is plain LLaVA; that of the ablations is `best`, and gains over plain stand beside.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from playground.claims.ablations import KNOWN
 from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
 from playground.claims.summary import BENCHMARKS, FLOOR
-from playground.study.arms import ARMS
 from playground.study.statistics import Estimate
 
 Row = Mapping[str, Any]
 
 
 class Field(NamedTuple):
-    """A cell of a table; `verdict` is +1, -1 or 0 against plain LLaVA."""
+    """A cell of a table; `verdict` is +1, -1 or 0 against the baseline."""
 
     text: str
     verdict: int = 0
@@ -36,16 +37,18 @@ class Table(NamedTuple):
 
 def title_of(arm: str) -> str:
     """Return what an arm is called."""
-    return "no stage 1" if arm == NONE else ARMS[arm].title
+    return "no stage 1" if arm == NONE else KNOWN[arm].title
 
 
 def write_summary(summary: Mapping[str, Any]) -> str:
     """Return the report in Markdown."""
-    parts = ["# Plain LLaVA and SEA through both stages, on the miniature world"]
+    base = title_of(summary["baseline"])
+    compared = "Plain LLaVA and SEA" if _against_plain(summary) else f"Ablations of {base},"
+    parts = [f"# {compared} through both stages, on the miniature world"]
     if summary["warning"]:
         parts.append(f"**{summary['warning']}**")
     parts += [introduction(summary), missing_note(summary)]
-    parts += ["## Gains over plain LLaVA", markdown(gain_table(summary))]
+    parts += [f"## Gains over {base}", markdown(gain_table(summary))]
     parts += ["## The eight"]
     parts += [markdown(table) for table in score_tables(summary)]
     parts += ["## Language kept", markdown(language_table(summary))]
@@ -64,8 +67,8 @@ def introduction(summary: Mapping[str, Any]) -> str:
         f"{stage2['tuning_steps']} steps of {stage2['batch']} records at learning rate {rates}. "
         f"Benchmarks of {summary['split']} scenes, greedy answers, MM-Vet graded by the local "
         f"judge. Seeds {', '.join(map(str, summary['seeds']))}. Mean ± half the 95 % t-interval "
-        "over seeds. Bold: better than plain LLaVA, slanted: worse, by the interval of the "
-        "differences paired by seed (same start, same order of the data)."
+        f"over seeds. Bold: better than {title_of(summary['baseline'])}, slanted: worse, by the "
+        "interval of the differences paired by seed (same start, same order of the data)."
     )
 
 
@@ -80,30 +83,40 @@ def missing_note(summary: Mapping[str, Any]) -> str:
 
 def gain_table(summary: Mapping[str, Any]) -> Table:
     """Return mean relative gains with intervals and tests, and the means they come from."""
-    rows = []
+    baseline, rows = summary["baseline"], []
+    beside = [] if _against_plain(summary) else ["over plain LLaVA, %"]
     for cell in summary["cells"]:
-        if cell["arm"] in (BASELINE, NONE):
+        if cell["arm"] == NONE or (cell["arm"] == baseline and not beside):
             continue
         gain = cell["gain"]
+        over_plain = [cell["gain_over_plain"]] if beside else []
         rows.append(
             [
                 *_names(cell),
                 Field(_text(gain, signed=True), _verdict(gain)),
+                *(Field(_text(found, signed=True), _verdict(found)) for found in over_plain),
                 Field(_signed(cell["mean"]["difference"])),
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
                 Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
-                Field(", ".join(BENCHMARKS[name] for name in gain["left_out"])),
+                Field(" / ".join(_left_out(found) for found in (gain, *over_plain))),
             ]
         )
-    head = ["LLM", "stage 1", "arm", "mean relative gain, %", "mean of the eight, points"]
+    head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "mean of the eight, points"]
     head += ["p, sign flips", "p, paired t", "gain by seed", "left out"]
+    count = len(summary["seeds"])
+    paper = "" if beside else " (the paper's Gemma-2B: 7.61 %)"
     caption = (
-        "Mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and "
-        "seed, in percent of plain LLaVA's mean over seeds (the paper's Gemma-2B: 7.61 %); left "
-        f"out: benchmarks on which that is below {FLOOR:g} points. Sign flips: exact permutation "
-        "test over seeds, two-sided; with 5 seeds its p cannot be below 0.0625."
+        f"Mean over the benchmarks of the difference to {title_of(baseline)} of the same LLM, "
+        f"length and seed, in percent of its mean over seeds{paper}; left out: benchmarks on which "
+        f"that is below {FLOOR:g} points. Sign flips: exact permutation test over seeds, "
+        f"two-sided; with {count} seeds its p cannot be below {2 / 2**count:g}."
     )
+    if beside:
+        caption += (
+            " Over plain LLaVA: the same with plain LLaVA as what is subtracted and as the level; "
+            "what that leaves out comes after the stroke."
+        )
     return Table(caption, head, rows)
 
 
@@ -178,6 +191,14 @@ def markdown(table: Table) -> str:
     lines = [table.head, ["---"] * len(table.head)]
     lines += [[f"{marks[f.verdict]}{f.text}{marks[f.verdict]}" for f in row] for row in table.rows]
     return f"{table.caption}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _left_out(gain: Row) -> str:
+    return ", ".join(BENCHMARKS[name] for name in gain["left_out"])
+
+
+def _against_plain(summary: Mapping[str, Any]) -> bool:
+    return bool(summary["baseline"] == BASELINE)
 
 
 def _names(cell: Row) -> list[Field]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+from playground.claims.ablations import KNOWN
 from playground.claims.exam import Exam
 from playground.claims.options import NONE
 from playground.claims.recipe import ClaimsRecipe
-from playground.study.arms import ARMS
 from playground.study.plan import Planned
 from playground.study.prepare import World
 
@@ -29,11 +29,12 @@ def execute(setup: Setup, planned: Planned) -> float:
 
     started = time.monotonic()
     run = planned.run
-    sea = SeaArguments()
+    sea, num_warm = SeaArguments(), 0
     if run.arm != NONE:
-        labels = setup.world.labels(ARMS[run.arm])
-        sea = ARMS[run.arm].arguments(str(labels) if labels else None)
-    measured = claims_run(_bench(setup, planned), sea, run.steps, run.seed)
+        arm = KNOWN[run.arm]
+        labels, num_warm = setup.world.labels(arm), arm.warm_start
+        sea = arm.arguments(str(labels) if labels else None)
+    measured = claims_run(_bench(setup, planned), sea, run.steps, run.seed, num_warm)
     seconds = time.monotonic() - started
     planned.save(measured | {"seconds": round(seconds, 1)})
     return seconds

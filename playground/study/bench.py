@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_sea.alignment import LabelStore
+from llava_sea.alignment.options import PAPER, PairOptions
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid
@@ -125,11 +126,15 @@ class Bench:
             grid=patch_grid(self.llava.config.vision_config),
             window=sea.sea_window,
             seed=seed,
+            keep_top_n=sea.pair_options.need_top_n,
         )
         pairs = dataset.pairs_per_record * self.recipe.batch
-        return dataset, self.collator(pairs, self.words if store is not None else None)
+        words = self.words if store is not None else None
+        return dataset, self.collator(pairs, words, sea.pair_options)
 
-    def collator(self, pairs: int = 0, words: WordTokens | None = None) -> Collator:
+    def collator(
+        self, pairs: int = 0, words: WordTokens | None = None, options: PairOptions = PAPER
+    ) -> Collator:
         """Return the package's collator."""
         return Collator(
             padding_id(self.tokenizer),
@@ -137,6 +142,7 @@ class Bench:
             image_tokens=self.image_tokens,
             pairs_per_batch=pairs,
             words=words,
+            options=options,
         )
 
     def measures(self) -> tuple[Measures, Measures]:

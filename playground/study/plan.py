@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,16 @@ from typing import Any, ClassVar
 from llava_sea.errors import UserError
 from llava_sea.files import sha256_file, write_atomically
 from llava_sea.labels.extraction_state import plain
+from llava_sea.train.arguments import SeaArguments
 from playground.study.arms import ARMS, Arm
 from playground.study.prepare import World
 from playground.study.recipe import VERSION, Recipe
 
 _OF_LABELS = ("words_sha256", "features", "sign", "top_n")
+_WEIGHT = ("sea_weight", "sea_weight_schedule")
+_FLAGS = (*_WEIGHT, "sea_window", "sea_negatives", "sea_log_scale_init")
+_LATER_FLAGS = ("sea_positives", "sea_targets", "sea_mask_own_top_n")
+"""Part of an identity only where they are not the default: runs from before them keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,12 @@ def all_runs(
 
 
 def plan(
-    runs: Sequence[Run], world: World, recipe: Recipe, precision: str, folder: Path
+    runs: Sequence[Run],
+    world: World,
+    recipe: Recipe,
+    precision: str,
+    folder: Path,
+    known: Mapping[str, Arm] = ARMS,
 ) -> list[Planned]:
     """Give every run its config and its file.
 
@@ -104,6 +114,7 @@ def plan(
         recipe: the hyperparameters.
         precision: of the frozen LLM.
         folder: gets the results.
+        known: the arms by name.
     """
     shared = {
         "version": VERSION,
@@ -113,7 +124,7 @@ def plan(
         "heldout": world.heldout.identity(),
     }
     llms = {llm: _identity_of_llm(llm) for llm in {run.llm for run in runs}}
-    arms = {arm: _identity_of_arm(world, ARMS[arm]) for arm in {run.arm for run in runs}}
+    arms = {arm: _identity_of_arm(world, known[arm]) for arm in {run.arm for run in runs}}
     planned = []
     for run in runs:
         own = {"steps": run.steps, "seed": run.seed, "llm": llms[run.llm], "arm": arms[run.arm]}
@@ -136,11 +147,13 @@ def _identity_of_llm(folder: Path) -> dict[str, str]:
 
 def _identity_of_arm(world: World, arm: Arm) -> dict[str, Any]:
     labels = world.labels(arm)
-    sea = asdict(arm.arguments(None))
-    used = ("sea_weight", "sea_weight_schedule", "sea_window", "sea_negatives")
-    identity: dict[str, Any] = {"flags": {k: sea[k] for k in (*used, "sea_log_scale_init")}}
     if labels is None:
         return {}
+    sea, default = asdict(arm.arguments(None)), asdict(SeaArguments())
+    later = [k for k in _LATER_FLAGS if sea[k] != default[k]]
+    identity: dict[str, Any] = {"flags": {k: sea[k] for k in (*_FLAGS, *later)}}
+    if arm.warm_start:
+        identity["warm_start"] = arm.warm_start
     manifest = json.loads((labels / "manifest.json").read_text())
     found = {name: manifest[name] for name in _OF_LABELS}
     return identity | {"labels": found | {"extraction": arm.extraction()}}

@@ -67,7 +67,7 @@ def execute(setup: Setup, planned: Planned) -> float:
     labels = setup.world.labels(arm)
     sea = arm.arguments(str(labels) if labels else None)
     bench = _bench(setup, planned)
-    measured = train_run(bench, sea, planned.run.steps, planned.run.seed)
+    measured = train_run(bench, sea, planned.run.steps, planned.run.seed, arm.warm_start)
     seconds = time.monotonic() - started
     planned.save(measured | {"seconds": seconds})
     return seconds

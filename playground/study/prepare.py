@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,14 @@ def world_folder(output: Path, clip: Path, recipe: Recipe) -> Path:
     return output / f"world-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:12]}"
 
 
-def prepare(output: Path, clip: Path, arms: Sequence[str], split: Split, recipe: Recipe) -> World:
+def prepare(
+    output: Path,
+    clip: Path,
+    arms: Sequence[str],
+    split: Split,
+    recipe: Recipe,
+    known: Mapping[str, Arm] = ARMS,
+) -> World:
     """Make sure that everything is there.
 
     Args:
@@ -102,6 +109,7 @@ def prepare(output: Path, clip: Path, arms: Sequence[str], split: Split, recipe:
         arms: whose labels are needed.
         split: scenes to measure on.
         recipe: sizes and seeds.
+        known: the arms by name.
 
     Raises:
         UserError: what the commands that are called here say.
@@ -115,7 +123,7 @@ def prepare(output: Path, clip: Path, arms: Sequence[str], split: Split, recipe:
         options = WordListOptions(common_words=common, min_count=recipe.min_count)
         build_word_list([world.data], world.words, options)
     for name in arms:
-        _prepare_labels(world, ARMS[name], recipe)
+        _prepare_labels(world, known[name], recipe)
     if not world.features.is_file():
         logger.info("features of %d pictures", recipe.num_train)
         _write_training_features(world)

@@ -3,11 +3,13 @@
 The loop is the trainer's without a trainer: the package's sampler, data set, collator, model and
 losses; AdamW, warm-up and cosine, clipping as `transformers.Trainer` does them. The projector's
 start and the order of the data come from the seed alone, so the arms of a seed differ in their
-alignment loss and in nothing else. Limits: one process, one micro-batch a step.
+alignment loss and in nothing else. A warm start before it is `llava_sea.train.warm_start`'s, with
+this loop's optimizer. Limits: one process, one micro-batch a step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from llava_sea.alignment import AlignmentHead
@@ -30,7 +32,9 @@ from playground.study.cached_data import CachedDataset
 from playground.study.recipe import Recipe
 
 
-def train_run(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> dict[str, Any]:
+def train_run(
+    bench: Bench, sea: SeaArguments, steps: int, seed: int, num_warm: int = 0
+) -> dict[str, Any]:
     """Train a projector and measure it on the way.
 
     Args:
@@ -38,19 +42,22 @@ def train_run(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> dict[st
         sea: the alignment flags; without labels it is plain LLaVA.
         steps: length of the run.
         seed: of the projector's start, the order of the data and the draws of pairs.
+        num_warm: steps of the alignment loss alone before the run; the curve begins after them.
 
     Returns:
         ``curve``: measures after some of the steps; ``final``: measures on the larger held-out
         set; ``final_answers``: by kind of question; ``losses``: each step's caption loss and
-        alignment loss; ``temperature``; ``cpu_seconds`` of training and measuring.
+        alignment loss; ``temperature``; ``cpu_seconds`` of training (and the warm start) and
+        measuring.
     """
     recipe = bench.recipe
-    model = make_model(bench, sea, seed)
     dataset, collator = bench.training_data(sea, seed)
     on_curve, at_end = bench.measures()
     curve: list[dict[str, float]] = []
     losses: list[tuple[float, ...]] = []
-    clock = {"train": 0.0, "measure": 0.0}
+    started = time.process_time()
+    model = warm_start(bench, sea, num_warm, seed) if num_warm else make_model(bench, sea, seed)
+    clock = {"train": time.process_time() - started, "measure": 0.0}
 
     def measure_curve(step: int) -> None:
         started = time.process_time()
@@ -89,6 +96,36 @@ def make_model(bench: Bench, sea: SeaArguments, seed: int) -> Mixed:
     return Mixed(stage1, bench.dtype)
 
 
+def warm_start(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> Mixed:
+    """Return the stage-1 model after steps of the alignment loss alone; the LLM does not run.
+
+    The order of the data is that of stage 1, which begins anew. Stage 1 goes on from the projector
+    and the temperature, with an optimizer of its own.
+
+    Args:
+        bench: the LLM and the data.
+        sea: stage 1's alignment flags, with labels; their lambda plays no part, and where it is 0
+            the model comes back without a head.
+        steps: length of the warm start.
+        seed: of the projector's start, the order of the data and the draws of pairs.
+    """
+    aligning = dataclasses.replace(sea, sea_weight=1.0)
+    assert aligning.enabled, "a warm start needs labels"
+    model = make_model(bench, aligning, seed)
+    batches = draw_batches(*bench.training_data(aligning, seed), bench.recipe, seed)
+    updates = Updates(model, steps, bench.recipe)
+    model.train()
+    for batch in islice(batches, steps):
+        labels = {name: value for name, value in batch.items() if name.startswith("sea_")}
+        with model.autocast():
+            visual_IPD = model.stage1.project(batch["pixel_values"])
+            loss, _ = model.stage1.align(visual_IPD, **labels)
+        updates.take(loss)
+    if not sea.enabled:
+        model.stage1.head = None
+    return model
+
+
 def draw_batches(
     dataset: CachedDataset, collator: Collator, recipe: Recipe, seed: int
 ) -> Iterator[dict[str, Tensor]]:
@@ -118,10 +155,7 @@ def train_steps(
     Yields:
         The caption loss (eq. 12) and, with SEA, the alignment loss (eq. 11) of the step's batch.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    warmup = math.ceil(recipe.warmup_ratio * steps)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    updates = Updates(model, steps, recipe)
     model.train()
     for step, batch in enumerate(islice(batches, steps)):
         output = model(**batch)
@@ -130,9 +164,25 @@ def train_steps(
         if output.sea_loss is not None:
             loss = loss + sea_weight(sea, step / steps) * output.sea_loss  # eq. 13
             parts += (float(output.sea_loss.detach()),)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        updates.take(loss)
         yield parts
+
+
+class Updates:
+    """Fresh AdamW with its schedule: a number of optimizer steps, as the trainer takes them."""
+
+    def __init__(self, model: nn.Module, steps: int, recipe: Recipe) -> None:
+        """Take the parameters of the model that are trained."""
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._max_norm = recipe.max_grad_norm
+        rate, warmup = recipe.learning_rate, math.ceil(recipe.warmup_ratio * steps)
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0)
+        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, warmup, steps)
+
+    def take(self, loss: Tensor) -> None:
+        """Take one step on a loss."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
