@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The eight benchmarks: answers, scores and submissions of checkpoints, and one table of all.
 #   bash scripts/eval.sh CHECKPOINT... [flags of python -m llava_sea.eval, e.g. --only pope,gqa]
+#   bash scripts/eval.sh --help
 #   --baseline CHECKPOINT (gains over it)   --server_scores FILE (what servers returned)
 #   BENCHMARKS=playground/data/eval (LLaVA's layout)   NUM_GPUS=...   DRY_RUN=1 (print the command)
 # Without a checkpoint: the miniature world's eight, on what finetune.sh left there.
@@ -11,9 +12,27 @@ STAGE=eval
 source "$root/scripts/recipe.sh"
 source "$root/scripts/launch.sh"
 
+if ! [[ $NUM_GPUS =~ ^[1-9][0-9]*$ ]]; then
+  echo "NUM_GPUS=$NUM_GPUS: must be a number of GPUs, at least 1" >&2
+  exit 2
+fi
+
+# What is no flag and no flag's value is a checkpoint, wherever it stands.
 CHECKPOINTS=()
-while [ $# -gt 0 ] && [[ $1 != -* ]]; do
-  CHECKPOINTS+=("$1")
+GIVEN=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help)
+      sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      exec python -m llava_sea.eval --help
+      ;;
+    -*=*) GIVEN+=("$1") ;;
+    -*)
+      GIVEN+=("$1" ${2+"$2"})
+      if [ $# -gt 1 ]; then shift; fi
+      ;;
+    *) CHECKPOINTS+=("$1") ;;
+  esac
   shift
 done
 FLAGS=()
@@ -50,7 +69,7 @@ else
 fi
 RUN_EVAL+=(
   "${CHECKPOINTS[@]}" --data "${BENCHMARKS:-$root/playground/data/eval}"
-  ${FLAGS[@]+"${FLAGS[@]}"} "$@"
+  ${FLAGS[@]+"${FLAGS[@]}"} ${GIVEN[@]+"${GIVEN[@]}"}
 )
 
 if [ -n "${DRY_RUN:-}" ]; then

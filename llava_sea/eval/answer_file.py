@@ -20,6 +20,11 @@ from llava_sea.files import write_atomically
 
 Key = tuple[str, str]
 
+WAY_OUT = (
+    "Give another --answers-file (of llava_sea.eval: --output_dir), or move this one away to ask "
+    "anew"
+)
+
 
 class AnswerFile:
     """The answer file of a run of a model."""
@@ -65,7 +70,7 @@ class AnswerFile:
 
         Raises:
             UserError: if a line is broken that is not the last of its file, or is an answer to
-                none of the questions, or another model's.
+                none of the questions, or another model's, or a second and different one.
         """
         answer_ids = {q.key: q.answer_id(self.model_id) for q in self.questions}
         answers: dict[Key, str] = {}
@@ -74,7 +79,12 @@ class AnswerFile:
                 key = str(row["question_id"]), str(row.get("prompt"))
                 if answer_ids.get(key) != row.get("answer_id"):
                     raise UserError(self._foreign(row, f"{path}:{number}", key in answer_ids))
-                answers.setdefault(key, row["text"])
+                if answers.setdefault(key, row["text"]) != row["text"]:
+                    raise UserError(
+                        f"{path}:{number}: a second answer to question {row['question_id']!r}, "
+                        f"{row['text'][:80]!r} after {answers[key][:80]!r}. Remove the wrong line, "
+                        "or both, and the question is asked again"
+                    )
         return answers
 
     def put_together(self, answers: Mapping[Key, str]) -> None:
@@ -104,7 +114,7 @@ class AnswerFile:
             what += "which has another picture in the question file"
         else:
             what += f"{str(row.get('prompt'))[:80]!r}, which the question file does not ask"
-        return f"{what}. Give another --answers-file, or move this one away to ask anew"
+        return f"{what}. {WAY_OUT}"
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -122,7 +132,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
             if not isinstance(row["text"], str) or not isinstance(row["question_id"], (int, str)):
                 raise TypeError("question_id or text of another type")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.files import write_atomically
+from llava_sea.eval.answer_file import WAY_OUT, AnswerFile
 
 _FILES = (
     "*.safetensors",
@@ -59,6 +58,9 @@ def model_id(path: str) -> str:
 def check_same_run(file: AnswerFile, run: Mapping[str, Any]) -> None:
     """See that the answers that are there were made as this run makes its own; note how.
 
+    To be called under `only_run`: of two runs that start together, one must not note its own way
+    over the other's.
+
     Args:
         file: the answer file.
         run: name to value of everything that must agree; names are flags, with ``_`` for ``-``.
@@ -66,45 +68,49 @@ def check_same_run(file: AnswerFile, run: Mapping[str, Any]) -> None:
     Raises:
         UserError: if they were not, or nothing says how they were made.
     """
-    way_out = "Give another --answers-file, or move this one away to ask anew"
     if file.is_begun():
-        if not file.run_file.is_file():
-            raise UserError(
-                f"{file.path}: holds answers, and no {file.run_file.name} beside it says how they "
-                f"were made, so they cannot be gone on from. {way_out}"
-            )
         try:
             before = json.loads(file.run_file.read_bytes())
             differing = [name for name in run if before[name] != run[name]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file.run_file}: does not say how {file.path.name} was made ({error!r}). "
-                f"{way_out}"
+                f"{WAY_OUT}"
             ) from None
         if differing:
             both = [f"{_flag(name)} {before[name]} and now {run[name]}" for name in differing]
             raise UserError(
-                f"{file.path}: holds answers that were made otherwise: {'; '.join(both)}. {way_out}"
+                f"{file.path}: holds answers that were made otherwise: {'; '.join(both)}. {WAY_OUT}"
             )
         return
-    file.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file.run_file, json.dumps(run, indent=2).encode() + b"\n")
+    # In place: another file under this name would not be the one that is locked. A kill in the
+    # middle leaves a broken one and no answers, and the next run writes it anew.
+    file.run_file.write_bytes(json.dumps(run, indent=2).encode() + b"\n")
 
 
 @contextmanager
 def only_run(file: AnswerFile) -> Iterator[None]:
-    """Keep a second run off the answer file.
+    """Keep a second run off the answer file; make the file that is locked, where it is not there.
 
     Raises:
-        UserError: if there is a run that writes into it.
+        UserError: if there is a run that writes into it, or answers of which nothing says how they
+            were made.
     """
-    with open(file.run_file, "r+b") as held:
+    if file.path.is_dir():
+        raise UserError(f"{file.path}: is a folder, and the answers' file is to be there; move it")
+    if file.is_begun() and not file.run_file.is_file():
+        raise UserError(
+            f"{file.path}: holds answers, and no {file.run_file.name} beside it says how they "
+            f"were made, so they cannot be gone on from. {WAY_OUT}"
+        )
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(file.run_file, "a+b") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{file.path}: another process is writing into it; wait for its end, or give "
-                "another --answers-file"
+                "another --answers-file (of llava_sea.eval: --output_dir)"
             ) from None
         except OSError:  # a file system without locks
             yield
@@ -117,4 +123,5 @@ def only_run(file: AnswerFile) -> Iterator[None]:
 
 
 def _flag(name: str) -> str:
-    return "the checkpoint's contents" if name == "checkpoint" else f"--{name.replace('_', '-')}"
+    named = {"checkpoint": "the checkpoint's contents", "model_id": "the checkpoint's name"}
+    return named.get(name, f"--{name.replace('_', '-')}")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llava_sea.conversation import Template
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.eval.answer_file import AnswerFile
@@ -86,7 +87,7 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
     """Load the checkpoint as the flags say.
 
     Raises:
-        UserError: as `load_llava`, or if the template does not fit.
+        UserError: as `load_llava`, or if the template does not fit, or asks nothing.
     """
     loaded = load_llava(
         args.model_path,
@@ -97,6 +98,7 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
     )
     template = pick_template(args.conv_mode, loaded, args.model_path)
     check_template(template, loaded.tokenizer)
+    refuse_caption_only(template, args.model_path)
     if args.dtype == "auto" and device.type == "cuda":
         to_bfloat16(loaded.model)
     return Answerer(
@@ -108,6 +110,20 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         decoding(args),
         args.batch_size,
     )
+
+
+def refuse_caption_only(template: Template, checkpoint: str) -> None:
+    """Refuse the template that leaves questions out.
+
+    Raises:
+        UserError: naming the checkpoint.
+    """
+    if template.caption_only:
+        raise UserError(
+            f"{checkpoint}: with the template {template.name!r}, stage 1's, a model sees the "
+            "picture alone and no question. Take a checkpoint of stage 2, or give --conv-mode the "
+            "template that the LLM knows"
+        )
 
 
 def image_folder(args: argparse.Namespace) -> Path:
@@ -152,8 +168,9 @@ def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, lis
     unique = distinct(file.questions)
     if not file.is_begun():
         check_pictures(list(unique.values()), args.image_folder)  # before a hub id is downloaded
-    check_same_run(file, _run(args, file))
+    run = _run(args, file)
     held.enter_context(only_run(file))
+    check_same_run(file, run)
     answers = file.read()
     left = [question for key, question in unique.items() if key not in answers]
     check_pictures(left, args.image_folder)

@@ -2,18 +2,17 @@
 
 Each checkpoint is loaded once, and only if something is left to ask. Its answers, submissions and
 ``scores.json`` lie in its own folder, so a run that stopped goes on and a later one asks nothing
-twice.
+twice. What can be checked without a model is checked first; a task whose scoring fails all the same
+does not keep the others from theirs.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,15 +21,16 @@ from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
 from llava_sea.eval.answering import decoding, image_folder, load_answerer
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.benchmarks import select
+from llava_sea.eval.before import check_places, rehearse
+from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
 from llava_sea.eval.outcome import Answered, Outcome, Task
 from llava_sea.eval.processes import Processes
 from llava_sea.eval.score import Score
+from llava_sea.eval.score_file import add_score
 from llava_sea.eval.server_scores import read_server_scores
 from llava_sea.eval.table import print_table
-from llava_sea.files import write_atomically
 
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
@@ -41,7 +41,8 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
         processes: those that share the work.
 
     Raises:
-        UserError: if a flag or a file is wrong, or no benchmark's files are there.
+        UserError: if a flag or a file is wrong, or no benchmark's files are there; after the table,
+            if a task could not be scored.
     """
     names = short_names(args.checkpoints)
     baseline = _baseline(args.baseline, args.checkpoints, names)
@@ -56,25 +57,63 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
             f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
             "get it, stands above"
         )
+    folders = [results_folder(args, checkpoint) for checkpoint in args.checkpoints]
+    processes.first(lambda: _check(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}
-    for name, checkpoint in zip(names, args.checkpoints, strict=True):
-        columns[name] = _checkpoint(args, checkpoint, tasks, judge, processes)
-        columns[name] |= returned.get(name, {})
+    failures: list[str] = []
+    for name, checkpoint, folder in zip(names, args.checkpoints, folders, strict=True):
+        columns[name] = {}
+        for task, outcome in _checkpoint(args, checkpoint, folder, tasks, judge, processes):
+            if isinstance(outcome, UserError):
+                failures.append(f"{task.title} {task.split}, {name}: {outcome}")
+            else:
+                columns[name][task.name] = outcome
     if processes.rank == 0:
         print()
-        print_table(select(args.only), columns, baseline)
-        for name, checkpoint in zip(names, args.checkpoints, strict=True):
-            print(f"{name}: answers and scores are in {results_folder(args, checkpoint)}")
+        replaced = _fill_in(columns, returned)
+        print_table(TASKS, columns, baseline)
+        for line in [*replaced, *(line.partition(": no ")[0] for line in lacking)]:
+            print(line)
+        for name, folder in zip(names, folders, strict=True):
+            print(f"{name}: answers and scores are in {folder}")
+    if failures:
+        raise UserError(
+            f"not scored: {'; '.join(failures)}. All answers are kept, and the same command goes on"
+        )
+
+
+def _check(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
+    check_places(args, folders)
+    for task in tasks:
+        rehearse(task, args.data, folders)
+
+
+def _fill_in(
+    columns: dict[str, dict[str, Outcome]], returned: Mapping[str, Mapping[str, Score]]
+) -> list[str]:
+    """Put in what servers returned; return a line on each score of ours that is replaced."""
+    lines = []
+    for name, theirs in returned.items():
+        for task, score in theirs.items():
+            ours = columns[name].get(task)
+            if isinstance(ours, Score):
+                lines.append(
+                    f"{name}: {task}: the table has the server's {score.value:.1f}; the score made "
+                    f"here, {ours.value:.1f}, stays in scores.json"
+                )
+            columns[name][task] = score
+    return lines
 
 
 def _checkpoint(
     args: argparse.Namespace,
     checkpoint: str,
+    folder: Path,
     tasks: Sequence[Task],
     judge: Judge | None,
     processes: Processes,
-) -> dict[str, Outcome]:
-    folder = results_folder(args, checkpoint)
+) -> Iterator[tuple[Task, Outcome | UserError]]:
+    """Yield each task with what it came to, or with why it has no score; in the first process."""
     loaded: list[Answerer] = []
 
     def load(flags: argparse.Namespace, device: torch.device) -> Answerer:
@@ -84,17 +123,19 @@ def _checkpoint(
             loaded[0], image_folder=image_folder(flags), decoding=decoding(flags)
         )
 
-    outcomes: dict[str, Outcome] = {}
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
         answer_questions(answer.parse(_flags(args, checkpoint, task, path)), processes, load)
         if processes.rank == 0:
             questions = args.data / task.questions
             run = Answered(args.data, questions, read_answers(path), folder, judge)
-            outcomes[task.name] = task.finish(run)
-    if processes.rank == 0:
-        _write(folder / "scores.json", outcomes)
-    return outcomes
+            try:
+                outcome = task.finish(run)
+            except UserError as error:
+                yield task, error
+                continue
+            add_score(folder, task.name, outcome)
+            yield task, outcome
 
 
 def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> list[str]:
@@ -155,7 +196,10 @@ def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
         UserError: if it is no folder here and no other place was given.
     """
     if args.output_dir:
-        return Path(args.output_dir) / "_".join(Path(checkpoint).parts[-2:]).strip("/_")
+        parts = Path(checkpoint).parts
+        if not parts or ".." in parts:
+            parts = Path(os.path.abspath(checkpoint)).parts
+        return Path(args.output_dir) / "_".join(parts[-2:]).strip("/_")
     if not Path(checkpoint).is_dir():
         raise UserError(
             f"{checkpoint} is no folder here, so its results need a place: --output_dir FOLDER "
@@ -188,22 +232,3 @@ def _baseline(given: str | None, checkpoints: Sequence[str], names: Sequence[str
         if given == name or Path(given) == Path(checkpoint):
             return name
     raise UserError(f"--baseline {given}: is none of the checkpoints {', '.join(checkpoints)}")
-
-
-def _write(path: Path, outcomes: dict[str, Outcome]) -> None:
-    """Write the outcomes; those of tasks that were not run now stay."""
-    content: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            content = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path}: is no scores.json of this command ({error}); remove it"
-            ) from None
-    for name, outcome in outcomes.items():
-        content[name] = (
-            outcome.to_json()
-            if isinstance(outcome, Score)
-            else {"submission": str(outcome.path), "server": outcome.server}
-        )
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -115,13 +115,21 @@ class OpenAIJudge:
         Raises:
             UserError: if `base_url` is no http address.
         """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise UserError(f"the judge's address {base_url!r} must start with http:// or https://")
+        try:
+            parts = urlsplit(base_url)
+            right = parts.scheme in ("http", "https") and bool(parts.hostname)
+            right = right and parts.port != 0 and base_url.isascii() and " " not in base_url
+        except ValueError:  # a bracket left open, a port that is no number
+            right = False
+        if not right:
+            raise UserError(
+                f"the judge's address {base_url!r} must be like http://HOST:PORT/v1 or "
+                "https://HOST/v1"
+            )
         path = parts.path.rstrip("/") or "/v1"
         self._url = f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
         self.name = f"{model} at {parts.netloc.rpartition('@')[2]}"
-        self._model, self._api_key = model, api_key
+        self._model, self._api_key = model, api_key.strip()
         self._tries, self._timeout, self._max_tokens = tries, timeout, max_tokens
         self._sleep = sleep
 
@@ -166,7 +174,7 @@ class OpenAIJudge:
             asked_wait = 0.0
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                    return json.loads(response.read())
+                    return _parsed(response.read())
             except urllib.error.HTTPError as error:
                 with error:
                     said = error.read()[:500].decode(errors="replace")
@@ -180,8 +188,8 @@ class OpenAIJudge:
                 asked_wait = min(float(wait), 60.0) if wait.isdecimal() else 0.0
             except (OSError, http.client.HTTPException) as error:  # time-outs are OSErrors
                 trouble = repr(error)
-            except ValueError:
-                return None
+            except ValueError as error:
+                raise UserError(f"{where}: cannot be asked ({error}); see the key") from error
             if attempt + 1 < self._tries:
                 self._sleep(max(2.0**attempt, asked_wait))
         raise UserError(
@@ -231,6 +239,8 @@ class GradeCache:
             try:
                 row = json.loads(line)
                 grade = Grade(**{name: row[name] for name in Grade.__dataclass_fields__})
+                if type(grade.value) not in (int, float) or not 0 <= grade.value <= 1:
+                    raise TypeError(f"the value is {grade.value!r}")
                 self._grades[row["judge"], row["prompt_sha256"]] = grade
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
@@ -262,6 +272,14 @@ def read_grade(reply: str) -> float | None:
     """
     found = re.match(r"\s*((?:0\.\d+|1\.0+)(?!\d|/|%|\.\d)|[01](?![\d./%]))", reply)
     return float(found[1]) if found else None
+
+
+def _parsed(data: bytes) -> Any:
+    """Return a reply's JSON; None where it is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _content(reply: Any) -> tuple[str, str]:

@@ -77,6 +77,11 @@ class Task:
     default: bool = True
 
     @property
+    def all_have_pictures(self) -> bool:
+        """Whether each question is about a picture; ScienceQA alone asks some without."""
+        return self.benchmark != "scienceqa"
+
+    @property
     def name(self) -> str:
         """What names it in files and flags, e.g. "vqav2-test-dev2015"."""
         return f"{self.benchmark}-{self.split}"

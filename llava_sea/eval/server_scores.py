@@ -26,7 +26,7 @@ def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, di
     """
     form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--server_scores {path}: {error.strerror}") from None
     except ValueError as error:

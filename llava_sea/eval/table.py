@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llava_sea.eval.compare import gains, mean
@@ -55,7 +56,7 @@ def print_table(
     table.add_column("split")
     table.add_column("questions", justify="right")
     for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(escape(name), justify="right", overflow="fold")
         if name in gained:
             table.add_column("gain", justify="right")
     for task in rows:
@@ -66,6 +67,7 @@ def print_table(
                 gain = gained[name].get(task.name)
                 cells.append("" if gain is None else f"{gain:+.1f} %")
         sizes = {s[task.name].questions for s in scores.values() if task.name in s}
+        sizes -= {0}  # a server does not say
         asked = f"{sizes.pop():,}" if len(sizes) == 1 else ""
         table.add_row(task.title, task.split, asked, *cells)
     if gained:
@@ -79,8 +81,15 @@ def print_table(
     console.print(table)
     if gained:
         counts = ", ".join(f"{name}: {len(found)}" for name, found in gained.items())
-        console.print(f"gain: relative to {baseline}, where protocols agree ({counts})")
+        none = [task.title for task in rows if baseline and _is_zero(scores[baseline], task)]
+        line = f"gain: relative to {baseline}, where protocols agree ({counts})"
+        line += f"; none over a score of 0: {', '.join(none)}" if none else ""
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_notes(rows, columns, console)
+
+
+def _is_zero(scores: Mapping[str, Score], task: Task) -> bool:
+    return task.name in scores and not scores[task.name].value
 
 
 def _cell(outcome: Outcome | None) -> str:

@@ -143,6 +143,17 @@ def human_answers(answers: Any) -> tuple[str, ...]:
     return texts
 
 
+def check_kind(kind: Any) -> str:
+    """Return a question's type.
+
+    Raises:
+        TypeError: if it is no text; `reading` makes it a message.
+    """
+    if not isinstance(kind, str):
+        raise TypeError(f"its type is no text but {kind!r}")
+    return kind
+
+
 @contextmanager
 def reading(path: Path, place: str) -> Iterator[None]:
     """Make a record that is not as it should be a `UserError` that names it."""
@@ -192,6 +203,6 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {error}; see the path, or fetch it") from error

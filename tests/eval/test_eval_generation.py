@@ -328,7 +328,7 @@ def test_another_models_answers_are_refused(flags, tmp_path, answerer):
     with pytest.raises(UserError, match="the checkpoint's contents"):
         command.main([*flags, "--model-path", str(twin)])
     shutil.copytree(answerer.folder, tmp_path / "other")
-    with pytest.raises(UserError, match="--model-id tiny-llava and now other"):
+    with pytest.raises(UserError, match="the checkpoint's name tiny-llava and now other"):
         command.main([*flags, "--model-path", str(tmp_path / "other")])
 
 

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +174,52 @@ def test_table():
     assert "+5.00 %" in next(line for line in text.splitlines() if "mean gain" in line)
     assert "GQA testdev_balanced: accuracy. matching: exact" in text
     assert "TextVQA" not in text
+
+
+def test_what_has_no_gain_is_named():
+    zero = score(0.0, benchmark="mmbench")
+    task, other = "gqa-testdev_balanced", "mmbench-dev"
+    columns = {
+        "run[red]": {task: score(60.0), other: zero},
+        "sea": {task: score(63.0), other: score(2.5, benchmark="mmbench")},
+    }
+    text = printed(columns, baseline="run[red]")
+    assert "run[red]" in text.splitlines()[2]
+    assert "gain: relative to run[red]" in text and "none over a score of 0: MMBench" in text
+    assert "+5.00 %" in text
+    served = score(70.0, questions=0, protocol={"scored by": "the server"})
+    row = next(line for line in printed({"a": {task: served}}).splitlines() if "GQA" in line)
+    assert " 0 " not in row
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        (["--only", "pope", "a", "b"], "a b --data D --only pope"),
+        (["a", "--only=pope", "b"], "a b --data D --only=pope"),
+        (["a", "--judge", "local", "--output_dir", "o p"], "a --data D --judge local --output_dir"),
+    ],
+)
+def test_checkpoints_stand_anywhere(given, wanted):
+    shown = script(*given, BENCHMARKS="D", DRY_RUN="1")
+    assert shown.returncode == 0 and wanted in shown.stdout
+    assert "playground.benchmarks" not in shown.stdout
+
+
+def test_the_script_says_what_it_takes():
+    shown = script("--help")
+    assert shown.returncode == 0
+    assert "BENCHMARKS=" in shown.stdout and "--server_scores" in shown.stdout
+    refused = script("a", NUM_GPUS="many")
+    assert refused.returncode == 2 and "NUM_GPUS=many" in refused.stderr
+
+
+def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = Path(__file__).parents[2] / "scripts/eval.sh"
+    environment = os.environ | {"LLAVA_SEA_PYTHON": sys.executable} | variables
+    return subprocess.run(
+        ["bash", str(path), *arguments], env=environment, capture_output=True, text=True
+    )
 
 
 def test_names_and_folders(tmp_path):

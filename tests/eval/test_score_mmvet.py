@@ -276,7 +276,7 @@ def test_addresses_as_openais_clients_take_them(endpoint, base_url, path):
 
 
 def test_an_address_that_is_none():
-    with pytest.raises(UserError, match="'localhost:8000' must start with http"):
+    with pytest.raises(UserError, match="'localhost:8000' must be like http"):
         OpenAIJudge("localhost:8000", "judge")
 
 
@@ -306,3 +306,27 @@ def test_wrong_files_and_ids_are_named(metadata, tmp_path):
     metadata.write_text("[]")
     with pytest.raises(UserError, match="object of questions by id"):
         score([], metadata, LocalJudge(), cache=cache)
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://x:port", "http://x/a b", "http://", "ftp://x"])
+def test_addresses_that_cannot_be(url):
+    with pytest.raises(UserError, match=r"must be like http://HOST:PORT/v1"):
+        OpenAIJudge(url, "m")
+
+
+def test_a_key_is_taken_without_its_line_end(endpoint):
+    judge = OpenAIJudge(endpoint.url, "m", "secret\r\n")
+    assert judge.grade(Case("v1_0", "a", "a", "p")).value == 1.0
+    assert endpoint.requests[0][1] == "Bearer secret"
+    with pytest.raises(UserError, match="see the key"):
+        OpenAIJudge(endpoint.url, "m", "two\nlines").grade(Case("v1_0", "a", "a", "p"))
+
+
+@pytest.mark.parametrize("value", ["0.5", 7, None, True])
+def test_a_kept_grade_that_is_no_number_is_refused(tmp_path, value):
+    path = tmp_path / "grades.jsonl"
+    GradeCache(path).grade(LocalJudge(), Case("v1_0", "a", "a", "p"))
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row | {"value": value}) + "\n")
+    with pytest.raises(UserError, match=r"grades.jsonl:1: not a grade"):
+        GradeCache(path)

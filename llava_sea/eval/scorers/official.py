@@ -27,7 +27,7 @@ def read_jsonl(path: Path, keys: Iterable[str]) -> list[tuple[int, dict[str, Any
 
     Args:
         path: the file.
-        keys: what each object must have.
+        keys: what each object must have; "image" and "text" must be texts.
 
     Raises:
         UserError: if the file is not there, or a line is no such object.
@@ -40,6 +40,8 @@ def read_jsonl(path: Path, keys: Iterable[str]) -> list[tuple[int, dict[str, Any
         try:
             row = json.loads(line)
             for key in wanted:
+                if key in ("image", "text") and not isinstance(row[key], str):
+                    raise TypeError(f"{key} is {row[key]!r}")
                 row[key]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -88,10 +88,14 @@ def _problems(problems: Path, splits: Path, split: str) -> dict[str, dict[str, A
     if not isinstance(pids, dict) or split not in pids:
         there = ", ".join(pids) if isinstance(pids, dict) else "no splits at all"
         raise UserError(f"{splits}: has no split {split!r}; it has {there}")
+    if not isinstance(pids[split], list):
+        raise UserError(f"{splits}: {split!r} is no list of ids; fetch the official file again")
     asked: dict[str, dict[str, Any]] = {}
     for pid in map(str, pids[split]):
         try:
             problem = everything[pid]
+            if type(problem["answer"]) is not int:
+                raise TypeError(f"the answer is {problem['answer']!r}")
             if not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
                 raise ValueError("the answer is no option")
             problem["image"]

@@ -19,6 +19,7 @@ from llava_sea.eval.normalise import normalise_m4c, normalise_vqa
 from llava_sea.eval.score import Score
 from llava_sea.eval.vqa_accuracy import (
     Annotated,
+    check_kind,
     human_answers,
     read_json,
     read_questions,
@@ -89,8 +90,8 @@ def _annotated(annotations: Path) -> list[Annotated]:
         rows = list(read_json(annotations))
     for number, row in enumerate(rows, start=1):
         with reading(annotations, f"question {number}"):
-            humans = human_answers(row["answers"])
-            questions.append(Annotated(str(row["image"]), humans, (row["answer_type"],)))
+            humans, kind = human_answers(row["answers"]), check_kind(row["answer_type"])
+            questions.append(Annotated(str(row["image"]), humans, (kind,)))
     refuse_twins((question.key for question in questions), annotations)
     return questions
 

@@ -17,6 +17,7 @@ from llava_sea.eval.normalise import normalise_m4c, normalise_vqa, one_line
 from llava_sea.eval.score import Score
 from llava_sea.eval.vqa_accuracy import (
     Annotated,
+    check_kind,
     human_answers,
     read_json,
     reading,
@@ -62,8 +63,8 @@ def _questions(annotations: Path) -> list[Annotated]:
         rows = list(read_json(annotations)["annotations"])
     for number, row in enumerate(rows, start=1):
         with reading(annotations, f"annotation {number}"):
-            humans = human_answers(row["answers"])
-            questions.append(Annotated(str(row["question_id"]), humans, (row["answer_type"],)))
+            humans, kind = human_answers(row["answers"]), check_kind(row["answer_type"])
+            questions.append(Annotated(str(row["question_id"]), humans, (kind,)))
     refuse_twins((question.key for question in questions), annotations)
     return questions
 

@@ -1,0 +1,49 @@
+"""``scores.json``: what a checkpoint came to in each task, beside its answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+from llava_sea.eval.outcome import Outcome
+from llava_sea.eval.score import Score
+from llava_sea.files import write_atomically
+
+NAME = "scores.json"
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return the entries by task; none where there is no file.
+
+    Raises:
+        UserError: if the file is something else.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("no object of tasks")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: is no scores.json of this command ({error}); move it away"
+        ) from None
+    return content
+
+
+def add_score(folder: Path, task: str, outcome: Outcome) -> None:
+    """Note a task's outcome; those of other tasks stay.
+
+    Raises:
+        UserError: as `read_scores`.
+    """
+    content = read_scores(folder)
+    content[task] = (
+        outcome.to_json()
+        if isinstance(outcome, Score)
+        else {"submission": str(outcome.path), "server": outcome.server}
+    )
+    write_atomically(folder / NAME, (json.dumps(content, indent=2) + "\n").encode())
