@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from llava_sea.model.load import load_llava
 
@@ -153,6 +155,19 @@ def run(repo, flags):
     return done.stdout
 
 
+def moved(before, after):
+    """Whether training has changed the LLM's first attention weights."""
+    one, other = (
+        next(
+            tensor.bfloat16()  # as it is trained: rounding is no change
+            for key, tensor in model.state_dict().items()
+            if key.endswith("layers.0.self_attn.q_proj.weight") and "vision" not in key
+        )
+        for model in (before, after)
+    )
+    return not torch.equal(one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.deepspeed
 def test_the_five_run(repo, tmp_path, monkeypatch):
@@ -188,4 +203,5 @@ def test_the_five_run(repo, tmp_path, monkeypatch):
             continue
         base = out["finetune"] if task else models / "llm-small"
         loaded = load_llava(str(out[name]), model_base=str(base) if "lora" in name else None)
-        assert loaded.model.config.text_config.hidden_size > 0
+        before = load_llava(str(base)).model if task else AutoModelForCausalLM.from_pretrained(base)
+        assert moved(before, loaded.model)

@@ -1,7 +1,7 @@
 """All conversations of a data file, asked before a run what can be asked without a tokenizer.
 
 A record that cannot be written by the template would otherwise end the run at the step that meets
-it. Fast enough for every start (12 s for 665K records of five questions). Limits: pictures are
+it. Fast enough for every start. Limits: pictures are
 not opened and lengths not known; `llava_sea.data.check` does that too.
 """
 

@@ -10,12 +10,10 @@ made otherwise are not gone on from.
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import sys
 from collections.abc import Sequence
 
 from llava_sea.errors import run_command
+from llava_sea.eval.command import run_shared
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,27 +74,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    args = parse(arguments)
-    # The tokenizer's own threads and ours would be in each other's way.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
-    if os.environ.get("RANK", "0") != "0":
-        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
-
-    from transformers.utils import logging as hf_logging
+    args = parse(arguments)  # first: --help must not wait for torch
 
     from llava_sea.eval.answering import answer
-    from llava_sea.eval.processes import Processes
 
-    hf_logging.disable_progress_bar()
-    processes = Processes.start()
-    try:
-        answer(args, processes)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        processes.stop()
+    run_shared(lambda processes: answer(args, processes))
 
 
 if __name__ == "__main__":

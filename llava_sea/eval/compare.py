@@ -5,7 +5,7 @@ The paper's 7.61 % is the mean of Gemma-2B's eight relative gains (arXiv 2408.11
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from llava_sea.eval.score import Score
 
@@ -25,14 +25,3 @@ def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[st
             if gain is not None:
                 found[name] = gain
     return found
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean.
-
-    Raises:
-        ValueError: of nothing.
-    """
-    if not values:
-        raise ValueError("the mean of no values")
-    return sum(values) / len(values)

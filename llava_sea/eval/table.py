@@ -7,12 +7,13 @@ depends on (its protocol) and where the files are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.compare import gains, mean
+from llava_sea.eval.compare import gains
 from llava_sea.eval.outcome import Outcome, Submission, Task
 from llava_sea.eval.score import Score
 
@@ -76,7 +77,7 @@ def print_table(
         for name in columns:
             cells.append("")
             if name in gained:
-                cells.append(f"{mean(list(gained[name].values())):+.2f} %" if gained[name] else "")
+                cells.append(f"{fmean(gained[name].values()):+.2f} %" if gained[name] else "")
         table.add_row("mean gain", "", "", *cells)
     console.print(table)
     if gained:

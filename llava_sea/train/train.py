@@ -61,6 +61,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
     if resume_from and run.is_finished(resume_from):
         if args.process_index == 0:
             run.finish_from(Path(resume_from), output_dir)
+        processes.leave()
         return
 
     parts = stage.prepare(records, transform, model_args, data_args, sea, args, pick_attention)

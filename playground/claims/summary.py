@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.compare import mean
 from playground.claims.language import FORMS
 from playground.claims.plan import BASELINE
 from playground.claims.significance import sign_flip_p, t_test_p
@@ -93,7 +93,7 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
 def levels_of(base: Results) -> dict[str, float]:
     """Return the baseline's mean score over seeds, of the benchmarks on which it is a level."""
     levels = {
-        name: mean([run["scores"][name] for run in base.values()]) if base else 0.0
+        name: fmean([run["scores"][name] for run in base.values()]) if base else 0.0
         for name in BENCHMARKS
     }
     return {name: level for name, level in levels.items() if level >= FLOOR}
@@ -105,7 +105,7 @@ def gain_of(
     """Return the mean over the benchmarks in `levels` of the difference in percent of the level."""
     if not levels:
         return math.nan
-    return mean([100.0 * (scores[name] - base[name]) / level for name, level in levels.items()])
+    return fmean([100.0 * (scores[name] - base[name]) / level for name, level in levels.items()])
 
 
 def _cell(
@@ -182,7 +182,7 @@ def _stage1(runs: Results) -> dict[str, Any]:
 
 
 def _mean_of(run: Mapping[str, Any]) -> float:
-    return mean([run["scores"][name] for name in BENCHMARKS])
+    return fmean([run["scores"][name] for name in BENCHMARKS])
 
 
 def _compare(ours: Mapping[int, float], base: Mapping[int, float]) -> dict[str, Any]:

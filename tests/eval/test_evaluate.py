@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from rich.console import Console
@@ -15,7 +16,7 @@ from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.benchmarks import TASKS, select
-from llava_sea.eval.compare import gains, mean, relative_gain
+from llava_sea.eval.compare import gains, relative_gain
 from llava_sea.eval.evaluate import results_folder, short_names, there
 from llava_sea.eval.flags import parse
 from llava_sea.eval.judge import LocalJudge
@@ -119,7 +120,7 @@ PAPER = [
 
 
 def test_the_papers_headline_is_this_mean():
-    assert mean([relative_gain(sea, plain) for plain, sea in PAPER]) == pytest.approx(
+    assert fmean([relative_gain(sea, plain) for plain, sea in PAPER]) == pytest.approx(
         7.61, abs=5e-3
     )
     assert relative_gain(3.0, 0.0) is None

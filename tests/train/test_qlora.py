@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from llava_sea.model.load import load_llava
 
@@ -25,7 +26,10 @@ def test_trained_resumed_and_merged(run_stage1, stage2_flags, read_metrics, repo
     whole, broken = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "broken")
     assert whole[4]["loss"] < whole[1]["loss"]
     assert [whole[s]["loss"] for s in (3, 4)] == [broken[s]["loss"] for s in (3, 4)]
-    merged = load_llava(str(tmp_path / "whole")).model.state_dict()
-    base = load_llava(str(tmp_path / "whole"), dtype=torch.float32).model
-    assert not any("lora" in name for name in merged)
-    assert all(torch.isfinite(tensor).all() for tensor in base.state_dict().values())
+    merged = load_llava(str(tmp_path / "whole"), dtype=torch.float32).model
+    assert not any("lora" in name for name in merged.state_dict())
+    assert all(torch.isfinite(tensor).all() for tensor in merged.state_dict().values())
+    base = AutoModelForCausalLM.from_pretrained(models / "llm-large", dtype=torch.float32).model
+    llms = (merged.model.language_model, base)
+    one, other = (llm.layers[0].self_attn.q_proj.weight for llm in llms)
+    assert not torch.equal(one, other)
