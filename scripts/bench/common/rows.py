@@ -74,9 +74,8 @@ def report(name: str, args: argparse.Namespace, rows: Sequence[Row]) -> None:
 
     about = machine(args.device)
     size = "quick sizes, not the table's" if args.quick else "full sizes"
-    table = Table(
-        title=f"{name}: {size}; {about['machine']}, {about['date']}", title_justify="left"
-    )
+    print(f"{name}: {size}; {about['machine']}, {about['date']}")
+    table = Table()
     for column in ("what", "reached", "asked", "", "note"):
         table.add_column(column, overflow="fold")
     for row in rows:
