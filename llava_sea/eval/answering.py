@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from llava_sea.eval.answer_run import check_same_run, fingerprint, model_id, onl
 from llava_sea.eval.generation import Answerer, Decoding, check_pictures
 from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
+from llava_sea.labels.extract_progress import ExtractProgress, counter
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
@@ -144,20 +144,14 @@ def to_bfloat16(model: nn.Module) -> None:
 
 
 @contextmanager
-def progress(total: int, processes: Processes) -> Iterator[Any]:
-    """Show a bar of the first process's questions where stderr is a terminal; yield its counter."""
-    if processes.rank or not sys.stderr.isatty():
+def progress(total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
+    """Show how far the first process is on stderr; yield what counts its questions."""
+    if processes.rank:
         yield lambda done: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
     shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"questions{shared}", total=total)
-        yield lambda done: bar.advance(task, done)
+    with ExtractProgress() as shown:
+        yield counter(shown, f"questions{shared}", total)
 
 
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
@@ -197,9 +191,15 @@ def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
     more = ("max_new_tokens", "dtype", "single_pred_prompt", "lang", "num_chunks", "chunk_idx")
     return {
         "model_id": file.model_id,
-        "checkpoint": fingerprint(find_folder(args.model_path, args.cache_dir)),
+        "checkpoint": _fingerprint(args),
         **{name: getattr(args, name) for name in (*flags, *more)},
     }
+
+
+def _fingerprint(args: argparse.Namespace) -> str:
+    """Return the checkpoint's, joined by its base's where --model-base names one."""
+    folders = [args.model_path, args.model_base] if args.model_base else [args.model_path]
+    return "+".join(fingerprint(find_folder(folder, args.cache_dir)) for folder in folders)
 
 
 def _chunk(args: argparse.Namespace) -> list[Question]:

@@ -227,11 +227,13 @@ class GradeCache:
         """Open or start a file.
 
         Raises:
-            UserError: if a line is no grade. A last line that was cut off is taken away: its
-                question is asked again.
+            UserError: if it is a folder, or a line is no grade. A last line that was cut off is
+                taken away: its question is asked again.
         """
         self._path = path
         self._grades: dict[tuple[str, str], Grade] = {}
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, and the grades' file is to be there; move it")
         path.parent.mkdir(parents=True, exist_ok=True)
         data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -268,9 +270,11 @@ class GradeCache:
 def read_grade(reply: str) -> float | None:
     """Return the number that a reply starts with, None where that is none from 0 to 1.
 
-    A number that breaks off ("0.") is none, nor is a ratio ("0/10").
+    A number that breaks off ("0.") is none, nor is a ratio ("0/10", "1 out of 10").
     """
-    found = re.match(r"\s*((?:0\.\d+|1\.0+)(?!\d|/|%|\.\d)|[01](?![\d./%]))", reply)
+    found = re.match(
+        r"\s*((?:0\.\d+|1\.0+)(?!\d|\.\d)|[01](?![\d.]))(?!\s*(?:/|%|(?:out )?of\b))", reply
+    )
     return float(found[1]) if found else None
 
 

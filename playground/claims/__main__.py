@@ -31,7 +31,7 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
     """
     from playground.claims import recipe as recipes
     from playground.claims.ablations import KNOWN
-    from playground.claims.exam import prepare_exam
+    from playground.claims.exam import prepare_exams
     from playground.claims.plan import all_runs, plan
     from playground.claims.report import report, report_ablations
     from playground.claims.work import Setup
@@ -44,13 +44,13 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
         raise UserError(f"no run of the study is finished in {finished}: nothing to report")
     mined = [arm for arm in options.arms if arm != NONE]
     world = prepare(options.world, options.clip, mined, options.split, recipe.stage1, KNOWN)
-    exam = prepare_exam(options.data, options.clip, options.split, recipe.benchmark_seed)
+    exams = prepare_exams(options.data, options.clip, options.split, recipe.benchmark_seeds)
     precision = choose_precision(options.precision)
     lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
     runs = all_runs(lengths, options.arms, options.seeds)
-    planned = plan(runs, world, exam, recipe, precision, finished)
+    planned = plan(runs, world, exams, recipe, precision, finished)
     if not options.only_report:
-        _finish(planned, Setup(world, exam, recipe, precision), options)
+        _finish(planned, Setup(world, exams, recipe, precision), options)
     if options.only_forecast:
         return
     folder, split, quick = options.results, options.split, options.quick

@@ -6,7 +6,9 @@ The LLM of stage 2 is a second copy in float32; each run starts from its stored 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -31,13 +33,18 @@ class ClaimsBench:
     """Loads an LLM once, for any number of runs in this process."""
 
     def __init__(
-        self, world: World, exam: Exam, llm: Path, recipe: ClaimsRecipe, precision: str
+        self,
+        world: World,
+        exams: Sequence[Exam],
+        llm: Path,
+        recipe: ClaimsRecipe,
+        precision: str,
     ) -> None:
         """Load.
 
         Args:
             world: pictures, labels and held-out scenes.
-            exam: the miniature eight.
+            exams: the miniature eight, once for each of their seeds.
             llm: the LLM's folder.
             recipe: sizes.
             precision: of the frozen LLM and of stage 2's forward pass, "bfloat16" or "float32".
@@ -78,21 +85,35 @@ class ClaimsBench:
             model_max_length=MAX_LENGTH,
         )
         self.collate = TuningCollator(self.stage1.collator(), features_IPD[0])
-        self.eight = Eight(
-            exam,
-            tokenizer,
-            self.template,
-            image_tokens=image_tokens,
-            batch_size=recipe.answer_batch,
-            max_new_tokens=recipe.max_new_tokens,
-        )
-        self.language = Language(
-            exam.folder / "text_only.jsonl",
-            tokenizer,
-            self.template,
-            batch_size=recipe.answer_batch,
-        )
+        self.eights = [
+            Eight(
+                exam,
+                tokenizer,
+                self.template,
+                image_tokens=image_tokens,
+                batch_size=recipe.answer_batch,
+                max_new_tokens=recipe.max_new_tokens,
+            )
+            for exam in exams
+        ]
+        self.languages = [
+            Language(
+                exam.folder / "text_only.jsonl",
+                tokenizer,
+                self.template,
+                batch_size=recipe.answer_batch,
+            )
+            for exam in exams
+        ]
         self._before: dict[str, float] | None = None
+
+    def scores(self, llava: Any) -> dict[str, float]:
+        """Return a model's scores of the eight, means over the exams, 0 to 100."""
+        return _means([eight.measure(llava) for eight in self.eights])
+
+    def language(self, llava: Any) -> dict[str, float]:
+        """Return what a model answers without pictures by form, means over the exams, 0 to 100."""
+        return _means([language.measure(llava) for language in self.languages])
 
     def fresh(self, projector: nn.Module) -> Stage2Model:
         """Return the model that stage 2 starts from: the stored LLM and stage 1's projector."""
@@ -105,9 +126,13 @@ class ClaimsBench:
         if self._before is None:
             self.tuned.load_state_dict(self._start)
             with self.answering():
-                self._before = self.language.measure(self.tuned.eval().llava)
+                self._before = self.language(self.tuned.eval().llava)
         return self._before
 
     def answering(self) -> torch.autocast:
         """Return the context in which questions are answered."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean([each[name] for each in found]) for name in found[0]}

@@ -1,7 +1,8 @@
 """The files of the miniature eight for one split, and the features of their pictures; made once.
 
-A folder of questions is named after the split and its features after all that they depend on, so
-another tower gets features of its own.
+One exam is one seed's files; a study asks several, for the questions of one are few. A folder of
+questions is named after split and seed and its features after all that they depend on, so another
+tower gets features of its own.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class Exam:
         return found
 
 
+def prepare_exams(output: Path, clip: Path, split: Split, seeds: Sequence[int]) -> tuple[Exam, ...]:
+    """Prepare an exam for each seed; see `prepare_exam`."""
+    return tuple(prepare_exam(output, clip, split, seed) for seed in seeds)
+
+
 def prepare_exam(output: Path, clip: Path, split: Split, seed: int) -> Exam:
     """Make sure that the benchmarks and their features are there.
 
@@ -77,7 +83,7 @@ def prepare_exam(output: Path, clip: Path, split: Split, seed: int) -> Exam:
     Raises:
         UserError: if `output` holds something else under the same name.
     """
-    folder = output / f"eval-{split}"
+    folder = output / f"eval-{split}-{seed}"
     build(folder, seed, split)
     identity = _identity(folder)
     used = [identity, *(sha256_file(clip / name) for name in _OF_CLIP)]

@@ -57,7 +57,7 @@ def all_runs(
 def plan(
     runs: Sequence[Run],
     world: World,
-    exam: Exam,
+    exams: Sequence[Exam],
     recipe: ClaimsRecipe,
     precision: str,
     folder: Path,
@@ -67,7 +67,7 @@ def plan(
     Args:
         runs: what to do.
         world: pictures, labels and held-out scenes of stage 1.
-        exam: the miniature eight.
+        exams: the miniature eight, once for each of their seeds.
         recipe: the hyperparameters.
         precision: of both stages.
         folder: gets the results.
@@ -85,7 +85,7 @@ def plan(
             "version": VERSION,
             "stage1": first.config,
             "stage2": stage2 | {"learning_rate": recipe.learning_rate_of(run.llm.name)},
-            "exam": exam.identity,
+            "exams": [exam.identity for exam in exams],
         }
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
         path = folder / f"{run.name}-{digest}.json"

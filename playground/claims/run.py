@@ -57,14 +57,14 @@ def claims_run(
         if len(losses) == recipe.tuning_steps // 2:
             lap("tuning")
             with bench.answering():
-                language["middle"] = bench.language.measure(model.eval().llava)
+                language["middle"] = bench.language(model.eval().llava)
             lap("language")
     lap("tuning")
     model.eval()
     with bench.answering():
-        scores = bench.eight.measure(model.llava)
+        scores = bench.scores(model.llava)
         lap("eight")
-        language["after"] = bench.language.measure(model.llava)
+        language["after"] = bench.language(model.llava)
         lap("language")
     last = losses[-max(1, len(losses) // 10) :]
     return _rounded(

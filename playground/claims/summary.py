@@ -69,7 +69,7 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
             },
         },
         "precision": first["stage1"]["precision"],
-        "exam": first["exam"],
+        "exams": first["exams"],
         "seeds": sorted({p.run.seed for p in planned}),
         "llms": list(dict.fromkeys(p.run.llm.name for p in planned)),
         "arms": list(dict.fromkeys(p.run.arm for p in planned)),

@@ -17,7 +17,7 @@ class Setup(NamedTuple):
     """What a worker needs to know beside its runs."""
 
     world: World
-    exam: Exam
+    exams: tuple[Exam, ...]
     recipe: ClaimsRecipe
     precision: str
 
@@ -50,6 +50,6 @@ def _bench(setup: Setup, planned: Planned) -> Any:
     key = (planned.run.llm, setup)
     if key not in _benches:
         _benches[key] = ClaimsBench(
-            setup.world, setup.exam, planned.run.llm, setup.recipe, setup.precision
+            setup.world, setup.exams, planned.run.llm, setup.recipe, setup.precision
         )
     return _benches[key]

@@ -98,13 +98,20 @@ def test_one_wrong_rotation_loses_the_question(table):
     result = score(answers({**RIGHT, 1000008: "A"}), table)
     assert (result.value, result.parts["vanilla"]) == (50.0, 80.0)
     assert (result.parts["category: colour"], result.parts["category: place"]) == (100.0, 0.0)
-    assert result.protocol["rows"] == "5"
+    assert (result.protocol["rows"], result.protocol["rotations"]) == ("5", "complete")
 
 
 def test_a_missing_rotation_loses_the_question_and_is_counted(table):
     texts = {str(key): text for key, text in RIGHT.items() if key != 1000007}  # ids as texts
     result = score(answers(texts), table)
     assert (result.value, result.questions, result.missing) == (50.0, 2, 1)
+
+
+def test_a_table_that_lacks_a_rotation_is_told_by_the_protocol(tmp_path):
+    path = write_table(tmp_path / "t.tsv", [cells for cells in ROWS if cells[0] != "1000007"])
+    texts = {key: text for key, text in RIGHT.items() if key != 1000007}
+    result = score(answers(texts), path)
+    assert result.protocol["rotations"] == "1 questions have fewer than options, the first is 7"
 
 
 def test_always_the_same_letter_gets_no_question_right(table):

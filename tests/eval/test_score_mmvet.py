@@ -110,6 +110,10 @@ def test_prompt_is_the_papers():
         ("10", None),
         ("0/10", None),
         ("0.5/1", None),
+        ("0.85 / 1", None),
+        ("1 out of 10", None),
+        ("0 of 2 parts", None),
+        ("1 often", 1.0),
         ("-0.5", None),
         ("The score is 0.5", None),
         ("", None),
@@ -330,3 +334,8 @@ def test_a_kept_grade_that_is_no_number_is_refused(tmp_path, value):
     path.write_text(json.dumps(row | {"value": value}) + "\n")
     with pytest.raises(UserError, match=r"grades.jsonl:1: not a grade"):
         GradeCache(path)
+
+
+def test_a_folder_in_the_place_of_the_grades(tmp_path):
+    with pytest.raises(UserError, match="is a folder"):
+        GradeCache(tmp_path)

@@ -129,7 +129,7 @@ def test_the_tables_are_against_best_with_plain_beside(tmp_path: Path) -> None:
     config = {
         "stage1": {"recipe": {"batch": 32}, "precision": "float32"},
         "stage2": {"tuning_steps": 300, "batch": 32, "learning_rate": 3e-3},
-        "exam": "0",
+        "exams": ["0"],
     }
     planned: list[Planned] = []
     for arm, scores in {"plain": (40, 40), "sea-best": (50, 50), "mask": (55, 55)}.items():

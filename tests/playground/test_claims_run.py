@@ -68,7 +68,7 @@ def world(folder: Path) -> World:
 
 @pytest.fixture(scope="module")
 def bench(world: World, exam: Exam) -> ClaimsBench:
-    return ClaimsBench(world, exam, LLM, RECIPE, "float32")
+    return ClaimsBench(world, [exam], LLM, RECIPE, "float32")
 
 
 def test_perfect_answers_score_100_and_are_not_cut(exam: Exam, bench: ClaimsBench) -> None:
@@ -76,7 +76,7 @@ def test_perfect_answers_score_100_and_are_not_cut(exam: Exam, bench: ClaimsBenc
     for task in exam.tasks():
         rows = perfect_answers(exam.folder / Path(task.questions).parts[0])
         known = {(str(r["question_id"]), _plain(r["prompt"])): r["text"] for r in rows}
-        questions = bench.eight.asked[task]
+        questions = bench.eights[0].asked[task]
         texts = [known[str(q.question_id), _plain(q.prompt)] for q in questions]
         given[task] = answers_to(questions, texts)
         longest = max(longest, *(len(_ids(bench, text)) for text in texts))
@@ -107,11 +107,11 @@ def test_answers_are_those_of_the_package(exam: Exam, bench: ClaimsBench) -> Non
         Decoding(6),
         batch_size=5,
     )
-    questions = bench.eight.asked[task][:8]
+    questions = bench.eights[0].asked[task][:8]
     theirs = {q.key: text for batch in answerer.answers(questions) for q, text in batch}
     model = bench.fresh(llava.model.multi_modal_projector).eval()
-    batches = bench.eight.batches[task]
-    ours = answer_batches(model.llava, batches, bench.stage1.tokenizer, bench.eight.stop, 6)
+    batches = bench.eights[0].batches[task]
+    ours = answer_batches(model.llava, batches, bench.stage1.tokenizer, bench.eights[0].stop, 6)
     assert [theirs[q.key] for q in questions] == ours[: len(questions)]
     assert len(set(ours)) > 1
 
@@ -154,7 +154,9 @@ def test_arms_of_a_seed_see_the_same_data(
         return real(model, spy(), *rest)
 
     monkeypatch.setattr(run_module, "tuning_steps", spied)
-    one = {task: asked for task, asked in bench.eight.asked.items() if task.benchmark == "vizwiz"}
+    one = {
+        task: asked for task, asked in bench.eights[0].asked.items() if task.benchmark == "vizwiz"
+    }
     monkeypatch.setattr(bench.eight, "asked", one)  # all eight are asked by the command's test
     labels = str(world.labels(ARMS["sea-paper"]))
     plain = claims_run(bench, SeaArguments(), 2, 1)

@@ -70,7 +70,7 @@ def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None
     config = {
         "stage1": {"recipe": {"batch": 32}, "precision": "float32"},
         "stage2": {"tuning_steps": 300, "batch": 32, "learning_rate": 3e-3},
-        "exam": "0",
+        "exams": ["0"],
     }
     planned: list[Planned] = []
     scores = {("plain", 0): 50.0, ("plain", 1): 40.0, ("sea-best", 0): 55.0, ("sea-best", 1): 48.0}

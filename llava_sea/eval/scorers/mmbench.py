@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,6 +141,7 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
         protocol={
             "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
             "rows": str(len(rows)),
+            "rotations": _rotations(rows),
             "missing answers": "wrong",
         },
         parts=parts,
@@ -169,6 +170,16 @@ def _check_scorable(rows: list[dict[str, str]], table: Path) -> None:
             "would be another number under that name; take the official table, e.g. "
             "mmbench_dev_20230712.tsv"
         )
+
+
+def _rotations(rows: list[dict[str, str]]) -> str:
+    """Say whether every question is there once for each of its options."""
+    counts = Counter(int(row["index"]) % ROTATION for row in rows)
+    options = {int(row["index"]) % ROTATION: len(_options(row)) for row in rows}
+    lacking = [question for question, count in counts.items() if count < options[question]]
+    if not lacking:
+        return "complete"
+    return f"{len(lacking)} questions have fewer than options, the first is {lacking[0]}"
 
 
 def _options(row: dict[str, str]) -> dict[str, str]:
