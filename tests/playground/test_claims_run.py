@@ -157,7 +157,7 @@ def test_arms_of_a_seed_see_the_same_data(
     one = {
         task: asked for task, asked in bench.eights[0].asked.items() if task.benchmark == "vizwiz"
     }
-    monkeypatch.setattr(bench.eight, "asked", one)  # all eight are asked by the command's test
+    monkeypatch.setattr(bench.eights[0], "asked", one)  # all eight are asked by the command's test
     labels = str(world.labels(ARMS["sea-paper"]))
     plain = claims_run(bench, SeaArguments(), 2, 1)
     sea = claims_run(bench, ARMS["sea-paper"].arguments(labels), 2, 1)
