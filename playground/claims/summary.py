@@ -114,9 +114,9 @@ def _cell(
     """Return a cell's numbers.
 
     ``scores``: of each benchmark mean, half and difference to the baseline; ``mean``: the same for
-    the mean of the eight; ``gain``: by seed, mean, half, p values, and ``gain_over_plain`` where
-    plain LLaVA is not the baseline; ``language`` and ``stage1``: means and halves; ``by_seed``:
-    every run's scores.
+    the mean of the eight; ``tuning_loss``: the same for stage 2's last tenth; ``gain``: by seed,
+    mean, half, p values, and ``gain_over_plain`` where plain LLaVA is not the baseline;
+    ``language`` and ``stage1``: means and halves; ``by_seed``: every run's scores.
     """
     llm, steps, arm = cell
     means = {seed: _mean_of(run) for seed, run in runs.items()}
@@ -138,6 +138,9 @@ def _cell(
             for name in BENCHMARKS
         },
         "mean": _compare(means, base_means),
+        "tuning_loss": _compare(
+            *({s: r["tuning_loss"] for s, r in c.items()} for c in (runs, base))
+        ),
         **gains,
         "language": {
             form: {

@@ -65,7 +65,8 @@ def introduction(summary: Mapping[str, Any]) -> str:
     return (
         f"Stage 1 in batches of {stage1['batch']}, its steps in the tables; stage 2 is "
         f"{stage2['tuning_steps']} steps of {stage2['batch']} records at learning rate {rates}. "
-        f"Benchmarks of {summary['split']} scenes, greedy answers, MM-Vet graded by the local "
+        f"The eight on {summary['split']} scenes, drawn {len(summary['exams'])} times (a score is "
+        "the mean of these exams), greedy answers, MM-Vet graded by the local "
         f"judge. Seeds {', '.join(map(str, summary['seeds']))}. Mean ± half the 95 % t-interval "
         f"over seeds. Bold: better than {title_of(summary['baseline'])}, slanted: worse, by the "
         "interval of the differences paired by seed (same start, same order of the data)."
@@ -121,7 +122,10 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
 
 
 def score_tables(summary: Mapping[str, Any]) -> list[Table]:
-    """Return a table of the eight for each LLM and length; no stage 1 beside each length."""
+    """Return a table of the eight for each LLM and length; no stage 1 beside each length.
+
+    Stage 2's loss is that of its last tenth, on records that it then sees for the first time.
+    """
     tables = []
     cells = summary["cells"]
     for llm in summary["llms"]:
@@ -137,10 +141,12 @@ def score_tables(summary: Mapping[str, Any]) -> list[Table]:
                         Field(title_of(cell["arm"]) + note),
                         *(_score(cell["scores"][name]) for name in BENCHMARKS),
                         _score(cell["mean"]),
+                        _loss(cell["tuning_loss"]),
                     ]
                 )
             caption = f"{llm}, {steps} steps of stage 1"
-            tables.append(Table(caption, ["arm", *BENCHMARKS.values(), "mean"], rows))
+            head = ["arm", *BENCHMARKS.values(), "mean", "stage 2's loss"]
+            tables.append(Table(caption, head, rows))
     return tables
 
 
@@ -207,6 +213,10 @@ def _names(cell: Row) -> list[Field]:
 
 def _score(found: Row) -> Field:
     return Field(_text(found), _verdict(found["difference"]))
+
+
+def _loss(found: Row) -> Field:
+    return Field(_text(found, digits=3), -_verdict(found["difference"]))
 
 
 def _verdict(found: Row) -> int:

@@ -119,6 +119,7 @@ def _result(score: float) -> dict[str, Any]:
     return {
         "stage1": {"curve": [{"step": 0, **measures}], "final": measures},
         "scores": dict.fromkeys(BENCHMARKS, score),
+        "tuning_loss": 1.0 - score / 100,
         "language": {when: kept for when in ("before", "middle", "after")},
         "cpu_seconds": {"stage1": 1.0},
         "seconds": 2.0,

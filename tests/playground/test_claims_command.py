@@ -14,7 +14,7 @@ from llava_sea.errors import UserError
 from playground.claims import run as run_module
 from playground.claims import work
 from playground.claims.__main__ import claims
-from playground.claims.options import PLAYGROUND, Options, parse_options, parse_seeds
+from playground.claims.options import CHOSEN_ON, PLAYGROUND, Options, parse_options, parse_seeds
 from playground.claims.plan import all_runs
 from playground.claims.recipe import ClaimsRecipe
 from playground.study import pool
@@ -107,6 +107,7 @@ def test_a_killed_study_goes_on(
 
 def test_the_main_grid_has_more_lengths_for_the_smallest() -> None:
     options = parse_options([])
+    assert not set(options.seeds) & set(CHOSEN_ON)
     lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
     runs = all_runs(lengths, options.arms, options.seeds)
     assert len(runs) == 5 * (3 * 4 + 1 + 2 * (4 + 1)) and len(set(runs)) == len(runs)
