@@ -306,13 +306,8 @@ def make_rows(
     asked = 1e-5 if device == "cpu" else None
     rows.append(Row("loss in a packed row - loss alone, at most", difference, asked, note=note))
     for name, values in total.items():
-        rows.append(Row(f"tokens/s, {ways.get(name, name)}", size_tokens(tokens) / values))
+        rows.append(Row(f"tokens/s, {ways.get(name, name)}", sum(tokens) / values))
     return rows
-
-
-def size_tokens(tokens: Sequence[int]) -> int:
-    """Count the records' tokens, without padding."""
-    return sum(tokens)
 
 
 if __name__ == "__main__":
