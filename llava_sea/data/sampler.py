@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from llava_sea.data.balance import balance
+
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Yields this rank's batches of (index, epoch)."""
@@ -58,11 +60,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch_of()
-        order = self._order(epoch)
         whole = self.batch_size * self.world_size
-        order = np.resize(order, len(self) * whole)
+        order = self.epoch_order(epoch)
         for start in range(self.rank * self.batch_size, len(order), whole):
             yield [(int(index), epoch) for index in order[start : start + self.batch_size]]
+
+    def epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the epoch's records as all ranks' micro-batches take them, the end filled up."""
+        return np.resize(self._order(epoch), len(self) * self.batch_size * self.world_size)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return all records in the epoch's order, the same on every rank."""
@@ -115,3 +120,43 @@ class ModalityBatchSampler(EpochBatchSampler):
             left.append(shuffled[whole:])
         order = [steps[i] for i in generator.permutation(len(steps))]
         return np.concatenate([*order, generator.permutation(np.concatenate(left))])
+
+
+class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Another sampler's steps, cut into micro-batches of like token count (``--pack_sequences``).
+
+    Each optimizer step sees the records it would see unpacked, and a micro-batch has
+    `batch_size` records on average: which rank gets which record is what changes, so that no rank
+    waits for one whose records are long. Of equal input every rank computes the same division.
+    """
+
+    def __init__(self, sampler: EpochBatchSampler, lengths: Sequence[int], *, accumulation: int):
+        """Prepare the division.
+
+        Args:
+            sampler: decides what each step sees.
+            lengths: of the records; the sign is ignored (`ModalityBatchSampler`'s will do).
+            accumulation: micro-batches of a step.
+        """
+        self.sampler = sampler
+        self.batch_size = sampler.batch_size
+        self.drop_last = sampler.drop_last
+        self.lengths = np.maximum(np.abs(np.asarray(lengths)), 1)
+        self.accumulation = accumulation
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        world, rank = self.sampler.world_size, self.sampler.rank
+        epoch = self.sampler.epoch_of()
+        order = self.sampler.epoch_order(epoch)
+        step = self.batch_size * world * self.accumulation
+        for start in range(0, len(order), step):
+            records = order[start : start + step]
+            lengths = self.lengths[records].tolist()
+            parts = balance(lengths, len(records) // self.batch_size)
+            # Ranks run in step: what they do at a time is alike too.
+            parts.sort(key=lambda part: sum(lengths[number] for number in part))
+            for part in parts[rank::world]:
+                yield [(int(records[number]), epoch) for number in part]

@@ -6,18 +6,21 @@ the projector, since the layers after the selected hidden state get no gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from llava_sea.model.packed import packed_rows
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
 class Stage2Model(WrappedLlava):
     """Trains what its caller has left trainable; see `choose_trainable` and `llava_sea.model.lora`.
 
-    The batch is stage 1's, without the pairs.
+    The batch is stage 1's, without the pairs, or packed (`llava_sea.data.packing`).
     """
 
     def forward(
@@ -27,6 +30,8 @@ class Stage2Model(WrappedLlava):
         labels: Tensor,
         image_mask: Tensor,
         pixel_values: Tensor,
+        position_ids: Tensor | None = None,
+        sample_lengths: Sequence[int] | None = None,
         **_: Any,
     ) -> StepLosses:
         """Compute the next-token loss of a micro-batch; see `WrappedLlava.language_loss`.
@@ -37,9 +42,17 @@ class Stage2Model(WrappedLlava):
             labels: ``(B, L)``, -100 where not supervised.
             image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
             pixel_values: ``(I, 3, H, W)``; a zero picture where the batch has none.
+            position_ids: ``(B, L)``, with packed rows: from 0 at each sample.
+            sample_lengths: of the samples of one packed row.
         """
         visual_IPD = self.project(pixel_values)
-        loss, tokens = self.language_loss(visual_IPD, input_ids, attention_mask, labels, image_mask)
+        rows: AbstractContextManager[None] = nullcontext()
+        if position_ids is not None:
+            rows = packed_rows(self.language_model, position_ids, sample_lengths)
+        with rows:
+            loss, tokens = self.language_loss(
+                visual_IPD, input_ids, attention_mask, labels, image_mask
+            )
         return StepLosses(loss, tokens)
 
 

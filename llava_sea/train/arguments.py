@@ -239,6 +239,13 @@ class TrainingArguments(transformers.TrainingArguments):
     group_by_modality_length: bool = field(
         default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
     )
+    pack_sequences: bool = field(
+        default=False,
+        metadata={
+            "help": "Stage 2: a micro-batch's samples one after the other, each attending to itself"
+            " alone, instead of padded rows; the same loss."
+        },
+    )
     lora_enable: bool = field(
         default=False, metadata={"help": "Stage 2: train LoRA adapters of the LLM, not the LLM."}
     )

@@ -16,6 +16,7 @@ from llava_sea.data.check_text import check_conversations
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
+from llava_sea.data.packing import PackedCollator
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template, padding_id
 from llava_sea.errors import UserError
@@ -23,6 +24,7 @@ from llava_sea.model.builder import build_llava, load_tokenizer, zero3_is_on
 from llava_sea.model.load import is_llava, load_llava
 from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
 from llava_sea.model.lora import add_lora
+from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train import run
 from llava_sea.train.arguments import (
@@ -111,11 +113,13 @@ def prepare(
         model_max_length=args.model_max_length,
         seed=args.seed,
     )
-    collator = Collator(
-        padding_id(tokenizer),
-        transform.resolution,
-        image_tokens=llava.config.image_seq_length,
-    )
+    shared = (padding_id(tokenizer), transform.resolution, llava.config.image_seq_length)
+    collator = Collator(*shared)
+    if args.pack_sequences:
+        one_row = prepare_attention(model.language_model)
+        collator = PackedCollator(*shared, row_limit=None if one_row else args.model_max_length)
+        rows = "one row" if one_row else f"rows of up to {args.model_max_length} tokens"
+        logger.info("samples of a micro-batch are packed into %s", rows)
     return Prepared(model, dataset, collator, saver)
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
@@ -74,10 +74,17 @@ class LLaVATrainer(Trainer):
             )
         else:
             sampler = EpochBatchSampler(len(dataset), batch_size, **options)
+        batches: Sampler[list[tuple[int, int]]] = sampler
+        if getattr(self.args, "pack_sequences", False):
+            batches = PackedBatchSampler(
+                sampler,
+                dataset.modality_lengths,
+                accumulation=self.args.gradient_accumulation_steps,
+            )
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
-            batch_sampler=sampler,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),

@@ -1,0 +1,155 @@
+"""Attention for packed rows: each sample of a row attends to itself alone, causally.
+
+The LLM stays transformers' and is told by keywords that go through its layers to the attention:
+
+- FlashAttention: ``cu_seq_lens_*`` and ``max_length_*``, transformers' names for its varlen
+  kernels; all samples of a row in one call, nothing computed between samples.
+- SDPA: `per_sample_sdpa`, put in place of it by `prepare_attention`: one causal call a sample,
+  which needs no mask, where a mask over the row would cost the square of the row's length.
+- Others (eager, flex): positions that begin again at 0 and no mask: transformers then makes the
+  block-diagonal mask itself.
+
+Limits: an attention without mask support in transformers is refused; logit soft-capping needs
+FlashAttention or eager, as without packing.
+
+Shape letters: R rows, L tokens, H heads, D size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from llava_sea.errors import UserError
+
+PER_SAMPLE = "sdpa_per_sample"
+"""Name of `per_sample_sdpa` among transformers' attentions."""
+
+
+def prepare_attention(llm: nn.Module) -> bool:
+    """Make an LLM ready for packed rows; its results for rows of one sample stay what they are.
+
+    Args:
+        llm: a transformers model without head; where its attention is SDPA, that is replaced.
+
+    Returns:
+        Whether all samples of a batch go into one row, without padding.
+
+    Raises:
+        UserError: if the LLM's attention cannot be kept within samples.
+    """
+    model: Any = llm
+    attention = model.config._attn_implementation
+    if attention == "sdpa":
+        AttentionInterface.register(PER_SAMPLE, per_sample_sdpa)
+        AttentionMaskInterface.register(PER_SAMPLE, _mask)
+        model.set_attn_implementation(PER_SAMPLE)
+    elif attention not in ("eager", "flex_attention", PER_SAMPLE) and "flash" not in attention:
+        raise UserError(
+            f"--pack_sequences True: attention {attention} is not known to keep samples apart; "
+            "pass --attn_implementation sdpa, or leave --pack_sequences out"
+        )
+    return bool(attention != "eager")
+
+
+@contextmanager
+def packed_rows(
+    llm: nn.Module, position_ids: Tensor, sample_lengths: Sequence[int] | None
+) -> Iterator[None]:
+    """Within this context the LLM's calls see the samples of a row apart.
+
+    Args:
+        llm: after `prepare_attention`.
+        position_ids: ``(R, L)``, from 0 at each sample, padding included.
+        sample_lengths: of the samples of one row, whose sum is L; None for several rows.
+    """
+    model: Any = llm
+    extra: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids}
+    if sample_lengths is not None:
+        extra |= _apart(model.config._attn_implementation, sample_lengths, position_ids.device)
+
+    def add(_: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, keywords | extra
+
+    handle = llm.register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _apart(attention: str, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """Return what tells an attention where the samples of a row begin."""
+    if attention == PER_SAMPLE:
+        return {"sample_lengths": list(lengths)}
+    if "flash" not in attention:
+        return {}
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    longest = max(lengths)
+    return {
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": starts,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def per_sample_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    sample_lengths: Sequence[int] | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' SDPA does, one sample of the row after the other.
+
+    Args:
+        module: the attention layer.
+        query: ``(R, H, L, D)``.
+        key: as `query`, with the heads of keys.
+        value: as `key`.
+        attention_mask: used as it is; None attends causally within samples.
+        sample_lengths: of the samples of a row, in order; None takes the row for one.
+        sliding_window: how many tokens back a token sees, itself included; None sees all.
+        options: SDPA's.
+
+    Returns:
+        ``(R, L, H, D)``, and None for the weights.
+    """
+    if attention_mask is not None:
+        return _sdpa(module, query, key, value, attention_mask, **options)
+    lengths = list(sample_lengths or [query.shape[2]])
+    parts = (states.split(lengths, dim=2) for states in (query, key, value))
+    outputs = []
+    for q, k, v in zip(*parts, strict=True):
+        band = _band(q.shape[2], sliding_window, q.device)
+        outputs.append(_sdpa(module, q, k, v, band, **options)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+def _sdpa(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **options: Any) -> Any:
+    return sdpa_attention_forward(module, q, k, v, mask, **options)
+
+
+def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Return the causal mask of a window ``(1, 1, L, L)``, None where the window sees all."""
+    if window is None or length <= window:
+        return None
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return (ones.tril() & ones.triu(1 - window))[None, None]
+
+
+def _mask(**options: Any) -> Tensor | None:
+    """Make a mask for `per_sample_sdpa` only where there is padding to mask."""
+    return None if options.get("attention_mask") is None else sdpa_mask(**options)

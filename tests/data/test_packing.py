@@ -1,0 +1,145 @@
+"""Packed rows hold every sample whole; steps keep their records; ranks get like token counts."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_sea.data.balance import balance, fill_rows
+from llava_sea.data.packing import PackedCollator
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+P = 2
+
+
+@given(LENGTHS, st.integers(1, 8))
+def test_balanced_parts_hold_each_item_once_and_are_alike(lengths, parts):
+    found = balance(lengths, parts)
+    assert len(found) == parts and sorted(chain(*found)) == list(range(len(lengths)))
+    sums = [sum(lengths[item] for item in part) for part in found]
+    assert max(sums) - min(sums) <= max(lengths)
+    assert all(found) == (len(lengths) >= parts)
+
+
+@given(LENGTHS)
+def test_rows_hold_each_item_once_and_no_more_than_the_limit(lengths):
+    rows = fill_rows(lengths, 40)
+    sums = [sum(lengths[item] for item in row) for row in rows]
+    assert sorted(chain(*rows)) == list(range(len(lengths)))
+    assert all(0 < total <= 40 for total in sums)
+    # first-fit decreasing's bound
+    assert len(rows) <= 11 / 9 * -(-sum(lengths) // 20) + 1
+
+
+def test_an_item_above_the_limit_is_named():
+    with pytest.raises(ValueError, match="length 41 does not fit into rows of 40"):
+        fill_rows([3, 41], 40)
+
+
+def sample(length, pictures=()):
+    ids = torch.arange(1, length + 1) + 100 * length
+    mask = (ids > 0) & (torch.arange(length) < P * len(pictures))
+    made = {"input_ids": ids, "labels": ids.clone(), "image_mask": mask}
+    if pictures:
+        made["pixel_values"] = torch.stack([torch.full((3, 2, 2), float(p)) for p in pictures])
+    return made
+
+
+def test_one_row_without_padding():
+    batch = PackedCollator(9, (2, 2), P)([sample(5, [1, 2]), sample(1), sample(4, [3])])
+    assert batch["input_ids"].tolist() == [[501, 502, 503, 504, 505, 101, 401, 402, 403, 404]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 0, 1, 2, 3]]
+    # a sample's first token is nobody's to predict
+    assert batch["labels"].tolist() == [[-100, 502, 503, 504, 505, -100, -100, 402, 403, 404]]
+    assert batch["image_mask"].tolist() == [[True] * 4 + [False] * 2 + [True] * 2 + [False] * 2]
+    assert batch["attention_mask"].all() and batch["attention_mask"].dtype == torch.int64
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert batch["sample_lengths"] == [5, 1, 4]
+
+
+def test_rows_of_a_limited_length_with_the_pictures_in_their_order():
+    samples = [sample(4, [1]), sample(7, [2, 3]), sample(3), sample(5, [4])]
+    batch = PackedCollator(9, (2, 2), P, row_limit=10)(samples)
+    assert batch["input_ids"].shape == (2, 10) and "sample_lengths" not in batch
+    rows = {
+        tuple(row[mask.bool()].tolist())
+        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    }
+    ids = [s["input_ids"].tolist() for s in samples]
+    assert rows == {(*ids[1], *ids[2]), (*ids[0], *ids[3])}
+    first = ids[1][0] == batch["input_ids"][0, 0]
+    expected = [2, 3, 1, 4] if first else [1, 4, 2, 3]
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == expected
+    padding = batch["attention_mask"] == 0
+    assert padding.sum() == 1
+    assert (batch["input_ids"][padding] == 9).all() and (batch["labels"][padding] == -100).all()
+    assert not batch["image_mask"][padding].any() and (batch["position_ids"][padding] == 0).all()
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_text_alone_has_a_stand_in_picture(limit):
+    batch = PackedCollator(9, (2, 2), P, row_limit=limit)([sample(3)])
+    assert batch["pixel_values"].shape == (1, 3, 2, 2) and not batch["pixel_values"].any()
+    assert not batch["image_mask"].any()
+
+
+RNG = np.random.default_rng(0)
+RECORDS = (RNG.integers(5, 400, 203) * np.where(RNG.random(203) < 0.3, -1, 1)).tolist()
+
+
+def packed(rank, world, batch, accumulation, *, grouped, epoch=0, drop_last=False):
+    options = dict(rank=rank, world_size=world, seed=1, epoch_of=lambda: epoch, drop_last=drop_last)
+    if grouped:
+        plain = ModalityBatchSampler(RECORDS, batch, accumulation=accumulation, **options)
+    else:
+        plain = EpochBatchSampler(len(RECORDS), batch, **options)
+    return plain, PackedBatchSampler(plain, RECORDS, accumulation=accumulation)
+
+
+def steps(world, batch, accumulation, which, **options):
+    """Each step's micro-batches, as a list of ranks' lists."""
+    ranks = [list(packed(r, world, batch, accumulation, **options)[which]) for r in range(world)]
+    assert len({len(found) for found in ranks}) == 1
+    return [
+        [index for found in ranks for micro in found[i : i + accumulation] for index, _ in micro]
+        for i in range(0, len(ranks[0]), accumulation)
+    ]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("world", "batch", "accumulation"), [(1, 1, 1), (1, 4, 1), (2, 3, 2)])
+def test_a_step_sees_what_it_sees_unpacked(grouped, drop_last, world, batch, accumulation):
+    both = (
+        steps(world, batch, accumulation, which, grouped=grouped, drop_last=drop_last)
+        for which in (0, 1)
+    )
+    for plain, found in zip(*both, strict=True):
+        assert sorted(plain) == sorted(found)
+
+
+def test_no_micro_batch_is_empty_and_the_length_is_told():
+    _, sampler = packed(0, 2, 3, 2, grouped=False)
+    assert len(list(sampler)) == len(sampler) == 34
+    assert all(sampler) and all(epoch == 0 for batch in sampler for _, epoch in batch)
+
+
+def test_ranks_get_like_token_counts():
+    def widest(which):
+        options = dict(grouped=False, drop_last=True)
+        ranks = [list(packed(r, 4, 8, 1, **options)[which]) for r in range(4)]
+        tokens = [[sum(abs(RECORDS[i]) for i, _ in batch) for batch in rank] for rank in ranks]
+        return max(max(step) / min(step) for step in zip(*tokens, strict=True))
+
+    assert widest(1) < 1.1 < 1.5 < widest(0)
+
+
+def test_epochs_differ_and_repeat():
+    first, again, second = (
+        list(packed(1, 2, 3, 2, grouped=False, epoch=epoch)[1]) for epoch in (0, 0, 1)
+    )
+    assert first == again != second
