@@ -222,7 +222,7 @@ def _gradients(
         slope_CM.mul_(blocks.factor_M / 2)
         unit_CD = blocks.unit(part)
         grad_CD = torch.mm(slope_CM, blocks.text_MD, out=grad_ND[part])
-        along_C = (unit_CD * grad_CD).sum(1)  # = sum of slope times logit
+        along_C = torch.linalg.vecdot(unit_CD, grad_CD)  # = sum of slope times logit
         grad_log_scale += along_C.sum()
         norm_C = blocks.norm_N[part]
         # Below the smallest norm it is a constant factor, and nothing is taken away.
