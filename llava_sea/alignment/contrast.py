@@ -1,10 +1,9 @@
 """Both softmaxes of eq. 11, patch to word and word to patch, over blocks of rows of logits.
 
-One autograd function for `symmetric_infonce` and `multi_positive_infonce`. The text side is frozen,
-so the gradient of the visual side is made in the forward pass, where the logits are at hand. They
-are kept between the two passes over them (one product more for the gradient: 2, as autograd, and
-N x M floats), or made again (3 products and one block). Norms are factors of the rows and columns:
-nothing of size N x D is held but the gradient.
+One autograd function for `symmetric_infonce` and `multi_positive_infonce`. The logits are kept and
+turned in place into the loss's slopes (2 matrix products, as autograd, and N x M floats), or made
+again in the backward pass (3 products and one block). Norms are factors of the rows and columns:
+nothing of size N x D is made but the gradient.
 
 With a process group the columns' denominators are put together by two all-reduces of a float32 a
 column, 8 M bytes: no visual token and no target is sent. No second derivatives.
@@ -69,10 +68,9 @@ def contrast(
     """
     if keep_logits is None:
         keep_logits = keeps_logits(len(visual_ND), len(text_MD))
-    with_grad = torch.is_grad_enabled() and (visual_ND.requires_grad or log_scale.requires_grad)
     with torch.autocast(visual_ND.device.type, enabled=False):
         loss: Tensor = _Contrast.apply(
-            visual_ND, log_scale, text_MD, targets, group, chunk, keep_logits, with_grad
+            visual_ND, log_scale, text_MD, targets, group, chunk, keep_logits
         )
     return loss
 
@@ -83,7 +81,7 @@ def keeps_logits(num_rows: int, num_columns: int) -> bool:
 
 
 class _Contrast(torch.autograd.Function):
-    """The loss, with its gradients made in the forward pass."""
+    """The loss; of the visual side, both passes over the logits."""
 
     @staticmethod
     def forward(
@@ -95,30 +93,32 @@ class _Contrast(torch.autograd.Function):
         group: dist.ProcessGroup | None,
         chunk: int,
         keep_logits: bool,
-        with_grad: bool,
     ) -> Tensor:
         blocks = _Blocks(visual_ND, text_MD, log_scale, targets, chunk, keep_logits)
         row_lse_N, column_lse_M, target_NK = _log_sum_exps(blocks, targets, group)
         loss = targets.to_word_NK * (row_lse_N[:, None] - target_NK)
         column_lse_NK = torch.cat([column_lse_M, column_lse_M.new_zeros(1)])[targets.column_NK]
         loss += targets.to_patch_NK * (column_lse_NK - target_NK)
-        if with_grad:
-            ctx.save_for_backward(*_gradients(blocks, targets, row_lse_N, column_lse_M))
-        ctx.dtypes = visual_ND.dtype, log_scale.dtype
+        ctx.save_for_backward(visual_ND, log_scale, text_MD, row_lse_N, column_lse_M)
+        ctx.targets, ctx.chunk = targets, chunk
+        ctx.logits = blocks.room_CM if keep_logits else None
         return loss.sum() / 2
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        visual_ND, log_scale = (
-            (grads[0] * saved).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        visual_ND, log_scale, text_MD, row_lse_N, column_lse_M = ctx.saved_tensors
+        blocks = _Blocks(visual_ND, text_MD, log_scale, ctx.targets, ctx.chunk, ctx.logits)
+        ctx.logits = None  # written over from here on: another backward pass makes them again
+        grad_ND, grad_log_scale = _gradients(
+            blocks, ctx.targets, row_lse_N, column_lse_M, grads[0].float()
         )
-        return visual_ND, log_scale, None, None, None, None, None, None
+        grad_log_scale = grad_log_scale.to(log_scale.dtype)
+        return grad_ND.to(visual_ND.dtype), grad_log_scale, None, None, None, None, None
 
 
 class _Blocks:
-    """Blocks of rows of logits, kept from the first pass over them or made in each."""
+    """Blocks of rows of logits for one pass over them."""
 
     def __init__(
         self,
@@ -127,25 +127,29 @@ class _Blocks:
         log_scale: Tensor,
         targets: Targets,
         chunk: int,
-        keep: bool,
+        keep: bool | Tensor | None,
     ) -> None:
+        """Take what they are made of; `keep` is whether to hold all, or those held."""
         self.visual_ND, self.text_MD = visual_ND, text_MD.float()
-        self.targets, self.chunk, self.keep = targets, chunk, keep
+        self.targets, self.chunk = targets, chunk
         norm_M = vector_norm(self.text_MD, dim=1).clamp(min=_SMALLEST_NORM)
         self.factor_M = log_scale.float().exp() / norm_M
         self.norm_N = vector_norm(visual_ND, dim=1, dtype=torch.float32)
-        size = len(visual_ND) if keep else min(chunk, len(visual_ND))
-        self.room_CM = self.text_MD.new_empty(size, len(text_MD))
-        self.scratch_CM = self.text_MD.new_empty(min(chunk, len(visual_ND)), len(text_MD))
-        self.passes = 0
+        rows, columns = len(visual_ND), len(text_MD)
+        self.scratch_CM = self.text_MD.new_empty(min(chunk, rows), columns)
+        self.made = isinstance(keep, Tensor)
+        self.all = self.made or bool(keep)
+        if isinstance(keep, Tensor):
+            self.room_CM = keep
+        else:
+            self.room_CM = self.text_MD.new_empty(rows if keep else min(chunk, rows), columns)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Give each block's rows, its logits to write over (not in the first pass), and scratch."""
-        self.passes += 1
+        """Give each block's rows, its logits and scratch of their size."""
         for start in range(0, len(self.visual_ND), self.chunk):
             part = slice(start, min(start + self.chunk, len(self.visual_ND)))
-            room_CM = self.room_CM[part] if self.keep else self.room_CM[: part.stop - start]
-            if self.passes == 1 or not self.keep:
+            room_CM = self.room_CM[part] if self.all else self.room_CM[: part.stop - start]
+            if not self.made:
                 torch.mm(self.unit(part), self.text_MD.T, out=room_CM).mul_(self.factor_M)
                 self._hide_own(room_CM, part)
             yield part, room_CM, self.scratch_CM[: part.stop - start]
@@ -199,18 +203,23 @@ def _log_sum_exps(
 
 
 def _gradients(
-    blocks: _Blocks, targets: Targets, row_lse_N: Tensor, column_lse_M: Tensor
+    blocks: _Blocks,
+    targets: Targets,
+    row_lse_N: Tensor,
+    column_lse_M: Tensor,
+    grad_loss: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss's gradients with respect to the visual tokens and the log of the scale.
+    """Return the gradients with respect to the visual tokens and the log of the scale.
 
-    d loss / d logits = (sum_k to_word * p + to_patch * q - the targets' weights) / 2, and a cosine
-    moves its row only across the row's direction.
+    The logits are written over. d loss / d logits = (sum_k to_word * p + to_patch * q - the
+    targets' weights) / 2, and a cosine moves its row only across the row's direction.
     """
     # The softmaxes times their weights; a weight of 0 makes all of them 0.
     row_shift_N = row_lse_N - targets.to_word_NK.sum(1).log()
     column_shift_M = torch.where(
         targets.to_patch_M > 0, column_lse_M - targets.to_patch_M.log(), torch.inf
     )
+    factor_M = grad_loss / 2 * blocks.factor_M
     wanted_NK = targets.to_word_NK + targets.to_patch_NK
     at_NK = targets.column_NK.clamp(max=max(len(column_lse_M) - 1, 0))
     grad_ND = torch.empty_like(blocks.visual_ND, dtype=torch.float32)
@@ -219,7 +228,7 @@ def _gradients(
         torch.sub(slope_CM, row_shift_N[part][:, None], out=scratch_CM).exp_()
         slope_CM.sub_(column_shift_M).exp_().add_(scratch_CM)
         slope_CM.scatter_add_(1, at_NK[part], -wanted_NK[part])
-        slope_CM.mul_(blocks.factor_M / 2)
+        slope_CM.mul_(factor_M)
         unit_CD = blocks.unit(part)
         grad_CD = torch.mm(slope_CM, blocks.text_MD, out=grad_ND[part])
         along_C = torch.linalg.vecdot(unit_CD, grad_CD)  # = sum of slope times logit
