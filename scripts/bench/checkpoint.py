@@ -4,7 +4,8 @@ Starts the training command on one process with a random CLIP and a one-layer Ll
 widths (1024 -> 4096, in --quick 256 -> 1024), so the projector is as large as LLaVA's, and weighs
 what it wrote: mm_projector.bin, temperature, optimizer, schedule, RNG, trainer state, checksums.
 Asked is 18 bytes a parameter under bf16 and 22 under float32, and 2 MB beside them, which are not
-used here: all is counted. Without DeepSpeed and with ZeRO-2, --quick the latter in bf16. Limits: one process; on a CPU bf16 is forced with --use_cpu.
+used here: all is counted. Without DeepSpeed and with ZeRO-2; --quick: the latter in bf16. Limits:
+one process; on a CPU bf16 is forced with --use_cpu.
 """
 
 from __future__ import annotations

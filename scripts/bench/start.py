@@ -1,7 +1,7 @@
 """How long users wait before anything happens: `import llava_sea.alignment`, `--help` of commands.
 
-`python scripts/bench/start.py [--quick]`. Each in a fresh process, the best of several; a command is
-every module of `llava_sea` and `playground` with an ``if __name__ == "__main__"``. Limits: files
+`python scripts/bench/start.py [--quick]`. Each in a fresh process, the best of several; a command
+is every module of `llava_sea` and `playground` with an ``if __name__ == "__main__"``. Limits: files
 are in the page cache after the first start, and the interpreter's bytecode is written.
 """
 
