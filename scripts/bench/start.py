@@ -18,6 +18,14 @@ from common.rows import Row, run_bench
 
 REPO = Path(__file__).parents[2]
 ALIGNMENT = "import llava_sea.alignment"
+QUICK = (
+    "llava_sea.labels.extract",
+    "llava_sea.model.export",
+    "llava_sea.train.launch",
+    "llava_sea.train.train_mem",
+    "playground.build",
+)
+"""With --quick these alone: the slowest of those that import the same."""
 
 
 def commands() -> list[str]:
@@ -47,8 +55,8 @@ def seconds(*arguments: str) -> float:
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
-    """All rows; in --quick each command is started once, twice where that was too slow."""
-    rounds = 3 if args.quick else 10
+    """All rows."""
+    rounds = 2 if args.quick else 10
     seconds("-c", f"import torch; {ALIGNMENT}")
     bare, ours = float("inf"), float("inf")
     for _ in range(rounds):
@@ -57,12 +65,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
     note = f"{ours:.2f} s against {bare:.2f} s, best of {rounds}"
     rows = [Row(f"{ALIGNMENT}: over import torch, s", max(ours - bare, 0.0), 0.3, note=note)]
     slowest = {}
-    for name in commands():
-        best = float("inf")
-        for _ in range(2 if args.quick else 3):
-            best = min(best, seconds("-m", name, "--help"))
-            if args.quick and best <= 5:
-                break
+    for name in QUICK if args.quick else commands():
+        best = min(seconds("-m", name, "--help") for _ in range(1 if args.quick else 3))
         slowest[name] = best
         if not args.quick:
             rows.append(Row(f"python -m {name} --help, s", best, 5.0))
