@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,10 @@ ERROR_FILE = "LLAVA_SEA_ERROR_FILE"
 
 A launcher of several processes repeats it at the end, below the tracebacks of the others.
 """
+
+
+EXIT_STATUS = 128 + signal.SIGTERM
+"""Of a run that was told to end (SIGTERM) and saved a checkpoint."""
 
 
 class UserError(ValueError):

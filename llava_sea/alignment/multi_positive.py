@@ -11,22 +11,22 @@ and the loss is half their sum. One drawn label a patch makes the second a mean 
 positives, as in supervised contrastive learning (arXiv 2004.11362, its L_out). With soft targets a
 word counts in the second mean by min(1, m_u): one that no draw would likely pick weighs little, and
 a single target a patch gives the drawn loss again. Where every patch has a word of its own, this is
-`symmetric_infonce`. Memory: one chunk of rows of logits, and ids ``(N, K)``.
+`symmetric_infonce`.
 
 Shape letters: N own patches (rows), U distinct words (columns), D hidden size, K targets of a
-patch, J words of its top n, C rows of a chunk.
+patch, J words of its top n.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from llava_sea.alignment.loss import logit_scale
+from llava_sea.alignment.contrast import ROWS, Targets, contrast
+from llava_sea.alignment.loss import within_limit
 
 
 class PatchLabels(NamedTuple):
@@ -50,7 +50,8 @@ def multi_positive_infonce(
     labels: PatchLabels,
     *,
     group: dist.ProcessGroup | None = None,
-    chunk: int = 1024,
+    chunk: int = ROWS,
+    keep_logits: bool | None = None,
 ) -> Tensor:
     """InfoNCE between patches and distinct words (eq. 11 with the targets above).
 
@@ -61,7 +62,8 @@ def multi_positive_infonce(
         log_scale: as in `symmetric_infonce`.
         labels: the patches' words; of this process's patches only.
         group: the processes whose patches and words are each other's negatives.
-        chunk: rows of logits held at a time.
+        chunk: as there.
+        keep_logits: as there.
 
     Returns:
         A scalar. Without a group the loss; with one this process's share, as `symmetric_infonce`
@@ -79,6 +81,11 @@ def multi_positive_infonce(
         )
     if len(word_U) == 0:
         return 0.0 * (visual_ND.float().sum() + log_scale.float())  # no label on any rank
+    place_N = (weight_NK > 0).any(1).nonzero()[:, 0]
+    if len(place_N) < len(label_NK):
+        visual_ND = visual_ND.index_select(0, place_N)
+        label_NK, weight_NK = label_NK[place_N], weight_NK[place_N]
+        own_NJ = None if own_NJ is None else own_NJ[place_N]
     weight_NK = weight_NK.float()
     column_NK = _columns(label_NK, word_U)
     lost = (weight_NK > 0) & (column_NK == len(word_U))
@@ -87,18 +94,15 @@ def multi_positive_infonce(
     weight_NK = weight_NK / weight_NK.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)
     column_NK = torch.where(weight_NK > 0, column_NK, len(word_U))
     own_NJ = None if own_NJ is None else _columns(own_NJ, word_U)
-    with torch.autocast(visual_ND.device.type, enabled=False):
-        loss: Tensor = _MultiPositive.apply(
-            normalize(visual_ND.float(), dim=-1),
-            normalize(text_UD.detach().float(), dim=-1),
-            logit_scale(log_scale),
-            column_NK,
-            weight_NK,
-            own_NJ,
-            group,
-            chunk,
-        )
-    return loss
+    return contrast(
+        visual_ND,
+        text_UD.detach(),
+        within_limit(log_scale),
+        _targets(column_NK, weight_NK, own_NJ, len(word_U), group),
+        group=group,
+        chunk=chunk,
+        keep_logits=keep_logits,
+    )
 
 
 def _columns(id_NK: Tensor, word_U: Tensor) -> Tensor:
@@ -108,97 +112,23 @@ def _columns(id_NK: Tensor, word_U: Tensor) -> Tensor:
     return torch.where(found_NK, column_NK, len(word_U))
 
 
-class _MultiPositive(torch.autograd.Function):
-    """Row chunks of logits, computed again in the backward pass; a column U stands for none."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        visual_ND: Tensor,
-        text_UD: Tensor,
-        scale: Tensor,
-        column_NK: Tensor,
-        weight_NK: Tensor,
-        own_NJ: Tensor | None,
-        group: dist.ProcessGroup | None,
-        chunk: int,
-    ) -> Tensor:
-        num_words = len(text_UD)
-        labelled_N = (weight_NK > 0).any(1)
-        # In float64, so that the order of a GPU's additions does not show.
-        sums = torch.zeros(num_words + 1, dtype=torch.float64, device=visual_ND.device)
-        sums.index_add_(0, column_NK.flatten(), weight_NK.flatten().double())
-        sums[num_words] = labelled_N.sum()
-        if group is not None:
-            dist.all_reduce(sums, group=group)
-        mass_U, num_rows = sums[:num_words].float(), sums[num_words].float().clamp(min=1)
-        share_U = mass_U.clamp(max=1)
-        share_U = share_U / share_U.sum().clamp(min=1)  # how much a word counts in the mean
-        pull_U = share_U / mass_U.clamp(min=torch.finfo().tiny)  # of each unit of weight on it
-
-        row_lse_N = torch.empty_like(visual_ND[:, 0])
-        target_NK = torch.zeros_like(weight_NK)
-        column_max_U = torch.full_like(text_UD[:, 0], -torch.inf)
-        column_sum_U = torch.zeros_like(column_max_U)
-        for part in _parts(len(visual_ND), chunk):
-            cosine_CU = visual_ND[part] @ text_UD.T
-            logits_CU = _hide(scale * cosine_CU, column_NK[part], own_NJ, part)
-            row_lse_N[part] = logits_CU.logsumexp(1)
-            target_NK[part] = logits_CU.gather(1, column_NK[part].clamp(max=num_words - 1))
-            logits_CU.masked_fill_(~labelled_N[part][:, None], -torch.inf)
-            new_max_U = torch.maximum(column_max_U, logits_CU.amax(0))
-            pivot_U = torch.where(new_max_U.isfinite(), new_max_U, 0.0)
-            column_sum_U = column_sum_U * (column_max_U - pivot_U).exp()
-            column_sum_U += (logits_CU - pivot_U).exp().sum(0)
-            column_max_U = new_max_U
-        if group is not None:
-            own_max_U = column_max_U.clone()
-            dist.all_reduce(column_max_U, dist.ReduceOp.MAX, group=group)
-            pivot_U = torch.where(column_max_U.isfinite(), column_max_U, 0.0)
-            column_sum_U = column_sum_U * (own_max_U - pivot_U).exp()
-            dist.all_reduce(column_sum_U, group=group)
-        # Infinity makes every softmax of a row or column that takes no part 0.
-        row_lse_N = torch.where(labelled_N, row_lse_N, torch.inf)
-        column_lse_U = torch.where(mass_U > 0, column_max_U + column_sum_U.log(), torch.inf)
-
-        row_NK = (row_lse_N[:, None] - target_NK) / num_rows
-        at_NK = column_NK.clamp(max=num_words - 1)
-        row_NK = row_NK + pull_U[at_NK] * (column_lse_U[at_NK] - target_NK)
-        loss = torch.where(weight_NK > 0, weight_NK * row_NK, 0.0).sum() / 2
-        ctx.save_for_backward(visual_ND, text_UD, scale, column_NK, weight_NK, own_NJ)
-        ctx.rest = (row_lse_N, column_lse_U, num_rows, share_U, pull_U, labelled_N, chunk)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        visual_ND, text_UD, scale, column_NK, weight_NK, own_NJ = ctx.saved_tensors
-        row_lse_N, column_lse_U, num_rows, share_U, pull_U, labelled_N, chunk = ctx.rest
-        grad_visual_ND = torch.empty_like(visual_ND)
-        grad_scale = torch.zeros_like(scale)
-        for part in _parts(len(visual_ND), chunk):
-            cosine_CU = visual_ND[part] @ text_UD.T
-            logits_CU = _hide(scale * cosine_CU, column_NK[part], own_NJ, part)
-            # d loss / d logits = p / rows + share * q - the targets' weights in both directions
-            slope_CU = (logits_CU - row_lse_N[part][:, None]).exp() / num_rows
-            slope_CU += (logits_CU - column_lse_U).exp() * share_U
-            slope_CU.masked_fill_(~labelled_N[part][:, None], 0.0)
-            column_CK = column_NK[part].clamp(max=len(text_UD) - 1)
-            wanted_CK = weight_NK[part] * (1 / num_rows + pull_U[column_CK])
-            slope_CU.scatter_add_(1, column_CK, -wanted_CK)
-            slope_CU *= grads[0] / 2
-            grad_visual_ND[part] = scale * (slope_CU @ text_UD)
-            grad_scale += (slope_CU * cosine_CU).sum()
-        return grad_visual_ND, None, grad_scale, None, None, None, None, None
-
-
-def _parts(num_rows: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, num_rows)) for start in range(0, num_rows, chunk)]
-
-
-def _hide(logits_CU: Tensor, column_CK: Tensor, own_NJ: Tensor | None, part: slice) -> Tensor:
-    """Put minus infinity where a word is the patch's own and not its target."""
-    if own_NJ is None:
-        return logits_CU
-    hidden_CU = logits_CU.new_zeros(len(logits_CU), logits_CU.shape[1] + 1, dtype=torch.bool)
-    hidden_CU.scatter_(1, own_NJ[part], True).scatter_(1, column_CK, False)
-    return logits_CU.masked_fill_(hidden_CU[:, :-1], -torch.inf)
+def _targets(
+    column_NK: Tensor,
+    weight_NK: Tensor,
+    own_NJ: Tensor | None,
+    num_words: int,
+    group: dist.ProcessGroup | None,
+) -> Targets:
+    """Weigh both means of the module's docstring; one all-reduce of a float64 a word."""
+    # In float64, so that the order of a GPU's additions does not show.
+    sums = torch.zeros(num_words + 1, dtype=torch.float64, device=weight_NK.device)
+    sums.index_add_(0, column_NK.flatten(), weight_NK.flatten().double())
+    sums[num_words] = len(weight_NK)
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    mass_U, num_rows = sums[:num_words].float(), sums[num_words].float().clamp(min=1)
+    share_U = mass_U.clamp(max=1)
+    share_U = share_U / share_U.sum().clamp(min=1)  # how much a word counts in the mean
+    pull_U = share_U / mass_U.clamp(min=torch.finfo().tiny)  # of each unit of weight on it
+    pull_NK = pull_U[column_NK.clamp(max=num_words - 1)]
+    return Targets(column_NK, weight_NK / num_rows, weight_NK * pull_NK, share_U, own_NJ)

@@ -18,8 +18,7 @@ from types import FrameType
 
 import psutil
 
-from llava_sea.errors import ERROR_FILE
-from llava_sea.train.stop import EXIT_STATUS
+from llava_sea.errors import ERROR_FILE, EXIT_STATUS
 
 USER_ERROR = 2
 """Status of a command that said itself what was wrong (`llava_sea.errors`)."""

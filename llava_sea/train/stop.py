@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-logger = logging.getLogger(__name__)
+from llava_sea.errors import EXIT_STATUS
 
-EXIT_STATUS = 128 + signal.SIGTERM
+logger = logging.getLogger(__name__)
 
 _workers_may_go = multiprocessing.Event()
 

@@ -16,14 +16,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_sea.data.check_text import errors_name
 from llava_sea.data.records import load_records
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import EXIT_STATUS, UserError, run_command
 from llava_sea.train import processes, run, stage1, stage2
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
 from llava_sea.train.parse import parse_args
 from llava_sea.train.prepared import PickAttention
 from llava_sea.train.stage_flags import check_stage
-from llava_sea.train.stop import EXIT_STATUS, StopOnSignal
+from llava_sea.train.stop import StopOnSignal
 from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from llava_sea.alignment import AlignmentHead, symmetric_infonce, word_targets
+from llava_sea.alignment import AlignmentHead, contrast, symmetric_infonce, word_targets
 
 
 def reference(visual_ND, text_ND, log_scale, valid_N):
@@ -29,18 +31,104 @@ def make(num_pairs, share_valid=0.8, seed=0):
     return visual, text, log_scale, valid
 
 
-@pytest.mark.parametrize("num_pairs", [1, 2, 7, 33])
-@pytest.mark.parametrize("share_valid", [1.0, 0.6, 0.0])
-@pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_value_and_gradients_equal_the_reference(num_pairs, share_valid, chunk):
-    visual, text, log_scale, valid = make(num_pairs, share_valid)
-    loss = symmetric_infonce(visual, text, log_scale, valid, chunk=chunk)
+def check(visual, text, log_scale, valid, **options):
+    loss = symmetric_infonce(visual, text, log_scale, valid, **options)
     expected = reference(visual, text, log_scale, valid)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
     got = torch.autograd.grad(3 * loss, [visual, log_scale])
     want = torch.autograd.grad(3 * expected, [visual, log_scale])
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_pairs", [0, 1, 2, 7, 33])
+@pytest.mark.parametrize("share_valid", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_value_and_gradients_equal_the_reference(num_pairs, share_valid, chunk, keep_logits):
+    check(*make(num_pairs, share_valid), chunk=chunk, keep_logits=keep_logits)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 19),
+    st.integers(1, 25),
+    st.booleans(),
+    st.floats(-3.0, 4.5),
+    st.floats(1e-3, 1e3),
+    st.integers(0, 2**31),
+)
+def test_any_size_chunk_scale_and_length(num_pairs, chunk, keep_logits, log_scale, length, seed):
+    visual, text, _, valid = make(num_pairs, 0.7, seed)
+    visual = (length * visual.detach()).requires_grad_()
+    scale = torch.tensor(log_scale, requires_grad=True)
+    loss = symmetric_infonce(visual, text, scale, valid, chunk=chunk, keep_logits=keep_logits)
+    got = torch.autograd.grad(loss, [visual, scale])
+    exact = [t.detach().double().requires_grad_() for t in (visual, scale)]
+    expected = reference(exact[0], text.double(), exact[1], valid)
+    want = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(loss.double(), expected, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(length * got[0].double(), length * want[0], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got[1].double(), want[1], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_targets_that_are_alike_and_visual_tokens_of_length_zero(keep_logits):
+    visual, text, log_scale, _ = make(9)
+    text[[2, 5]] = text[0].clone()
+    text[4] = 0.0
+    visual = visual.detach()
+    visual[3], visual[6] = 0.0, 1e-14
+    everything = torch.ones(9, dtype=torch.bool)
+    check(visual.requires_grad_(), text, log_scale, everything, keep_logits=keep_logits)
+
+
+def test_without_flags_all_pairs_are_valid():
+    visual, text, log_scale, _ = make(7)
+    everything = torch.ones(7, dtype=torch.bool)
+    torch.testing.assert_close(
+        symmetric_infonce(visual, text, log_scale), reference(visual, text, log_scale, everything)
+    )
+
+
+def test_the_default_goes_by_the_size_of_the_logits(monkeypatch):
+    assert contrast.keeps_logits(4608, 4608) and contrast.keeps_logits(4608, 8 * 4608)
+    assert contrast.keeps_logits(16384, 16384) and not contrast.keeps_logits(16384, 16385)
+    rooms = []
+    original = contrast._Blocks.__init__
+
+    def spy(self, *args):
+        original(self, *args)
+        rooms.append(len(self.room_CM))
+
+    monkeypatch.setattr(contrast._Blocks, "__init__", spy)
+    for limit in (4 * 12 * 12, 4 * 12 * 12 - 1):
+        monkeypatch.setattr(contrast, "KEEP_AT_MOST", limit)
+        symmetric_infonce(*make(12, 1.0), chunk=5)
+    assert rooms == [12, 5]
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_a_graph_can_be_gone_through_twice_but_not_differentiated_twice(keep_logits):
+    visual, text, log_scale, valid = make(9)
+    loss = symmetric_infonce(visual, text, log_scale, valid, keep_logits=keep_logits)
+    first = torch.autograd.grad(loss, visual, retain_graph=True)[0].clone()
+    assert torch.equal(torch.autograd.grad(loss, visual, retain_graph=True)[0], first)
+    (gradient,) = torch.autograd.grad(loss, visual, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
+
+
+def test_without_gradients():
+    visual, text, log_scale, valid = make(9)
+    with torch.no_grad():
+        found = symmetric_infonce(visual, text, log_scale, valid)
+    torch.testing.assert_close(found, reference(visual, text, log_scale, valid).detach())
+    frozen = symmetric_infonce(visual.detach(), text, log_scale, valid)
+    torch.testing.assert_close(frozen, found)
+    (grad,) = torch.autograd.grad(frozen, log_scale)
+    (expected,) = torch.autograd.grad(reference(visual, text, log_scale, valid), log_scale)
+    torch.testing.assert_close(grad, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_starts_at_ln_n_and_the_scale_is_capped():
@@ -88,13 +176,36 @@ def test_word_targets_are_means_over_the_tokens():
     assert word_targets(embedded, mask).tolist() == [[1.0, 2.0], [0.0, 0.0]]
 
 
+MODES = [(keep, share) for keep in (True, False) for share in (1.0, 0.8, 0.1)]
+
+
 def _rank_main(rank, world, path, results):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
-    visual, text, log_scale, valid = make(12)
-    own = visual.detach().chunk(world)[rank].clone().requires_grad_()
-    loss = symmetric_infonce(own, text, log_scale, valid, group=dist.group.WORLD, chunk=5)
-    grads = torch.autograd.grad(loss, [own, log_scale])
-    results[rank] = (loss.detach().numpy(), grads[0].numpy(), grads[1].numpy())
+    sent, all_reduce = [], dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        sent.append(tensor.numel() * tensor.element_size())
+        return all_reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    found = []
+    for keep_logits, share in MODES:
+        visual, text, log_scale, valid = make(12, share)
+        own = visual.detach().chunk(world)[rank].clone().requires_grad_()
+        loss = symmetric_infonce(
+            own,
+            text,
+            log_scale,
+            None if share == 1.0 else valid,
+            group=dist.group.WORLD,
+            chunk=5,
+            keep_logits=keep_logits,
+        )
+        grads = torch.autograd.grad(loss, [own, log_scale])
+        found.append([t.numpy() for t in (loss.detach(), *grads)])
+        assert sum(sent) == 8 * int(valid.sum()), "two float32 numbers a column"
+        sent.clear()
+    results[rank] = found
     dist.barrier()
     dist.destroy_process_group()
 
@@ -104,10 +215,14 @@ def test_global_negatives_equal_one_process(world, tmp_path):
     with mp.Manager() as manager:
         results = manager.dict()
         mp.spawn(_rank_main, (world, tmp_path / "rendezvous", results), nprocs=world)
-        parts = [results[rank] for rank in range(world)]
-    visual, text, log_scale, valid = make(12)
-    expected = reference(visual, text, log_scale, valid)
-    want = torch.autograd.grad(expected, [visual, log_scale])
-    torch.testing.assert_close(sum(torch.tensor(p[0]) for p in parts), expected.detach())
-    torch.testing.assert_close(torch.cat([torch.tensor(p[1]) for p in parts]), want[0])
-    torch.testing.assert_close(sum(torch.tensor(p[2]) for p in parts), want[1])
+        ranks = [results[rank] for rank in range(world)]
+    for number, (_, share) in enumerate(MODES):
+        parts = [[torch.tensor(t) for t in found[number]] for found in ranks]
+        visual, text, log_scale, valid = make(12, share)
+        expected = reference(visual, text, log_scale, valid)
+        want = torch.autograd.grad(expected, [visual, log_scale])
+        assert share != 0.1 or valid.sum() < world, "some rank has no pair"
+        near = {"atol": 1e-6, "rtol": 1e-5}
+        torch.testing.assert_close(sum(p[0] for p in parts), expected.detach(), **near)
+        torch.testing.assert_close(torch.cat([p[1] for p in parts]), want[0], **near)
+        torch.testing.assert_close(sum(p[2] for p in parts), want[1], **near)

@@ -1,5 +1,7 @@
 """The loss with shared, soft and masked words against loops over patches and words."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -89,7 +91,9 @@ def check(visual, text, log_scale, labels, **options):
 @pytest.mark.parametrize("share_valid", [1.0, 0.6, 0.0])
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_value_and_gradients_equal_the_reference(kind, num_patches, share_valid, chunk):
-    check(*make(num_patches, kind, share_valid=share_valid), chunk=chunk)
+    made = make(num_patches, kind, share_valid=share_valid)
+    for keep_logits in (True, False):
+        check(*made, chunk=chunk, keep_logits=keep_logits)
 
 
 @pytest.mark.parametrize("kind", ["drawn", "soft", "masked"])
@@ -225,7 +229,7 @@ KINDS = ("drawn", "soft", "masked")
 def _rank_main(rank, world, path, results):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
     found = []
-    for kind in KINDS:
+    for kind, keep_logits in itertools.product(KINDS, (True, False)):
         visual, text, log_scale, labels = make(12, kind)
         own = visual.detach().chunk(world)[rank].clone().requires_grad_()
         rows = [None if ids is None else ids.chunk(world)[rank] for ids in labels[1:]]
@@ -236,6 +240,7 @@ def _rank_main(rank, world, path, results):
             PatchLabels(labels.word_U, *rows),
             group=dist.group.WORLD,
             chunk=5,
+            keep_logits=keep_logits,
         )
         grads = torch.autograd.grad(loss, [own, log_scale])
         found.append((loss.detach().numpy(), grads[0].numpy(), grads[1].numpy()))
@@ -250,7 +255,7 @@ def test_global_negatives_equal_one_process(world, tmp_path):
         results = manager.dict()
         mp.spawn(_rank_main, (world, tmp_path / "rendezvous", results), nprocs=world)
         ranks = [results[rank] for rank in range(world)]
-    for number, kind in enumerate(KINDS):
+    for number, (kind, _) in enumerate(itertools.product(KINDS, (True, False))):
         parts = [found[number] for found in ranks]
         visual, text, log_scale, labels = make(12, kind)
         expected = reference(visual, text, log_scale, labels)
