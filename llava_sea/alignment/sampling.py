@@ -77,8 +77,7 @@ def has_label(scores_PN: NDArray[np.floating]) -> NDArray[np.bool_]:
     if scores_PN.dtype == np.float16:
         # The same bits as integers are above 0 in the same places; numpy compares float16 one by
         # one, ten times as slowly.
-        labelled_P: NDArray[np.bool_] = (scores_PN.view(np.int16) > 0).any(1)
-        return labelled_P
+        return np.asarray((scores_PN.view(np.int16) > 0).any(1))
     return np.asarray((scores_PN > 0).any(1))
 
 
