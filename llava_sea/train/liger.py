@@ -78,7 +78,9 @@ def use_liger(model: WrappedLlava, config: dict[str, bool] | None, *, zero3: boo
     if llm.config.model_type in MODEL_TYPE_TO_APPLY_LIGER_FN:
         options = {"fused_linear_cross_entropy": False, "cross_entropy": False} | chosen
         _apply_liger_kernel_to_instance(model=llm, **options)
-        used.append(f"kernels of {llm.config.model_type}")
+        # rope, RMSNorm and the MLP are on unless they are turned off one by one.
+        if not {"rope", "rms_norm"} <= {name for name, on in chosen.items() if not on}:
+            used.append(f"kernels of {llm.config.model_type}")
     elif chosen:
         raise UserError(
             f"--liger_kernel_config: Liger has no kernels for {llm.config.model_type}; leave the "

@@ -95,8 +95,7 @@ for liger in (False, True):
     choose_trainable(llava)
     model = Stage2Model(llava)
     if liger:
-        print(use_liger(model, {{'rms_norm': False, 'rope': False}}, zero3=False))
-        assert "Liger" in repr(model.language_model.layers[0].mlp.forward), "no kernels"
+        print(use_liger(model, dict(rms_norm=False, rope=False, swiglu=False), zero3=False))
     loss = model(**batch(0.3)).lm_loss_sum
     loss.backward()
     found.append([loss.detach()] + [p.grad for p in model.parameters() if p.requires_grad])
@@ -106,10 +105,10 @@ for one, other in zip(*found, strict=True):
 
 
 def test_liger_gives_the_same_loss_and_gradients(tiny, repo):
-    """Triton's interpreter runs kernels without a GPU (not RMSNorm's), where there is Liger."""
+    """Where there is Liger, Triton's interpreter runs its fused loss without a GPU."""
     pytest.importorskip("liger_kernel")
     script = LIGER.format(tests=str(repo / "tests/model"), llm=str(tiny.llm), clip=str(tiny.clip))
     env = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "kernels of llama and fused linear cross-entropy" in done.stdout
+    assert done.stdout.strip() == "fused linear cross-entropy"
