@@ -1,8 +1,10 @@
 """Where a stage-1 step's time goes: `python scripts/bench/profile_stage1.py [--quick]`.
 
-torch.profiler over a few steps with SEA (preset `paper`; shapes of `common/stage1_world.py`), the 15
-operators of most self time, each with its share; JSON beside the other benches'. What is near the
-top is the frozen LLM's and tower's matrix products and attention; see README for what was found.
+torch.profiler over a few steps with SEA (preset `paper`; `common/stage1_world.py`'s shapes), the 15
+operators of most self time, each with its share, also as JSON. Found on the CPU: half are matrix
+products of the frozen LLM and tower, a tenth attention, the rest their norms and activations, and
+the softmax of L_g, which sees supervised tokens alone. Nothing of the alignment loss is among
+the 15, so no operator was changed for it.
 Limits: the CUDA part was not run where this was written.
 """
 

@@ -1,4 +1,4 @@
-"""A stage-1 step with SEA, without, and in a plain loop: `python scripts/bench/stage1.py [--quick]`.
+"""A stage-1 step with SEA, without, in a plain loop: `python scripts/bench/stage1.py [--quick]`.
 
 CPU: a Llama and a CLIP of a few million parameters with random weights; time of a step (forward,
 backward, clipping, AdamW) in turns, and peak memory above the model in fresh processes. The plain
@@ -122,8 +122,8 @@ def measure_cuda(args: argparse.Namespace) -> list[Row]:
     peak = next((p for n, p in BF16_PEAK.items() if n in torch.cuda.get_device_name()), None)
     rounds, sizes = (2, (16,)) if args.quick else (5, (16, 32, 64))
     rows = []
-    for attention, missing in attentions().items():
-        for liger in (False, True):
+    for liger in (False, True):  # the plain ones first: Liger's rope stays for the whole process
+        for attention, missing in attentions().items():
             name = f"{attention}{', Liger' if liger else ''}"
             if missing is not None:
                 rows.append(Row(f"{name}: tokens/s", None, note=missing))
