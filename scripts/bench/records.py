@@ -2,7 +2,7 @@
 
 Writes synthetic conversations of LLaVA-665K's shape to a temporary file, loads them as training
 does, and prints the file's size, the growth of this process, and their ratio. With --quick 5,000
-records, of which a process that has just started holds more than its share.
+records, at which the ratio is not yet that of a large file.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Time and memory of the word list at LLaVA-558K's size, on synthetic captions.
 
-`python scripts/bench/word_list.py [--captions 558128] [--num_workers 2]` writes captions of a small
-grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail (rank^-1), into
-a temporary folder in LLaVA's layout, runs the command's function on them in a process of its own,
-and prints a table and a line of JSON, then the rows; with --quick 6,000 captions. Limits: real captions repeat themselves more, so that their
-lists are shorter; a single machine, whatever else runs on it.
+`python scripts/bench/word_list.py [--quick] [--captions 558128] [--num_workers 2]` writes captions
+of a small grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail
+(rank^-1), into a temporary folder in LLaVA's layout, runs the command's function on them in a
+process of its own, and prints a table and a line of JSON, then the rows; --quick takes 6,000
+captions. Limits: real captions repeat themselves more, so that their lists are shorter; a single
+machine, whatever else runs on it.
 """
 
 from __future__ import annotations
@@ -138,7 +139,11 @@ def main() -> None:
         Row("word list, seconds", found["seconds"], note=note),
         Row("captions a second", found["captions_per_second"]),
         Row("peak memory, MiB", found["peak_rss_self_mib"]),
-        Row("peak memory of a worker, MiB", found["peak_rss_worker_mib"]),
+        Row(
+            "peak memory of a worker, MiB",
+            worker,
+            note=f"{args.num_workers} workers" if worker else "none was started for so few",
+        ),
     ]
     report("word_list", args, rows)
 
