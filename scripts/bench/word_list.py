@@ -132,9 +132,8 @@ def main() -> None:
         print(f"{name:<22}{value:>14,}" if isinstance(value, int) else f"{name:<22}{value:>14}")
     print(line, end="")
     found = json.loads(line)
-    note = (
-        f"{found['captions']:,} captions, {found['entries']:,} entries, {args.num_workers} workers"
-    )
+    note = f"{found['captions']:,} captions, {found['entries']:,} entries"
+    worker = found["peak_rss_worker_mib"] or None
     rows = [
         Row("word list, seconds", found["seconds"], note=note),
         Row("captions a second", found["captions_per_second"]),
