@@ -1,13 +1,16 @@
-"""The labels of a corpus on disk: shards of word ids and scores, memory-mapped, 6 bytes an entry.
+"""The labels of a corpus on disk: shards of word ids and scores, 5 bytes an entry.
 
-A folder holds ``shard-00000.{ids,scores,crc}.npy`` with a ``shard-00000.json`` that names its
-pictures and the checksums, written last: a shard without it was cut off and is made again. Once
-all are there (and the caller's ``words.tsv``) `finalize_store` adds ``index.npy`` (picture -> row)
-and ``manifest.json``, also written last: a folder without it is not a store.
+A folder holds ``shard-00000.labels.npy``, a row a picture (`llava_sea.alignment.label_rows`), with
+a ``shard-00000.json`` that names its pictures and the checksum, written last: a shard without it
+was cut off and is made again. Once all are there (and the caller's ``words.tsv``) `finalize_store`
+adds ``index.npy`` (picture -> row) and ``manifest.json``, also written last: a folder without it is
+not a store. Shards of the first format (``shard-00000.{ids,scores,crc}.npy``, 6 bytes an entry) are
+read as well, also beside new ones: an extraction that an earlier version began can go on.
 
 Pictures are found by a 64-bit hash of their name (the string of the record's "image"), so a reader
-maps 16 bytes a picture. Each row carries the CRC-32 of the picture file that was labelled; whoever
-loads the picture compares it (`Labels.crc32`), for labels of another picture train garbage.
+maps 16 bytes a picture; the labels of one are read when it is asked for. Each row carries the
+CRC-32 of the picture file that was labelled; whoever loads the picture compares it
+(`Labels.crc32`), for labels of another picture train garbage.
 
 Shape letters: I pictures of a shard, P patches, N labels a patch.
 """
@@ -19,28 +22,22 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype, unpack_row
 from llava_sea.errors import UserError
 from llava_sea.files import open_atomically, sha256_file, write_atomically
 
-FORMAT = "llava_sea labels 1"
-_ARRAYS = ("ids", "scores", "crc")
+FORMAT = "llava_sea labels 2"
+_READABLE = ("llava_sea labels 1", FORMAT)
+_FIRST_FORMAT = ("ids", "scores", "crc")
 
 
 class LabelStoreError(UserError):
     """A label store is missing, damaged, or does not hold what is asked of it."""
-
-
-class Labels(NamedTuple):
-    """One picture's labels: ids uint32 and scores float16 ``(P, N)``, score 0 where dropped."""
-
-    ids_PN: NDArray[np.uint32]
-    scores_PN: NDArray[np.float16]
-    crc32: int
 
 
 def write_shard(
@@ -64,18 +61,18 @@ def write_shard(
         skipped: pictures without labels and why.
     """
     assert len(images) == len(ids_IPN) == len(scores_IPN) == len(crc_I)
-    arrays = {
-        "ids": ids_IPN.astype("<u4"),
-        "scores": np.maximum(scores_IPN, 0).astype("<f2"),
-        "crc": crc_I.astype("<u4"),
+    rows_I, id_bytes = pack_rows(ids_IPN, scores_IPN, crc_I)
+    path = _array_path(directory, shard, "labels")
+    with open_atomically(path) as file:
+        np.save(file, rows_I)
+    for name in _FIRST_FORMAT:  # of a shard that an earlier version was cut off in
+        _array_path(directory, shard, name).unlink(missing_ok=True)
+    sidecar = {
+        "images": list(images),
+        "sha256": {"labels": sha256_file(path)},
+        "id_bytes": id_bytes,
+        "skipped": dict(skipped or {}),
     }
-    checksums = {}
-    for name, array in arrays.items():
-        path = _array_path(directory, shard, name)
-        with open_atomically(path) as file:
-            np.save(file, array)
-        checksums[name] = sha256_file(path)
-    sidecar = {"images": list(images), "sha256": checksums, "skipped": dict(skipped or {})}
     write_atomically(_sidecar_path(directory, shard), json.dumps(sidecar).encode())
 
 
@@ -108,7 +105,13 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
                     f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
                     "this shard anew"
                 )
-        shards.append({"rows": len(sidecar["images"]), "sha256": sidecar["sha256"]})
+        shards.append(
+            {
+                "rows": len(sidecar["images"]),
+                "id_bytes": sidecar.get("id_bytes", 4),
+                "sha256": sidecar["sha256"],
+            }
+        )
         names += sidecar["images"]
         skipped |= sidecar["skipped"]
     hash_I = np.array([_name_hash(name) for name in names], dtype="<u8")
@@ -129,7 +132,10 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
 
 
 class LabelStore:
-    """Read access to a finished store; arrays are mapped, nothing is loaded until it is read."""
+    """Read access to a finished store: the index is mapped, a picture's labels read when asked for.
+
+    A copy for another process (pickle) opens the folder there anew.
+    """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         """Open a store.
@@ -156,12 +162,12 @@ class LabelStore:
             self.manifest: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
-        if self.manifest.get("format") != FORMAT:
+        if self.manifest.get("format") not in _READABLE:
             raise LabelStoreError(
-                f"{path}: format {self.manifest.get('format')!r}, this version reads {FORMAT!r}; "
-                "extract the labels again"
+                f"{path}: format {self.manifest.get('format')!r}, this version reads "
+                f"{' and '.join(_READABLE)}; use the version that wrote it, or extract the labels "
+                "again"
             )
-        self._arrays: dict[int, tuple[NDArray[Any], ...]] = {}
         try:
             rows, columns = self.manifest["grid"]
             self.grid: tuple[int, int] = (int(rows), int(columns))
@@ -171,8 +177,7 @@ class LabelStore:
             self.skipped: dict[str, str] = self.manifest["skipped"]
             self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
             self._index = np.load(self.directory / "index.npy", mmap_mode="r")
-            for shard in range(len(self._ends)):
-                self._check_sizes(shard)
+            self._files = [self._shard_files(shard) for shard in range(len(self._ends))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LabelStoreError(
                 f"{self.directory}: the label store is damaged ({error}); extract the labels again "
@@ -195,14 +200,20 @@ class LabelStore:
                 "data. Run the extraction on this data, or pass the --sea_labels that belong to it"
             )
         shard = int(np.searchsorted(self._ends, row, side="right"))
-        ids_IPN, scores_IPN, crc_I = self._open(shard)
         local = row - (int(self._ends[shard - 1]) if shard else 0)
-        if ids_IPN[local].max(initial=0) >= self.num_words:
+        try:
+            parts = [file[local] for file in self._files[shard]]
+        except (OSError, ValueError) as error:
+            raise LabelStoreError(
+                f"{self.directory}: the labels of {image!r} cannot be read ({error})"
+            ) from None
+        labels = unpack_row(parts[0]) if len(parts) == 1 else Labels(*parts)
+        if labels.ids_PN.max(initial=0) >= self.num_words:
             raise LabelStoreError(
                 f"{self.directory}: damaged, {image!r} has labels that are not in the word list; "
                 "extract the labels again into a new folder"
             )
-        return Labels(ids_IPN[local], scores_IPN[local], int(crc_I[local]))
+        return labels._replace(crc32=int(labels.crc32))
 
     def images(self) -> list[str]:
         """Return the names of all pictures in row order (reads every shard's side file)."""
@@ -230,21 +241,25 @@ class LabelStore:
             return None
         return int(self._index[1, position])
 
-    def _check_sizes(self, shard: int) -> None:
-        """Compare a shard's files with the manifest by size, which reads none of them."""
-        rows = self.manifest["shards"][shard]["rows"]
-        entries = rows * self.grid[0] * self.grid[1] * self.top_n
-        for name, size in zip(_ARRAYS, (4 * entries, 2 * entries, 4 * rows), strict=True):
-            path = _array_path(self.directory, shard, name)
-            header = path.stat().st_size - size
-            if not 0 < header < 256:
-                raise ValueError(f"{path.name} has the wrong size")
+    def _shard_files(self, shard: int) -> list[RowFile]:
+        """Return a shard's one file, or the three of the first format; by size they are whole."""
+        about = self.manifest["shards"][shard]
+        shape = (self.grid[0] * self.grid[1], self.top_n)
+        if "labels" in about["sha256"]:
+            dtypes: dict[str, np.dtype[Any]] = {"labels": row_dtype(*shape, about["id_bytes"])}
+        else:
+            dtypes = {
+                "ids": np.dtype(("<u4", shape)),
+                "scores": np.dtype(("<f2", shape)),
+                "crc": np.dtype("<u4"),
+            }
+        return [
+            RowFile(_array_path(self.directory, shard, name), dtype, about["rows"])
+            for name, dtype in dtypes.items()
+        ]
 
-    def _open(self, shard: int) -> tuple[NDArray[Any], ...]:
-        if shard not in self._arrays:
-            paths = [_array_path(self.directory, shard, name) for name in _ARRAYS]
-            self._arrays[shard] = tuple(np.load(path, mmap_mode="r") for path in paths)
-        return self._arrays[shard]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LabelStore, (self.directory,)
 
 
 def _name_hash(name: str) -> int:

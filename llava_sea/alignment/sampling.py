@@ -5,12 +5,14 @@ workers and wherever it was resumed. Each pair carries a random key; of the pair
 the smallest key stays, so the one place that sees the whole batch (the collator, or all ranks
 together) needs no random numbers of its own.
 
-Shape letters: P patches, N labels of a patch or pairs of a batch, K pairs of a picture.
+Shape letters: P patches, N labels of a patch or pairs of a batch, K pairs of a picture, W windows,
+C patches of a window.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -59,32 +61,91 @@ def sample_pairs(
     Raises:
         ValueError: if the grid does not hold P patches or the window is below 1.
     """
+    rng = pair_generator(seed, epoch, record)
+    patch_K = draw_patches(has_label(scores_PN), grid, window, rng)
+    label_K, key_K = draw_labels(ids_PN[patch_K], scores_PN[patch_K], rng)
+    return Pairs(patch_K, label_K, key_K)
+
+
+def pair_generator(seed: int, epoch: int, record: int) -> np.random.Generator:
+    """Return what all draws of a record in an epoch come from."""
+    return np.random.default_rng([seed & 0xFFFFFFFF, epoch, record])
+
+
+def has_label(scores_PN: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Say which patches have a score above 0, bool ``(P,)``."""
+    if scores_PN.dtype == np.float16:
+        # The same bits as integers are above 0 in the same places; numpy compares float16 one by
+        # one, ten times as slowly.
+        return np.asarray((scores_PN.view(np.int16) > 0).any(1))
+    return np.asarray((scores_PN > 0).any(1))
+
+
+def draw_patches(
+    labelled_P: NDArray[np.bool_], grid: tuple[int, int], window: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw one labelled patch, each equally likely, from every window that has one.
+
+    Args:
+        labelled_P: which patches have a label, bool ``(P,)``, row-major over the grid.
+        grid: rows and columns of patches; their product is P.
+        window: k, the side of a window in patches.
+        rng: of `pair_generator`; P numbers are drawn.
+
+    Returns:
+        Patches ``(K,)`` in the order of their windows, row-major.
+
+    Raises:
+        ValueError: if the grid does not hold P patches or the window is below 1.
+    """
     rows, columns = grid
-    if rows * columns != len(scores_PN):
-        raise ValueError(f"a grid of {rows} x {columns} patches does not hold {len(scores_PN)}")
+    if rows * columns != len(labelled_P):
+        raise ValueError(f"a grid of {rows} x {columns} patches does not hold {len(labelled_P)}")
     if window < 1:
         raise ValueError(f"the window must be at least 1 patch wide, got {window}")
-    rng = np.random.default_rng([seed & 0xFFFFFFFF, epoch, record])
-    weight_PN = np.maximum(scores_PN.astype(np.float64), 0.0)
-    total_P = weight_PN.sum(1)
+    # The largest of independent uniform numbers among a window's labelled patches. The lot after
+    # the last patch stands for the places that a narrower window does not have.
+    lot = np.full(len(labelled_P) + 1, -1.0)
+    lot[:-1] = np.where(labelled_P, rng.random(len(labelled_P)), -1.0)
+    place_WC = _window_patches(grid, window)
+    lot_WC = lot[place_WC]
+    best_W = lot_WC.argmax(1)
+    window_W = np.arange(len(place_WC))
+    patch_K: NDArray[np.int64] = place_WC[window_W, best_W][lot_WC[window_W, best_W] >= 0]
+    return patch_K
 
-    # One patch a window: the largest of independent uniform numbers among the labelled ones.
-    lot_P = np.where(total_P > 0, rng.random(len(total_P)), -1.0)
-    row_P, column_P = np.divmod(np.arange(rows * columns), columns)
-    window_P = (row_P // window) * math.ceil(columns / window) + column_P // window
-    order_P = np.lexsort((-lot_P, window_P))
-    first_P = np.ones(len(order_P), bool)
-    first_P[1:] = window_P[order_P][1:] != window_P[order_P][:-1]
-    patch_K = order_P[first_P]
-    patch_K = patch_K[total_P[patch_K] > 0]
 
-    # One label a patch: the inverse of the cumulative distribution.
-    cumulative_KN = weight_PN[patch_K].cumsum(1)
-    draw_K = rng.random(len(patch_K)) * cumulative_KN[:, -1]
+def draw_labels(
+    ids_KN: NDArray[np.integer], scores_KN: NDArray[np.floating], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw a label for each patch with probability S / sum(S) (SEA eq. 9), and a random key.
+
+    Args:
+        ids_KN: label ids of the patches ``(K, N)``.
+        scores_KN: their scores; each patch has at least one above 0.
+        rng: of `pair_generator`, after the patches.
+
+    Returns:
+        labels and keys, int64 ``(K,)``.
+    """
+    # The inverse of the cumulative distribution.
+    cumulative_KN = np.maximum(scores_KN.astype(np.float64), 0.0).cumsum(1)
+    draw_K = rng.random(len(ids_KN)) * cumulative_KN[:, -1]
     choice_K = (cumulative_KN > draw_K[:, None]).argmax(1)
-    label_K = ids_PN[patch_K, choice_K].astype(np.int64)
-    key_K = rng.integers(0, 2**62, len(patch_K), dtype=np.int64)
-    return Pairs(patch_K.astype(np.int64), label_K, key_K)
+    label_K = ids_KN[np.arange(len(ids_KN)), choice_K].astype(np.int64)
+    return label_K, rng.integers(0, 2**62, len(ids_KN), dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _window_patches(grid: tuple[int, int], window: int) -> NDArray[np.int64]:
+    """Return each window's patches ``(W, C)``, row-major, padded with P where it is narrower."""
+    rows, columns = grid
+    place = np.full(
+        (math.ceil(rows / window) * window, math.ceil(columns / window) * window), rows * columns
+    )
+    place[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
+    by_window = place.reshape(place.shape[0] // window, window, place.shape[1] // window, window)
+    return by_window.transpose(0, 2, 1, 3).reshape(-1, window * window)
 
 
 def keep_one_per_label(label_N: Tensor, key_N: Tensor, valid_N: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ Both grids cover the same part of the picture. A target patch takes the labels o
 that it overlaps, their scores weighted by the share of its area that each covers; a word of several
 sources counts once, with its scores added up. Equal grids are taken one to one.
 
-Shape letters: P source patches, Q target patches, K sources of a target, N labels of a patch.
+Shape letters: P source patches, Q target patches, K sources of a target, N labels of a patch, E its
+entries: K x N.
 """
 
 from __future__ import annotations
@@ -20,6 +21,21 @@ class Overlap(NamedTuple):
 
     source_QK: NDArray[np.int64]
     share_QK: NDArray[np.float64]
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether each target lies in a single source patch and simply has its labels."""
+        return self.source_QK.shape[1] == 1
+
+    def of(self, patch_Q: NDArray[np.int64]) -> Overlap:
+        """Return the rows of some targets: only patches that are drawn need resampling."""
+        return Overlap(self.source_QK[patch_Q], self.share_QK[patch_Q])
+
+    def labelled(self, labelled_P: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say which targets overlap a source patch that has a label, bool ``(Q,)``."""
+        if self.one_to_one:
+            return labelled_P[self.source_QK[:, 0]]
+        return np.asarray((labelled_P[self.source_QK] & (self.share_QK > 0)).any(1))
 
 
 def grid_overlap(source: tuple[int, int], target: tuple[int, int]) -> Overlap:
@@ -67,22 +83,35 @@ def transfer_labels(
         a patch has fewer than N labels. More than N words are cut to the N best.
     """
     num_targets, num_labels = len(overlap.source_QK), ids_PN.shape[1]
-    if overlap.source_QK.shape[1] == 1:
+    if overlap.one_to_one:
         source_Q = overlap.source_QK[:, 0]
         return ids_PN[source_Q].astype(np.int64), scores_PN[source_Q].astype(np.float32)
-    ids = ids_PN[overlap.source_QK].astype(np.int64).reshape(num_targets, -1)
-    weighted = np.maximum(scores_PN[overlap.source_QK], 0) * overlap.share_QK[:, :, None]
-    span = int(ids.max(initial=0)) + 1
-    keys = np.arange(num_targets)[:, None] * span + ids
-    unique, inverse = np.unique(keys.reshape(-1), return_inverse=True)
-    sums = np.bincount(inverse, weighted.reshape(-1), len(unique))
-    patch, word = unique // span, unique % span
-    order = np.lexsort((word, -sums, patch))
-    patch, word, sums = patch[order], word[order], sums[order]
-    rank = np.arange(len(patch)) - np.searchsorted(patch, patch)
-    kept = (rank < num_labels) & (sums > 0)
-    ids_QN = np.zeros((num_targets, num_labels), np.int64)
-    scores_QN = np.zeros((num_targets, num_labels), np.float32)
-    ids_QN[patch[kept], rank[kept]] = word[kept]
-    scores_QN[patch[kept], rank[kept]] = sums[kept]
+    ids_QE = ids_PN[overlap.source_QK].astype(np.int64).reshape(num_targets, -1)
+    weight_QKN = np.maximum(scores_PN[overlap.source_QK].astype(np.float64), 0)
+    weight_QE = (weight_QKN * overlap.share_QK[:, :, None]).reshape(num_targets, -1)
+    # Equal words beside each other, in the order of their sources; sums stand at the first of each.
+    ids_QE, order_QE = _sorted_rows(ids_QE)
+    weight_QE = np.take_along_axis(weight_QE, order_QE, 1)
+    first_QE = np.ones(ids_QE.shape, bool)
+    first_QE[:, 1:] = ids_QE[:, 1:] != ids_QE[:, :-1]
+    word_QE = first_QE.ravel().cumsum() - 1
+    sum_QE = np.zeros(ids_QE.shape, np.float32)
+    sum_QE[first_QE] = np.bincount(word_QE, weight_QE.ravel())
+    # Floats that are not negative order as their bits do; what is equal stays in the order of ids.
+    negated_QE, order_QE = _sorted_rows(-sum_QE.view(np.int32).astype(np.int64))
+    scores_QN = (-negated_QE[:, :num_labels]).astype(np.int32).view(np.float32)
+    ids_QN = np.take_along_axis(ids_QE, order_QE[:, :num_labels], 1)
+    ids_QN[scores_QN == 0] = 0
     return ids_QN, scores_QN
+
+
+def _sorted_rows(values_QE: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort each row, what is equal in its old order; return it and where each came from.
+
+    The place in the lowest bits makes the order of plain numbers, which numpy sorts several times
+    as fast as it does a stable argsort. The values lie within 32 bits and a sign.
+    """
+    length = values_QE.shape[1]
+    bits = max(0, length - 1).bit_length()
+    keys_QE = np.sort((values_QE << bits) | np.arange(length), axis=1)
+    return keys_QE >> bits, keys_QE & ((1 << bits) - 1)

@@ -11,7 +11,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,8 @@ class WrappedLlava(nn.Module):
         super().__init__()
         self.llava = llava
         self.config = llava.config
+        self.fused_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+        """Head and cross-entropy in one, where `llava_sea.train.liger` has put it."""
 
     @property
     def projector(self) -> nn.Module:
@@ -135,10 +137,23 @@ class WrappedLlava(nn.Module):
         ).last_hidden_state
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
-        logits_KV = self.llava.lm_head(hidden_BLD[:, :-1][supervised_BL]).float()
-        lm_loss_sum = cross_entropy(logits_KV, labels[:, 1:][supervised_BL], reduction="sum")
+        lm_loss_sum = self.token_loss(
+            hidden_BLD[:, :-1][supervised_BL], labels[:, 1:][supervised_BL]
+        )
         # A batch without pictures still sends (zero) gradients through the projector.
         return lm_loss_sum + 0.0 * visual_IPD.sum().float(), supervised_BL.sum()
+
+    def token_loss(self, hidden_KD: Tensor, target_K: Tensor) -> Tensor:
+        """Return the cross-entropy of the head's logits, summed, float32.
+
+        Args:
+            hidden_KD: the LLM's last hidden states where a token is to be predicted.
+            target_K: those tokens.
+        """
+        if self.fused_loss is not None and len(target_K):
+            return self.fused_loss(hidden_KD, target_K)
+        logits_KV = self.llava.lm_head(hidden_KD).float()
+        return cross_entropy(logits_KV, target_K, reduction="sum")
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -295,6 +295,10 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"{self.n_gpu} GPUs in one process: start it with `deepspeed` (one process for "
                 "each), or show it one with CUDA_VISIBLE_DEVICES=0"
             )
+        if self.use_liger_kernel:
+            from llava_sea.train.liger import check_liger
+
+            check_liger(self.liger_kernel_config)
         if self.bits not in (4, 8, 16):
             raise UserError(f"--bits {self.bits}: 16, or with --lora_enable True 4 or 8")
         if self.bits != 16 and not self.lora_enable:

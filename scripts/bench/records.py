@@ -1,27 +1,31 @@
 """How much memory a data file takes once it is loaded: `python scripts/bench/records.py`.
 
 Writes synthetic conversations of LLaVA-665K's shape to a temporary file, loads them as training
-does, and prints the file's size, the growth of this process, and their ratio.
+does, and prints the file's size, the growth of this process, and their ratio. With --quick 5,000
+records, at which the ratio is not yet that of a large file.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import tempfile
 from pathlib import Path
 
 import psutil
+from common.rows import Row, bench_parser, report
 
 from llava_sea.data.records import load_records
 
 
 def main() -> None:
-    """Print one line."""
-    parser = argparse.ArgumentParser(description="Memory of loaded records.")
-    parser.add_argument("--records", type=int, default=60_000, help="synthetic records")
-    count = parser.parse_args().records
+    """Print one line and the rows."""
+    parser = bench_parser(__doc__)
+    parser.add_argument(
+        "--records", type=int, help="synthetic records (default: 60,000; --quick: 5,000)"
+    )
+    args = parser.parse_args()
+    count = args.records or (5_000 if args.quick else 60_000)
     rows = []
     for number in range(count):
         turns = []
@@ -41,6 +45,10 @@ def main() -> None:
     print(
         f"{len(records):,} records of {size / len(records):.0f} bytes: file {size / 1e6:.0f} MB, "
         f"memory {peak / 1e6:.0f} MB, {peak / size:.1f} times"
+    )
+    note = f"{len(records):,} records of {size / len(records):.0f} bytes"
+    report(
+        "records", args, [Row("memory of loaded records / their file, x", peak / size, note=note)]
     )
 
 

@@ -1,10 +1,11 @@
 """Time and memory of the word list at LLaVA-558K's size, on synthetic captions.
 
-`python scripts/bench/word_list.py [--captions 558128] [--num_workers 2]` writes captions of a small
-grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail (rank^-1), into
-a temporary folder in LLaVA's layout, runs the command's function on them in a process of its own,
-and prints a table and a line of JSON. Limits: real captions repeat themselves more, so that their
-lists are shorter; a single machine, whatever else runs on it.
+`python scripts/bench/word_list.py [--quick] [--captions 558128] [--num_workers 2]` writes captions
+of a small grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail
+(rank^-1), into a temporary folder in LLaVA's layout, runs the command's function on them in a
+process of its own, and prints a table and a line of JSON, then the rows; --quick takes 6,000
+captions. Limits: real captions repeat themselves more, so that their lists are shorter; a single
+machine, whatever else runs on it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from common.rows import Row, bench_parser, report
 
 PATTERNS = (
     "a {j} {n} {g} on a {j} {n} next to the {n}",
@@ -108,12 +111,13 @@ def _peak_mib(who: int) -> int:
 
 def main() -> None:
     """Generate, measure, print."""
-    parser = argparse.ArgumentParser(description="Benchmark of the word list.")
-    parser.add_argument("--captions", type=int, default=558_128)
+    parser = bench_parser(__doc__)
+    parser.add_argument("--captions", type=int, help="default: 558,128; --quick: 6,000")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.captions = args.captions or (6_000 if args.quick else 558_128)
     if args.measure:
         print(json.dumps(measure(args.measure, args.num_workers)))
         return
@@ -127,6 +131,20 @@ def main() -> None:
     for name, value in json.loads(line).items():
         print(f"{name:<22}{value:>14,}" if isinstance(value, int) else f"{name:<22}{value:>14}")
     print(line, end="")
+    found = json.loads(line)
+    note = f"{found['captions']:,} captions, {found['entries']:,} entries"
+    worker = found["peak_rss_worker_mib"] or None
+    rows = [
+        Row("word list, seconds", found["seconds"], note=note),
+        Row("captions a second", found["captions_per_second"]),
+        Row("peak memory, MiB", found["peak_rss_self_mib"]),
+        Row(
+            "peak memory of a worker, MiB",
+            worker,
+            note=f"{args.num_workers} workers" if worker else "none was started for so few",
+        ),
+    ]
+    report("word_list", args, rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """The store: what is written is read, nothing half-written counts, damage is found."""
 
 import hashlib
+import json
 import os
+import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llava_sea.alignment import (
     LabelStore,
@@ -13,6 +17,7 @@ from llava_sea.alignment import (
     shard_is_done,
     write_shard,
 )
+from llava_sea.alignment.label_rows import pack_rows, unpack_row
 
 WORDS = "word\tcount\tpos\nred ball\t3\tNP\ndog\t1\tNN\n"
 
@@ -54,12 +59,13 @@ def test_round_trip(tmp_path):
         assert labels.crc32 == crc and name in store
 
 
-def test_six_bytes_an_entry(tmp_path):
-    ids = np.zeros((50, 64, 10), np.int64)
-    write_shard(tmp_path, 0, [str(n) for n in range(50)], ids, ids.astype(float), np.zeros(50, int))
-    entries = sum(os.path.getsize(p) for p in tmp_path.glob("*.ids.npy"))
-    entries += sum(os.path.getsize(p) for p in tmp_path.glob("*.scores.npy"))
-    assert entries - 2 * 128 == 6 * ids.size
+def test_five_bytes_an_entry(tmp_path):
+    ids = np.full((50, 64, 10), 2**24 - 1)
+    write_shard(
+        tmp_path, 0, [str(n) for n in range(50)], ids, np.ones(ids.shape), np.zeros(50, int)
+    )
+    (path,) = tmp_path.glob("*.npy")
+    assert 0 < os.path.getsize(path) - (5 * ids.size + 4 * 50) < 1024
 
 
 def test_other_pictures_are_refused(tmp_path):
@@ -80,11 +86,11 @@ def test_unfinished_and_missing_stores_say_what_to_do(tmp_path):
 
 def test_a_damaged_shard_is_found(tmp_path):
     write(tmp_path, finalize=False)
-    path = tmp_path / "shard-00001.scores.npy"
+    path = tmp_path / "shard-00001.labels.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LabelStoreError, match=r"shard-00001\.scores.*damaged"):
+    with pytest.raises(LabelStoreError, match=r"shard-00001\.labels.*damaged"):
         finalize_store(tmp_path, {"grid": [2, 3]}, 2)
 
 
@@ -113,6 +119,108 @@ def test_a_changed_word_list_is_refused(tmp_path):
 def test_another_format_is_refused(tmp_path):
     write(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace("llava_sea labels 1", "llava_sea labels 0"))
+    path.write_text(path.read_text().replace("llava_sea labels 2", "llava_sea labels 3"))
     with pytest.raises(LabelStoreError, match="extract the labels again"):
         LabelStore(tmp_path)
+
+
+def first_format(directory, shard, images, ids, scores, crc):
+    """Write a shard as the first version did: three arrays, 6 bytes an entry."""
+    arrays = {
+        "ids": ids.astype("<u4"),
+        "scores": np.maximum(scores, 0).astype("<f2"),
+        "crc": crc.astype("<u4"),
+    }
+    sums = {}
+    for name, array in arrays.items():
+        path = directory / f"shard-{shard:05d}.{name}.npy"
+        np.save(path, array)
+        sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    sidecar = {"images": images, "sha256": sums, "skipped": {}}
+    (directory / f"shard-{shard:05d}.json").write_text(json.dumps(sidecar))
+
+
+def test_stores_of_the_first_format_are_read(tmp_path):
+    rng = np.random.default_rng(1)
+    ids, scores = rng.integers(0, 2**32, (3, 6, 2)), rng.normal(size=(3, 6, 2))
+    crc, names = rng.integers(0, 2**32, 3), ["a", "b", "c"]
+    first_format(tmp_path, 0, names, ids, scores, crc)
+    # What an earlier version began a later one goes on with.
+    write_shard(tmp_path, 1, ["d"], ids[:1], scores[:1], crc[:1])
+    finalize_store(tmp_path, {"grid": [2, 3], "top_n": 2}, 2)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert [shard["id_bytes"] for shard in manifest["shards"]] == [4, 4]
+    for form in ("llava_sea labels 1", "llava_sea labels 2"):
+        if form.endswith("1"):  # the first version's manifest names no id_bytes
+            for shard in manifest["shards"][:1]:
+                del shard["id_bytes"]
+        path.write_text(json.dumps(manifest | {"format": form}))
+        store = LabelStore(tmp_path)
+        for row, name in enumerate([*names, "d"]):
+            labels = store.read(name)
+            assert labels.ids_PN.dtype == np.uint32 and labels.scores_PN.dtype == np.float16
+            np.testing.assert_array_equal(labels.ids_PN, ids[row % 3])
+            expected = np.maximum(scores[row % 3], 0).astype(np.float16)
+            np.testing.assert_array_equal(labels.scores_PN, expected)
+            assert labels.crc32 == crc[row % 3] and type(labels.crc32) is int
+
+
+@given(
+    images=st.integers(0, 4),
+    patches=st.integers(1, 7),
+    top_n=st.integers(1, 3),
+    largest=st.sampled_from([0, 1, 2**16 - 1, 2**16, 2**24 - 1, 2**24, 2**32 - 1]),
+    seed=st.integers(0, 1000),
+)
+def test_rows_pack_and_unpack(images, patches, top_n, largest, seed):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, largest + 1, (images, patches, top_n))
+    if images:
+        ids[0, 0, 0] = largest
+    scores, crc = rng.normal(size=ids.shape).astype(np.float32), rng.integers(0, 2**32, images)
+    rows, id_bytes = pack_rows(ids, scores, crc)
+    assert id_bytes == (4 if images and largest >= 2**24 else 3)
+    assert rows.dtype.itemsize <= 4 + (2 + id_bytes) * patches * top_n + 3
+    for row, *expected in zip(rows, ids, scores, crc, strict=True):
+        labels = unpack_row(row)
+        np.testing.assert_array_equal(labels.ids_PN, expected[0])
+        np.testing.assert_array_equal(
+            labels.scores_PN, np.maximum(expected[1], 0).astype(np.float16)
+        )
+        assert labels.crc32 == expected[2]
+
+
+def test_rounded_scores_keep_their_order_and_their_shares():
+    """What reads them: the draw of eq. 9, soft targets, resampling. Cosines of a top 10."""
+    rng = np.random.default_rng(2)
+    scores = -np.sort(-rng.uniform(0.01, 0.4, (1, 576, 10)), axis=2)
+    rows, _ = pack_rows(np.zeros(scores.shape, int), scores, np.zeros(1, int))
+    stored = unpack_row(rows[0]).scores_PN.astype(np.float64)
+    assert (np.diff(stored, axis=1) <= 0).all() and (stored > 0).all()
+    share, exact = (s / s.sum(-1, keepdims=True) for s in (stored, scores[0]))
+    assert np.abs(share / exact - 1).max() < 2e-3
+
+
+def test_a_file_that_shrinks_after_opening_is_named(tmp_path):
+    write(tmp_path)
+    store = LabelStore(tmp_path)
+    path = tmp_path / "shard-00000.labels.npy"
+    os.truncate(path, path.stat().st_size - 1)
+    store.read("pic 0.jpg")
+    with pytest.raises(
+        LabelStoreError, match=r"'pic 2\.jpg' cannot be read .*ends before its row 2"
+    ):
+        store.read("pic 2.jpg")
+    with pytest.raises(LabelStoreError, match="wrong size"):
+        LabelStore(tmp_path)
+
+
+def test_a_copy_for_another_process_opens_the_files_itself(tmp_path):
+    rows = write(tmp_path)
+    store = LabelStore(tmp_path)
+    store.read(rows[0][0])
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(pickle.dumps(store)) < 1000
+    del store
+    np.testing.assert_array_equal(copy.read(rows[0][0]).ids_PN, rows[0][1])

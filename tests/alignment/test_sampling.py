@@ -60,6 +60,44 @@ def test_one_labelled_patch_per_window_that_has_one(rows, columns, window, holes
     assert len(labelled) <= num_windows((rows, columns), window)
 
 
+def slow_draw(ids, scores, grid, window, seed, epoch, record):
+    """Windows and labels one by one, from the same random numbers."""
+    rng = np.random.default_rng([seed, epoch, record])
+    lots, columns, patches = rng.random(len(ids)), grid[1], {}
+    for patch in range(len(ids)):
+        block = (patch // columns // window, patch % columns // window)
+        if any(float(score) > 0 for score in scores[patch]):
+            patches.setdefault(block, []).append(patch)
+    chosen = [max(patches[block], key=lambda p: lots[p]) for block in sorted(patches)]
+    labels = []
+    for patch, share in zip(chosen, rng.random(len(chosen)), strict=True):
+        ends = np.cumsum([max(0.0, float(score)) for score in scores[patch]])
+        labels.append(
+            next(int(ids[patch][n]) for n in range(len(ends)) if ends[n] > share * ends[-1])
+        )
+    return chosen, labels, rng.integers(0, 2**62, len(chosen)).tolist()
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    labels=st.integers(1, 3),
+    window=st.integers(1, 4),
+    holes=st.floats(0, 1),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_draws_are_the_slow_twin_s(rows, columns, labels, window, holes, dtype, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0.3, 0.5, (rows * columns, labels)).astype(dtype)
+    scores[rng.random(scores.shape) < holes] = rng.choice([0.0, -0.0])
+    ids = rng.integers(0, 50, scores.shape, dtype=np.uint32)
+    found = draw(ids, scores, (rows, columns), window, seed=seed, epoch=2, record=3)
+    expected = slow_draw(ids, scores, (rows, columns), window, seed, 2, 3)
+    assert tuple(values.tolist() for values in found) == expected
+    assert {values.dtype for values in found} == {np.dtype(np.int64)}
+
+
 def test_the_last_windows_of_an_odd_grid_are_narrower():
     assert num_windows((27, 27), 2) == 196
     assert num_windows((24, 24), 2) == 144

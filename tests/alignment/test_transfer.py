@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 
@@ -72,3 +74,48 @@ def test_a_patch_without_labels_stays_without():
     scores = np.full((3, 2), -0.1, np.float32)
     _, found = transfer_labels(ids, scores, grid_overlap((1, 3), (1, 2)))
     assert not found.any()
+
+
+def slow_rows(ids, scores, overlap):
+    """Each target's words by a dictionary, best first, ties by id."""
+    found = []
+    for sources, shares in zip(overlap.source_QK, overlap.share_QK, strict=True):
+        total: dict[int, float] = {}
+        for source, share in zip(sources, shares, strict=True):
+            for word, score in zip(ids[source].tolist(), scores[source].tolist(), strict=True):
+                total[word] = total.get(word, 0.0) + share * max(0.0, score)
+        rows = [(-np.float32(score), word) for word, score in total.items() if score > 0]
+        found.append([(word, -score) for score, word in sorted(rows)[: ids.shape[1]]])
+    return found
+
+
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    target_rows=st.integers(1, 5),
+    target_columns=st.integers(1, 5),
+    labels=st.integers(1, 4),
+    num_words=st.sampled_from([1, 3, 2**32 - 1]),
+    seed=st.integers(0, 1000),
+)
+def test_float16_scores_and_large_ids_as_the_slow_twin(
+    rows, columns, target_rows, target_columns, labels, num_words, seed
+):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, num_words, (rows * columns, labels), dtype=np.uint32)
+    scores = np.maximum(rng.choice([-1, 0.0, 0.25, 0.5, 0.3], ids.shape), 0).astype(np.float16)
+    overlap = grid_overlap((rows, columns), (target_rows, target_columns))
+    found_ids, found_scores = transfer_labels(ids, scores, overlap)
+    labelled = overlap.labelled((scores > 0).any(1))
+    assert labelled.tolist() == (found_scores > 0).any(1).tolist()
+    some = np.flatnonzero(labelled)
+    for part, kept in ((overlap, np.arange(len(labelled))), (overlap.of(some), some)):
+        some_ids, some_scores = transfer_labels(ids, scores, part)
+        np.testing.assert_array_equal(some_ids, found_ids[kept])
+        np.testing.assert_array_equal(some_scores, found_scores[kept])
+    if not overlap.one_to_one:
+        for patch, expected in enumerate(slow_rows(ids, scores, overlap)):
+            kept = found_scores[patch] > 0
+            found = zip(found_ids[patch][kept].tolist(), found_scores[patch][kept], strict=True)
+            assert list(found) == expected
+            assert not found_ids[patch][~kept].any()

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from llava_sea.alignment.label_store import LabelStore, finalize_store, write_shard
 from llava_sea.alignment.sampling import sample_pairs
+from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
@@ -138,6 +139,26 @@ def test_labels_of_another_grid(make, world):
     assert sample["sea_patch"].tolist() == list(range(16))
     expected = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
     assert sample["sea_label"].tolist() == expected
+
+
+def test_resampled_pairs_are_sample_pairs_of_all_resampled_labels(make, world):
+    """Only drawn patches are resampled; the draws are those of the whole picture's labels."""
+    rng, folder = np.random.default_rng(4), world.folder / "finer"
+    folder.mkdir()
+    crc = zlib.crc32((world.folder / "images" / "0.png").read_bytes())
+    ids, scores = rng.integers(0, 5, (1, 30, 2)), rng.normal(0, 0.3, (1, 30, 2))
+    write_shard(folder, 0, ["0.png"], ids, scores, np.array([crc]))
+    finalize_store(folder, {"grid": [5, 6], "top_n": 2}, 1)
+    store = LabelStore(folder)
+    data = make(world.records[:1], label_store=store, grid=(4, 4), seed=7, keep_top_n=True)
+    stored = store.read("0.png")
+    all_ids, all_scores = transfer_labels(*stored[:2], grid_overlap((5, 6), (4, 4)))
+    for epoch in range(20):
+        sample = data[(0, epoch)]
+        pairs = sample_pairs(all_ids, all_scores, (4, 4), window=2, seed=7, epoch=epoch, record=0)
+        for name, values in zip(("sea_patch", "sea_label", "sea_key"), pairs, strict=True):
+            assert sample[name].tolist() == values.tolist()
+        assert sample["sea_scores"].tolist() == all_scores[pairs.patch_K].tolist()
 
 
 def test_top_n_come_with_their_pairs(make, world):

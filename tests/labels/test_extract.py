@@ -217,7 +217,7 @@ def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeyp
 
     def full(file, array, *args):
         calls.append(1)
-        if len(calls) > 7:
+        if len(calls) > 2:
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         save(file, array, *args)

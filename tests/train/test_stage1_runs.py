@@ -335,16 +335,16 @@ def test_the_temperature_moves_under_bfloat16(train_here, read_metrics):
 
 
 def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
-    for harm in ("ids", "index", "manifest"):
+    for harm in ("labels", "index", "manifest"):
         folder = tmp_path / f"labels {harm}"
         shutil.copytree(tiny_labels, folder)
-        if harm == "ids":
-            (folder / "shard-00000.ids.npy").unlink()
+        if harm == "labels":
+            (folder / "shard-00000.labels.npy").unlink()
         elif harm == "index":
             data = (folder / "index.npy").read_bytes()
             (folder / "index.npy").write_bytes(data[: len(data) // 2])
         else:
-            (folder / "manifest.json").write_text('{"format": "llava_sea labels 1"}')
+            (folder / "manifest.json").write_text('{"format": "llava_sea labels 2"}')
         with pytest.raises(UserError, match="damaged"):
             train_here(harm, sea_labels=folder)
 
