@@ -222,7 +222,7 @@ def _mine(plan: Plan, encoder: PatchEncoder, workers: int, progress: Progress | 
         len(pending),
         workers,
         ", ".join(plan.devices),
-        entries * 6 / 2**30,
+        entries * 5 / 2**30,
     )
     count = counter(progress, "pictures", total)
     count(0)
