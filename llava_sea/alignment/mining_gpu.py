@@ -206,7 +206,7 @@ def check_kernels(kernels: Kernels, device: torch.device) -> None:
     """Compare kernels with plain float32 on a small odd-sized input.
 
     Raises:
-        ValueError: if they differ by more than rounding allows.
+        AssertionError: if they differ by more than rounding allows.
     """
     from llava_sea.alignment.mining_words import prepare_words
 

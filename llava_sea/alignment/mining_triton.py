@@ -37,7 +37,7 @@ _tuned: set[tuple[int, int]] = set()
 
 
 @triton.jit
-def _maxima_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913
+def _maxima_kernel(  # type: ignore[no-untyped-def]
     patches_MD,
     words_QD,
     maxima_MK,
@@ -96,7 +96,7 @@ _autotuned = triton.autotune(
 
 
 @triton.jit
-def _rescore_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913
+def _rescore_kernel(  # type: ignore[no-untyped-def]
     patches_MD,
     words_QD,
     buckets_MC,
