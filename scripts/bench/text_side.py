@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
             "its context: it attends its pads",
         )
     ]
-    count = 256 if args.quick else 1024
+    count = 256 if args.quick else 512
     tokens = draw_tokens(max(count, 200_000 if cuda else 0))
     words = [str(number) for number in range(len(tokens))]
     trimmed, padded = (kind(model, DrawnTokens(tokens)) for kind in (TextEncoder, PaddedEncoder))
