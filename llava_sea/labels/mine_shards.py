@@ -22,6 +22,7 @@ from torch import Tensor
 
 from llava_sea.alignment.label_store import shard_is_done, write_shard
 from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.mining_words import PreparedWords, prepare_words
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.labels.options import ExtractOptions
@@ -29,8 +30,9 @@ from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.pictures import LoadedBatch, Picture, PictureLoader
 from llava_sea.labels.word_vectors import WordVectors
 
-# Patches mined at a time: a block of scores is 4 * M * 16,384 bytes (256 MB, 1 GB).
-_PATCHES_AT_A_TIME = {"cpu": 4096, "cuda": 16_384}
+# Patches mined at a time. The CPU keeps Q / 128 maxima of each (0.5 GB at 4M words); a GPU goes
+# through 4,096 at a time by itself, and 32 pictures of CLIP or SigLIP should be one call.
+_PATCHES_AT_A_TIME = {"cpu": 4096, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,12 @@ def mine_shards(
         encoder: the encoder, if it is loaded already.
 
     Raises:
-        UserError: for a picture that cannot be read, or a disk that takes no more.
+        UserError: for a picture that cannot be read or has features that are no finite numbers, or
+            a disk that takes no more.
     """
     encoder = encoder or load_encoder(plan.options, device)
     loader = make_loader(plan.options)
-    words_QD = plan.vectors.load(device)
+    words = prepare_words(plan.vectors.load(device))
     top_n = plan.options.sea_top_n
     assert top_n is not None
     for number in shards:
@@ -137,7 +140,8 @@ def mine_shards(
             encoder, loader, pictures, plan.options, plan.center_D
         ):
             if patches_BPD is not None:
-                ids_BPN, scores_BPN = mine_batch(patches_BPD, words_QD, top_n, plan.sign)
+                _require_finite(patches_BPD, [pictures[row] for row in batch.rows], plan.options)
+                ids_BPN, scores_BPN = mine_batch(patches_BPD, words, top_n, plan.sign)
                 ids_IPN[batch.rows, :, : ids_BPN.shape[-1]] = ids_BPN
                 scores_IPN[batch.rows, :, : ids_BPN.shape[-1]] = scores_BPN
                 crc_I[batch.rows] = batch.crc32s
@@ -152,10 +156,29 @@ def mine_shards(
             raise UserError(cannot_write(folder, error)) from error
 
 
+def _require_finite(patches_BPD: Tensor, pictures: list[Picture], options: ExtractOptions) -> None:
+    bad_B = ~patches_BPD.isfinite().flatten(1).all(1)
+    if bool(bad_B.any()):
+        name = pictures[int(bad_B.nonzero()[0])].image
+        way_out = "look at the picture and at the vision tower's weights"
+        if options.dtype == "float16":
+            way_out = "run again with --dtype float32, in another --output_dir"
+        raise UserError(
+            f"{name}: the vision tower gives features that are not finite numbers in "
+            f"{options.dtype}; finished shards are kept. {way_out[0].upper()}{way_out[1:]}"
+        )
+
+
 def mine_batch(
-    patches_BPD: Tensor, words_QD: Tensor, top_n: int, sign: int
+    patches_BPD: Tensor, words_QD: Tensor | PreparedWords, top_n: int, sign: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Mine a batch of pictures; labels whose score is not above 0 become (0, 0).
+
+    Args:
+        patches_BPD: patch features.
+        words_QD: word features, or what `prepare_words` made of them.
+        top_n: labels of a patch.
+        sign: of the cosine.
 
     Returns:
         ids uint32 and scores float32, ``(B, P, N)``.

@@ -1,0 +1,266 @@
+"""The miner's paths: every screen against a float64 sort, bounds that hold, the GPU's logic."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from llava_sea.alignment import mine_top_words, mining_gpu, mining_rescore, mining_screen
+from llava_sea.alignment.mining_bounds import exact_float32, patch_bounds, screen_cuts
+from llava_sea.alignment.mining_gpu import PLAIN, check_kernels, gpu_candidates
+from llava_sea.alignment.mining_rescore import bucket_candidates, rank_exactly
+from llava_sea.alignment.mining_screen import bucket_maxima, largest
+from llava_sea.alignment.mining_words import PreparedWords, prepare_words
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def naive(patches_MD, words_QD, top_n, sign):
+    """Float64 products, rounded to float32 once, sorted by (-score, id)."""
+    scores_MQ = sign * (patches_MD.double() @ words_QD.double().T).float().numpy()
+    ids_MQ = np.broadcast_to(np.arange(scores_MQ.shape[1]), scores_MQ.shape)
+    order = np.lexsort((ids_MQ, -scores_MQ))[:, :top_n]
+    return order, np.take_along_axis(scores_MQ, order, 1)
+
+
+def mine(path, patches_MD, words_QD, top_n, sign):
+    if path != "gpu":
+        return mine_top_words(patches_MD, words_QD, top_n, sign=sign, block=512, precision=path)
+    words, signed_MD = prepare_words(words_QD), sign * patches_MD
+    bounds = patch_bounds(signed_MD, words, True)
+    rows_C, ids_C = gpu_candidates(signed_MD, words, bounds, top_n, PLAIN)
+    return rank_exactly(signed_MD, words_QD, rows_C, ids_C, top_n)
+
+
+def features(rows, size, seed, spread=1.0, repeats=1):
+    rng = torch.Generator().manual_seed(seed)
+    common = torch.randn(size, generator=rng)
+    drawn = common + spread * torch.randn(-(-rows // repeats), size, generator=rng)
+    return normalize(drawn, dim=1).repeat(repeats, 1)[:rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from([*PRECISIONS, "gpu"]),
+    num_patches=st.integers(1, 70),
+    num_words=st.one_of(st.integers(1, 200), st.integers(201, 4000)),
+    size=st.sampled_from([1, 5, 32, 96]),
+    top_n=st.integers(1, 20),
+    sign=st.sampled_from([-1, 1]),
+    spread=st.sampled_from([1e-3, 0.3, 3.0]),
+    repeats=st.sampled_from([1, 3, 500]),
+    seed=st.integers(0, 2**16),
+)
+def test_every_path_equals_a_float64_sort(
+    path, num_patches, num_words, size, top_n, sign, spread, repeats, seed
+):
+    # A small spread makes scores that bfloat16 cannot tell apart, all positive or all negative.
+    patches_MD = features(num_patches, size, seed, spread)
+    words_QD = features(num_words, size, seed, spread, repeats)
+    ids_MN, scores_MN = mine(path, patches_MD, words_QD, top_n, sign)
+    expected_ids, expected = naive(patches_MD, words_QD, top_n, sign)
+    np.testing.assert_array_equal(scores_MN.numpy(), expected)
+    np.testing.assert_array_equal(ids_MN.numpy(), expected_ids)
+
+
+@pytest.mark.parametrize("path", [*PRECISIONS, "gpu"])
+def test_equal_words_come_in_the_order_of_their_ids(path):
+    words_QD = features(1, 16, 0).repeat(3000, 1)
+    ids_MN, _ = mine(path, features(70, 16, 1), words_QD, 12, 1)
+    assert ids_MN.tolist() == [list(range(12))] * 70
+
+
+def test_the_result_does_not_depend_on_block_batch_or_precision():
+    patches_MD, words_QD = features(130, 64, 0), features(5000, 64, 1)
+    whole = mine_top_words(patches_MD, words_QD, 10, precision="float32")
+    for precision in PRECISIONS:
+        for block in (128, 1000, 8192):
+            parts = [
+                mine_top_words(part, words_QD, 10, block=block, precision=precision)
+                for part in patches_MD.split(57)
+            ]
+            assert torch.equal(torch.cat([ids for ids, _ in parts]), whole[0])
+            assert torch.equal(torch.cat([scores for _, scores in parts]), whole[1])
+
+
+def test_small_groups_of_patches_change_nothing(monkeypatch):
+    patches_MD, words_QD = features(70, 32, 0), features(3000, 32, 1)
+    expected = mine_top_words(patches_MD, words_QD, 10)
+    monkeypatch.setattr(mining_rescore, "_GROUP", 5000)
+    monkeypatch.setitem(mining_screen._ROWS, "cpu", 31)
+    monkeypatch.setitem(mining_rescore._AT_A_TIME, "cpu", 7)
+    found = mine_top_words(patches_MD, words_QD, 10)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_no_patches():
+    ids_MN, scores_MN = mine_top_words(torch.ones(0, 3), torch.ones(5, 3), 7)
+    assert ids_MN.shape == scores_MN.shape == (0, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_are_read_as_float32(dtype):
+    patches_MD, words_QD = features(70, 32, 0).to(dtype), features(900, 32, 1).to(dtype)
+    expected = mine_top_words(patches_MD.float(), words_QD.float(), 5)
+    found = mine_top_words(patches_MD, words_QD, 5)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_features_that_are_not_finite_are_named():
+    patches_MD, words_QD = features(5, 8, 0), features(300, 8, 1)
+    patches_MD[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="patch 3"):
+        mine_top_words(patches_MD, words_QD, 2)
+    words_QD[123, 0] = torch.inf
+    for precision in PRECISIONS:
+        with pytest.raises(ValueError, match="word 123"):
+            mine_top_words(features(5, 8, 0), words_QD, 2, precision=precision)
+    with pytest.raises(ValueError, match="precision"):
+        mine_top_words(patches_MD, words_QD, 2, precision="float8")
+
+
+def test_prepared_words_give_the_same_and_are_measured_again_where_they_must_be():
+    patches_MD, words_QD = features(70, 32, 0), features(900, 32, 1)
+    expected = mine_top_words(patches_MD, words_QD, 5)
+    for prepared in (prepare_words(words_QD), prepare_words(words_QD, rounded=False)):
+        assert isinstance(prepared, PreparedWords)
+        for precision in PRECISIONS:
+            found = mine_top_words(patches_MD, prepared, 5, precision=precision)
+            assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.sampled_from([1, 7, 256]),
+    rounded=st.booleans(),
+    scale=st.sampled_from([1e-3, 1.0, 50.0]),
+)
+def test_bounds_hold(seed, size, rounded, scale):
+    patches_MD, words_QD = scale * features(9, size, seed), features(400, size, seed + 1)
+    words = prepare_words(words_QD)
+    bounds = patch_bounds(patches_MD, words, rounded)
+    exact_MQ = patches_MD.double() @ words_QD.double().T
+    screened_MQ = bucket_maxima(patches_MD, words, rounded, bucket=1).double()
+    allowed_MQ = bounds.screen_M[:, None] + bounds.output * screened_MQ.abs() * 1.01
+    assert ((screened_MQ - exact_MQ).abs() <= allowed_MQ).all()
+    if rounded and size == 256:  # not idle: a fifth of it is used
+        assert (screened_MQ - exact_MQ).abs().max() > 0.02 * bounds.screen_M.min()
+    nth_M = screened_MQ.float().topk(5).values[:, -1]
+    low_M, cut_M = screen_cuts(nth_M, bounds)
+    best = exact_MQ.topk(5)
+    assert (best.values[:, -1] >= low_M).all()
+    assert (screened_MQ.gather(1, best.indices) >= cut_M[:, None]).all()
+
+
+def test_maxima_of_signed_bits():
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 40, 8, generator=rng)
+    scores[:3] = -scores[:3].abs()
+    scores[0, :, 3] = -0.0
+    short = scores.bfloat16()
+    assert torch.equal(largest(short), short.float().amax(-1).bfloat16())
+
+
+def test_few_candidates_are_left():
+    # Else the screen is right but of no use.
+    patches_MD, words_QD = features(100, 256, 0, 3.0), features(20_000, 256, 1, 3.0)
+    words = prepare_words(words_QD)
+    for rounded in (False, True):
+        bounds = patch_bounds(patches_MD, words, rounded)
+        maxima_MK = bucket_maxima(patches_MD, words, rounded)
+        rows_C, _ = bucket_candidates(patches_MD, words_QD, maxima_MK, bounds, 10)
+        assert 1000 <= rows_C.shape[0] < 1050
+
+
+def test_the_certificate_is_used_and_then_missed(monkeypatch):
+    calls = []
+
+    def rescore(signed_RD, words_QD, buckets_RC):
+        calls.append((signed_RD.shape[0], buckets_RC.shape[1]))
+        return PLAIN.rescore(signed_RD, words_QD, buckets_RC)
+
+    scanned = []
+
+    def scan(signed_LD, *others):
+        scanned.append(signed_LD.shape[0])
+        return mining_gpu_scan(signed_LD, *others)
+
+    mining_gpu_scan = mining_gpu.scan_all_words
+    monkeypatch.setattr(mining_gpu, "scan_all_words", scan)
+    kernels = mining_gpu.Kernels(PLAIN.maxima, rescore)
+    for spread, expect_scan in ((3.0, False), (1e-3, True)):
+        calls.clear()
+        patches_MD = features(50, 64, 0, spread)
+        words = prepare_words(features(10_000, 64, 1, spread))
+        bounds = patch_bounds(patches_MD, words, True)
+        rows_C, ids_C = gpu_candidates(patches_MD, words, bounds, 10, kernels)
+        ids_MN, _ = rank_exactly(patches_MD, words.words_QD, rows_C, ids_C, 10)
+        np.testing.assert_array_equal(ids_MN.numpy(), naive(patches_MD, words.words_QD, 10, 1)[0])
+        assert calls[0] == (50, 16)
+        assert bool(scanned) == expect_scan
+
+
+def test_kernels_that_are_wrong_are_found_out():
+    cpu = torch.device("cpu")
+    check_kernels(PLAIN, cpu)
+    wrong = mining_gpu.Kernels(lambda p, w: PLAIN.maxima(p, w) + 0.1, PLAIN.rescore)
+    with pytest.raises(AssertionError, match="maxima differs"):
+        check_kernels(wrong, cpu)
+    wrong = mining_gpu.Kernels(PLAIN.maxima, lambda p, w, b: PLAIN.rescore(p, w, b).roll(1, 1))
+    with pytest.raises(AssertionError, match="rescore differs"):
+        check_kernels(wrong, cpu)
+
+
+@pytest.mark.parametrize("allowed", ["highest", "medium"])
+def test_float32_is_float32_whatever_is_allowed_outside(allowed):
+    patches_MD, words_QD = features(256, 256, 0), features(3000, 256, 1)
+    expected = mine_top_words(patches_MD, words_QD, 10, precision="float32")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        with exact_float32(patches_MD.device):
+            inside_MQ = patches_MD @ words_QD.T
+        found = mine_top_words(patches_MD, words_QD, 10, precision="float32")
+        assert torch.get_float32_matmul_precision() == allowed
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (inside_MQ - patches_MD.double() @ words_QD.double().T).abs().max() < 1e-6
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+INTERPRETED = """
+import torch
+from llava_sea.alignment import mining_triton as mt
+from llava_sea.alignment.mining_gpu import Kernels, check_kernels
+
+def maxima(signed_RD, words):
+    # The interpreter's dot knows no bfloat16: float32 numbers of its precision.
+    short = signed_RD.bfloat16().float(), words.words_QD.bfloat16().float()
+    return mt._launch_maxima(*short, (64, 128, 64))
+
+check_kernels(Kernels(maxima, mt.fused_rescore), torch.device("cpu"))
+"""
+
+
+def test_triton_kernels_interpreted():
+    pytest.importorskip("triton")
+    subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        check=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    patches_MD, words_QD = features(700, 768, 0).cuda(), features(100_000, 768, 1).cuda()
+    ids_MN, scores_MN = mine_top_words(patches_MD, prepare_words(words_QD), 10)
+    expected_ids, expected = mine_top_words(patches_MD.cpu(), words_QD.cpu(), 10)
+    assert torch.equal(ids_MN.cpu(), expected_ids) and torch.equal(scores_MN.cpu(), expected)
