@@ -18,6 +18,7 @@ STAGE2_FLAGS=(
   --image_folder "$FINETUNE_IMAGES"
   --image_aspect_ratio pad                      # to a square: nothing of a picture is cut off
   --group_by_modality_length True               # batches of one modality and like length
+  --pack_sequences "${PACK_SEQUENCES:-False}"   # no padding: samples in a row, each alone
   --num_train_epochs "${FINETUNE_EPOCHS:-1}"
   --per_device_train_batch_size "$FINETUNE_BATCH"
   --per_device_eval_batch_size 4

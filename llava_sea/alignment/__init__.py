@@ -17,6 +17,7 @@ from llava_sea.alignment.label_store import (
 from llava_sea.alignment.loss import symmetric_infonce, word_targets
 from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
 from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.mining_words import PreparedWords, prepare_words
 from llava_sea.alignment.multi_positive import PatchLabels, multi_positive_infonce
 from llava_sea.alignment.options import PairOptions
 from llava_sea.alignment.sampling import Pairs, keep_one_per_label, num_windows, sample_pairs
@@ -32,6 +33,7 @@ __all__ = [
     "PairOptions",
     "Pairs",
     "PatchLabels",
+    "PreparedWords",
     "finalize_store",
     "grid_overlap",
     "keep_one_per_label",
@@ -39,6 +41,7 @@ __all__ = [
     "multi_positive_infonce",
     "nearest_words",
     "num_windows",
+    "prepare_words",
     "sample_pairs",
     "shard_is_done",
     "symmetric_infonce",

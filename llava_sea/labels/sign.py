@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.mining_words import prepare_words
 from llava_sea.errors import UserError
 from llava_sea.labels.caption_lift import (
     LiftMeasure,
@@ -79,6 +80,7 @@ def measure_sign(
         count_Q[ids] += 1
     plus, minus = (LiftTally(sign, count_Q, occurrences) for sign in (1, -1))
     sample_QD = spread_words(words_QD)
+    prepared = prepare_words(words_QD)
     negative, total = 0, 0
     for numbers, patches_BPD in pictures:
         batch, num_patches, _ = patches_BPD.shape
@@ -87,7 +89,7 @@ def measure_sign(
         negative += int((cosines < 0).sum())
         total += cosines.numel()
         for tally in (plus, minus):
-            ids_MN, scores_MN = mine_top_words(flat_MD, words_QD, top_n, sign=tally.sign)
+            ids_MN, scores_MN = mine_top_words(flat_MD, prepared, top_n, sign=tally.sign)
             kept_MN = torch.where(scores_MN > 0, ids_MN, -1).cpu().numpy()
             for number, ids_PN in zip(
                 numbers, kept_MN.reshape(batch, num_patches, -1), strict=True

@@ -1,0 +1,40 @@
+"""The README's table of measured ratios, from the benches' JSON.
+
+`python scripts/bench/common/markdown.py` prints it. Numbers are those that the benches wrote on
+the machine that each file names; nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def table(folder: Path = RESULTS) -> str:
+    """Return a Markdown table of all rows of all full runs, and a line on each machine."""
+    lines = ["| bench | what | reached | asked | |", "| --- | --- | --- | --- | --- |"]
+    machines: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        name = path.stem.rpartition("-")[0]
+        versions = found["versions"]
+        packages = ", ".join(f"{key} {value}" for key, value in versions.items())
+        machines.setdefault(f"{found['machine']}, {found['date']}; {packages}", []).append(name)
+        for row in found["rows"]:
+            lines.append(f"| `{name}` | {' | '.join(_cells(row))} |")
+    notes = [f"{', '.join(names)}: {machine}." for machine, names in machines.items()]
+    return "\n".join([*lines, "", *notes])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    asked = "" if row["asked"] is None else f"{row['sense']} {row['asked']:g}"
+    reached = "-" if row["reached"] is None else f"{row['reached']:.3g}"
+    verdict = {"MISSED": "**missed**", "not measured": "not measured"}.get(row["verdict"], "")
+    return [row["what"], reached, asked, verdict]
+
+
+if __name__ == "__main__":
+    print(table())
