@@ -117,6 +117,11 @@ def identity(
             values["sea_labels_sha256"] = sha256_file(manifest)
     for name in IDENTITY_FLAGS:
         values[name] = getattr(args, name)
+    if args.pack_sequences:
+        # No key of its own: it would be missing from the run.json of runs begun before the flag.
+        values["per_device_train_batch_size"] = (
+            f"{args.per_device_train_batch_size}, packed (--pack_sequences True)"
+        )
     engine = getattr(args, "hf_deepspeed_config", None)
     values["zero_stage"] = engine.get_value("zero_optimization.stage") if engine else None
     return {name: str(value) for name, value in values.items()}

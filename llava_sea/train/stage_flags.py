@@ -29,6 +29,7 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
             "--unfreeze_mm_vision_tower True": model.unfreeze_mm_vision_tower,
             "--freeze_mm_mlp_adapter True": args.freeze_mm_mlp_adapter,
             "--group_by_modality_length True": args.group_by_modality_length,
+            "--pack_sequences True": args.pack_sequences,
         }
         reason = (
             "belongs to stage 2; --tune_mm_mlp_adapter True is stage 1, which trains the "

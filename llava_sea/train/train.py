@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_sea.data.check_text import errors_name
 from llava_sea.data.records import load_records
-from llava_sea.errors import EXIT_STATUS, UserError, run_command
+from llava_sea.errors import EXIT_STATUS, run_command
 from llava_sea.train import processes, run, stage1, stage2
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
@@ -42,11 +42,6 @@ def train(pick_attention: PickAttention | None = None) -> None:
     processes.start_engine()
     model_args, data_args, sea, args = parse_args()
     check_stage(model_args, sea, args)
-    if args.pack_sequences and model_args.tune_mm_mlp_adapter:
-        raise UserError(
-            "--pack_sequences True belongs to stage 2; in stage 1 (--tune_mm_mlp_adapter True) "
-            "captions are of like length, leave it out"
-        )
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
     transformers.set_seed(args.seed)
     # Whatever can be refused is refused before anything large is loaded.
@@ -54,9 +49,6 @@ def train(pick_attention: PickAttention | None = None) -> None:
     records = load_records(data_args.data_path)
     transform = stage.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args)
-    if args.pack_sequences:
-        # No key of its own: it would be missing from the run.json of runs begun before the flag.
-        identity["per_device_train_batch_size"] += ", packed (--pack_sequences True)"
     with_picture = sum(record.image is not None for record in records)
     identity["records"] = f"{len(records)} ({with_picture} with a picture)"
     claim_output_dir(
