@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 REPO = Path(__file__).parent.parent
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("llava_sea", deadline=None)
+settings.load_profile("llava_sea")
 
 COLOURS = ["red", "green", "blue", "black"]
 THINGS = ["ball", "box", "kite", "house", "tree"]
