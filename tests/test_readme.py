@@ -140,9 +140,16 @@ def test_the_ten_lines_train_a_projector(repo, blocks, tiny, tiny_labels, monkey
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_the_studys_tables_are_those_of_its_results(repo):
+@pytest.mark.parametrize(
+    ("heading", "end", "results"),
+    [
+        ("**The effect after stage 1**", "<picture>", "playground/study/results"),
+        ("**The effect after both stages**", "Read with care", "playground/claims/results"),
+    ],
+)
+def test_the_studies_tables_are_those_of_their_results(repo, heading, end, results):
     text = (repo / "README.md").read_text()
-    section = text.split("**The effect after stage 1**")[1].split("<picture>")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| llm-")]
-    summary = (repo / "playground/study/results/summary.md").read_text().splitlines()
+    section = text.split(heading)[1].split(end)[0]
+    rows = [line for line in section.splitlines() if line.startswith(("| llm-", "| SEA"))]
+    summary = (repo / results / "summary.md").read_text().splitlines()
     assert len(rows) > 10 and set(rows) <= set(summary)
