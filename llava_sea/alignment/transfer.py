@@ -86,9 +86,10 @@ def transfer_labels(
     if overlap.one_to_one:
         source_Q = overlap.source_QK[:, 0]
         return ids_PN[source_Q].astype(np.int64), scores_PN[source_Q].astype(np.float32)
-    ids_QE = ids_PN[overlap.source_QK].astype(np.int64).reshape(num_targets, -1)
+    entries = (num_targets, overlap.source_QK.shape[1] * num_labels)
+    ids_QE = ids_PN[overlap.source_QK].astype(np.int64).reshape(entries)
     weight_QKN = np.maximum(scores_PN[overlap.source_QK].astype(np.float64), 0)
-    weight_QE = (weight_QKN * overlap.share_QK[:, :, None]).reshape(num_targets, -1)
+    weight_QE = (weight_QKN * overlap.share_QK[:, :, None]).reshape(entries)
     # Equal words beside each other, in the order of their sources; sums stand at the first of each.
     ids_QE, order_QE = _sorted_rows(ids_QE)
     weight_QE = np.take_along_axis(weight_QE, order_QE, 1)

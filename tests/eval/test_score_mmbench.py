@@ -108,7 +108,7 @@ def test_a_missing_rotation_loses_the_question_and_is_counted(table):
 
 
 def test_a_table_that_lacks_a_rotation_is_told_by_the_protocol(tmp_path):
-    path = write_table(tmp_path / "t.tsv", [cells for cells in ROWS if cells[0] != "1000007"])
+    path = write_table(tmp_path / "t.tsv", [cells for cells in ROWS if str(cells[0]) != "1000007"])
     texts = {key: text for key, text in RIGHT.items() if key != 1000007}
     result = score(answers(texts), path)
     assert result.protocol["rotations"] == "1 questions have fewer than options, the first is 7"

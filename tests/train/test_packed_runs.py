@@ -92,6 +92,7 @@ def test_stage_one_is_not_packed(stage1_flags, monkeypatch, tmp_path):
         train()
 
 
+@pytest.mark.slow
 @pytest.mark.deepspeed
 def test_two_ranks_under_zero3_learn_what_one_does_from_padded_rows(
     run_stage1, stage2_flags, read_metrics, instructions, tmp_path
