@@ -1,7 +1,9 @@
 """Time and peak memory of a call, several alternatives side by side.
 
-Alternatives take turns within each round, so a machine that slows down slows all of them, and the
-best round of each is compared: what disturbs a measurement only ever adds to it.
+Alternatives take turns within each round, so a machine that slows down slows all of them, and each
+round begins with the next one, so none is always the one after the same other (which leaves caches
+and the allocator as it does). The best round of each is compared: what disturbs a measurement only
+ever adds to it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ def best_seconds(
     for call in calls.values():
         call()
     best = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
+    names = list(calls)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             _wait(device)
             started = time.perf_counter()
-            call()
+            calls[name]()
             _wait(device)
             best[name] = min(best[name], time.perf_counter() - started)
     return best
