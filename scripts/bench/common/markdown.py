@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def table(folder: Path = RESULTS) -> str:
-    """Return a Markdown table of all rows of all full runs, and a line on each machine."""
+    """Return a Markdown table of the full runs' goals and ratios, and a line on each machine."""
     lines = ["| bench | what | reached | asked | |", "| --- | --- | --- | --- | --- |"]
     machines: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -23,10 +23,16 @@ def table(folder: Path = RESULTS) -> str:
         versions = found["versions"]
         packages = ", ".join(f"{key} {value}" for key, value in versions.items())
         machines.setdefault(f"{found['machine']}, {found['date']}; {packages}", []).append(name)
-        for row in found["rows"]:
+        for row in filter(_is_shown, found["rows"]):
             lines.append(f"| `{name}` | {' | '.join(_cells(row))} |")
     notes = [f"{', '.join(names)}: {machine}." for machine, names in machines.items()]
     return "\n".join([*lines, "", *notes])
+
+
+def _is_shown(row: dict[str, Any]) -> bool:
+    """Leave out what explains another row (it is indented), and single commands' start."""
+    explains = row["what"].startswith((" ", "python -m"))
+    return not explains and (row["asked"] is not None or " / " in row["what"])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
