@@ -12,45 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.utils import logging as hf_logging
-
-from llava_sea.conversation import TEMPLATES, get_template
+from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
-from llava_sea.model.load import load_llava
-from llava_sea.model.write import write_llava
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def parser(program: str) -> argparse.ArgumentParser:
-    """Return the command line of `export` and, under LLaVA's flag names, `merge`."""
-    result = argparse.ArgumentParser(program, description=__doc__, allow_abbrev=False)
-    add = result.add_argument
-    add("--model_path", "--model-path", required=True, help="checkpoint: folder or hub id")
-    add("--model_base", "--model-base", help="LLM or LLaVA that a projector or adapter belongs to")
-    add("--vision_tower", "--vision-tower", help="instead of the tower that is recorded")
-    add(
-        "--version",
-        help="conversation template of the training, if the checkpoint does not record one: "
-        + ", ".join(TEMPLATES),
-    )
-    add(
-        "--output_dir",
-        "--output-dir",
-        "--save_model_path",
-        "--save-model-path",
-        required=True,
-        help="folder to write",
-    )
-    add("--dtype", choices=DTYPES, help="of the weights; the one they are stored in if not given")
-    add("--max_shard_size", "--max-shard-size", default="5GB", help="of one file (%(default)s)")
-    add("--cache_dir", "--cache-dir", help="where hub files are cached")
-    return result
+from llava_sea.model.export_flags import parser
 
 
 def export(args: argparse.Namespace) -> None:
     """Load and write, and say what was recognised and written."""
+    import torch
+    from transformers.utils import logging as hf_logging
+
+    from llava_sea.model.load import load_llava
+    from llava_sea.model.write import write_llava
+
+    hf_logging.disable_progress_bar()
     output = Path(args.output_dir)
     if output.exists() and Path(args.model_path).exists() and output.samefile(args.model_path):
         raise UserError(f"--output_dir {output}: is the checkpoint itself; choose another folder")
@@ -59,7 +34,7 @@ def export(args: argparse.Namespace) -> None:
         args.model_path,
         model_base=args.model_base,
         vision_tower=args.vision_tower,
-        dtype=DTYPES[args.dtype] if args.dtype else None,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
         cache_dir=args.cache_dir,
     )
     if given is None:
@@ -93,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
-    hf_logging.disable_progress_bar()
-    export(parser("python -m llava_sea.model.export").parse_args(arguments))
+    export(parser("python -m llava_sea.model.export", __doc__).parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from llava_sea.conversation import get_template
 from llava_sea.errors import run_command
 from llava_sea.files import write_atomically
-from llava_sea.model.export import export, parser
-from llava_sea.model.export_llm import check_empty
-from llava_sea.model.load_weights import read_json
+from llava_sea.model.export import export
+from llava_sea.model.export_flags import check_empty, parser
 
 
 def fit_tokenizer(folder: Path) -> str:
@@ -37,6 +34,10 @@ def fit_tokenizer(folder: Path) -> str:
     Returns:
         The token that ends an answer now.
     """
+    from transformers import AutoTokenizer
+
+    from llava_sea.model.load_weights import read_json
+
     template = get_template(read_json(folder / "config.json")["conversation_template"])
     config = read_json(folder / "tokenizer_config.json") | {
         "add_bos_token": False,
@@ -74,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
-    flags = parser("python -m llava_sea.model.export_lmms")
-    flags.description = __doc__
-    args = flags.parse_args(arguments)
+    args = parser("python -m llava_sea.model.export_lmms", __doc__).parse_args(arguments)
     output = Path(args.output_dir)
     check_empty(output)
     export(args)

@@ -10,8 +10,9 @@ from model_world import CASES, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llava_sea.errors import UserError
-from llava_sea.model.export_llm import appended_rows, main
+from llava_sea.model.export_llm import main
 from llava_sea.model.load import load_llava
+from llava_sea.model.write_llm import appended_rows
 from llava_sea.model.write_weights import grow
 
 TEXT = "a red ball beside a green box"
