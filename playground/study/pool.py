@@ -37,6 +37,7 @@ ENVIRONMENT = {
 """Of the workers; read when a process starts, so they are set before it does."""
 
 _POLL_S = 1.0
+_END_S = 20.0
 
 
 class Done(NamedTuple):
@@ -119,6 +120,8 @@ def run_all(
     try:
         for _ in planned:
             yield _next(results, processes)
+        for process in processes:
+            process.join(_END_S)  # on their way out: a signal in between would be told as an error
     finally:
         for process in processes:
             process.terminate()
