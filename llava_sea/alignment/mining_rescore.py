@@ -1,8 +1,7 @@
 """From buckets that can hold a top word to the words, and from few words to the exact ranking.
 
 On a CPU the buckets are gone through one by one: each is one small float32 product with the patches
-that want it, so that no word's features are gathered per patch (at 4,608 patches x 200,000 words
-that costs 2 % of the whole product instead of 10 GB of copies).
+that want it, so that no word's features are copied per patch.
 
 Shape letters: M patches, Q words, D joint dimension, K buckets, N kept words, G patches of a group,
 R patches that want a bucket, C candidates (pairs of a patch and a word).

@@ -76,7 +76,7 @@ def has_label(scores_PN: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Say which patches have a score above 0, bool ``(P,)``."""
     if scores_PN.dtype == np.float16:
         # The same bits as integers are above 0 in the same places; numpy compares float16 one by
-        # one, ten times as slowly.
+        # one.
         return np.asarray((scores_PN.view(np.int16) > 0).any(1))
     return np.asarray((scores_PN > 0).any(1))
 

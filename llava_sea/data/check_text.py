@@ -1,8 +1,8 @@
 """All conversations of a data file, asked before a run what can be asked without a tokenizer.
 
 A record that cannot be written by the template would otherwise end the run at the step that meets
-it. Fast enough for every start. Limits: pictures are
-not opened and lengths not known; `llava_sea.data.check` does that too.
+it. Fast enough for every start. Limits: pictures are not opened and lengths not known;
+`llava_sea.data.check` does that too.
 """
 
 from __future__ import annotations

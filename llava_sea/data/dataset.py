@@ -2,8 +2,8 @@
 
 What comes out depends on the data, the seed, the epoch and the record's index alone, so any number
 of workers, in any order, resumed anywhere, give the same. The epoch comes with the index
-(`llava_sea.data.sampler`). Labels are rows of memory-mapped files; a picture's labels
-take about a hundredth of the time that its pixels take.
+(`llava_sea.data.sampler`). Labels are rows of files, read when their picture is; what that costs
+beside the picture `scripts/bench/data_workers.py` measures.
 
 Shape letters: L tokens, P patches, K pairs of a picture, N labels of a patch.
 """

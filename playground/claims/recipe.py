@@ -23,8 +23,7 @@ class ClaimsRecipe:
     records: int = 14_000
     """Instruction records used, the first ones: the world's all."""
     tuning_steps: int = 1750
-    """With `batch`, one epoch of the records. Small models learn more from many small steps: 500
-    steps of 32 take as long and leave several of the eight at chance."""
+    """With `batch`, one epoch of the records, so that the last tenth meets new ones."""
     batch: int = 8
     system_prompt: bool = False
     """Whether v1's system prompt stands before a conversation. The world's LLMs never met its
