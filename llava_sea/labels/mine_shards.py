@@ -93,12 +93,16 @@ def encode_batches(
         pictures: which.
         options: features and batch size.
         center_D: subtracted from every patch (``--sea_center``), or None.
+
+    Raises:
+        UserError: for a picture that cannot be read or has features that are no finite numbers.
     """
     for batch in loader.batches(pictures, options.batch_size):
         patches_BPD = None
         if batch.pixels_BCHW is not None:
             assert options.sea_features is not None
             patches_BPD = encoder.encode_images(batch.pixels_BCHW, options.sea_features)
+            _require_finite(patches_BPD, [pictures[row] for row in batch.rows], options)
             if center_D is not None:
                 patches_BPD = patches_BPD - torch.from_numpy(center_D).to(patches_BPD)
         yield batch, patches_BPD
@@ -140,7 +144,6 @@ def mine_shards(
             encoder, loader, pictures, plan.options, plan.center_D
         ):
             if patches_BPD is not None:
-                _require_finite(patches_BPD, [pictures[row] for row in batch.rows], plan.options)
                 ids_BPN, scores_BPN = mine_batch(patches_BPD, words, top_n, plan.sign)
                 ids_IPN[batch.rows, :, : ids_BPN.shape[-1]] = ids_BPN
                 scores_IPN[batch.rows, :, : ids_BPN.shape[-1]] = scores_BPN
