@@ -1,9 +1,10 @@
 # Stage 1, shared by pretrain_sea.sh and pretrain.sh, which say in SEA_FLAGS what SEA does.
 # Expects setup_env.sh and recipe.sh to have been sourced; "$@" are flags that win over these.
+# WARM_START, epochs: before stage 1 the projector learns from the alignment loss alone, in one
+# process without the LLM; what it leaves is stage 1's start.
 source "$root/scripts/launch.sh"
 
 STAGE1_FLAGS=(
-  --deepspeed "$root/zero_configs/${PRETRAIN_ZERO:-zero2}.json"
   --model_name_or_path "$LLM"                   # the frozen LLM
   --version plain                               # <image> + caption, as LLaVA's stage 1
   --tune_mm_mlp_adapter True                    # stage 1: the projector alone is trained
@@ -18,18 +19,33 @@ STAGE1_FLAGS=(
   --save_steps "$PRETRAIN_SAVE_STEPS"
   --gradient_checkpointing "$GRADIENT_CHECKPOINTING"
 )
+EVAL_FLAGS=()
 if [ -n "${EVAL_DATA:-}" ]; then
-  STAGE1_FLAGS+=(
+  EVAL_FLAGS+=(
     --sea_eval_data "$EVAL_DATA"                # held out: caption loss, TACS, gap, nearest words
     --sea_eval_word_list "$WORDS"
     --sea_eval_steps "$EVAL_STEPS"
   )
-  if [ -n "${EVAL_TRUTH:-}" ]; then STAGE1_FLAGS+=(--sea_eval_truth "$EVAL_TRUTH"); fi
+  if [ -n "${EVAL_TRUTH:-}" ]; then EVAL_FLAGS+=(--sea_eval_truth "$EVAL_TRUTH"); fi
 fi
 
 TRAIN=(
-  "${LAUNCH[@]}" "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
+  "${LAUNCH[@]}" --deepspeed "$root/zero_configs/${PRETRAIN_ZERO:-zero2}.json"
+  "${STAGE1_FLAGS[@]}" ${EVAL_FLAGS[@]+"${EVAL_FLAGS[@]}"} "${COMMON_FLAGS[@]}"
+  ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
 )
+if [ -n "${WARM_START:-}" ]; then
+  if [ ${#SEA_FLAGS[@]} -eq 0 ]; then
+    echo "WARM_START=$WARM_START: belongs to pretrain_sea.sh, plain LLaVA has no alignment loss" >&2
+    exit 2
+  fi
+  WARM_DIR=$OUTPUT_DIR-warm-start
+  WARM=(
+    python -m llava_sea.train.warm_start "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}"
+    --gradient_accumulation_steps $((NUM_GPUS * ${PRETRAIN_ACCUMULATION:-1}))  # one process is all
+    "$@" --deepspeed "" --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
+  )
+fi
 # The report; of which runs, the scripts add. Plain LLaVA's run and SEA's are siblings by name,
 # checkpoints/mini-pretrain and checkpoints/mini-pretrain-sea.
 REPORT=(
@@ -39,6 +55,10 @@ REPORT=(
 )
 
 if [ -n "${DRY_RUN:-}" ]; then
+  if [ -n "${WARM_START:-}" ]; then
+    print_commands "${WARM[@]}"
+    echo "the next command ends with the flags that this one writes into $WARM_DIR/stage1_flags" >&2
+  fi
   print_commands "${TRAIN[@]}"
   print_commands "${REPORT[@]}" --run "$OUTPUT_DIR" ${BASELINE:+--baseline "$BASELINE"}
   exit 0

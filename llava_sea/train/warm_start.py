@@ -2,7 +2,8 @@
 
 ``python -m llava_sea.train.warm_start`` takes stage 1's flags (``--max_steps``, or epochs), of
 which it needs ``--sea_labels``. It writes an ``mm_projector.bin`` for stage 1's
-``--pretrain_mm_mlp_adapter`` and the temperature, and ends with the flags that go on from both. Of
+``--pretrain_mm_mlp_adapter`` and the temperature, and ends with the flags that go on from both,
+which are also in ``stage1_flags``, a word a line (``scripts/pretrain_sea.sh`` reads it). Of
 the LLM only the embedding table is read, so it fits where stage 1 does not; data, draws and loss
 are those of stage 1.
 
@@ -25,6 +26,7 @@ from torch import nn
 from llava_sea.alignment import AlignmentHead
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError, run_command
+from llava_sea.files import write_atomically
 from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import run, stage1
@@ -37,6 +39,9 @@ from llava_sea.train.stage_flags import check_stage
 from llava_sea.train.warm_start_loop import train
 
 logger = logging.getLogger(__name__)
+
+FLAGS_FILE = "stage1_flags"
+"""Written last: where it is, the warm start has finished."""
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
     transform = stage1.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args) | {"command": "warm_start"}
     claim_output_dir(output_dir, identity)
-    if (output_dir / "mm_projector.bin").exists():
+    if (output_dir / FLAGS_FILE).exists():
         print(f"{output_dir}: this warm start has finished\n{how_to_go_on(output_dir)}")
         return
     model = build_model(model_args, sea, args)
@@ -69,6 +74,8 @@ def main() -> None:
     train(model, dataset, collator, args, output_dir / "metrics.jsonl")
     saver = Stage1Saver(llava_config(model.llava, model_args, data_args, args))
     saver.save(model, output_dir, write=True)
+    words = "\n".join(stage1_flags(output_dir))
+    write_atomically(output_dir / FLAGS_FILE, f"{words}\n".encode())
     print(how_to_go_on(output_dir))
 
 
@@ -113,15 +120,17 @@ def build_model(
     return model
 
 
-def how_to_go_on(output_dir: Path) -> str:
-    """Return the flags with which stage 1 goes on from here."""
+def stage1_flags(output_dir: Path) -> list[str]:
+    """Return the flags with which stage 1 goes on from here, flags and values in turn."""
     last = json.loads((output_dir / "metrics.jsonl").read_text().splitlines()[-1])
     log_scale = min(-math.log(last["temperature"]), 4.605)  # rounded up, ln 100 would be refused
-    return (
-        "stage 1 goes on from it with\n"
-        f"  --pretrain_mm_mlp_adapter {output_dir / 'mm_projector.bin'} "
-        f"--sea_log_scale_init {log_scale:.4f}"
-    )
+    projector = str(output_dir / "mm_projector.bin")
+    return ["--pretrain_mm_mlp_adapter", projector, "--sea_log_scale_init", f"{log_scale:.4f}"]
+
+
+def how_to_go_on(output_dir: Path) -> str:
+    """Return the line that is printed at the end."""
+    return f"stage 1 goes on from it with\n  {' '.join(stage1_flags(output_dir))}"
 
 
 if __name__ == "__main__":

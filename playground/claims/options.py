@@ -16,8 +16,9 @@ from playground.study.options import LLMS, PLAYGROUND, PRECISIONS, SPLITS, find_
 from playground.world import Split
 
 NONE = "none"
-ARM_NAMES = ("plain", "sea-paper", "sea-paper-sign", "sea-best", NONE)
-"""The study's arms without its upper bound, and the one that leaves the projector untrained."""
+ARM_NAMES = ("plain", "sea-paper", "sea-paper-sign", "sea-best", "warm-best", NONE)
+"""The study's arms without its upper bound, the one that the ablations found to be better than
+`best`, and the one that leaves the projector untrained."""
 
 ABLATION_NAMES = (
     *("plain", "sea-best", "weight-0.25", "weight-0.5", "weight-2", "constant", "tau-1"),

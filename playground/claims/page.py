@@ -19,7 +19,7 @@ from playground.claims.tables import (
 )
 from playground.study.figure import DARK, LIGHT
 
-ARM_COLOURS = ("plain", "sea-paper", "sea-paper-sign", "sea-best")
+ARM_COLOURS = ("plain", "sea-paper", "sea-paper-sign", "sea-best", "warm-best")
 
 
 def _variables(colours: Mapping[str, str]) -> str:

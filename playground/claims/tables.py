@@ -85,28 +85,30 @@ def missing_note(summary: Mapping[str, Any]) -> str:
 def gain_table(summary: Mapping[str, Any]) -> Table:
     """Return mean relative gains with intervals and tests, and the means they come from."""
     baseline, rows = summary["baseline"], []
-    beside = [] if _against_plain(summary) else ["over plain LLaVA, %"]
+    second = summary["second"]
+    beside = [f"over {title_of(second)}, %"] if second else []
+    plain_first = _against_plain(summary)
     for cell in summary["cells"]:
-        if cell["arm"] == NONE or (cell["arm"] == baseline and not beside):
+        if cell["arm"] == NONE or (cell["arm"] == baseline and plain_first):
             continue
         gain = cell["gain"]
-        over_plain = [cell["gain_over_plain"]] if beside else []
+        others = [cell["second_gain"]] if second else []
         rows.append(
             [
                 *_names(cell),
                 Field(_text(gain, signed=True), _verdict(gain)),
-                *(Field(_text(found, signed=True), _verdict(found)) for found in over_plain),
+                *(Field(_text(found, signed=True), _verdict(found)) for found in others),
                 Field(_signed(cell["mean"]["difference"])),
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
                 Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
-                Field(" / ".join(_left_out(found) for found in (gain, *over_plain))),
+                Field(" / ".join(_left_out(found) for found in (gain, *others))),
             ]
         )
     head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "mean of the eight, points"]
     head += ["p, sign flips", "p, paired t", "gain by seed", "left out"]
     count = len(summary["seeds"])
-    paper = "" if beside else " (the paper's Gemma-2B: 7.61 %)"
+    paper = "" if not plain_first else " (the paper's Gemma-2B: 7.61 %)"
     caption = (
         f"Mean over the benchmarks of the difference to {title_of(baseline)} of the same LLM, "
         f"length and seed, in percent of its mean over seeds{paper}; left out: benchmarks on which "
@@ -115,8 +117,8 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
     )
     if beside:
         caption += (
-            " Over plain LLaVA: the same with plain LLaVA as what is subtracted and as the level; "
-            "what that leaves out comes after the stroke."
+            f" Over {title_of(second)}: the same with that as what is subtracted and as the "
+            "level; what it leaves out comes after the stroke."
         )
     return Table(caption, head, rows)
 

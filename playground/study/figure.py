@@ -21,12 +21,12 @@ SHOWN = ("caption_loss", "answers", "nearest_objects", "tacs")
 LIGHT = {
     "paper": "#fdfdfb", "ink": "#1d1f23", "soft": "#5c616b", "rule": "#d9dade",
     "plain": "#5c616b", "sea-paper": "#b8322a", "sea-paper-sign": "#c98a12",
-    "sea-best": "#2458a6", "sea-true": "#3b7d3a",
+    "sea-best": "#2458a6", "sea-true": "#3b7d3a", "warm-best": "#8a3fa8",
 }  # fmt: skip
 DARK = {
     "paper": "#16181c", "ink": "#e6e6e3", "soft": "#a0a5af", "rule": "#363a42",
     "plain": "#a0a5af", "sea-paper": "#f0806f", "sea-paper-sign": "#ecc05a",
-    "sea-best": "#7fb0f5", "sea-true": "#83cc80",
+    "sea-best": "#7fb0f5", "sea-true": "#83cc80", "warm-best": "#cf9bea",
 }  # fmt: skip
 DASHES: dict[str, Any] = {"plain": "-", "sea-true": (0, (4, 2))}
 FILES = ("study.png", "study.svg", "study-dark.png", "study-dark.svg")

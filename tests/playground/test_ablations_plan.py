@@ -149,7 +149,7 @@ def test_the_tables_are_against_best_with_plain_beside(tmp_path: Path) -> None:
     # Of best's level, 50, and of plain LLaVA's, 40.
     assert plain["gain"]["mean"] == pytest.approx(-(7 * 20 + 92) / 8)  # POPE: 4 of 50
     assert (best["gain"]["mean"], mask["gain"]["mean"]) == (None, 10)
-    over_plain = [cell["gain_over_plain"]["mean"] for cell in (plain, best, mask)]
+    over_plain = [cell["second_gain"]["mean"] for cell in (plain, best, mask)]
     assert over_plain == [None, 25, 37.5]
     assert mask["mean"]["difference"]["mean"] == 5
     text = (tmp_path / "summary-ablations.md").read_text()

@@ -110,7 +110,7 @@ def test_the_main_grid_has_more_lengths_for_the_smallest() -> None:
     assert not set(options.seeds) & set(CHOSEN_ON)
     lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
     runs = all_runs(lengths, options.arms, options.seeds)
-    assert len(runs) == 5 * (3 * 4 + 1 + 2 * (4 + 1)) and len(set(runs)) == len(runs)
+    assert len(runs) == 5 * (3 * 5 + 1 + 2 * (5 + 1)) and len(set(runs)) == len(runs)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs), "seeds come outermost"
     assert {(r.llm.name, r.steps) for r in runs if r.arm == "none"} == {
         (name, 0) for name in ("llm-small", "llm-medium", "llm-large")
