@@ -23,10 +23,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run_script(name: str, folder: Path, **changes: str) -> str:
+def run_script(name: str, folder: Path, *flags: str, **changes: str) -> str:
     """Run a script into `folder` and return its output; nothing of it is left behind."""
     process = subprocess.Popen(
-        ["bash", str(REPOSITORY / "scripts" / name)],
+        ["bash", str(REPOSITORY / "scripts" / name), *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,6 +72,18 @@ def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
     assert (tmp_path / "labels" / "manifest.json").exists() == (name == "pretrain_sea.sh")
     if name == "pretrain_sea.sh":
         tune_and_ask(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_stage_1_goes_on_from_a_warm_start(tmp_path):
+    run_script("pretrain_sea.sh", tmp_path, "--max_steps", "2", WARM_START="0.2")
+    warm, run = tmp_path / "run-warm-start", tmp_path / "run"
+    rows = [json.loads(line) for line in (warm / "metrics.jsonl").read_text().splitlines()]
+    logged = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    first = next(row for row in logged if row["step"] == 1)
+    assert first["sea_loss"] < rows[0]["sea_loss"] - 0.5
+    assert first["temperature"] == pytest.approx(rows[-1]["temperature"], rel=2e-3)
 
 
 def tune_and_ask(tmp_path: Path) -> None:

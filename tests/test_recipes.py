@@ -51,6 +51,7 @@ LLAVA_15 = {
 
 def start(repo, script, *flags, **variables):
     clean = ("OUTPUT_DIR", "WORDS", "LABELS", "LLM_SIZE", "SEA_PRESET", "BASELINE", "PROJECTOR")
+    clean += ("WARM_START",)
     env = {name: value for name, value in os.environ.items() if name not in clean}
     env |= {"LLAVA_SEA_PYTHON": sys.executable, "NUM_GPUS": "8", "DRY_RUN": "1"} | variables
     return subprocess.run(
@@ -202,6 +203,33 @@ def test_flags_win_and_the_next_commands_are_printed(repo):
     assert first[-2:] == ["--bits", "4"] and "/out put" in first
     assert chat[2] == "llava_sea.serve.cli" and chat[3:5] == ["--model-path", "/out put"]
     assert export[2:5] == ["llava_sea.model.export", "--model_path", "/out put"]
+
+
+@pytest.mark.parametrize("recipe", ["mini", "vicuna-7b", "vicuna-7b-dinov2"])
+def test_a_warm_start_sees_the_batches_of_stage_1_in_one_process(repo, recipe):
+    from llava_sea.train.parse import parse_args
+
+    variables = {"RECIPE": recipe, "WARM_START": "0.2", "OUTPUT_DIR": "/out"}
+    flags = ("--max_steps", "7", "--sea_window", "3", "--deepspeed", "mine.json")
+    lines = commands(repo, "pretrain_sea.sh", *flags, **variables)
+    (first,) = (n for n, words in enumerate(lines) if "llava_sea.train.warm_start" in words)
+    assert "llava_sea.train.launch" in lines[first + 1]
+    model, data, sea, args = parse_args(lines[first][3:])
+    words = lines[first + 1]
+    whole = training(repo, "pretrain_sea.sh", recipe, "--sea_window", "3")
+    assert words[words.index("--output_dir") + 1] == "/out"
+    assert args.output_dir == "/out-warm-start" and not args.deepspeed
+    assert args.num_train_epochs == 0.2 and args.max_steps == -1
+    ranks = whole.args.per_device_train_batch_size * whole.args.gradient_accumulation_steps
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 8 * ranks
+    assert sea.enabled and sea.sea_window == 3 and sea.sea_eval_data is None
+    assert (model, data) == (whole.model, whole.data)
+    assert args.learning_rate == whole.args.learning_rate
+
+
+def test_plain_llava_has_no_warm_start(repo):
+    done = start(repo, "pretrain.sh", WARM_START="0.2")
+    assert done.returncode == 2 and "WARM_START=0.2: belongs to pretrain_sea.sh" in done.stderr
 
 
 def test_another_projector_gets_a_folder_of_its_own(repo):

@@ -59,6 +59,7 @@ def test_its_loss_is_stage_1s_and_stage_1_goes_on_from_it(run_here, read_metrics
 
     advice = capsys.readouterr().out.split("stage 1 goes on from it with\n")[1].split("\n")[0]
     assert f"--pretrain_mm_mlp_adapter {warm / 'mm_projector.bin'} --sea_log_scale_init" in advice
+    assert (warm / "stage1_flags").read_text().split("\n") == [*advice.split(), ""]
     start = advice.split()[-1]
     on = run_here(
         stage1_command.train,
