@@ -54,7 +54,10 @@ if [ ${#CHECKPOINTS[@]} -eq 0 ]; then
     CHECKPOINTS=("$PLAIN" "$SEA")
     FLAGS+=(--baseline "$PLAIN")
   fi
-  FLAGS+=(--judge local)
+  case " ${GIVEN[*]-} " in
+    *" --judge"*) ;;
+    *) FLAGS+=(--judge local) ;;
+  esac
   DRAW=(python -m playground.benchmarks --out "$BENCHMARKS")
 fi
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.eval.answers import read_rows
 from llava_sea.eval.question import Question
 from llava_sea.files import write_atomically
 
@@ -115,29 +116,3 @@ class AnswerFile:
         else:
             what += f"{str(row.get('prompt'))[:80]!r}, which the question file does not ask"
         return f"{what}. {WAY_OUT}"
-
-
-def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return the rows of an answer file with their line numbers; a cut last line is none.
-
-    Raises:
-        UserError: if another line is no answer.
-    """
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row["text"], str) or not isinstance(row["question_id"], (int, str)):
-                raise TypeError("question_id or text of another type")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path}:{number}: not an answer ({error!r}). Remove the line, and the question "
-                "is asked again"
-            ) from error
-        rows.append((number, row))
-    return rows

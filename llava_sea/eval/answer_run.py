@@ -35,7 +35,8 @@ def fingerprint(folder: Path) -> str:
     Files up to 64 MiB enter whole, larger ones with their size, their end and 4 KiB of every 4 MiB.
     """
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
+    found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(found):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with open(path, "rb") as file:

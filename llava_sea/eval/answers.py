@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llava_sea.errors import UserError
 
@@ -33,24 +34,38 @@ def read_answers(path: Path) -> list[Answer]:
     """Read an answer file.
 
     Raises:
-        UserError: if a line, the last one excepted, is no answer.
+        UserError: as `read_rows`.
+    """
+    return [
+        Answer(row["question_id"], str(row.get("prompt") or ""), row["text"])
+        for _, row in read_rows(path)
+    ]
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of an answer file with their line numbers; a cut last line is none.
+
+    Raises:
+        UserError: if another line is no answer.
     """
     lines = path.read_bytes().split(b"\n")
-    answers = []
-    for number, line in enumerate(lines, start=1):
+    rows = []
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            answers.append(Answer(row["question_id"], row.get("prompt", ""), row["text"]))
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(row["text"], str) or not isinstance(row["question_id"], (int, str)):
+                raise TypeError("question_id or text of another type")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):
-                break  # cut off in the middle of the line
+                break
             raise UserError(
-                f'{path}:{number}: not an answer ({{"question_id", "prompt", "text"}}): {error!r}. '
-                "Mend the line or remove it, and the question is asked again"
+                f"{path}:{number}: not an answer ({error!r}). Remove the line, and the question "
+                "is asked again"
             ) from error
-    return answers
+        rows.append((number, row))
+    return rows
 
 
 def by_id(answers: Iterable[Answer]) -> dict[str, str]:

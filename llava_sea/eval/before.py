@@ -18,8 +18,9 @@ from llava_sea.eval.answers import Answer
 from llava_sea.eval.generation import check_pictures
 from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.outcome import Answered, Task
-from llava_sea.eval.questions import read_questions
+from llava_sea.eval.questions import distinct, read_questions
 from llava_sea.eval.score_file import read_scores
+from llava_sea.eval.vqa_accuracy import refuse_twins
 from llava_sea.model.load_source import find_folder, recognise
 from llava_sea.model.load_weights import read_json
 
@@ -81,6 +82,9 @@ def rehearse(task: Task, data: Path, folders: Sequence[Path]) -> None:
             f'{blind[0].name}: has no "image", and {task.title} asks nothing without a picture '
             f"({len(blind)} such questions); mend the file"
         )
+    unique = distinct(questions).values()
+    if not task.ids_repeat:  # answers are joined by id, so two texts of one would be in the way
+        refuse_twins((str(question.question_id) for question in unique), path)
     if not all((folder / f"{task.name}.jsonl").is_file() for folder in folders):
         check_pictures(questions, str(data / task.images) if task.images else None)
     answers = [Answer(question.question_id, question.prompt, "") for question in questions]

@@ -270,10 +270,13 @@ class GradeCache:
 def read_grade(reply: str) -> float | None:
     """Return the number that a reply starts with, None where that is none from 0 to 1.
 
-    A number that breaks off ("0.") is none, nor is a ratio ("0/10", "1 out of 10").
+    A number that breaks off ("0.") is none, nor is a ratio ("0/10", "1 out of 10"), nor one that
+    goes on in another way ("0,5", "1e-1", "0.5-0.7").
     """
     found = re.match(
-        r"\s*((?:0\.\d+|1\.0+)(?!\d|\.\d)|[01](?![\d.]))(?!\s*(?:/|%|(?:out )?of\b))", reply
+        r"\s*((?:0\.\d+|1\.0+)(?=\.?[,;|)]?(?:\s|$))|[01](?=[,;|)]?(?:\s|$)))"
+        r"(?!\s*(?:/|%|(?:out )?of\b))",
+        reply,
     )
     return float(found[1]) if found else None
 

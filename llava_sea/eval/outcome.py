@@ -82,6 +82,11 @@ class Task:
         return self.benchmark != "scienceqa"
 
     @property
+    def ids_repeat(self) -> bool:
+        """Whether an id stands for several questions; TextVQA's are those of its pictures."""
+        return self.benchmark == "textvqa"
+
+    @property
     def name(self) -> str:
         """What names it in files and flags, e.g. "vqav2-test-dev2015"."""
         return f"{self.benchmark}-{self.split}"

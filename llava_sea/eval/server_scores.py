@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from llava_sea.errors import UserError
 from llava_sea.eval.benchmarks import TASKS
@@ -26,7 +28,7 @@ def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, di
     """
     form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except OSError as error:
         raise UserError(f"--server_scores {path}: {error.strerror}") from None
     except ValueError as error:
@@ -63,3 +65,10 @@ def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, di
                 protocol={"scored by": "the server"},
             )
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of the JSON; its names must differ, or the last would hide the others."""
+    if twins := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"of an object's names {twins[0]!r} is there twice")
+    return dict(pairs)

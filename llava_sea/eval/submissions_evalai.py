@@ -15,8 +15,9 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.normalise import normalise_m4c
 from llava_sea.eval.scorers.gqa import convert
+from llava_sea.eval.scorers.official import check_ids, name_some
 from llava_sea.eval.scorers.vizwiz import images_by_id
-from llava_sea.eval.vqa_accuracy import name_some, read_questions, refuse_strangers
+from llava_sea.eval.vqa_accuracy import read_questions
 from llava_sea.files import write_atomically
 
 GQA_FILE = "testdev_balanced_predictions.json"
@@ -43,7 +44,7 @@ def write_vqav2(answers: Sequence[Answer], questions: Path, path: Path) -> int:
     """
     texts = by_id(answers)
     ids = [row["question_id"] for row in read_questions(questions)]
-    refuse_strangers(texts, map(str, ids), questions)
+    check_ids(texts, set(map(str, ids)), questions)
     rows = [
         {"question_id": each, "answer": normalise_m4c(texts.get(str(each), ""))} for each in ids
     ]
@@ -91,7 +92,7 @@ def write_gqa(answers: Sequence[Answer], questions: Path, path: Path) -> None:
 
 
 def _refuse_incomplete(texts: Mapping[str, str], ids: Sequence[str], questions: Path) -> None:
-    refuse_strangers(texts, ids, questions)
+    check_ids(texts, set(ids), questions)
     if missing := [each for each in ids if each not in texts]:
         raise UserError(
             f"{questions}: {len(missing):,} of {len(ids):,} questions have no answer: "

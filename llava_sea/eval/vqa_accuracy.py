@@ -1,4 +1,4 @@
-"""What the scorers of visual question answering share: official files, the join by key, marks.
+"""What the scorers of visual question answering share: records, the join by key, marks.
 
 Questions and answers meet by key, never by order. An answer to a question that the annotations do
 not have is an error, be the annotations a subset or not: it is the sign of another split's file. A
@@ -7,7 +7,6 @@ question without an answer is marked wrong and counted.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 
 from llava_sea.errors import UserError
 from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import check_ids, name_some, read_jsonl
 
 _HUMAN_ANSWERS = 10
 
@@ -83,7 +83,7 @@ def score_questions(
     """
     if not questions:
         raise UserError(f"{annotations}: no questions; give the official annotations of the split")
-    refuse_strangers(texts, (question.key for question in questions), annotations)
+    check_ids(texts, {question.key for question in questions}, annotations)
     marks: list[float] = []
     by_kind: defaultdict[str, list[float]] = defaultdict(list)
     for question in questions:
@@ -107,26 +107,10 @@ def _percent(marks: Sequence[float]) -> float:
     return 100 * fsum(marks) / len(marks)
 
 
-def refuse_strangers(texts: Mapping[str, str], known: Iterable[str], source: Path) -> None:
-    """Raise a `UserError` that names the answers to questions that a file does not have."""
-    known = set(known)
-    if strangers := [key for key in texts if key not in known]:
-        raise UserError(
-            f"{source}: of the answered questions, it does not have {name_some(strangers)}; "
-            "give the file of the split that was asked"
-        )
-
-
 def refuse_twins(keys: Iterable[str], source: Path) -> None:
     """Raise a `UserError` that names what a file has twice."""
     if twins := [key for key, count in Counter(keys).items() if count > 1]:
         raise UserError(f"{source}: has {name_some(twins)} more than once; keep one of each")
-
-
-def name_some(names: Sequence[str]) -> str:
-    """Return the first three of the names, and how many more there are."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
 
 
 def human_answers(answers: Any) -> tuple[str, ...]:
@@ -165,44 +149,14 @@ def reading(path: Path, place: str) -> Iterator[None]:
         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it can't be read or is not JSON.
-    """
-    text = _read(path)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}; fetch the file again") from error
-
-
 def read_questions(path: Path) -> list[dict[str, Any]]:
     """Read LLaVA's question file, a JSON object a line with at least a "question_id".
 
     Raises:
         UserError: if it can't be read, has no questions, a line that is none, or an id twice.
     """
-    questions = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            questions.append({**row, "question_id": row["question_id"]})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{path}:{number}: not a question ({{"question_id", "image", "text"}}): {error!r}'
-            ) from error
+    questions = [row for _, row in read_jsonl(path, ("question_id",))]
     if not questions:
         raise UserError(f"{path}: no questions; give the question file of the split that was asked")
     refuse_twins((str(question["question_id"]) for question in questions), path)
     return questions
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {error}; see the path, or fetch it") from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_sea.errors import UserError
+from playground.claims.significance import MAX_EXACT
 from playground.study.options import LLMS, PLAYGROUND, PRECISIONS, SPLITS, find_llm
 from playground.world import Split
 
@@ -88,6 +89,11 @@ class Options:
         ):
             if value not in choices:
                 raise UserError(f"{flag} {value}: choose one of {', '.join(choices)}")
+        if len(self.seeds) > MAX_EXACT:
+            raise UserError(
+                f"--seeds: {len(self.seeds)} of them; the exact test of the report takes "
+                f"{MAX_EXACT} at most"
+            )
         llms = [folder.name for folder in self.llms]
         if not llms or len(set(llms)) < len(llms):
             raise UserError(f"--llms {' '.join(llms)}: name each LLM's folder once")

@@ -44,6 +44,14 @@ td b { font-weight: 700; color: var(--good); } td em { color: var(--bad); }
 )
 
 
+LIMITS = (
+    "What this is no evidence for: real models and pictures. Intervals are about seeds, on one set "
+    "of scenes. Without any effect about one number in twenty would still be bold or slanted. "
+    "MM-Vet's grades are those of a judge that compares words."
+)
+PLOTS = "Dots with bars: means and 95 % t-intervals of each arm. Lines: means over seeds."
+
+
 def write_page(summary: Mapping[str, Any]) -> str:
     """Return the page."""
     title = "Plain LLaVA and SEA through both stages, on the miniature world"
@@ -54,6 +62,8 @@ def write_page(summary: Mapping[str, Any]) -> str:
         warning if summary["warning"] else "",
         f"<p>{escape(introduction(summary))}</p>",
         missing if summary["missing"] else "",
+        f'<p class="note">{escape(LIMITS)}</p>',
+        f'<p class="fine">{escape(PLOTS)}</p>',
         key_html(summary["arms"]),
         "<h2>Gains over plain LLaVA</h2>",
         f'<div class="charts">{means_svg(summary)}{gains_svg(summary)}</div>',

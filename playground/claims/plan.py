@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_sea.eval.benchmarks import BENCHMARKS
 from llava_sea.labels.extraction_state import plain
 from playground.claims.ablations import KNOWN
 from playground.claims.exam import Exam
@@ -31,7 +32,13 @@ BASELINE = "plain"
 class PlannedClaim(Planned):
     """A run of both stages, what it depends on, and where its result goes."""
 
-    NEEDED: ClassVar[set[str]] = {"stage1", "scores", "language", "seconds"}
+    NEEDED: ClassVar[set[str]] = {"stage1", "scores", "language", "tuning_loss", "seconds"}
+
+    def is_whole(self, result: Mapping[str, Any]) -> bool:
+        """See that the scores are eight numbers, too."""
+        return super().is_whole(result) and all(
+            isinstance(result["scores"].get(name), int | float) for name in BENCHMARKS
+        )
 
 
 def all_runs(

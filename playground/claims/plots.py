@@ -17,9 +17,9 @@ from playground.claims.tables import title_of
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 380, 44, 12, 10, 26
 ROW, GAP, NAMES = 15, 12, 132
 CURVES = (
-    ("caption_loss", "Caption loss (12)"),
-    ("tacs", "TACS (14)"),
-    ("nearest_objects", "Nearest word (4) right on objects, share"),
+    ("caption_loss", "Caption loss (eq. 12)"),
+    ("tacs", "TACS (eq. 14)"),
+    ("nearest_objects", "Nearest word (eq. 4) right on objects, share"),
     ("answers", "Zero-shot answers right, share"),
 )
 Cell = Mapping[str, Any]
@@ -67,7 +67,8 @@ def language_svg(summary: Mapping[str, Any]) -> str:
                 lines.append((cell["arm"], [0.0, 0.5, 1.0], values))
         if lines:
             names = {0.0: "before", 0.5: "middle", 1.0: "after stage 2"}
-            figures.append(_figure(f"{llm}: right without a picture, %", _lines(lines, names)))
+            title = f"{llm}, {longest} steps of stage 1: right without a picture, %"
+            figures.append(_figure(title, _lines(lines, names)))
     return "".join(figures)
 
 
@@ -84,7 +85,8 @@ def curves_svg(summary: Mapping[str, Any]) -> str:
                 (arm, [float(s) for s in one["steps"]], one["curve"][name])
                 for arm, one in zip(arms, shown, strict=True)
             ]
-            figures.append(_figure(f"{llm}: {title}", _lines(lines, None)))
+            caption = f"{llm}: {title}, over the {longest} steps of stage 1"
+            figures.append(_figure(caption, _lines(lines, None)))
     return "".join(figures)
 
 

@@ -107,13 +107,14 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
         )
     head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "mean of the eight, points"]
     head += ["p, sign flips", "p, paired t", "gain by seed", "left out"]
-    count = len(summary["seeds"])
-    paper = "" if not plain_first else " (the paper's Gemma-2B: 7.61 %)"
+    count = max((cell["gain"]["seeds"] for cell in summary["cells"]), default=0)
+    bound = f"; with {count} seeds its p cannot be below {2 / 2**count:g}" if count else ""
+    paper = " (the paper's Gemma-2B: 7.61 %)" if plain_first else ""
     caption = (
         f"Mean over the benchmarks of the difference to {title_of(baseline)} of the same LLM, "
         f"length and seed, in percent of its mean over seeds{paper}; left out: benchmarks on which "
         f"that is below {FLOOR:g} points. Sign flips: exact permutation test over seeds, "
-        f"two-sided; with {count} seeds its p cannot be below {2 / 2**count:g}."
+        f"two-sided{bound}."
     )
     if beside:
         caption += (
@@ -202,6 +203,8 @@ def markdown(table: Table) -> str:
 
 
 def _left_out(gain: Row) -> str:
+    if gain["mean"] is None:
+        return ""
     return ", ".join(BENCHMARKS[name] for name in gain["left_out"])
 
 

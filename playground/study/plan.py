@@ -66,17 +66,26 @@ class Planned:
         """Return the finished run's result, None if it is still to be done.
 
         Raises:
-            UserError: if the file is broken.
+            UserError: if the file is broken, or holds another run's result.
         """
         if not self.path.is_file():
             return None
         try:
-            result: dict[str, Any] = json.loads(self.path.read_text())
+            result: Any = json.loads(self.path.read_text())
         except ValueError:
-            result = {}
-        if not result.keys() >= self.NEEDED:
+            result = None
+        if not isinstance(result, dict) or not self.is_whole(result):
             raise UserError(f"{self.path}: is no finished run; remove it, and it is done again")
+        if result["config"] != json.loads(json.dumps(self.config)):
+            raise UserError(
+                f"{self.path}: holds the run {result['run']} or one made otherwise, not what its "
+                "name says; remove it, and it is done again"
+            )
         return result
+
+    def is_whole(self, result: Mapping[str, Any]) -> bool:
+        """Say whether a result has what a finished run's has."""
+        return result.keys() >= {"run", "config", *self.NEEDED}
 
     def save(self, measured: dict[str, Any]) -> None:
         """Write the result, whole or not at all."""

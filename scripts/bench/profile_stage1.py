@@ -53,9 +53,7 @@ def _profile(name: str, call: Callable[[], float], steps: int, on_gpu: bool) -> 
     rows = [Row(f"{name}: self time of all operators, ms a step", total / steps / 1e3)]
     for operator in sorted(used, key=lambda operator: -used[operator])[:TOP]:
         note = f"{100 * used[operator] / total:.1f} %, {counts[operator] / steps:g} calls"
-        rows.append(
-            Row(f"{name}: {operator}, ms a step", used[operator] / steps / 1e3, note=note)
-        )
+        rows.append(Row(f"{name}: {operator}, ms a step", used[operator] / steps / 1e3, note=note))
     return rows
 
 

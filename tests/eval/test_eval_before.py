@@ -9,7 +9,7 @@ import pytest
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.eval.answer_run import check_same_run, only_run
+from llava_sea.eval.answer_run import check_same_run, fingerprint, only_run
 from llava_sea.eval.evaluate import results_folder
 from llava_sea.eval.flags import parse
 from playground.benchmarks.build import build
@@ -111,6 +111,34 @@ def test_files_that_are_wrong_are_found_first(start, data, no_model, only, break
     breaks(data)
     with pytest.raises(UserError, match=message):
         start("--only", only)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"text": "What else?"}, "has '.*' more than once"),
+        ({"image": "other.jpg"}, "has the id and text of .*:1 and another picture"),
+    ],
+)
+@pytest.mark.parametrize(
+    "only, path",
+    [
+        ("vqav2", "vqav2/llava_vqav2_mscoco_val2014.jsonl"),
+        ("mmvet", "mm-vet/llava-mm-vet.jsonl"),
+    ],
+)
+def test_ids_that_repeat_are_found_first(start, data, no_model, only, path, changes, message):
+    rows = (data / path).read_text().splitlines()
+    twin = json.loads(rows[0]) | changes
+    (data / path).write_text("\n".join([*rows, json.dumps(twin)]))
+    with pytest.raises(UserError, match=message):
+        start("--only", only)
+
+
+def test_a_folder_in_a_checkpoint_is_no_part_of_its_fingerprint(answerer, tmp_path):
+    copy = Path(shutil.copytree(answerer.folder, tmp_path / "copy"))
+    (copy / "tokenizer_before").mkdir()
+    assert fingerprint(copy) == fingerprint(answerer.folder)
 
 
 def gqa(data: Path) -> Path:

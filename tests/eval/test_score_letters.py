@@ -59,6 +59,7 @@ def test_no_answers_at_all(questions):
     [
         ({"answer": "E"}, r"dogs.jsonl:2: its \"answer\" is 'E' and must be one of A, B, C, D"),
         ({"answer": 1}, r"is 1 and must be"),
+        ({"answer": ["A"]}, r"is \['A'\] and must be"),
         ({"text": "Which breed?"}, r"dogs.jsonl:2: its \"text\" has 0 options"),
         ({"question_id": 0}, r"dogs.jsonl:2: question_id 0 is there twice"),
     ],

@@ -136,7 +136,7 @@ def test_a_table_without_rotations_is_refused(tmp_path):
 
 
 def test_an_answer_to_no_row_is_refused(table):
-    with pytest.raises(UserError, match="question_id 9"):
+    with pytest.raises(UserError, match="question_id '9'"):
         score(answers({**RIGHT, 9: "A"}), table)
 
 
@@ -160,3 +160,12 @@ def test_wrong_tables_are_named(tmp_path, table):
         score([], tmp_path / "not.tsv")
     with pytest.raises(UserError, match="first line must name index"):
         score([], write_table(tmp_path / "t.tsv", [], ["id", "question"]))
+
+
+def test_a_missing_option_may_be_written_as_nan(tmp_path):
+    path = tmp_path / "t.tsv"
+    head = "index\tquestion\tA\tB\tC\tD\tanswer\n"
+    path.write_text(f"{head}1\tq\tx\ty\tnan\tnan\tA\n1000001\tq\ty\tx\tNaN\tnan\tB\n")
+    result = score(answers({1: "A", 1000001: "nan"}), path)
+    assert (result.value, result.parts["vanilla"]) == (0.0, 50.0)
+    assert result.protocol["rotations"] == "complete"

@@ -109,6 +109,10 @@ def test_prompt_is_the_papers():
         ("1.05", None),
         ("10", None),
         ("0/10", None),
+        ("0,5", None),  # a comma for the point: not 0
+        ("1e-1", None),
+        ("0.5-0.7", None),
+        ("0.5, it is half right", 0.5),
         ("0.5/1", None),
         ("0.85 / 1", None),
         ("1 out of 10", None),
@@ -302,7 +306,7 @@ def test_results_as_the_official_evaluator_reads_them(tmp_path):
 
 def test_wrong_files_and_ids_are_named(metadata, tmp_path):
     cache = tmp_path / "g.jsonl"
-    with pytest.raises(UserError, match="question_id v1_7"):
+    with pytest.raises(UserError, match="question_id 'v1_7'"):
         score(answers({7: "a"}), metadata, LocalJudge(), cache=cache)
     metadata.write_text(json.dumps({"v1_0": {**METADATA["v1_0"], "capability": ["smell"]}}))
     with pytest.raises(UserError, match=r"mm-vet.json: v1_0 needs .* of rec, ocr"):

@@ -150,7 +150,7 @@ def test_answers_to_another_revision_are_refused(files):
     assert score([right], *files).missing == 11
     with pytest.raises(UserError, match="question_id 1 was to 'Is there a cow"):
         score([Answer(1, bare("a cow") + SUFFIX, "Yes")], *files)
-    with pytest.raises(UserError, match="the first to question_id 10002911"):
+    with pytest.raises(UserError, match="question_id '10002911'"):
         score([Answer(10002911, "", "Yes")], *files)
 
 

@@ -138,7 +138,7 @@ def test_annotations_that_are_none(scorer, content, message, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=f"annotations.json.*{message}"):
         scorer.score([], path)
-    with pytest.raises(UserError, match=r"nowhere.json: can't be read"):
+    with pytest.raises(UserError, match=r"nowhere.json: there is no such file"):
         scorer.score([], tmp_path / "nowhere.json")
 
 

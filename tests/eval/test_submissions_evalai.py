@@ -77,9 +77,9 @@ def test_question_files_that_are_none(write, tmp_path):
     for content, message in [
         ("\n", "no questions"),
         ('{"question_id": 1, "image": "a"}\n{"question_id": "1", "image": "b"}\n', "'1' more than"),
-        ('\n{"image": "a"}\n', "jsonl:2: not a question"),
-        ("[1]\n", "jsonl:1: not a question"),
-        ("{\n", "jsonl:1: not a question"),
+        ('\n{"image": "a"}\n', "jsonl:2: not a JSON object with question_id"),
+        ("[1]\n", "jsonl:1: not a JSON object with question_id"),
+        ("{\n", "jsonl:1: not a JSON object with question_id"),
     ]:
         questions.write_text(content)
         with pytest.raises(UserError, match=message):

@@ -96,7 +96,7 @@ def test_a_submission_with_holes_is_asked_for(tmp_path):
 
 
 def test_an_answer_to_no_row_is_refused(tmp_path):
-    with pytest.raises(UserError, match="question_id 8"):
+    with pytest.raises(UserError, match="question_id '8'"):
         write_mmbench([Answer(8, "", "A")], write_table(tmp_path / "dev.tsv"), tmp_path / "x.xlsx")
 
 

@@ -135,6 +135,7 @@ def test_seeds_are_read_in_two_forms() -> None:
         (["--seeds", "3"], "--seeds 3: give FIRST COUNT"),
         (["--seeds", "4-2"], "--seeds 4-2: names no seed"),
         (["--seeds", "1", "0"], "--seeds 1 0: names no seed"),
+        (["--seeds", "0-19"], "--seeds: 20 of them; the exact test of the report takes 16 at most"),
         (["--workers", "0"], "--workers 0"),
         (["--split", "train"], "--split train: choose one of test, dev"),
         (["--llms", "llm-giant"], "llm-giant: no model there"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llava_sea.errors import UserError
 from playground.claims.page import write_page
 from playground.claims.plan import PlannedClaim
 from playground.claims.significance import sign_flip_p, t_test_p
@@ -97,3 +98,28 @@ def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None
     text, page = write_summary(json.loads(json.dumps(summary))), write_page(summary)
     assert "2 of 6 runs are missing" in text and "+11.1 +17.8" in text
     assert page.count("<svg") >= 8 and "http" not in page and "prefers-color-scheme: dark" in page
+    assert "with 2 seeds its p cannot be below 0.5" in text and "no evidence for" in page
+
+
+def test_what_has_no_baseline_leaves_nothing_out(tmp_path: Path) -> None:
+    config = {
+        "stage1": {"recipe": {"batch": 32}, "precision": "float32"},
+        "stage2": {"tuning_steps": 300, "batch": 32, "learning_rate": 3e-3},
+        "exams": ["0"],
+    }
+    run = Run(tmp_path / "llm-small", 40, "sea-best", 0)
+    item = PlannedClaim(run, config, tmp_path / "run.json")
+    item.save(_result(50.0))
+    table = gain_table(summarise([item], "test"))
+    assert [field.text for field in table.rows[0][3:]] == ["–", "–", "–", "–", "", ""]
+    assert "cannot be below" not in table.caption
+
+
+def test_scores_that_were_edited_away_are_named(tmp_path: Path) -> None:
+    item = PlannedClaim(Run(tmp_path, 40, "plain", 0), {}, tmp_path / "run.json")
+    for scores in ({"pope": "9"}, {"pope": None}):
+        result = _result(50.0)
+        result["scores"] |= scores
+        item.save(result)
+        with pytest.raises(UserError, match=r"run\.json: is no finished run"):
+            item.result()

@@ -15,10 +15,11 @@ from playground.study import pool
 from playground.study import report as report_module
 from playground.study import run as run_module
 from playground.study.__main__ import study
+from playground.study.command import make_folders
 from playground.study.figure import FILES, draw_study
 from playground.study.options import PLAYGROUND, Options, parse_options
 from playground.study.plan import Planned, all_runs, plan
-from playground.study.pool import Done, Setup, execute, run_all
+from playground.study.pool import Done, Execute, Setup, run_all
 from playground.study.prepare import prepare
 from playground.study.recipe import Recipe
 
@@ -61,7 +62,9 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
     monkeypatch.setattr(report_module, "draw_study", lambda *_: [])  # takes a second a picture
 
-    def run_here(setup: Setup, planned: Sequence[Planned], workers: int) -> Iterator[Done]:
+    def run_here(
+        setup: Setup, planned: Sequence[Planned], workers: int, execute: Execute
+    ) -> Iterator[Done]:
         for item in planned:
             begun.append(item.run.name)
             yield Done(item, execute(setup, item))
@@ -164,10 +167,28 @@ def test_an_llm_is_named_once(tiny: SimpleNamespace) -> None:
         parse_options(["--llms", str(tiny.llm), str(tiny.llm)])
 
 
-@pytest.mark.parametrize("content", ["{", "{}"])
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_broken_result_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(content)
     run = all_runs([tmp_path], [1], ["plain"], 1)[0]
     with pytest.raises(UserError, match=r"run\.json: is no finished run; remove it"):
         Planned(run, {}, path).result()
+
+
+def test_a_result_of_another_run_is_named(tmp_path: Path) -> None:
+    run = all_runs([tmp_path], [1], ["plain"], 1)[0]
+    path = tmp_path / "run.json"
+    Planned(run, {"seed": 1}, path).save(dict.fromkeys(Planned.NEEDED, 0))
+    assert Planned(run, {"seed": 1}, path).result() is not None
+    with pytest.raises(UserError, match=r"run\.json: holds the run .* or one made otherwise"):
+        Planned(run, {"seed": 2}, path).result()
+
+
+def test_folders_are_made_before_the_first_run(tmp_path: Path) -> None:
+    make_folders({"--results": tmp_path / "new/results"})
+    assert (tmp_path / "new/results").is_dir()
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file/below", Path("/proc/nowhere")):
+        with pytest.raises(UserError, match=r"--results: .* must be a folder for files"):
+            make_folders({"--results": place})

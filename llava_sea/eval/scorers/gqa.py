@@ -13,7 +13,8 @@ from pathlib import Path
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.vqa_accuracy import Annotated, name_some, read_json, reading, score_questions
+from llava_sea.eval.scorers.official import name_some, read_json
+from llava_sea.eval.vqa_accuracy import Annotated, reading, score_questions
 
 
 def score(answers: Sequence[Answer], annotations: Path, split: str = "testdev_balanced") -> Score:

@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, _Choice]:
                 'like "A. pug"'
             )
         answer = row["answer"]
-        if answer not in options:
+        if answer not in list(options):  # a list: the answer may be anything that JSON has
             raise UserError(
                 f'{where}: its "answer" is {answer!r} and must be one of {", ".join(options)}'
             )

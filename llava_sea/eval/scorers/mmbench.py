@@ -35,7 +35,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read an MMBench table (.tsv) without its pictures.
 
     Returns:
-        The rows, column name to cell, each with digits as "index".
+        The rows, column name to cell, each with digits as "index"; ``nan``, which pandas writes
+        for a missing value, is an empty cell.
 
     Raises:
         UserError: if it is not there or a row is not like its header.
@@ -62,7 +63,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
                     )
                 seen.add(int(row["index"]))
                 row.pop("image", None)
-                rows.append(row)
+                rows.append({k: "" if v.strip().lower() == "nan" else v for k, v in row.items()})
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; put the official table there") from error
     except (csv.Error, UnicodeDecodeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: if it is not there or is not JSON.
+        UserError: if it can't be read or is not JSON.
     """
+    text = _text(path)
     try:
-        return json.loads(_text(path))
-    except ValueError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch the official file again") from error
 
 
@@ -30,7 +31,7 @@ def read_jsonl(path: Path, keys: Iterable[str]) -> list[tuple[int, dict[str, Any
         keys: what each object must have; "image" and "text" must be texts.
 
     Raises:
-        UserError: if the file is not there, or a line is no such object.
+        UserError: if the file can't be read, or a line is no such object.
     """
     wanted = tuple(keys)
     rows = []
@@ -43,7 +44,7 @@ def read_jsonl(path: Path, keys: Iterable[str]) -> list[tuple[int, dict[str, Any
                 if key in ("image", "text") and not isinstance(row[key], str):
                     raise TypeError(f"{key} is {row[key]!r}")
                 row[key]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}:{number}: not a JSON object with {', '.join(wanted)} ({error!r}); "
                 "fetch the official file again"
@@ -58,12 +59,17 @@ def check_ids(answered: Iterable[str], asked: Collection[str], source: Path | st
     Raises:
         UserError: if one is not: the answers are then of another file or another split.
     """
-    strange = [key for key in answered if key not in asked]
-    if strange:
+    if strange := [key for key in answered if key not in asked]:
         raise UserError(
-            f"{len(strange)} answers are to questions that {source} does not have, the first to "
-            f"question_id {strange[0]}; score them with the files and the split they were made from"
+            f"{source}: of the answered questions, it does not have question_id "
+            f"{name_some(strange)}; give the files of the split that was asked"
         )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first three of the names, and how many more there are."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
 
 
 def percent(part: float, whole: float) -> float:
@@ -76,5 +82,7 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"{path}: there is no such file; put the official file there") from error
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}; see its rights") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); fetch the official file again") from error

@@ -19,10 +19,10 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.normalise import normalise_m4c
 from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import read_json
 from llava_sea.eval.vqa_accuracy import (
     Annotated,
     human_answers,
-    read_json,
     reading,
     score_questions,
     vqa_accuracy,

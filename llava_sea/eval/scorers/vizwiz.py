@@ -17,14 +17,13 @@ from pathlib import Path
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.normalise import normalise_m4c, normalise_vqa
 from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import check_ids, read_json
 from llava_sea.eval.vqa_accuracy import (
     Annotated,
     check_kind,
     human_answers,
-    read_json,
     read_questions,
     reading,
-    refuse_strangers,
     refuse_twins,
     score_questions,
     vqa_accuracy,
@@ -54,7 +53,7 @@ def score(
     """
     texts = by_id(answers)
     images = images_by_id(questions)
-    refuse_strangers(texts, images, questions)
+    check_ids(texts, images, questions)
     return score_questions(
         _annotated(annotations),
         {images[question_id]: text for question_id, text in texts.items()},

@@ -15,11 +15,11 @@ from pathlib import Path
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.normalise import normalise_m4c, normalise_vqa, one_line
 from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import read_json
 from llava_sea.eval.vqa_accuracy import (
     Annotated,
     check_kind,
     human_answers,
-    read_json,
     reading,
     refuse_twins,
     score_questions,
