@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 _SMALL_IDS = 1 << 24
 _MAGIC, _HEAD = b"\x93NUMPY\x01", 10
-"""How a .npy file begins; the last two of its first ten bytes are the rest of its header's length."""
+"""How a .npy file begins; the last two of these ten bytes are the length of the header's rest."""
 
 
 class Labels(NamedTuple):

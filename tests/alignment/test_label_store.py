@@ -243,7 +243,7 @@ def test_a_file_of_another_size_is_refused_whatever_its_rows_would_hold(tmp_path
     write(tmp_path)
     path = tmp_path / "shard-00001.labels.npy"
     os.truncate(path, path.stat().st_size + size)
-    with pytest.raises(LabelStoreError, match="damaged.*wrong size"):
+    with pytest.raises(LabelStoreError, match=r"damaged.*wrong size"):
         LabelStore(tmp_path)
 
 
@@ -280,5 +280,5 @@ def test_an_index_that_points_past_the_end_is_named(tmp_path):
     index = np.load(tmp_path / "index.npy")
     index[1] += 5
     np.save(tmp_path / "index.npy", index)
-    with pytest.raises(LabelStoreError, match="index.npy is damaged"):
+    with pytest.raises(LabelStoreError, match=r"index\.npy is damaged"):
         LabelStore(tmp_path).read("pic 0.jpg")
