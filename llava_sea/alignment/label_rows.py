@@ -14,7 +14,6 @@ Shape letters: I pictures of a shard, P patches, N labels a patch.
 from __future__ import annotations
 
 import os
-import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SMALL_IDS = 1 << 24
-_HEADER_UNIT, _HEADER_LIMIT = 64, 1024
-"""A .npy file's header is a multiple of 64 bytes; what is larger than 1,024 is no header."""
+_MAGIC, _HEAD = b"\x93NUMPY\x01", 10
+"""How a .npy file begins; the last two of these ten bytes are the length of the header's rest."""
 
 
 class Labels(NamedTuple):
@@ -75,20 +74,25 @@ def unpack_row(row: Any) -> Labels:
 
 
 class RowFile:
-    """The rows of a .npy file; nothing is read but the rows that are asked for."""
+    """The rows of a .npy file; nothing is read but the header and the rows that are asked for.
+
+    The file is opened for each read: a corpus has thousands of shards, and a process may hold
+    1,024 files open on most machines.
+    """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], rows: int) -> None:
-        """Compare the file with what it must hold, by size.
+        """Compare the file with what it must hold, by header and size.
 
         Raises:
-            ValueError: if it has another size.
+            ValueError: if it has another size or is no .npy file.
             OSError: if it is not there.
         """
         self.path = path
         self._dtype = dtype
-        self._start = path.stat().st_size - rows * dtype.itemsize
-        self._descriptor: int | None = None
-        if not 0 < self._start < _HEADER_LIMIT or self._start % _HEADER_UNIT:
+        head = self._read(_HEAD, 0)
+        self._start = _HEAD + int.from_bytes(head[8:], "little")
+        expected = self._start + rows * dtype.itemsize
+        if not head.startswith(_MAGIC) or path.stat().st_size != expected:
             raise ValueError(f"{path.name} has the wrong size")
 
     def __getitem__(self, row: int) -> Any:
@@ -99,17 +103,16 @@ class RowFile:
             OSError: if it cannot be read.
         """
         size = self._dtype.itemsize
-        data = os.pread(self._open(), size, self._start + row * size)
+        data = self._read(size, self._start + row * size)
         if len(data) != size:
             raise ValueError(f"{self.path.name} ends before its row {row}")
         return np.frombuffer(data, self._dtype)[0]
 
-    def _open(self) -> int:
-        """Open the file once; forked workers may share it, since pread has no position."""
-        if self._descriptor is None:
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            weakref.finalize(self, os.close, descriptor)
+    def _read(self, size: int, place: int) -> bytes:
+        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            self._descriptor = descriptor
-        return self._descriptor
+            return os.pread(descriptor, size, place)
+        finally:
+            os.close(descriptor)

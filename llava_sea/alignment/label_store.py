@@ -159,9 +159,10 @@ class LabelStore:
                 )
             )
         try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            manifest = json.loads(path.read_text())
+        except ValueError as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
+        self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
         if self.manifest.get("format") not in _READABLE:
             raise LabelStoreError(
                 f"{path}: format {self.manifest.get('format')!r}, this version reads "
@@ -178,7 +179,13 @@ class LabelStore:
             self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
             self._index = np.load(self.directory / "index.npy", mmap_mode="r")
             self._files = [self._shard_files(shard) for shard in range(len(self._ends))]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            counted = int(self._ends[-1]) if self._files else 0
+            if counted != self.num_images or self._index.shape != (2, counted):
+                raise ValueError(
+                    f"index.npy has the shape {self._index.shape}, manifest.json {self.num_images} "
+                    f"pictures, its shards {counted}"
+                )
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise LabelStoreError(
                 f"{self.directory}: the label store is damaged ({error}); extract the labels again "
                 "into a new folder"
@@ -239,7 +246,13 @@ class LabelStore:
         position = int(np.searchsorted(self._index[0], name_hash))
         if position == self.num_images or self._index[0, position] != name_hash:
             return None
-        return int(self._index[1, position])
+        row = int(self._index[1, position])
+        if row >= self.num_images:
+            raise LabelStoreError(
+                f"{self.directory}: index.npy is damaged, it has {image!r} in row {row} of "
+                f"{self.num_images}; extract the labels again into a new folder"
+            )
+        return row
 
     def _shard_files(self, shard: int) -> list[RowFile]:
         """Return a shard's one file, or the three of the first format; by size they are whole."""
@@ -278,5 +291,11 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
     path = _sidecar_path(directory, shard)
     if not path.exists():
         raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
-    sidecar: dict[str, Any] = json.loads(path.read_text())
+    try:
+        sidecar: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise LabelStoreError(
+            f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "
+            "makes this shard anew"
+        ) from None
     return sidecar

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llava_sea.alignment.mining_words import PreparedWords, require_finite
+from llava_sea.alignment.mining_words import PreparedWords, require_finite, row_lengths
 
 _WIDER = 1.01
 _UNIT = {"cpu": 2.0**-24, "cuda": 2.0**-22}
@@ -57,14 +57,15 @@ def patch_bounds(signed_MD: Tensor, words: PreparedWords, rounded: bool) -> Patc
     """
     kind = signed_MD.device.type
     unit = signed_MD.shape[1] * _UNIT.get(kind, _UNIT["cuda"])
-    length_M = torch.linalg.vector_norm(signed_MD, dim=1)
-    require_finite(length_M * words.longest, signed_MD, "patch")
+    length_M = row_lengths(signed_MD)
+    # Four times as much as the exact product can be: what is rounded stays finite, too.
+    require_finite(4 * length_M * words.longest, signed_MD, "patch")
     tiny_M = signed_MD.shape[1] * _SMALLEST * (1 + words.longest + length_M)
     rescore_M = _WIDER * unit * length_M * words.longest + tiny_M
     if not rounded or words.rounding is None:
         assert not rounded, "the words were prepared without what rounding takes away"
         return PatchBounds(rescore_M, 0.0, rescore_M)
-    lost_M = torch.linalg.vector_norm(signed_MD - signed_MD.bfloat16().float(), dim=1)
+    lost_M = row_lengths(signed_MD - signed_MD.bfloat16().float())
     kept_M, longest = length_M + lost_M, words.longest + words.rounding
     screen_M = lost_M * words.longest + kept_M * words.rounding + unit * kept_M * longest
     return PatchBounds(_WIDER * screen_M + tiny_M, 2.0**-8 if kind == "cpu" else 0.0, rescore_M)

@@ -109,6 +109,7 @@ def rank_exactly(
     order = order[rows_C[order].sort(stable=True).indices]
     place = _place(rows_C[order], num_patches)
     order, place = order[place < keep], place[place < keep]
+    assert order.shape[0] == num_patches * keep, "a patch has fewer candidates than words to keep"
     ids_MN = ids_C.new_empty(num_patches, keep)
     scores_MN = signed_MD.new_empty(num_patches, keep)
     ids_MN[rows_C[order], place] = ids_C[order]

@@ -16,6 +16,9 @@ from torch import Tensor
 _CHUNK = {"cpu": 1024, "cuda": 262_144}
 """Words looked at a time: they stay in a core's cache, or fill a GPU."""
 
+_TINY, _SCALE = 1e-12, 2.0**-100
+"""Rows shorter than the first are divided by the second before their numbers are squared."""
+
 
 class PreparedWords(NamedTuple):
     """A word list with what bounds the rounding error of its products.
@@ -56,16 +59,25 @@ def prepare_words(words_QD: Tensor, rounded: bool = True) -> PreparedWords:
     longest = lost = words_QD.new_zeros((), dtype=torch.float32)
     for start in range(0, words_QD.shape[0], size):
         chunk_CD = words_QD[start : start + size].float()
-        longest = torch.maximum(longest, torch.linalg.vector_norm(chunk_CD, dim=1).max())
+        longest = torch.maximum(longest, row_lengths(chunk_CD).max())
         if not rounded:
             continue
         short_CD = chunk_CD.bfloat16()
         if rounded_QD is not None:
             rounded_QD[start : start + size] = short_CD
         lost_CD = short_CD.float().sub_(chunk_CD)
-        lost = torch.maximum(lost, torch.linalg.vector_norm(lost_CD, dim=1).max())
+        lost = torch.maximum(lost, row_lengths(lost_CD).max())
     require_finite(lost + longest, words_QD, "word")
     return PreparedWords(words_QD, float(longest), float(lost) if rounded else None, rounded_QD)
+
+
+def row_lengths(rows_RD: Tensor) -> Tensor:
+    """Return the length of each row; of tiny rows, too, whose squares are 0 in float32."""
+    length_R = torch.linalg.vector_norm(rows_RD, dim=1)
+    tiny_R = length_R < _TINY
+    if bool(tiny_R.any()):
+        length_R[tiny_R] = torch.linalg.vector_norm(rows_RD[tiny_R] / _SCALE, dim=1) * _SCALE
+    return length_R
 
 
 def require_finite(summary: Tensor, rows_RD: Tensor, what: str) -> None:

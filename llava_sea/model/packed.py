@@ -9,7 +9,9 @@ The LLM stays transformers' and is told by keywords that go through its layers t
 - Others (eager, flex): positions that begin again at 0 and no mask: transformers then makes the
   block-diagonal mask itself.
 
-Limits: an attention without mask support in transformers is refused; logit soft-capping needs
+Limits: an LLM in which something else than the attention goes from token to token (Mamba and other
+recurrent layers, convolutions), or that does not go through transformers' choice of attentions, is
+refused, and so is an attention without mask support in transformers; logit soft-capping needs
 FlashAttention or eager, as without packing.
 
 Shape letters: R rows, L tokens, H heads, D size of a head.
@@ -32,6 +34,9 @@ from llava_sea.errors import UserError
 
 PER_SAMPLE = "sdpa_per_sample"
 """Name of `per_sample_sdpa` among transformers' attentions."""
+_LAYERS = {"full_attention", "sliding_attention"}
+_LEAKS = {"gpt_oss", "nemotron", "opt"}
+"""Kinds of LLMs that were tried, and where some attention mixes a row's samples nevertheless."""
 
 
 def prepare_attention(llm: nn.Module) -> bool:
@@ -47,7 +52,13 @@ def prepare_attention(llm: nn.Module) -> bool:
         UserError: if the LLM's attention cannot be kept within samples.
     """
     model: Any = llm
-    attention = model.config._attn_implementation
+    attention, kind = model.config._attn_implementation, model.config.model_type
+    layers = set(getattr(model.config, "layer_types", None) or ()) - _LAYERS
+    if layers or model._is_stateful or not model._supports_attention_backend or kind in _LEAKS:
+        raise UserError(
+            f"--pack_sequences True: the LLM's kind, {kind}, is not known to keep samples apart "
+            "in a row; leave --pack_sequences out"
+        )
     if attention == "sdpa":
         AttentionInterface.register(PER_SAMPLE, per_sample_sdpa)
         AttentionMaskInterface.register(PER_SAMPLE, _mask)

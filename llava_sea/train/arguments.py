@@ -259,6 +259,14 @@ class TrainingArguments(transformers.TrainingArguments):
             "choices": ["none", "all", "lora_only"],
         },
     )
+    # As text, too: transformers' own field takes a dict, which no command line can pass.
+    liger_kernel_config: dict[str, bool] | str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "JSON of Liger's kernels that are turned on or off, with --use_liger_kernel "
+            "True; default: all that fit."
+        },
+    )
     bits: int = field(
         default=16,
         metadata={"help": "16, or with LoRA 4 or 8: the LLM quantised by bitsandbytes (QLoRA)."},
@@ -295,9 +303,12 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"{self.n_gpu} GPUs in one process: start it with `deepspeed` (one process for "
                 "each), or show it one with CUDA_VISIBLE_DEVICES=0"
             )
-        if self.use_liger_kernel:
-            from llava_sea.train.liger import check_liger
+        if self.use_liger_kernel or self.liger_kernel_config is not None:
+            from llava_sea.train.liger import check_liger, read_config
 
+            self.liger_kernel_config = read_config(self.liger_kernel_config)
+            if not self.use_liger_kernel:
+                raise UserError("--liger_kernel_config needs --use_liger_kernel True")
             check_liger(self.liger_kernel_config)
         if self.bits not in (4, 8, 16):
             raise UserError(f"--bits {self.bits}: 16, or with --lora_enable True 4 or 8")

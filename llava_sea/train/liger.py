@@ -10,6 +10,7 @@ beside its module, which ZeRO-3 keeps in parts.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 from typing import Any
@@ -23,6 +24,28 @@ from llava_sea.model.wrapped import WrappedLlava
 logger = logging.getLogger(__name__)
 
 _KERNELS = ("rope", "rms_norm", "swiglu", "geglu", "layer_norm", "fused_linear_cross_entropy")
+
+
+def read_config(value: object) -> dict[str, bool] | None:
+    """Return the value of ``--liger_kernel_config``, given as JSON, as a dict or not at all.
+
+    Raises:
+        UserError: if it says something else than on or off for kernels.
+    """
+    config = value
+    if isinstance(value, str):
+        try:
+            config = json.loads(value)
+        except ValueError:
+            config = value
+    if config is None:
+        return None
+    if not isinstance(config, dict) or not all(isinstance(on, bool) for on in config.values()):
+        raise UserError(
+            f"--liger_kernel_config {value}: pass JSON of kernels and true or false, like "
+            "'{\"fused_linear_cross_entropy\": false}'"
+        )
+    return config
 
 
 def check_liger(config: dict[str, bool] | None) -> None:

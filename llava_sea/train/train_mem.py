@@ -28,13 +28,17 @@ def pick_attention(dtype: torch.dtype) -> str:
     """Return transformers' name of the fastest attention installed here for weights of `dtype`."""
     if dtype == torch.float32 or not torch.cuda.is_available():
         return "sdpa"
+    return next((name for name in FLASH_ATTENTION if can_use(name)), "sdpa")
+
+
+def can_use(name: str) -> bool:
+    """Say whether a FlashAttention of `FLASH_ATTENTION` is installed and runs on this GPU."""
+    module, lowest, highest = FLASH_ATTENTION[name]
+    is_installed = getattr(utils, f"is_{name.replace('attention', 'attn')}_available", None)
+    if is_installed is None or not is_installed():
+        return False
     major, _ = torch.cuda.get_device_capability()
-    for name, (module, lowest, highest) in FLASH_ATTENTION.items():
-        is_installed = getattr(utils, f"is_{name.replace('attention', 'attn')}_available", None)
-        known = is_installed is not None and is_installed()
-        if known and lowest <= major <= highest and _can_import(module):
-            return name
-    return "sdpa"
+    return lowest <= major <= highest and _can_import(module)
 
 
 def _can_import(module: str) -> bool:

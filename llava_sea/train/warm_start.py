@@ -91,6 +91,10 @@ def check_flags(sea: SeaArguments, args: TrainingArguments) -> None:
         raise UserError("--deepspeed: leave it out, the warm start runs in one process without it")
     if args.fp16:
         raise UserError("--fp16 True: use --bf16 True, or neither")
+    if args.use_liger_kernel:
+        raise UserError(
+            "--use_liger_kernel True: leave it out, the warm start does not run the LLM"
+        )
     if sea.sea_eval_data is not None:
         logger.warning("--sea_eval_data is left out: its measures need the LLM")
 

@@ -5,7 +5,7 @@ widths (1024 -> 4096, in --quick 256 -> 1024), so the projector is as large as L
 what it wrote: mm_projector.bin, temperature, optimizer, schedule, RNG, trainer state, checksums.
 Asked is 18 bytes a parameter under bf16 and 22 under float32, and 2 MB beside them, which are not
 used here: all is counted. Without DeepSpeed and with ZeRO-2; --quick: the latter in bf16. Limits:
-one process; on a CPU bf16 is forced with --use_cpu.
+one process; on a CPU (there alone, also where there is a GPU) bf16 is forced with --use_cpu.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_world(root: Path, narrow: int, wide: int) -> None:
     (root / "data.json").write_text(json.dumps(records))
 
 
-def run_training(root: Path, name: str, bf16: bool, engine: bool) -> tuple[int, int]:
+def run_training(root: Path, name: str, bf16: bool, engine: bool, device: str) -> tuple[int, int]:
     """Train one step; return the bytes of its checkpoint and the projector's parameters.
 
     Raises:
@@ -82,10 +82,12 @@ def run_training(root: Path, name: str, bf16: bool, engine: bool) -> tuple[int, 
         "save_strategy": "steps",
         "save_steps": 1,
         "report_to": "none",
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": device == "cpu",
     }
     flags = [token for flag, value in values.items() for token in (f"--{flag}", str(value))]
     env = os.environ | {"PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    if device == "cpu":
+        env |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     script = str(REPO / "llava_sea/train/train_mem.py")
     if engine:
         flags += ["--deepspeed", str(REPO / "zero_configs/zero2.json")]
@@ -113,7 +115,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         make_world(root, narrow, wide)
         for bf16, engine in ways[3:] if args.quick else ways:
             dtype, how = "bf16" if bf16 else "fp32", "ZeRO-2" if engine else "no DeepSpeed"
-            size, count = run_training(root, f"{dtype} {how}", bf16, engine)
+            size, count = run_training(root, f"{dtype} {how}", bf16, engine, args.device)
             note = f"{count:,} parameters, {size / 1e6:.2f} MB"
             asked = 18.0 if bf16 else 22.0
             rows.append(

@@ -151,4 +151,4 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run_bench("data_workers", __doc__, measure)
+    run_bench("data_workers", __doc__, measure, cuda=False)

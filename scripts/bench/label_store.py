@@ -133,4 +133,4 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run_bench("label_store", __doc__, measure)
+    run_bench("label_store", __doc__, measure, cuda=False)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import psutil
-from common.rows import Row, bench_parser, report
+from common.rows import Row, bench_parser, read_flags, report
 
 from llava_sea.data.records import load_records
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--records", type=int, help="synthetic records (default: 60,000; --quick: 5,000)"
     )
-    args = parser.parse_args()
+    args = read_flags(parser, "records", cuda=False)
     count = args.records or (5_000 if args.quick else 60_000)
     rows = []
     for number in range(count):

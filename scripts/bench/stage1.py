@@ -107,13 +107,12 @@ def flops_per_step(shape: Shape, records: int, length: int) -> float:
 
 def attentions() -> dict[str, str | None]:
     """Return each attention, and why it cannot be had (None: it can)."""
-    from llava_sea.train.train_mem import FLASH_ATTENTION, _can_import
+    from llava_sea.train.train_mem import FLASH_ATTENTION, can_use
 
     found: dict[str, str | None] = {"sdpa": None}
-    major, _ = torch.cuda.get_device_capability()
-    for name, (module, lowest, highest) in FLASH_ATTENTION.items():
-        fits = lowest <= major <= highest and _can_import(module)
-        found[name] = None if fits else f"{module} cannot be imported, or not on this GPU"
+    for name, (module, _, _) in FLASH_ATTENTION.items():
+        missing = f"{module} is not installed, or not for this GPU"
+        found[name] = None if can_use(name) else missing
     return found
 
 

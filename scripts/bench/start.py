@@ -77,4 +77,4 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run_bench("start", __doc__, measure)
+    run_bench("start", __doc__, measure, cuda=False)

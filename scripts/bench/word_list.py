@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.rows import Row, bench_parser, report
+from common.rows import Row, bench_parser, read_flags, report
 
 PATTERNS = (
     "a {j} {n} {g} on a {j} {n} next to the {n}",
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_flags(parser, "word_list", cuda=False)
     args.captions = args.captions or (6_000 if args.quick else 558_128)
     if args.measure:
         print(json.dumps(measure(args.measure, args.num_workers)))

@@ -224,3 +224,61 @@ def test_a_copy_for_another_process_opens_the_files_itself(tmp_path):
     assert len(pickle.dumps(store)) < 1000
     del store
     np.testing.assert_array_equal(copy.read(rows[0][0]).ids_PN, rows[0][1])
+
+
+def test_more_shards_than_a_process_may_hold_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    rows = write(tmp_path, per_shard=(1,) * 80)
+    store, (soft, hard) = LabelStore(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        for name, ids, _, _ in rows:
+            np.testing.assert_array_equal(store.read(name).ids_PN, ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [-128, -64, 64, 128])
+def test_a_file_of_another_size_is_refused_whatever_its_rows_would_hold(tmp_path, size):
+    write(tmp_path)
+    path = tmp_path / "shard-00001.labels.npy"
+    os.truncate(path, path.stat().st_size + size)
+    with pytest.raises(LabelStoreError, match=r"damaged.*wrong size"):
+        LabelStore(tmp_path)
+
+
+def _without_shard(directory):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["shards"][1]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _index_of_another_store(directory):
+    np.save(directory / "index.npy", np.load(directory / "index.npy")[:, :3])
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        _without_shard,
+        _index_of_another_store,
+        lambda directory: (directory / "index.npy").write_bytes(b""),
+        lambda directory: (directory / "manifest.json").write_text("[]"),
+        lambda directory: (directory / "manifest.json").write_bytes(b"\xff{"),
+    ],
+    ids=["shard missing", "another index", "empty index", "a list", "not text"],
+)
+def test_parts_that_do_not_fit_together_are_refused(tmp_path, break_it):
+    write(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(LabelStoreError, match=str(tmp_path)):
+        LabelStore(tmp_path)
+
+
+def test_an_index_that_points_past_the_end_is_named(tmp_path):
+    write(tmp_path)
+    index = np.load(tmp_path / "index.npy")
+    index[1] += 5
+    np.save(tmp_path / "index.npy", index)
+    with pytest.raises(LabelStoreError, match=r"index\.npy is damaged"):
+        LabelStore(tmp_path).read("pic 0.jpg")

@@ -264,3 +264,18 @@ def test_on_a_gpu():
     ids_MN, scores_MN = mine_top_words(patches_MD, prepare_words(words_QD), 10)
     expected_ids, expected = mine_top_words(patches_MD.cpu(), words_QD.cpu(), 10)
     assert torch.equal(ids_MN.cpu(), expected_ids) and torch.equal(scores_MN.cpu(), expected)
+
+
+@pytest.mark.parametrize("path", [*PRECISIONS, "gpu"])
+def test_rows_so_short_that_their_squares_vanish(path):
+    patches_MD, words_QD = features(70, 8, 0) * 1e-25, features(300, 8, 1)
+    words_QD[::2] *= 1e-24
+    ids_MN, scores_MN = mine(path, patches_MD, words_QD, 3, 1)
+    expected_ids, expected = naive(patches_MD, words_QD, 3, 1)
+    np.testing.assert_array_equal(scores_MN.numpy(), expected)
+    np.testing.assert_array_equal(ids_MN.numpy(), expected_ids)
+
+
+def test_products_that_could_overflow_are_named():
+    with pytest.raises(ValueError, match="patch 0 are not finite, or overflow"):
+        mine_top_words(torch.full((1, 1), 1.8e19), torch.full((2, 1), 1.8e19), 1)

@@ -6,6 +6,8 @@ import itertools
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
     CLIPVisionConfig,
     Gemma2Config,
     LlamaConfig,
@@ -172,6 +174,26 @@ def test_an_unknown_attention_is_refused():
     model.language_model.config._attn_implementation_internal = "paged"
     with pytest.raises(UserError, match="--pack_sequences True: attention paged"):
         prepare_attention(model.language_model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mamba2", dict(num_heads=8, head_dim=8, state_size=4, n_groups=1)),
+        ("lfm2", dict(layer_types=["conv", "full_attention"])),
+        ("qwen3_5_text", dict(layer_types=["linear_attention", "full_attention"])),
+        ("minimax", dict(layer_types=["linear_attention", "full_attention"])),
+        ("bloom", dict(n_head=4)),
+        ("opt", dict(ffn_dim=32, word_embed_proj_dim=32)),
+    ],
+)
+def test_an_llm_that_mixes_a_rows_samples_is_refused(kind, options):
+    shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=50)
+    config = AutoConfig.for_model(kind, **shape | options, pad_token_id=0)
+    with torch.device("meta"):
+        llm = AutoModel.from_config(config, attn_implementation="eager")
+    with pytest.raises(UserError, match=f"--pack_sequences True: the LLM's kind, {kind}"):
+        prepare_attention(llm)
 
 
 def test_flash_attention_is_told_where_samples_begin():

@@ -34,6 +34,23 @@ def test_refused_without_a_gpu_and_for_unknown_kernels(monkeypatch):
         check_liger({"cross_entropy": True})
 
 
+def test_the_kernels_are_read_from_a_command_line(monkeypatch, stage1_flags, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+    def parse(config, use=True):
+        options = {"use_liger_kernel": use, "liger_kernel_config": config}
+        return parse_args(stage1_flags(tmp_path / "run", **options))[3].liger_kernel_config
+
+    assert parse('{"fused_linear_cross_entropy": false}') == {"fused_linear_cross_entropy": False}
+    assert parse("{}") == {}
+    for text in ("{rope", "rope", "[1]", '{"rope": "no"}'):
+        with pytest.raises(UserError, match=r"--liger_kernel_config .*: pass JSON"):
+            parse(text)
+    with pytest.raises(UserError, match="--liger_kernel_config needs --use_liger_kernel True"):
+        parse('{"rope": false}', use=None)
+
+
 def test_arithmetic_is_said_in_a_line(tiny):
     llava = build_llava(str(tiny.llm), str(tiny.clip), dtype=torch.bfloat16, attention="eager")
     model = Stage1Model(llava)

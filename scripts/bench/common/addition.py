@@ -8,6 +8,7 @@ the GPU: the sum is an upper bound.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,17 @@ def addition_rows(device: str, quick: bool) -> list[Row]:
         model.zero_grad(set_to_none=True)
 
     calls = {"plain": step, "sea": lambda: step(**pairs)}
-    how = ""
-    try:
-        seconds = best_seconds(calls, 3 if quick else 10, device)
-    except torch.OutOfMemoryError:
+    rounds, how = 3 if quick else 10, ""
+    seconds: dict[str, float] = {}
+    with suppress(torch.OutOfMemoryError):  # whose traceback holds the step's activations
+        seconds = best_seconds(calls, rounds, device)
+    if not seconds:
         # Under gradient checkpointing the step itself is longer; the note says so.
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         model.activation_checkpointing_enable({"use_reentrant": False})
         how = ", gradient checkpointing"
-        seconds = best_seconds(calls, 3 if quick else 10, device)
+        seconds = best_seconds(calls, rounds, device)
     added = seconds["sea"] - seconds["plain"]
     asked = 0.02 if device == "cuda" else None
     where = f"{size.name}, batch {size.batch}, {num_pairs:,} pairs{how}"

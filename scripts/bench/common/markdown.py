@@ -18,7 +18,10 @@ def table(folder: Path = RESULTS) -> str:
     lines = ["| bench | what | reached | asked | |", "| --- | --- | --- | --- | --- |"]
     machines: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
-        found = json.loads(path.read_text())
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise SystemExit(f"{path}: not JSON ({error}); run its bench again") from None
         name = path.stem.rpartition("-")[0]
         versions = found["versions"]
         packages = ", ".join(f"{key} {value}" for key, value in versions.items())

@@ -10,12 +10,15 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+
+from llava_sea.errors import run_command
 
 RESULTS = Path(__file__).parents[1] / "results"
 """Of full runs; committed, the README's numbers."""
@@ -61,12 +64,45 @@ def bench_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def read_flags(parser: argparse.ArgumentParser, name: str, *, cuda: bool) -> argparse.Namespace:
+    """Parse the flags; what would fail after minutes of measuring is refused here.
+
+    Args:
+        parser: from `bench_parser`.
+        name: of the bench.
+        cuda: whether anything of it runs on a GPU.
+    """
+    args = parser.parse_args()
+    if args.device == "cuda":
+        import torch
+
+        if not cuda:
+            parser.error("--device cuda: nothing of this bench runs on a GPU; leave it out")
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch sees no GPU here")
+    path = _path(name, args)
+    try:
+        if path.is_dir():
+            parser.error(f"--json {path}: is a folder, name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        parser.error(f"{path} cannot be written ({error.strerror}); name another file with --json")
+    return args
+
+
+def _path(name: str, args: argparse.Namespace) -> Path:
+    folder = QUICK_RESULTS if args.quick else RESULTS
+    return args.json or folder / f"{name}-{args.device}.json"
+
+
 def report(name: str, args: argparse.Namespace, rows: Sequence[Row]) -> None:
     """Print the rows as a table and write them with the machine, the versions and the date.
 
     Args:
         name: of the bench, the JSON file's too.
-        args: from `bench_parser`.
+        args: from `read_flags`.
         rows: what was measured.
     """
     from rich.console import Console
@@ -83,11 +119,10 @@ def report(name: str, args: argparse.Namespace, rows: Sequence[Row]) -> None:
         reached = "-" if row.reached is None else f"{row.reached:.4g}"
         table.add_row(row.what, reached, asked, row.verdict, row.note)
     Console(width=max(100, Console().width)).print(table)
-    folder = QUICK_RESULTS if args.quick else RESULTS
-    path = args.json or folder / f"{name}-{args.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     found = [asdict(row) | {"verdict": row.verdict} for row in rows]
-    path.write_text(json.dumps(about | {"quick": args.quick, "rows": found}, indent=1) + "\n")
+    _path(name, args).write_text(
+        json.dumps(about | {"quick": args.quick, "rows": found}, indent=1) + "\n"
+    )
 
 
 def machine(device: str) -> dict[str, object]:
@@ -117,14 +152,12 @@ def _cpu_name() -> str:
 
 
 def run_bench(
-    name: str, description: str | None, measure: Callable[[argparse.Namespace], Sequence[Row]]
+    name: str,
+    description: str | None,
+    measure: Callable[[argparse.Namespace], Sequence[Row]],
+    *,
+    cuda: bool = True,
 ) -> None:
-    """Read the flags, measure, report; without CUDA, --device cuda is refused."""
-    parser = bench_parser(description)
-    args = parser.parse_args()
-    if args.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            parser.error("--device cuda: torch sees no GPU here")
-    report(name, args, measure(args))
+    """Read the flags, measure, report; `cuda` says whether anything of it runs on a GPU."""
+    args = read_flags(bench_parser(description), name, cuda=cuda)
+    run_command(lambda: report(name, args, measure(args)))
