@@ -7,15 +7,16 @@ loop takes the same model without our wrapper, logits for every token. SEA as pr
 
 `--device cuda`: CLIP-L/336 and a 7B Llama shape in bfloat16, per-device batch 16, 32 and 64:
 tokens/s, MFU and peak memory, SDPA against each FlashAttention that can be imported, with and
-without Liger. MFU counts 2 operations a weight and token forward, as much again backward through
-the frozen LLM (gradients of inputs only), the attention's products, and the tower forward; the
-peak is BF16_PEAK. Limits: no data loading, no ZeRO; the CUDA part was not run where this was
-written.
+without Liger; from the first size on that does not fit, activations are recomputed. MFU counts 2
+operations a weight and token forward, as much again backward through the frozen LLM (gradients of
+inputs only), the attention's products, and the tower forward; the peak is BF16_PEAK. Limits: no
+data loading, no ZeRO; the CUDA part was not run where this was written.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from common.stage1_world import (
     wrap,
 )
 from common.timing import best_seconds, cuda_peak_extra_bytes, peak_extra_bytes
+
+from llava_sea.errors import UserError
 
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12}
 """Dense bfloat16 FLOP/s by a part of the GPU's name."""
@@ -118,7 +121,6 @@ def attentions() -> dict[str, str | None]:
 
 def measure_cuda(args: argparse.Namespace) -> list[Row]:
     """Tokens/s, MFU and peak memory at the real shape."""
-    peak = next((p for n, p in BF16_PEAK.items() if n in torch.cuda.get_device_name()), None)
     rounds, sizes = (2, (16,)) if args.quick else (5, (16, 32, 64))
     rows = []
     for liger in (False, True):  # the plain ones first: Liger's rope stays for the whole process
@@ -127,48 +129,68 @@ def measure_cuda(args: argparse.Namespace) -> list[Row]:
             if missing is not None:
                 rows.append(Row(f"{name}: tokens/s", None, note=missing))
                 continue
-            llava = build(REAL, "cuda", attention)
-            for arm, preset in ARMS.items():
-                model = wrap(llava, preset)
-                if liger:
-                    from llava_sea.errors import UserError
-                    from llava_sea.train.liger import use_liger
-
-                    try:
-                        use_liger(model, None, zero3=False)
-                    except UserError as error:
-                        rows.append(Row(f"{name}: tokens/s", None, note=str(error)))
-                        break
-                for records in sizes:
-                    rows += _cuda_rows(
-                        f"{name}, {arm}, {records}", model, preset, (records, rounds), peak
-                    )
-            del llava
+            try:
+                rows += _attention_rows(name, attention, liger, sizes, rounds)
+            except UserError as error:
+                rows.append(Row(f"{name}: tokens/s", None, note=str(error)))
             gc.collect()
             torch.cuda.empty_cache()
     return rows
 
 
-def _cuda_rows(
-    name: str, model: Any, preset: str | None, sizes: tuple[int, int], peak: float | None
+def _attention_rows(
+    name: str, attention: str, liger: bool, sizes: tuple[int, ...], rounds: int
 ) -> list[Row]:
-    records, rounds = sizes
-    batch = make_batch(REAL, records, "cuda", labels=preset is not None)
+    """Return the rows of all sizes and arms; from the first size that needs it on, recomputed."""
+    llava = build(REAL, "cuda", attention)
+    models = {arm: wrap(llava, preset) for arm, preset in ARMS.items()}
+    if liger:
+        from llava_sea.train.liger import use_liger
+
+        for model in models.values():
+            use_liger(model, None, zero3=False)
+    rows, recomputes = [], False
+    for records in sizes:
+        found = {arm: _cuda_rows(models[arm], arm, records, rounds) for arm in ARMS}
+        if None in found.values() and not recomputes:
+            recomputes = True
+            for model in models.values():
+                model.activation_checkpointing_enable({"use_reentrant": False})
+            found = {arm: _cuda_rows(models[arm], arm, records, rounds) for arm in ARMS}
+        how = ", recomputed" if recomputes else ""
+        for arm, measured in found.items():
+            title = f"{name}, {arm}, {records}{how}: tokens/s"
+            if measured is None:
+                rows.append(Row(title, None, note="out of memory"))
+                continue
+            tokens, *others = measured
+            rows += [dataclasses.replace(tokens, what=title), *others]
+    return rows
+
+
+def _cuda_rows(model: Any, arm: str, records: int, rounds: int) -> list[Row] | None:
+    """Return tokens/s, MFU and peak memory, or None where the step does not fit."""
+    batch = make_batch(REAL, records, "cuda", labels=ARMS[arm] is not None)
     adam = optimizer(model)
     length = batch["input_ids"].shape[1]
     try:
         seconds = best_seconds({"step": lambda: step(model, batch, adam)}, rounds, "cuda")["step"]
         extra = cuda_peak_extra_bytes(lambda: step(model, batch, adam))
     except torch.cuda.OutOfMemoryError:
+        seconds = None  # what the exception holds is freed first
+    if seconds is None:
+        model.zero_grad()
+        gc.collect()
         torch.cuda.empty_cache()
-        return [Row(f"{name}: tokens/s", None, note="out of memory")]
-    rows = [Row(f"{name}: tokens/s", records * length / seconds)]
+        return None
+    peak = next((p for n, p in BF16_PEAK.items() if n in torch.cuda.get_device_name()), None)
     used = flops_per_step(REAL, records, length) / seconds
-    rows.append(
-        Row("  MFU, %", 100 * used / peak if peak else None, note=f"{used / 1e12:.0f} TFLOP/s")
-    )
-    total = (torch.cuda.max_memory_allocated()) / 2**30
-    return [*rows, Row("  peak memory, GiB", total, note=f"{extra / 2**30:.1f} above the model")]
+    total = torch.cuda.max_memory_allocated() / 2**30
+    return [
+        Row("tokens/s", records * length / seconds),
+        Row("  MFU, %", 100 * used / peak if peak else None, note=f"{used / 1e12:.0f} TFLOP/s"),
+        Row("  peak memory, GiB", total, note=f"{extra / 2**30:.1f} above the model"),
+    ]
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
