@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from llava_sea.alignment import LabelStore
 from llava_sea.data.check_pool import check_records
 from llava_sea.data.check_record import RecordChecker
@@ -27,6 +25,7 @@ from llava_sea.labels.extract_progress import ExtractProgress
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import DataArguments, SeaArguments
+from llava_sea.train.arithmetic import dtype_and_attention
 from llava_sea.train.parse import Arguments
 
 _SMALL = 500  # records that are not worth starting processes for
@@ -174,12 +173,12 @@ def compute_losses(
         num_workers: processes that read pictures.
     """
     model_args, data, _, args = arguments
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    dtype, attention = dtype_and_attention(args, None)
     llava = build_llava(
         model_args.model_name_or_path,
         str(model_args.vision_tower),
         dtype=dtype,
-        attention=args.attn_implementation,
+        attention=attention,
         select_layer=model_args.mm_vision_select_layer,
         projector_path=model_args.pretrain_mm_mlp_adapter,
         seed=args.seed,

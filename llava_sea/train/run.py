@@ -9,11 +9,9 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils import logging as hf_logging
 
 from llava_sea.data.words import WordTokens
@@ -243,21 +241,6 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
                 shutil.copyfileobj(source, copy)
     logger.info("%s: this run has finished; nothing is left to train", output_dir)
     print(summary(output_dir))
-
-
-def weights_dtype(args: TrainingArguments) -> torch.dtype:
-    """Return what the flags make the weights: bfloat16, float16 or float32."""
-    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-
-
-def dtype_and_attention(
-    args: TrainingArguments, pick: Callable[[torch.dtype], str] | None
-) -> tuple[torch.dtype, str | None]:
-    """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log."""
-    dtype = weights_dtype(args)
-    attention = args.attn_implementation or (pick(dtype) if pick else None)
-    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
-    return dtype, attention
 
 
 def check_size(num_records: int, args: TrainingArguments) -> None:

@@ -20,7 +20,7 @@ from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train import run
+from llava_sea.train import arithmetic, run
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -88,7 +88,7 @@ def build_model(
     pick_attention: PickAttention | None,
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
-    dtype, attention = run.dtype_and_attention(args, pick_attention)
+    dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
     llava = build_llava(
         model_args.model_name_or_path,
         str(model_args.vision_tower),
@@ -133,7 +133,7 @@ def build_data(
     store, words, grid = None, None, patch_grid(config.vision_config)
     if sea.enabled:
         # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
-        rounded = run.weights_dtype(args) == torch.float16
+        rounded = arithmetic.weights_dtype(args) == torch.float16
         tower = (
             load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
         )

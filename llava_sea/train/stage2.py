@@ -26,7 +26,7 @@ from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
 from llava_sea.model.lora import add_lora
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
-from llava_sea.train import run
+from llava_sea.train import arithmetic, run
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -131,7 +131,7 @@ def load_model(
     Raises:
         UserError: if a part is missing, or flags name parts that do not go together.
     """
-    dtype, attention = run.dtype_and_attention(args, pick_attention)
+    dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
     path = model_args.model_name_or_path
     if is_llava(path):
         if model_args.pretrain_mm_mlp_adapter:

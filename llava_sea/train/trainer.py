@@ -28,6 +28,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.arithmetic import describe
 from llava_sea.train.liger import use_liger
 from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
@@ -40,30 +41,6 @@ def sea_weight(sea: SeaArguments, progress: float) -> float:
     if sea.sea_weight_schedule == "decay":
         return sea.sea_weight * max(0.0, 1.0 - 2.0 * progress)
     return sea.sea_weight
-
-
-def arithmetic(model: WrappedLlava) -> str:
-    """Say in a line what a run computes with: dtypes, TF32, attention."""
-    dtypes = {
-        kind: sorted(
-            {
-                str(p.dtype).removeprefix("torch.")
-                for p in model.parameters()
-                if p.requires_grad is trained and p.dtype.is_floating_point
-            }
-        )
-        for kind, trained in (("frozen", False), ("trained", True))
-    }
-    weights = ", ".join(f"{kind} {'/'.join(names)}" for kind, names in dtypes.items() if names)
-    tf32 = "no GPU"
-    if torch.cuda.is_available():
-        matmul = torch.backends.cuda.matmul
-        # Older torch has the flag alone; from 2.9 on, reading it fails once the new name is set.
-        precision = getattr(matmul, "fp32_precision", None)
-        tf32 = "on" if (matmul.allow_tf32 if precision is None else precision == "tf32") else "off"
-    parts: dict[str, Any] = {"LLM": model.language_model, "tower": model.vision_tower}
-    attention = ", ".join(f"{n} {p.config._attn_implementation}" for n, p in parts.items())
-    return f"weights {weights}; TF32 {tf32}; attention {attention}"
 
 
 class LLaVATrainer(Trainer):
@@ -85,7 +62,7 @@ class LLaVATrainer(Trainer):
         options.use_liger_kernel = False
         super().__init__(*args, **kw)
         options.use_liger_kernel = liger
-        logger.info("%s; Liger: %s", arithmetic(model), used)
+        logger.info("%s; Liger: %s", describe(model), used)
 
     # --- data ---------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.files import write_atomically
 from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train import run, stage1
+from llava_sea.train import arithmetic, run, stage1
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
 from llava_sea.train.checkpoint import claim_output_dir
 from llava_sea.train.llava_config import llava_config
@@ -103,7 +103,7 @@ def build_model(
     model_args: ModelArguments, sea: SeaArguments, args: TrainingArguments
 ) -> Stage1Model:
     """Build stage 1's model with an embedding table for an LLM, on its device."""
-    dtype, attention = run.dtype_and_attention(args, None)
+    dtype, attention = arithmetic.dtype_and_attention(args, None)
     llava = build_llava_without_llm(
         model_args.model_name_or_path,
         str(model_args.vision_tower),

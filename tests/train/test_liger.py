@@ -9,9 +9,9 @@ import torch
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train.arithmetic import describe
 from llava_sea.train.liger import check_liger
 from llava_sea.train.parse import parse_args
-from llava_sea.train.trainer import arithmetic
 
 
 def test_refused_where_it_is_not_installed(monkeypatch, stage1_flags, tmp_path):
@@ -55,7 +55,7 @@ def test_arithmetic_is_said_in_a_line(tiny):
     llava = build_llava(str(tiny.llm), str(tiny.clip), dtype=torch.bfloat16, attention="eager")
     model = Stage1Model(llava)
     model.trainable_to_float32()
-    line = arithmetic(model)
+    line = describe(model)
     assert "frozen bfloat16, trained float32" in line
     assert "attention LLM eager, tower eager" in line
     assert ("TF32 no GPU" in line) == (not torch.cuda.is_available())

@@ -315,12 +315,12 @@ def test_another_folders_checkpoint_is_no_checkpoint_of_this_run(train_here):
 
 
 def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
-    from llava_sea.train import run
+    from llava_sea.train import arithmetic
     from llava_sea.train import stage1 as module
 
     # float16 kernels are missing on some CPUs: build the model, check the labels, go no further
     seen = []
-    monkeypatch.setattr(run, "weights_dtype", lambda args: torch.float16)
+    monkeypatch.setattr(arithmetic, "weights_dtype", lambda args: torch.float16)
     monkeypatch.setattr(module, "build_measurements", lambda *a: seen.append(a) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_here("run")

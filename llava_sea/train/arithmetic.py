@@ -1,0 +1,79 @@
+"""What a run computes with: the weights' dtype, TF32, the attention."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoModel, LlamaConfig
+
+from llava_sea.errors import UserError
+from llava_sea.model.builder import without_zero3
+from llava_sea.model.wrapped import WrappedLlava
+from llava_sea.train.arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def weights_dtype(args: TrainingArguments) -> torch.dtype:
+    """Return what the flags make the weights: bfloat16, float16 or float32."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
+def check_attention(name: str, dtype: torch.dtype) -> None:
+    """Ask transformers for an attention on a model without layers, before a real one is loaded.
+
+    Raises:
+        UserError: if it refuses.
+    """
+    config = LlamaConfig(vocab_size=8, hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
+    try:
+        with torch.device("meta"), without_zero3():
+            AutoModel.from_config(config, attn_implementation=name, dtype=dtype)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"--attn_implementation {name}: {error} Leave the flag out (train_mem.py then takes "
+            "the fastest that there is), or pass sdpa"
+        ) from None
+
+
+def dtype_and_attention(
+    args: TrainingArguments, pick: Callable[[torch.dtype], str] | None
+) -> tuple[torch.dtype, str | None]:
+    """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log.
+
+    Raises:
+        UserError: if transformers does not have the flag's attention, or not on this machine.
+    """
+    dtype = weights_dtype(args)
+    if args.attn_implementation:
+        check_attention(args.attn_implementation, dtype)
+    attention = args.attn_implementation or (pick(dtype) if pick else None)
+    logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
+    return dtype, attention
+
+
+def describe(model: WrappedLlava) -> str:
+    """Say in a line what a run computes with: dtypes, TF32, attention."""
+    dtypes = {
+        kind: sorted(
+            {
+                str(p.dtype).removeprefix("torch.")
+                for p in model.parameters()
+                if p.requires_grad is trained and p.dtype.is_floating_point
+            }
+        )
+        for kind, trained in (("frozen", False), ("trained", True))
+    }
+    weights = ", ".join(f"{kind} {'/'.join(names)}" for kind, names in dtypes.items() if names)
+    tf32 = "no GPU"
+    if torch.cuda.is_available():
+        matmul = torch.backends.cuda.matmul
+        # Older torch has the flag alone; from 2.9 on, reading it fails once the new name is set.
+        precision = getattr(matmul, "fp32_precision", None)
+        tf32 = "on" if (matmul.allow_tf32 if precision is None else precision == "tf32") else "off"
+    parts: dict[str, Any] = {"LLM": model.language_model, "tower": model.vision_tower}
+    attention = ", ".join(f"{n} {p.config._attn_implementation}" for n, p in parts.items())
+    return f"weights {weights}; TF32 {tf32}; attention {attention}"
