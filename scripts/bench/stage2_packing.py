@@ -9,8 +9,8 @@ up to 2,048. The lengths that group records are words, as in training: 1.35 toke
 take. The padded batches have the same records per optimizer step and are grouped by modality and
 length in two ways: as LLaVA does (sorted within a step, each rank's part dealt from the longest
 down) and as ``--group_by_modality_length`` does here (sorted within 50 steps). Time is forward and
-backward of a `Stage2Model` over all micro-batches of all ranks, one after the other; a step on
-several devices lasts as long as its slowest rank, which has rows of its own.
+backward of a `Stage2Model` over all micro-batches of all ranks, one after the other, and the same
+with each step as long as its slowest rank, which is the wall time on several devices.
 
 Limits: on the CPU a small Llama and lengths divided by 9; with ``--device cuda`` a 7B Llama's and
 CLIP-L/336's shapes, random weights, bfloat16, activations recomputed, no optimizer.
@@ -59,7 +59,7 @@ class Size:
         return 576 // self.divisor
 
 
-FULL = Size(ranks=8, batch=16, steps=(47, 3), divisor=9, hidden=256, layers=2, rounds=1)
+FULL = Size(ranks=8, batch=16, steps=(14, 1), divisor=9, hidden=512, layers=2, rounds=1)
 QUICK = Size(ranks=4, batch=8, steps=(28, 2), divisor=9, hidden=128, layers=2, rounds=1)
 CUDA = Size(ranks=8, batch=16, steps=(16, 1), divisor=1, hidden=4096, layers=32, rounds=1)
 CUDA_QUICK = Size(ranks=4, batch=8, steps=(8, 1), divisor=1, hidden=4096, layers=4, rounds=1)
@@ -301,7 +301,7 @@ def make_rows(
     for name, way in ways.items():
         ratio = slowest["packed"] / slowest[name]
         note = f"a step lasts as long as the slowest of {size.ranks} ranks"
-        rows.append(Row(f"time of steps packed / {way}, x", ratio, note=note))
+        rows.append(Row(f"time of steps packed / {way}, x", ratio, 0.6, note=note))
     note = "per-sample means, float32" if device == "cpu" else "per-sample means, bfloat16"
     asked = 1e-5 if device == "cpu" else None
     rows.append(Row("loss in a packed row - loss alone, at most", difference, asked, note=note))
