@@ -135,6 +135,8 @@ def score_tables(summary: Mapping[str, Any]) -> list[Table]:
         lengths = sorted({c["steps"] for c in cells if c["llm"] == llm and c["arm"] != NONE})
         for steps in lengths or [0]:
             here = [c for c in cells if c["llm"] == llm and c["steps"] in (steps, 0)]
+            if not here:  # no run of this LLM is finished
+                continue
             rows = []
             for cell in here:
                 counted = f" (n={len(cell['seeds'])})"
