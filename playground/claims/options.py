@@ -18,8 +18,8 @@ from playground.world import Split
 
 NONE = "none"
 ARM_NAMES = ("plain", "sea-paper", "sea-paper-sign", "sea-best", "warm-best", NONE)
-"""The study's arms without its upper bound, the one that the ablations found to be better than
-`best`, and the one that leaves the projector untrained."""
+"""The study's arms without its upper bound, the one that was ahead of `best` in the ablations
+(by less than their noise), and the one that leaves the projector untrained."""
 
 ABLATION_NAMES = (
     *("plain", "sea-best", "weight-0.25", "weight-0.5", "weight-2", "constant", "tau-1"),
