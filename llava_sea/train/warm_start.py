@@ -18,10 +18,12 @@ import json
 import logging
 import math
 import os
+import shlex
 from pathlib import Path
 
 import transformers
 from torch import nn
+from transformers.training_args import OptimizerNames
 
 from llava_sea.alignment import AlignmentHead
 from llava_sea.data.records import load_records
@@ -89,6 +91,13 @@ def check_flags(sea: SeaArguments, args: TrainingArguments) -> None:
         raise UserError("--sea_labels is missing (or --sea_weight is 0): there is nothing to learn")
     if args.deepspeed:
         raise UserError("--deepspeed: leave it out, the warm start runs in one process without it")
+    optimizer = OptimizerNames(args.optim).value
+    if not optimizer.startswith("adamw_torch"):
+        raise UserError(f"--optim {optimizer}: leave it out, the warm start has AdamW alone")
+    if args.resume_from_checkpoint:
+        raise UserError(
+            "--resume_from_checkpoint: leave it out, a warm start writes at its end alone"
+        )
     if args.fp16:
         raise UserError("--fp16 True: use --bf16 True, or neither")
     if args.use_liger_kernel:
@@ -134,7 +143,7 @@ def stage1_flags(output_dir: Path) -> list[str]:
 
 def how_to_go_on(output_dir: Path) -> str:
     """Return the line that is printed at the end."""
-    return f"stage 1 goes on from it with\n  {' '.join(stage1_flags(output_dir))}"
+    return f"stage 1 goes on from it with\n  {shlex.join(stage1_flags(output_dir))}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """All finished runs put together: ``summary.json``, what tables and pages show.
 
-A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % at small: the
+A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % in small: the
 mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and seed, in
 percent of what plain LLaVA scores on average over seeds (one run's score would be a noisy
 denominator). Benchmarks on which plain LLaVA is below `FLOOR` have no ratio worth the name and are
-left out, by name. The arm without stage 1 has no plain LLaVA of its length, so no gain. The claims
-have a second gain, over the paper with the sign measured; the ablations, whose baseline is `best`,
-one over plain LLaVA.
+left out, by name; the gain with none left out stands beside. The arm without stage 1 has no plain
+LLaVA of its length, so no gain. The claims have a second gain, over the paper with the sign
+measured; the ablations, whose baseline is `best`, one over plain LLaVA.
 Limits: means are over the seeds that are there; which are missing is part of the summary.
 """
 
@@ -98,13 +98,13 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
     }
 
 
-def levels_of(base: Results) -> dict[str, float]:
-    """Return the baseline's mean score over seeds, of the benchmarks on which it is a level."""
+def levels_of(base: Results, floor: float = FLOOR) -> dict[str, float]:
+    """Return the baseline's mean score over seeds, of the benchmarks where it has `floor`."""
     levels = {
         name: fmean([run["scores"][name] for run in base.values()]) if base else 0.0
         for name in BENCHMARKS
     }
-    return {name: level for name, level in levels.items() if level >= FLOOR}
+    return {name: level for name, level in levels.items() if level >= floor}
 
 
 def gain_of(
@@ -123,7 +123,8 @@ def _cell(
 
     ``scores``: of each benchmark mean, half and difference to the baseline; ``mean``: the same for
     the mean of the eight; ``tuning_loss``: the same for stage 2's last tenth; ``gain``: by seed,
-    mean, half, p values, ``second_gain`` likewise over the other arm in `compared`;
+    mean, half, p values, ``second_gain`` likewise over the other arm in `compared`,
+    ``gain_of_all`` with no benchmark left out, empty where the baseline has nothing on one;
     ``language`` and ``stage1``: means and halves; ``by_seed``: every run's scores.
     """
     llm, steps, arm = cell
@@ -135,6 +136,9 @@ def _cell(
             ("gain", "second_gain"), (base, second), compared, strict=True
         )
     }
+    others = base if arm != compared[0] else {}
+    positive = levels_of(others, 1e-9)
+    of_all = _gain(runs, others, positive if len(positive) == len(BENCHMARKS) else {})
     return {
         "llm": llm,
         "steps": steps,
@@ -152,6 +156,7 @@ def _cell(
             *({s: r["tuning_loss"] for s, r in c.items()} for c in (runs, base))
         ),
         **gains,
+        "gain_of_all": {name: of_all[name] for name in ("mean", "half", "seeds", "by_seed")},
         "language": {
             form: {
                 when: _estimate([run["language"][when][form] for run in runs.values()])

@@ -98,6 +98,7 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
                 *_names(cell),
                 Field(_text(gain, signed=True), _verdict(gain)),
                 *(Field(_text(found, signed=True), _verdict(found)) for found in others),
+                Field(_text(cell["gain_of_all"], signed=True), _verdict(cell["gain_of_all"])),
                 Field(_signed(cell["mean"]["difference"])),
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
@@ -105,16 +106,17 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
                 Field(" / ".join(_left_out(found) for found in (gain, *others))),
             ]
         )
-    head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "mean of the eight, points"]
-    head += ["p, sign flips", "p, paired t", "gain by seed", "left out"]
+    head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "none left out, %"]
+    head += ["mean of the eight, points", "p, sign flips", "p, paired t", "gain by seed"]
+    head += ["left out"]
     count = max((cell["gain"]["seeds"] for cell in summary["cells"]), default=0)
     bound = f"; with {count} seeds its p cannot be below {2 / 2**count:g}" if count else ""
     paper = " (the paper's Gemma-2B: 7.61 %)" if plain_first else ""
     caption = (
         f"Mean over the benchmarks of the difference to {title_of(baseline)} of the same LLM, "
         f"length and seed, in percent of its mean over seeds{paper}; left out: benchmarks on which "
-        f"that is below {FLOOR:g} points. Sign flips: exact permutation test over seeds, "
-        f"two-sided{bound}."
+        f"that is below {FLOOR:g} points, but not in 'none left out'. Sign flips: exact "
+        f"permutation test over seeds, two-sided{bound}."
     )
     if beside:
         caption += (

@@ -65,6 +65,12 @@ def answers(texts):
         ("D", None),  # no such option
         ("D. nothing", None),
         ("AB", None),
+        ("B, C", None),  # not one letter
+        ("A, B or C.", None),
+        ("(A) (B)", None),
+        ("B and C", None),
+        ("B, the blue car", "B"),
+        ("B. vitamin C", "B"),
         ("b", None),
         ("", None),
         ("twice", None),

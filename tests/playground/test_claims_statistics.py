@@ -111,8 +111,35 @@ def test_what_has_no_baseline_leaves_nothing_out(tmp_path: Path) -> None:
     item = PlannedClaim(run, config, tmp_path / "run.json")
     item.save(_result(50.0))
     table = gain_table(summarise([item], "test"))
-    assert [field.text for field in table.rows[0][3:]] == ["–", "–", "–", "–", "", ""]
+    assert [field.text for field in table.rows[0][3:]] == ["–", "–", "–", "–", "–", "", ""]
     assert "cannot be below" not in table.caption
+
+
+def test_beside_the_gain_stands_one_with_nothing_left_out(tmp_path: Path) -> None:
+    config = {
+        "stage1": {"recipe": {"batch": 32}, "precision": "float32"},
+        "stage2": {"tuning_steps": 300, "batch": 32, "learning_rate": 3e-3},
+        "exams": ["0"],
+    }
+
+    def gain_cell(name: str, plain: float, best: float) -> list[str]:
+        planned = []
+        for arm, mmbench in (("plain", plain), ("sea-best", best)):
+            run = Run(tmp_path / name, 40, arm, 0)
+            item = PlannedClaim(run, config, tmp_path / f"{run.name}.json")
+            result = _result(50.0)
+            result["scores"] |= {"mmbench": mmbench}
+            item.save(result)
+            planned.append(item)
+        table = gain_table(summarise(planned, "test"))
+        assert table.head[4] == "none left out, %"
+        (row,) = table.rows
+        return [row[3].text, row[4].text, row[-1].text]
+
+    # Seven benchmarks are the same; of the eighth plain has 2, best 1: -50 % / 8.
+    assert gain_cell("llm-small", 2.0, 1.0) == ["+0.0", "-6.2", "MMBench"]
+    assert gain_cell("llm-none", 0.0, 1.0) == ["+0.0", "–", "MMBench"]  # nothing to divide by
+    assert gain_cell("llm-large", 40.0, 44.0) == ["+1.2", "+1.2", ""]
 
 
 def test_scores_that_were_edited_away_are_named(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):
         ({"sea_labels": None}, "sea_labels is missing"),
         ({"lora_enable": True}, "lora_enable True belongs to stage 2"),
         ({"fp16": True, "use_cpu": True}, "use --bf16 True"),
+        ({"optim": "adafactor"}, "--optim adafactor: leave it out"),
+        ({"resume_from_checkpoint": "checkpoint-1"}, "writes at its end alone"),
         ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),
         ({"learning_rate": 1e30}, "lower --learning_rate"),
     ],
@@ -173,3 +175,10 @@ def test_the_table_is_found_in_shards_and_in_torch_files(tmp_path):
 def test_the_advice_stays_within_the_limit_of_the_scale(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"temperature": 0.01}\n')
     assert warm_start.how_to_go_on(tmp_path).endswith("--sea_log_scale_init 4.6050")
+
+
+def test_the_advice_quotes_paths(tmp_path):
+    folder = tmp_path / "my warm start"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"temperature": 1.0}\n')
+    assert f"'{folder / 'mm_projector.bin'}' " in warm_start.how_to_go_on(folder)

@@ -7,8 +7,9 @@ tables are scored by the OpenCompass server alone.
 Reading an answer asks no LLM. In this order it is: the letter of an option alone ("B"); an option's
 text, whole ("a red car", any case, a last "." aside); a letter in brackets or with ".", ")", ":" or
 "," after it, then the end or more text ("(B)", "B.", "B. a red car"); a letter after "answer is" or
-"answer:", if only one. Anything else, an empty answer among them, is unread and wrong. The server
-also asks an LLM about such answers, so its numbers may be a little higher.
+"answer:", if only one. Anything else is unread and wrong, an empty answer and several letters
+("B, C") among them. The server also asks an LLM about such answers, so its numbers may be a little
+higher.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from llava_sea.eval.scorers.official import check_ids, percent
 LETTERS = "ABCD"
 ROTATION = 1_000_000
 _MARKED = re.compile(r"(?:\(([A-D])\)|([A-D])[.):,])(?=\s|$)")
+_SEVERAL = re.compile(r"\(?[A-D][).:,]*(?:\s*(?:,|/|&|\band\b|\bor\b)?\s*\(?\b[A-D]\b[).:,]*)+")
 _SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])(?=[).:,]|\s*$)")
 _LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
 
@@ -84,6 +86,8 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
     same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
     if len(same) == 1:
         return same[0]
+    if _SEVERAL.fullmatch(text):
+        return None
     marked = _MARKED.match(text)
     found = {marked[1] or marked[2]} if marked else set(_SENTENCE.findall(text))
     return found.pop() if len(found) == 1 and found <= options.keys() else None
