@@ -32,7 +32,7 @@ OWN_STYLE = (
     + f"@media screen and (prefers-color-scheme: dark) {{ {_variables(DARK)} }}"
     + "".join(f".a-{a} {{ stroke: var(--{a}); fill: var(--{a}); }}" for a in (*ARM_COLOURS, "none"))
     + """
-.a-none { stroke: var(--soft); fill: var(--soft); }
+.a-none { stroke: var(--ink); fill: var(--paper); } polyline.a-none { stroke-dasharray: 4 3; }
 svg.plot { width: 100%; height: auto; font: 11px var(--sans); overflow: visible; }
 svg.plot text { fill: var(--ink); stroke: none; } svg.plot text.tick { fill: var(--soft); }
 svg.plot .bar { stroke-width: 1.6; fill: none; } svg.plot .zero { stroke: var(--soft); }
@@ -40,6 +40,9 @@ svg.plot polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .key svg { display: inline-block; width: 12px; height: 12px; vertical-align: -1px; }
 i.key { width: auto; height: auto; background: none; margin: 0 16px 0 0; font-style: normal; }
 td b { font-weight: 700; color: var(--good); } td em { color: var(--bad); }
+th, td { padding-left: 16px; font-size: 14px; } td:first-child { padding-left: 0; }
+td:first-child, td.v { white-space: nowrap; }
+.charts.top figure { justify-content: flex-start; }
 """
 )
 
@@ -66,7 +69,7 @@ def write_page(summary: Mapping[str, Any]) -> str:
         f'<p class="fine">{escape(PLOTS)}</p>',
         key_html(summary["arms"]),
         "<h2>Gains over plain LLaVA</h2>",
-        f'<div class="charts">{means_svg(summary)}{gains_svg(summary)}</div>',
+        f'<div class="charts top">{means_svg(summary)}{gains_svg(summary)}</div>',
         _table(gain_table(summary)),
         "<h2>The eight</h2>",
         *(_table(table) for table in score_tables(summary)),
@@ -96,7 +99,8 @@ def _table(table: Table) -> str:
             text = escape(field.text.replace("`", ""))
             if mark := marks.get(field.verdict):
                 text = f"<{mark}>{text}</{mark}>"
-            fields.append(f"<td>{text}</td>")
+            kind = ' class="v"' if "±" in text else ""
+            fields.append(f"<td{kind}>{text}</td>")
         rows.append(f"<tr>{''.join(fields)}</tr>")
     return (
         f'<div class="wide"><table><caption>{escape(table.caption)}</caption>'

@@ -108,7 +108,8 @@ def _intervals(rows: Sequence[tuple[Cell, Mapping[str, Any]]], *, with_zero: boo
         here = (cell["llm"], cell["steps"])
         if here != group:
             y += GAP if group else 0
-            label = f"{cell['llm']}, {cell['steps']} steps"
+            length = f"{cell['steps']} steps" if cell["steps"] else title_of(NONE)
+            label = f"{cell['llm']}, {length}"
             parts.append(f'<text x="0" y="{y + 8:.0f}">{escape(label)}</text>')
             group = here
         mean, half = found["mean"], found["half"] or 0.0
