@@ -128,7 +128,7 @@ def fit(
             first, seconds = state["step"], state["seconds"]
     model.train()
     started = saved = time.monotonic()
-    progress = Progress(f"{name}: step", schedule.end, done=first)
+    progress = Progress(f"{name}: steps", schedule.end, done=first)
     mean_loss = float("nan")
     for step in range(first, schedule.end):
         with torch.autocast(device.type, torch.bfloat16):

@@ -21,9 +21,9 @@ from llava_sea.data.problems import DATA_FILE, LABEL_STORE, LOSS, SAME_ID, Probl
 from llava_sea.data.records import Record, RecordError, parse_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
-from llava_sea.labels.extract_progress import ExtractProgress
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.progress import Progress
 from llava_sea.train.arguments import DataArguments, SeaArguments
 from llava_sea.train.arithmetic import dtype_and_attention
 from llava_sea.train.parse import Arguments
@@ -140,7 +140,7 @@ def _check_items(
         num_workers = 0 if few else len(os.sched_getaffinity(0))
     lengths = Lengths()
     first: dict[str, int] = {}
-    with ExtractProgress() as progress:
+    with Progress() as progress:
         results = check_records(
             checker, items, num_workers, lambda done: progress("records", done, len(items))
         )
@@ -189,7 +189,7 @@ def compute_losses(
     collator = Collator(padding_id(setup.tokenizer), setup.transform.resolution, setup.image_tokens)
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        with ExtractProgress() as progress, open(temporary, "w", encoding="utf-8") as file:
+        with Progress() as progress, open(temporary, "w", encoding="utf-8") as file:
             losses = all_losses(
                 Stage1Model(llava),
                 dataset,

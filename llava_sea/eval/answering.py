@@ -25,9 +25,9 @@ from llava_sea.eval.answer_run import check_same_run, fingerprint, model_id, onl
 from llava_sea.eval.generation import Answerer, Decoding, check_pictures
 from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
-from llava_sea.labels.extract_progress import ExtractProgress, counter
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder
+from llava_sea.progress import Progress, counter
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]
@@ -150,7 +150,7 @@ def progress(total: int, processes: Processes) -> Iterator[Callable[[int], None]
         yield lambda done: None
         return
     shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
-    with ExtractProgress() as shown:
+    with Progress() as shown:
         yield counter(shown, f"questions{shared}", total)
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
-from llava_sea.labels.extract_progress import counter
 from llava_sea.labels.options import ExtractOptions, parse_options
+from llava_sea.progress import OnProgress, counter
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.mine_shards import Plan
@@ -31,15 +30,14 @@ logger = logging.getLogger("llava_sea.labels.extract")
 
 _LOOKED_FOR = 100  # pictures looked for before anything long begins
 # Called with a phase ("words" or "pictures"), how many are done, and how many this run has to do.
-Progress = Callable[[str, int, int], None]
 
 
-def extract_labels(options: ExtractOptions, progress: Progress | None = None) -> Path:
+def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) -> Path:
     """Mine the labels of a corpus's pictures, or finish what an earlier run began.
 
     Args:
         options: what to do; see `ExtractOptions`.
-        progress: called now and then; see `Progress`.
+        progress: called now and then; see `OnProgress`.
 
     Returns:
         The folder of the finished label store.
@@ -79,7 +77,7 @@ def _run(
     pictures: list[Picture],
     captions: list[str],
     parameters: dict[str, Any],
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> None:
     import numpy as np
 
@@ -205,7 +203,7 @@ def _copy_words(source: Path, output: Path, sha256: str) -> None:
     write_atomically(target, data)
 
 
-def _mine(plan: Plan, encoder: PatchEncoder, workers: int, progress: Progress | None) -> None:
+def _mine(plan: Plan, encoder: PatchEncoder, workers: int, progress: OnProgress | None) -> None:
     """Make the shards that are missing, here or in several processes."""
     import torch
 
@@ -255,12 +253,12 @@ def main() -> None:
     options = parse_options()
     from transformers.utils import logging as transformers_logging
 
-    from llava_sea.labels.extract_progress import ExtractProgress
+    from llava_sea.progress import Progress
 
     transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
-    with ExtractProgress() as progress:
+    with Progress() as progress:
         extract_labels(options, progress)
 
 

@@ -16,13 +16,12 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
-from llava_sea.labels.extract_progress import counter
 from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
+from llava_sea.progress import OnProgress, counter
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.pictures import Picture
@@ -30,15 +29,13 @@ if TYPE_CHECKING:  # --help must not wait for torch
 
 logger = logging.getLogger("llava_sea.labels.quality")
 
-Progress = Callable[[str, int, int], None]
 
-
-def measure_quality(options: QualityOptions, progress: Progress | None = None) -> list[Row]:
+def measure_quality(options: QualityOptions, progress: OnProgress | None = None) -> list[Row]:
     """Measure every kind of label that the options name.
 
     Args:
         options: what to measure; see `QualityOptions`.
-        progress: called with a phase, how many are done, and how many there are.
+        progress: see `OnProgress`.
 
     Returns:
         A row for each of features x centre x sign x n.
@@ -58,7 +55,7 @@ def measure_quality(options: QualityOptions, progress: Progress | None = None) -
         ]
 
 
-def _sample(options: QualityOptions, folder: Path, progress: Progress | None) -> Sample:
+def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) -> Sample:
     from llava_sea.data.records import load_records
     from llava_sea.labels.extract import look_for, usable_devices
     from llava_sea.labels.mine_shards import load_encoder, make_loader
@@ -169,13 +166,13 @@ def main() -> None:
     options.resolved()
     from transformers.utils import logging as transformers_logging
 
-    from llava_sea.labels.extract_progress import ExtractProgress
     from llava_sea.labels.quality_choice import choose
     from llava_sea.labels.quality_table import flags_of, print_table
+    from llava_sea.progress import Progress
 
     transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    with ExtractProgress() as progress:
+    with Progress() as progress:
         rows = measure_quality(options, progress)
     chosen = choose(rows)
     print_table(rows, chosen)

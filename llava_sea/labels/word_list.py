@@ -20,7 +20,6 @@ from pathlib import Path
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.captions import check_corpus, iter_caption_batches
 from llava_sea.labels.common_words import read_common_words
-from llava_sea.labels.corpus_progress import CorpusProgress
 from llava_sea.labels.counting import (
     LIST_POS,
     Tally,
@@ -32,6 +31,7 @@ from llava_sea.labels.counting import (
 from llava_sea.labels.counting_pool import count_batches
 from llava_sea.labels.phrases import PHRASE
 from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
+from llava_sea.progress import Progress
 
 __all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
@@ -120,7 +120,9 @@ def _build(
         runs.append(scratch / "common.tsv")
         write_run(runs[0], (Tally(word, LIST_POS, 0) for word in common.words))
     batches = iter_caption_batches(data_paths, options.batch_captions, BATCH_CHARS)
-    with CorpusProgress(total_bytes) as progress:
+    total_mb = round(total_bytes / 1e6, 1)
+    with Progress() as progress:
+        progress("MB", 0.0, total_mb)
         for batch, run in count_batches(
             batches,
             scratch,
@@ -129,7 +131,8 @@ def _build(
         ):
             runs.append(run)
             summary.captions += len(batch.captions)
-            progress.update(batch.bytes_read, summary.captions)
+            read_mb = round(batch.bytes_read / 1e6, 1)
+            progress("MB", read_mb, total_mb, f"{summary.captions:,} captions")
     if not summary.captions:
         raise UserError(f"{', '.join(map(str, data_paths))}: no captions; the corpus is empty")
     entries = total_counts(merge_runs(runs, scratch), options.min_count)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llava_sea.data.check_text import errors_name
+from llava_sea.progress import Progress
 from llava_sea.train.evaluation import AlignmentEvaluator
 
 logger = logging.getLogger(__name__)
@@ -55,31 +52,16 @@ class MetricsFile(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """One live line on a terminal, plain lines every few seconds in a log file."""
-
-    def __init__(self, seconds_between_lines: float = 5.0) -> None:
-        """Show progress; `seconds_between_lines` is for plain output."""
-        self._pause = seconds_between_lines
-        self._last = 0.0
-        self._text = ""
-        self._progress: Progress | None = None
+    """The losses behind the steps: one live line on a terminal, a line every 5 seconds in a log."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start the bar on a terminal."""
-        self._begin, self._first_step = time.monotonic(), state.global_step
-        if state.is_world_process_zero and sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._progress.add_task("", total=state.max_steps, text="")
+        """Start at the step that the run goes on from."""
+        self._progress = Progress(seconds_between_lines=5.0)
+        if state.is_world_process_zero:
             self._progress.start()
+            self._progress("steps", state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -95,28 +77,13 @@ class ProgressLine(TrainerCallback):
         names = {"lm_loss": "L_g", "sea_loss": "L_a", "temperature": "tau", "sea_pairs": "N"}
         parts = [f"loss {logs['loss']:.3f}"]
         parts += [f"{short} {logs[key]:.4g}" for key, short in names.items() if key in logs]
-        self._text = "  ".join(parts)
-        if self._progress is not None:
-            self._progress.update(self._task, completed=state.global_step, text=self._text)
-            return
-        now = time.monotonic()
-        if now - self._last >= self._pause or state.global_step == state.max_steps:
-            self._last = now
-            rate = (state.global_step - self._first_step) / max(1e-9, now - self._begin)
-            left = (state.max_steps - state.global_step) / max(1e-9, rate)
-            print(
-                f"step {state.global_step}/{state.max_steps}  {self._text}  "
-                f"{rate:.2f} steps/s  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+        self._progress("steps", state.global_step, state.max_steps, "  ".join(parts))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Take the bar down."""
-        if self._progress is not None:
-            self._progress.stop()
+        self._progress.stop()
 
 
 class MeasureAlignment(TrainerCallback):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.progress import Progress
 from llava_sea.train.arguments import TrainingArguments
 from llava_sea.train.stop import guard_worker
 
@@ -48,7 +48,8 @@ def train(
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batches = _batches(loader, args.device)
     model.train()
-    with open(metrics, "w") as file:
+    with open(metrics, "w") as file, Progress(seconds_between_lines=5.0) as progress:
+        progress("steps", 0, steps)
         for step in range(1, steps + 1):
             loss = pairs = 0.0
             for batch in islice(batches, accumulation):
@@ -70,7 +71,7 @@ def train(
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 text = f"L_a {loss:.3f}  tau {row['temperature']:.4g}  N {pairs:.4g}"
-                print(f"step {step}/{steps}  {text}", file=sys.stderr, flush=True)
+                progress("steps", step, steps, text)
 
 
 def _loss(model: Stage1Model, batch: dict[str, Tensor], args: TrainingArguments) -> Any:

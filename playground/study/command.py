@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_sea.errors import UserError
+from llava_sea.progress import Progress, clock
 
 if TYPE_CHECKING:
     from playground.study.plan import Planned, Run
@@ -86,8 +87,7 @@ def do_runs(
         UserError: if a result is broken or a run fails.
     """
     from playground.study import pool
-    from playground.study.forecast import OVERHEAD_STEPS, clock, seconds_left
-    from playground.study.run_progress import RunProgress
+    from playground.study.forecast import OVERHEAD_STEPS, seconds_left
 
     overhead = OVERHEAD_STEPS if overhead is None else overhead
     done: list[tuple[Run, float]] = []
@@ -107,10 +107,11 @@ def do_runs(
     )
     if only_forecast or not left:
         return
-    with RunProgress(len(planned), len(done)) as progress:
+    with Progress(seconds_between_lines=0.0) as progress:
         for finished in pool.run_all(setup, left, workers, execute or pool.execute):
             run = finished.planned.run
             waiting.remove(run)
             done.append((run, finished.seconds))
             time_left = seconds_left(waiting, done, workers, overhead)
-            progress.advance(f"{run.name} {finished.seconds:.0f} s", time_left)
+            note = f"{run.name} {finished.seconds:.0f} s"
+            progress("runs", len(done), len(planned), note, time_left)

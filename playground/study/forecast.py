@@ -50,11 +50,3 @@ def _expected(run: Run, done: Sequence[tuple[Run, float]], overhead: int) -> flo
 def _weight(llm: Path) -> float:
     """Work per step grows with the weights, but a small LLM has its overhead."""
     return 1e6 + (llm / "model.safetensors").stat().st_size
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as h:mm:ss."""
-    if seconds != seconds:
-        return "?"
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -22,9 +22,9 @@ from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record, load_records
 from llava_sea.files import open_atomically, sha256_file, write_atomically
 from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.extract_progress import ExtractProgress
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.word_list import WordListOptions, build_word_list
+from llava_sea.progress import Progress
 from llava_sea.train.evaluation import Truth
 from playground.generate import generate, generator_version
 from playground.study.arms import ARMS, Arm
@@ -159,7 +159,7 @@ def _extract(world: World, arm: Arm, folder: Path) -> None:
         **arm.extraction(),
     )
     logger.info("labels for %s", arm.title)
-    with ExtractProgress() as progress:
+    with Progress() as progress:
         extract_labels(options, progress)
 
 

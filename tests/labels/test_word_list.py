@@ -132,7 +132,7 @@ def test_a_killed_worker_is_an_error_for_people(corpus, tmp_path, monkeypatch):
         for worker in multiprocessing.active_children():
             worker.kill()
 
-    monkeypatch.setattr(word_list.CorpusProgress, "update", kill_the_workers)
+    monkeypatch.setattr(word_list.Progress, "__call__", kill_the_workers)
     with pytest.raises(UserError, match=r"worker process was killed .* --num_workers 1"):
         build_word_list([corpus], tmp_path / "w.tsv", WordListOptions(batch_captions=2))
     assert [p.name for p in tmp_path.iterdir()] == ["captions.txt"]

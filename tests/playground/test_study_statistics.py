@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.study.forecast import OVERHEAD_STEPS, clock, seconds_left
+from playground.study.forecast import OVERHEAD_STEPS, seconds_left
 from playground.study.plan import Run, all_runs
 from playground.study.results import MEASURES, summarise
 from playground.study.statistics import estimate, paired, steps_to_level
@@ -98,4 +98,3 @@ def test_forecast_prefers_the_like_and_scales_the_rest(tmp_path: Path) -> None:
     assert seconds_left([Run(small, 100, "plain", 0)], done, 1) == pytest.approx(10 * longer)
     assert seconds_left([Run(large, 40, "plain", 0)], done, 1) == pytest.approx(20)
     assert math.isnan(seconds_left([Run(small, 40, "plain", 0)], [], 1))
-    assert clock(3725.2) == "1:02:05" and clock(math.nan) == "?"
