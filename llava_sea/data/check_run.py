@@ -26,6 +26,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.progress import Progress
 from llava_sea.train.arguments import DataArguments, SeaArguments
 from llava_sea.train.arithmetic import dtype_and_attention
+from llava_sea.train.llava_config import llava_parts
 from llava_sea.train.parse import Arguments
 
 _SMALL = 500  # records that are not worth starting processes for
@@ -174,16 +175,7 @@ def compute_losses(
     """
     model_args, data, _, args = arguments
     dtype, attention = dtype_and_attention(args, None)
-    llava = build_llava(
-        model_args.model_name_or_path,
-        str(model_args.vision_tower),
-        dtype=dtype,
-        attention=attention,
-        select_layer=model_args.mm_vision_select_layer,
-        projector_path=model_args.pretrain_mm_mlp_adapter,
-        seed=args.seed,
-        cache_dir=args.cache_dir,
-    )
+    llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
     reading = setup.reading()
     dataset = LazySupervisedDataset(checked.records, data.image_folder, **reading)
     collator = Collator(padding_id(setup.tokenizer), setup.transform.resolution, setup.image_tokens)

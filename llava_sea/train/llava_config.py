@@ -1,4 +1,4 @@
-"""LLaVA's config.json: the LLM's own, and the `mm_*` keys that LLaVA's readers look for."""
+"""LLaVA's config.json, with the `mm_*` keys its readers look for; the parts that flags name."""
 
 from __future__ import annotations
 
@@ -49,4 +49,16 @@ def mm_config(
         "tokenizer_model_max_length": args.model_max_length,
         "tokenizer_padding_side": "right",
         "conversation_template": model_args.version,
+    }
+
+
+def llava_parts(model_args: ModelArguments, args: TrainingArguments) -> dict[str, Any]:
+    """Return what `build_llava` takes from the flags, by name, but for dtype and attention."""
+    return {
+        "llm_path": model_args.model_name_or_path,
+        "tower_path": str(model_args.vision_tower),
+        "select_layer": model_args.mm_vision_select_layer,
+        "projector_path": model_args.pretrain_mm_mlp_adapter,
+        "seed": args.seed,
+        "cache_dir": args.cache_dir,
     }

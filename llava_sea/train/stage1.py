@@ -28,7 +28,7 @@ from llava_sea.train.arguments import (
     TrainingArguments,
 )
 from llava_sea.train.labels import open_labels
-from llava_sea.train.llava_config import llava_config
+from llava_sea.train.llava_config import llava_config, llava_parts
 from llava_sea.train.measure import build_measurements
 from llava_sea.train.prepared import PickAttention, Prepared
 from llava_sea.train.saving import Stage1Saver
@@ -89,16 +89,7 @@ def build_model(
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
     dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
-    llava = build_llava(
-        model_args.model_name_or_path,
-        str(model_args.vision_tower),
-        dtype=dtype,
-        attention=attention,
-        select_layer=model_args.mm_vision_select_layer,
-        projector_path=model_args.pretrain_mm_mlp_adapter,
-        seed=args.seed,
-        cache_dir=args.cache_dir,
-    )
+    llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
     head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
     model = Stage1Model(llava, head, sea.sea_negatives)
     if not args.deepspeed:

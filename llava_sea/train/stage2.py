@@ -33,7 +33,7 @@ from llava_sea.train.arguments import (
     SeaArguments,
     TrainingArguments,
 )
-from llava_sea.train.llava_config import llava_config, mm_config
+from llava_sea.train.llava_config import llava_config, llava_parts, mm_config
 from llava_sea.train.prepared import PickAttention, Prepared
 from llava_sea.train.quantize import quantization
 from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver
@@ -159,14 +159,9 @@ def load_model(
             "no --pretrain_mm_mlp_adapter: the projector starts untrained, without stage 1"
         )
     llava = build_llava(
-        path,
-        str(model_args.vision_tower),
+        **llava_parts(model_args, args),
         dtype=dtype,
         attention=attention,
-        select_layer=model_args.mm_vision_select_layer,
-        projector_path=model_args.pretrain_mm_mlp_adapter,
-        seed=args.seed,
-        cache_dir=args.cache_dir,
         llm_options=quantization(args, dtype, zero3=zero3_is_on()),
     )
     tokenizer = load_tokenizer(

@@ -34,7 +34,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import arithmetic, run, stage1
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
 from llava_sea.train.checkpoint import claim_output_dir
-from llava_sea.train.llava_config import llava_config
+from llava_sea.train.llava_config import llava_config, llava_parts
 from llava_sea.train.parse import parse_args
 from llava_sea.train.saving import Stage1Saver
 from llava_sea.train.stage_flags import check_stage
@@ -114,14 +114,7 @@ def build_model(
     """Build stage 1's model with an embedding table for an LLM, on its device."""
     dtype, attention = arithmetic.dtype_and_attention(args, None)
     llava = build_llava_without_llm(
-        model_args.model_name_or_path,
-        str(model_args.vision_tower),
-        dtype=dtype,
-        attention=attention,
-        select_layer=model_args.mm_vision_select_layer,
-        projector_path=model_args.pretrain_mm_mlp_adapter,
-        seed=args.seed,
-        cache_dir=args.cache_dir,
+        **llava_parts(model_args, args), dtype=dtype, attention=attention
     )
     head = AlignmentHead(sea.sea_log_scale_init or 0.0)
     model = Stage1Model(llava, head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,10 @@ import pytest
 
 from llava_sea.errors import UserError
 from playground.claims import run as run_module
-from playground.claims import work
 from playground.claims.__main__ import claims
 from playground.claims.options import CHOSEN_ON, PLAYGROUND, Options, parse_options, parse_seeds
 from playground.claims.plan import all_runs
 from playground.claims.recipe import ClaimsRecipe
-from playground.study import pool
-from playground.study.plan import Planned
-from playground.study.pool import Done
 from playground.study.recipe import Recipe
 
 RECIPE = ClaimsRecipe(
@@ -39,22 +35,6 @@ RECIPE = ClaimsRecipe(
     max_new_tokens=2,
 )
 LLM = PLAYGROUND / "models" / "llm-small"
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the runs that are begun; runs happen in this process."""
-    begun: list[str] = []
-
-    def run_here(
-        setup: work.Setup, planned: Sequence[Planned], workers: int, execute: pool.Execute
-    ) -> Iterator[Done]:
-        for item in planned:
-            begun.append(item.run.name)
-            yield Done(item, execute(setup, item))
-
-    monkeypatch.setattr(pool, "run_all", run_here)
-    return begun
 
 
 def test_a_killed_study_goes_on(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from llava_sea.errors import UserError
-from playground.study import pool
 from playground.study import report as report_module
 from playground.study import run as run_module
 from playground.study.__main__ import study
@@ -19,7 +18,7 @@ from playground.study.command import make_folders
 from playground.study.figure import FILES, draw_study
 from playground.study.options import PLAYGROUND, Options, parse_options
 from playground.study.plan import Planned, all_runs, plan
-from playground.study.pool import Done, Execute, Setup, run_all
+from playground.study.pool import Setup, run_all
 from playground.study.prepare import prepare
 from playground.study.recipe import Recipe
 
@@ -56,21 +55,10 @@ def options(folder: Path, tmp_path: Path, tiny: SimpleNamespace) -> Options:
     )
 
 
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the runs that are begun; runs happen in this process."""
-    begun: list[str] = []
-    monkeypatch.setattr(report_module, "draw_study", lambda *_: [])  # takes a second a picture
-
-    def run_here(
-        setup: Setup, planned: Sequence[Planned], workers: int, execute: Execute
-    ) -> Iterator[Done]:
-        for item in planned:
-            begun.append(item.run.name)
-            yield Done(item, execute(setup, item))
-
-    monkeypatch.setattr(pool, "run_all", run_here)
-    return begun
+@pytest.fixture(autouse=True)
+def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture takes a second; the test of them draws them itself."""
+    monkeypatch.setattr(report_module, "draw_study", lambda *_: [])
 
 
 def test_a_killed_study_goes_on_and_a_changed_one_is_done_again(
