@@ -54,11 +54,14 @@ if [ ${#CHECKPOINTS[@]} -eq 0 ]; then
     CHECKPOINTS=("$PLAIN" "$SEA")
     FLAGS+=(--baseline "$PLAIN")
   fi
+  DRAW=(python -m playground.benchmarks --out "$BENCHMARKS")
+fi
+# The miniature benchmarks (their folder has a manifest) have a judge that compares words.
+if [ -n "${DRAW:-}" ] || [ -f "${BENCHMARKS:-}/manifest.json" ]; then
   case " ${GIVEN[*]-} " in
     *" --judge"*) ;;
     *) FLAGS+=(--judge local) ;;
   esac
-  DRAW=(python -m playground.benchmarks --out "$BENCHMARKS")
 fi
 
 RUN_EVAL=(python -m llava_sea.eval)

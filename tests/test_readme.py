@@ -48,7 +48,7 @@ def test_every_script_dry_runs(repo):
                 parse_training(repo, words[words.index("--deepspeed") :])
             if "llava_sea.labels.extract" in words:
                 parse_extraction(repo, words[words.index("llava_sea.labels.extract") + 1 :])
-    assert seen == 13
+    assert seen == 14
 
 
 def parse_training(repo, flags):

@@ -124,7 +124,7 @@ def test_stage_1(repo, recipe):
 def test_labels_are_mined_with_the_tower_or_with_the_one_they_are_transferred_from(repo, recipe):
     from llava_sea.labels.options import parse_options
 
-    words, extract = commands(repo, "extract_labels.sh", RECIPE=recipe)
+    *before, words, extract = commands(repo, "extract_labels.sh", RECIPE=recipe)
     options = parse_options(extract[3:])
     run = training(repo, "pretrain_sea.sh", recipe)
     assert options.output_dir == run.sea.sea_labels
@@ -133,6 +133,11 @@ def test_labels_are_mined_with_the_tower_or_with_the_one_they_are_transferred_fr
     same = options.vision_tower == run.model.vision_tower
     assert same or options.vision_tower == "openai/clip-vit-large-patch14"
     assert same != run.sea.sea_transfer
+    # What a tower needs before is shown, once, where a script starts another one, too.
+    for shown in (before, commands(repo, "pretrain_sea.sh", RECIPE=recipe)):
+        fitted = [words for words in shown if "fit_dinov2.py" in " ".join(words)]
+        assert len(fitted) == int(not same)
+        assert same or fitted[0][-1] == run.model.vision_tower
 
 
 @pytest.mark.parametrize("recipe", TABLES)

@@ -2,7 +2,7 @@
 
 Made for any training loop: mine labels once (`mine_top_words`, `LabelStore`), draw pairs for each
 picture (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the loss
-(`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in ten lines.
+(`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in a function.
 """
 
 from llava_sea.alignment.head import AlignmentHead

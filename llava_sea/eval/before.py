@@ -7,6 +7,7 @@ submission into a folder that is thrown away, which reads every file that the re
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,19 @@ def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
                 "another --output_dir"
             ) from None
         read_scores(folder)
+
+
+def check_local_checkpoints(args: argparse.Namespace) -> None:
+    """See that checkpoints can be asked, as far as nothing has to be downloaded for it.
+
+    Args:
+        args: of `llava_sea.eval.flags`.
+
+    Raises:
+        UserError: naming the checkpoint.
+    """
+    for checkpoint in filter(os.path.isdir, args.checkpoints):
+        _check_checkpoint(args, checkpoint)
 
 
 def _check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 from llava_sea.eval.score import Score
 
+FLOOR = 5.0
+"""Points that a baseline should score for a relative gain: below it a few questions are 100 %."""
+
 
 def relative_gain(value: float, baseline: float) -> float | None:
     """Return by how many percent a value is above the baseline's; None over a baseline of 0."""

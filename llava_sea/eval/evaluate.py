@@ -21,7 +21,7 @@ from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
 from llava_sea.eval.answering import decoding, image_folder, load_answerer
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.before import check_places, rehearse
+from llava_sea.eval.before import check_local_checkpoints, check_places, rehearse
 from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
@@ -48,6 +48,8 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     baseline = _baseline(args.baseline, args.checkpoints, names)
     judge = pick_judge(args)
     returned = read_server_scores(args.server_scores, names) if args.server_scores else {}
+    folders = [results_folder(args, checkpoint) for checkpoint in args.checkpoints]
+    processes.first(lambda: check_local_checkpoints(args))
     tasks, lacking = there(select(args.only), args.data)
     if processes.rank == 0:
         for line in lacking:
@@ -55,9 +57,9 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     if not tasks:
         raise UserError(
             f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
-            "get it, stands above"
+            "get it, stands above. The miniature world's: --data playground/data/mini-eval, once "
+            "`bash scripts/eval.sh` has drawn them"
         )
-    folders = [results_folder(args, checkpoint) for checkpoint in args.checkpoints]
     processes.first(lambda: _check(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}
     failures: list[str] = []
@@ -202,8 +204,8 @@ def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
         return Path(args.output_dir) / "_".join(parts[-2:]).strip("/_")
     if not Path(checkpoint).is_dir():
         raise UserError(
-            f"{checkpoint} is no folder here, so its results need a place: --output_dir FOLDER "
-            "(for a hub id), or mend the path"
+            f"{checkpoint}: no such folder; mend the path, or, if it is a hub id, say where its "
+            "results go: --output_dir FOLDER"
         )
     return Path(checkpoint) / "eval"
 

@@ -6,6 +6,7 @@ depends on (its protocol) and where the files are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.compare import gains
+from llava_sea.eval.compare import FLOOR, gains
 from llava_sea.eval.outcome import Outcome, Submission, Task
 from llava_sea.eval.score import Score
 
@@ -22,6 +23,9 @@ FILE_WIDTH = 140
 
 Column = Mapping[str, Outcome]
 """A checkpoint's outcomes by task."""
+
+Gains = Mapping[str, float]
+"""Relative gains by task, in percent."""
 
 
 def print_table(
@@ -73,24 +77,34 @@ def print_table(
         table.add_row(task.title, task.split, asked, *cells)
     if gained:
         table.add_section()
-        cells = []
-        for name in columns:
-            cells.append("")
-            if name in gained:
-                cells.append(f"{fmean(gained[name].values()):+.2f} %" if gained[name] else "")
-        table.add_row("mean gain", "", "", *cells)
+        table.add_row("mean gain", "", "", *_mean_gains(columns, gained))
+        low = [t for t in rows if baseline and 0 < _value(scores[baseline], t) < FLOOR]
+        few = {task.name for task in low}
+        if any(few & found.keys() for found in gained.values()):
+            kept = {n: {t: g for t, g in f.items() if t not in few} for n, f in gained.items()}
+            title = f"without {', '.join(task.title for task in low)}"
+            table.add_row(title, f"baseline below {FLOOR:g}", "", *_mean_gains(columns, kept))
     console.print(table)
     if gained:
         counts = ", ".join(f"{name}: {len(found)}" for name, found in gained.items())
-        none = [task.title for task in rows if baseline and _is_zero(scores[baseline], task)]
+        none = [task.title for task in rows if baseline and _value(scores[baseline], task) == 0]
         line = f"gain: relative to {baseline}, where protocols agree ({counts})"
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_notes(rows, columns, console)
 
 
-def _is_zero(scores: Mapping[str, Score], task: Task) -> bool:
-    return task.name in scores and not scores[task.name].value
+def _mean_gains(columns: Mapping[str, Column], gained: Mapping[str, Gains]) -> list[str]:
+    cells = []
+    for name in columns:
+        cells.append("")
+        if name in gained:
+            cells.append(f"{fmean(gained[name].values()):+.2f} %" if gained[name] else "")
+    return cells
+
+
+def _value(scores: Mapping[str, Score], task: Task) -> float:
+    return scores[task.name].value if task.name in scores else math.nan
 
 
 def _cell(outcome: Outcome | None) -> str:

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from llava_sea.eval.benchmarks import TASKS
+from llava_sea.eval.compare import FLOOR
 from playground.claims.language import FORMS
 from playground.claims.plan import BASELINE
 from playground.claims.significance import sign_flip_p, t_test_p
@@ -31,9 +32,6 @@ BENCHMARKS = {task.benchmark: task.title for task in TASKS}
 
 SECOND = "sea-paper-sign"
 """What gains are also measured from where plain LLaVA is the baseline; else that is plain LLaVA."""
-
-FLOOR = 5.0
-"""Points that the baseline must score on a benchmark for a relative gain."""
 
 CURVE = ("caption_loss", "tacs", "gap", "nearest_objects", "answers")
 """Measures of stage 1 that are kept over its steps."""

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llava_sea.eval.compare import FLOOR
 from playground.claims.ablations import KNOWN
 from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
-from playground.claims.summary import BENCHMARKS, FLOOR
+from playground.claims.summary import BENCHMARKS
 from playground.study.statistics import Estimate
 
 Row = Mapping[str, Any]

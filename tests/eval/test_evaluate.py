@@ -177,6 +177,19 @@ def test_table():
     assert "TextVQA" not in text
 
 
+def test_a_second_mean_leaves_out_what_the_baseline_hardly_does():
+    columns = {
+        "plain": {"gqa-testdev_balanced": score(60.0), "mmbench-dev": score(2.5)},
+        "sea": {"gqa-testdev_balanced": score(63.0), "mmbench-dev": score(0.0)},
+    }
+    lines = printed(columns, baseline="plain").splitlines()
+    assert "-47.50 %" in next(line for line in lines if "mean gain" in line)
+    second = next(line for line in lines if "without MMBench" in line)
+    assert "+5.00 %" in second and "baseline below 5" in second
+    columns["plain"]["mmbench-dev"] = score(5.0)
+    assert "without" not in printed(columns, baseline="plain")
+
+
 def test_what_has_no_gain_is_named():
     zero = score(0.0, benchmark="mmbench")
     task, other = "gqa-testdev_balanced", "mmbench-dev"
@@ -312,10 +325,21 @@ def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
         (["--baseline", "elsewhere"], "none of the checkpoints"),
         (["--judge_model", "gpt-4"], "needs both"),
         (["--judge", "local", "--judge_url", "http://x"], "two judges"),
-        (["--data", "nowhere"], "none of the benchmarks is there"),
+        (["--data", "nowhere"], "none of the benchmarks is there.*mini-eval"),
         (["--server_scores", "nowhere.json"], "No such file"),
     ],
 )
 def test_flags_that_cannot_be(answerer, flags, message):
     with pytest.raises(UserError, match=message):
         command.main([str(answerer.folder), *flags])
+
+
+def test_a_wrong_checkpoint_is_told_before_missing_benchmarks(tmp_path):
+    with pytest.raises(UserError, match="checkpoints/typo: no such folder; mend"):
+        command.main(["checkpoints/typo", "--data", "nowhere"])
+    stage1 = tmp_path / "stage1"
+    stage1.mkdir()
+    (stage1 / "mm_projector.bin").touch()
+    (stage1 / "config.json").write_text('{"conversation_template": "plain", "mm_hidden_size": 8}')
+    with pytest.raises(UserError, match="'plain', stage 1's"):
+        command.main([str(stage1), "--data", "nowhere"])

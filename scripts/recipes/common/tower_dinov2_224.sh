@@ -4,9 +4,15 @@
 VISION_TOWER=$root/checkpoints/towers/dinov2-large-224
 LABEL_TOWER=openai/clip-vit-large-patch14
 LABEL_NAME=clip-l-224
+FIT_TOWER=(
+  python "$root/scripts/fit_dinov2.py" --model facebook/dinov2-large --size 224
+  --output_dir "$VISION_TOWER"
+)
 prepare() {
-  if [ ! -d "$VISION_TOWER" ]; then
-    python "$root/scripts/fit_dinov2.py" --model facebook/dinov2-large --size 224 \
-      --output_dir "$VISION_TOWER"
-  fi
+  if [ ! -d "$VISION_TOWER" ]; then "${FIT_TOWER[@]}"; fi
 }
+if [ -n "${DRY_RUN:-}" ] && [ -z "${TOWER_SHOWN:-}" ]; then
+  export TOWER_SHOWN=1 # once, also where a script starts another one
+  printf '%q ' "${FIT_TOWER[@]}"
+  echo
+fi
