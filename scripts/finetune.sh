@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Stage 2, instruction tuning: the LLM and the projector learn from conversations, with LLaVA's loss
-# alone, under ZeRO-3. Without arguments on the miniature world, from what pretrain_sea.sh left.
+# alone, under ZeRO-3. Without arguments on the miniature world (ZeRO-2), from what pretrain_sea.sh
+# left.
 #   bash scripts/finetune.sh [flags of llava_sea/train/train_mem.py, e.g. --num_train_epochs 3]
 #   RECIPE=vicuna-7b  PROJECTOR=checkpoints/mini-pretrain/mm_projector.bin (another stage 1's result)
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)

@@ -39,6 +39,10 @@ if [ -n "${WARM_START:-}" ]; then
     echo "WARM_START=$WARM_START: belongs to pretrain_sea.sh, plain LLaVA has no alignment loss" >&2
     exit 2
   fi
+  if ! [[ $WARM_START =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)$ ]]; then
+    echo "WARM_START=$WARM_START: a number of epochs is asked for, e.g. 0.2" >&2
+    exit 2
+  fi
   WARM_DIR=$OUTPUT_DIR-warm-start
   WARM=(
     python -m llava_sea.train.warm_start "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}"

@@ -194,12 +194,16 @@ def test_no_two_runs_share_a_folder(repo):
 def test_the_miniature_worlds_stage_2(repo):
     run = training(repo, "finetune.sh", "mini")
     assert run.args.output_dir == str(repo / "checkpoints" / "mini-finetune")
-    assert run.model.version == "v1" and run.args.per_device_train_batch_size == 16
+    assert run.model.version == "v1" and run.args.per_device_train_batch_size == 4
+    assert run.args.deepspeed.endswith("zero2.json") and run.args.learning_rate == 1.5e-3
     assert run.model.pretrain_mm_mlp_adapter.endswith("mini-pretrain-sea/mm_projector.bin")
     lora = training(repo, "finetune_lora.sh", "mini")
     assert (lora.args.lora_r, lora.args.lora_alpha) == (16, 32)
+    assert lora.args.per_device_train_batch_size == 16
+    assert lora.args.deepspeed.endswith("zero3.json")
     medium = commands(repo, "finetune.sh", LLM_SIZE="medium")[0]
     assert f"{repo}/checkpoints/mini-medium-finetune" in medium
+    assert medium[medium.index("--learning_rate") + 1] == "5e-4"
     assert f"{repo}/checkpoints/mini-medium-pretrain-sea/mm_projector.bin" in medium
 
 
@@ -235,6 +239,8 @@ def test_a_warm_start_sees_the_batches_of_stage_1_in_one_process(repo, recipe):
 def test_plain_llava_has_no_warm_start(repo):
     done = start(repo, "pretrain.sh", WARM_START="0.2")
     assert done.returncode == 2 and "WARM_START=0.2: belongs to pretrain_sea.sh" in done.stderr
+    done = start(repo, "pretrain_sea.sh", WARM_START="0.2x")
+    assert done.returncode == 2 and "WARM_START=0.2x: a number of epochs" in done.stderr
 
 
 def test_another_projector_gets_a_folder_of_its_own(repo):

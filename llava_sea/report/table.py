@@ -75,9 +75,9 @@ def _pair_row(name: str, run: Line | None, baseline: Line | None) -> str:
     values = ["–" if one is None else number(one.after, percent) for one in (baseline, run)]
     change = '<td class="n">–</td><td></td>'
     if run is not None and baseline is not None:
-        change = _difference(
-            line.measure, run.after - baseline.after, (f"{name} better", f"{name} worse")
-        )
+        # One training batch's value says nothing about two runs.
+        words = ("", "") if line.label == "training" else (f"{name} better", f"{name} worse")
+        change = _difference(line.measure, run.after - baseline.after, words)
     return (
         f"<tr><th>{_heading(line)}</th>"
         f'<td class="n soft">{before}</td><td class="n">{values[0]}</td>'

@@ -22,6 +22,8 @@ from llava_sea.errors import UserError
 from llava_sea.model.load import Loaded, load_llava
 from llava_sea.serve.chat import Chat
 
+logger = logging.getLogger(__name__)
+
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
     """Load what the flags name.
@@ -45,6 +47,11 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
     )
     template = pick_template(args.conv_mode, loaded, args.model_path)
     check_template(template, loaded.tokenizer)
+    if template.caption_only:
+        logger.warning(
+            "%s: its template is stage 1's, so it writes captions, whatever is asked",
+            args.model_path,
+        )
     if bits < 16:
         quantize_linear(loaded.model.model.language_model, bits, loaded.model.dtype)
     return Chat(

@@ -24,9 +24,19 @@ PRETRAIN_SAVE_STEPS=50
 FINETUNE_VERSION=v1
 FINETUNE_DATA=$PRETRAIN_FOLDER/finetune.json
 FINETUNE_IMAGES=$PRETRAIN_IMAGES
-FINETUNE_EPOCHS=3                               # 5,250 records: 495 steps of 32
-FINETUNE_BATCH=16
-FINETUNE_LR=3e-3                                # a small LLM takes large steps
+FINETUNE_EPOCHS=3                               # 5,250 records
+case $STAGE:${LLM_SIZE:-small} in               # rates of the study in playground/claims
+  finetune:medium) FINETUNE_LR=5e-4 ;;
+  finetune:large) FINETUNE_LR=4e-4 ;;
+  *) FINETUNE_LR=1.5e-3 ;;
+esac
+if [ "$STAGE" = finetune ]; then
+  FINETUNE_BATCH=4                              # 1,968 steps of 8: in larger ones the smallest LLM
+                                                # learns to copy from a prompt (TextVQA) or does not
+  FINETUNE_ZERO=${FINETUNE_ZERO:-zero2}         # half of ZeRO-3's time: there is little to gather
+else
+  FINETUNE_BATCH=16                             # LoRA
+fi
 FINETUNE_SAVE_STEPS=50
 LORA_R=${LORA_R:-16}
 LORA_ALPHA=${LORA_ALPHA:-32}

@@ -141,3 +141,9 @@ def test_no_template_is_guessed(command, talker, tmp_path, monkeypatch, capsys, 
         cli.main(flags)
     cli.main([*flags, "--conv-mode", "v1"])
     assert capsys.readouterr().out.strip()
+
+
+def test_a_model_of_captions_says_so(command, monkeypatch, caplog):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))
+    cli.main([*command, "--conv-mode", "plain", "--max-new-tokens", "2"])
+    assert "writes captions, whatever is asked" in caplog.text
