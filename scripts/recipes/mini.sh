@@ -31,7 +31,7 @@ case $STAGE:${LLM_SIZE:-small} in               # rates of the study in playgrou
   *) FINETUNE_LR=1.5e-3 ;;
 esac
 if [ "$STAGE" = finetune ]; then
-  FINETUNE_BATCH=4                              # 1,968 steps of 8: in larger ones the smallest LLM
+  FINETUNE_BATCH=4                              # 1,971 steps of 8: in larger ones the smallest LLM
                                                 # learns to copy from a prompt (TextVQA) or does not
   FINETUNE_ZERO=${FINETUNE_ZERO:-zero2}         # half of ZeRO-3's time: there is little to gather
 else
