@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import sys
 import time
@@ -13,7 +14,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class Progress:
-    """Shows how much of a phase is done, what is said about it, its rate and the time left.
+    """Shows how much of a phase is done, the time left, its rate and what is said about it.
 
     A context manager: the bar is taken down at its end, also after an error.
     """
@@ -29,11 +30,18 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
+            from rich.table import Column
 
-            what = TextColumn("{task.description}", markup=False)
-            text = TextColumn("{task.fields[text]}", markup=False)
-            columns = (what, BarColumn(bar_width=24), text)
-            self._bar = Bar(*columns, console=Console(stderr=True))
+            line = Column(no_wrap=True, overflow="ellipsis")
+            text = TextColumn("{task.fields[text]}", markup=False, table_column=line)
+            # What a command prints goes where it always does, also while the bar is up.
+            redirect = sys.stdout.isatty()
+            self._bar = Bar(
+                BarColumn(bar_width=20),
+                text,
+                console=Console(stderr=True),
+                redirect_stdout=redirect,
+            )
 
     def __enter__(self) -> Progress:
         self.start()
@@ -46,6 +54,7 @@ class Progress:
         """Put the bar up."""
         if self._bar is not None:
             self._bar.start()
+            atexit.register(self._bar.stop)  # where nobody stops it, the cursor stays hidden
 
     def stop(self) -> None:
         """Take the bar down."""
@@ -63,10 +72,10 @@ class Progress:
         """Take note of a state; the first of a phase starts its clock.
 
         Args:
-            phase: what is counted, a plural ("pictures").
+            phase: what is counted, a plural ("pictures"), behind whose it is ("clip: steps").
             done: how many are done; those of the first state do not count for the rate.
             total: how many there are.
-            note: is shown behind the numbers.
+            note: is shown behind the numbers, as far as a terminal is wide enough.
             seconds_left: an estimate better than what the rate gives, which is then not shown.
         """
         now = time.monotonic()
@@ -76,16 +85,17 @@ class Progress:
         if seconds_left is None:
             seconds_left = (total - done) / rate if rate > 0 else math.nan
             if rate > 0:
-                speed = f"{rate:,.1f} {phase}/s" if rate >= 1 else f"{1 / rate:,.1f} s each"
-        parts = [f"{done:,}/{total:,}", note, speed, f"{clock(seconds_left)} left"]
-        text = ", ".join(part for part in parts if part)
+                unit = phase.rpartition(": ")[2]
+                speed = f"{rate:,.1f} {unit}/s" if rate >= 1 else f"{1 / rate:,.1f} s each"
+        parts = [f"{done:,}/{total:,}", f"{clock(seconds_left)} left", speed, note]
+        text = f"{phase}: {', '.join(part for part in parts if part)}"
         if self._bar is not None:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bar.add_task(phase, total=total, text="")
+                self._tasks[phase] = self._bar.add_task("", total=total, text="")
             self._bar.update(self._tasks[phase], completed=done, text=text)
         elif now - self._written >= self._pause or done == total:
             self._written = now
-            print(f"{phase}: {text}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

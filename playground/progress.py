@@ -20,7 +20,6 @@ class Progress:
         self.done += 1
         self._shown(self.what, self.done, self.total, note)
 
-    def close(self, note: str = "") -> None:
-        """Show the last state and take the bar down."""
-        self._shown(self.what, self.done, self.total, note)
+    def close(self) -> None:
+        """Take the bar down."""
         self._shown.stop()

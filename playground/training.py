@@ -147,7 +147,7 @@ def fit(
             saved = time.monotonic()
             spent = seconds + saved - started
             _save_state(path, model, optimizers, step + 1, schedule.end, spent)
-    progress.close(f"loss {mean_loss:.3f}" if first < schedule.end else "was done before")
+    progress.close()
     model.to("cpu").eval()
     seconds += time.monotonic() - started
     _save_state(path, model, optimizers, schedule.end, schedule.end, seconds)

@@ -57,7 +57,11 @@ if [ ${#CHECKPOINTS[@]} -eq 0 ]; then
   DRAW=(python -m playground.benchmarks --out "$BENCHMARKS")
 fi
 # The miniature benchmarks (their folder has a manifest) have a judge that compares words.
-if [ -n "${DRAW:-}" ] || [ -f "${BENCHMARKS:-}/manifest.json" ]; then
+asked=${BENCHMARKS:-}
+for ((i = 0; i + 1 < ${#GIVEN[@]}; i++)); do
+  if [ "${GIVEN[i]}" = --data ]; then asked=${GIVEN[i + 1]}; fi
+done
+if [ -n "${DRAW:-}" ] || [ -f "$asked/manifest.json" ]; then
   case " ${GIVEN[*]-} " in
     *" --judge"*) ;;
     *) FLAGS+=(--judge local) ;;

@@ -39,15 +39,15 @@ if [ -n "${WARM_START:-}" ]; then
     echo "WARM_START=$WARM_START: belongs to pretrain_sea.sh, plain LLaVA has no alignment loss" >&2
     exit 2
   fi
-  if ! [[ $WARM_START =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)$ ]]; then
-    echo "WARM_START=$WARM_START: a number of epochs is asked for, e.g. 0.2" >&2
+  if ! [[ $WARM_START =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)$ && $WARM_START =~ [1-9] ]]; then
+    echo "WARM_START=$WARM_START: a number of epochs above 0 is asked for, e.g. 0.2" >&2
     exit 2
   fi
   WARM_DIR=$OUTPUT_DIR-warm-start
   WARM=(
     python -m llava_sea.train.warm_start "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}"
     --gradient_accumulation_steps $((NUM_GPUS * ${PRETRAIN_ACCUMULATION:-1}))  # one process is all
-    "$@" --deepspeed "" --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
+    "$@" --deepspeed "" --resume_from_checkpoint False --optim adamw_torch --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
   )
 fi
 # The report; of which runs, the scripts add. Plain LLaVA's run and SEA's are siblings by name,

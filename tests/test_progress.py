@@ -34,17 +34,22 @@ def test_a_log_has_a_line_now_and_then_and_the_last(at, capsys):
         progress("pictures", 1000, 1000)
     assert capsys.readouterr().err.splitlines() == [
         "pictures: 0/1,000, ? left",
-        "pictures: 200/1,000, all well, 20.0 pictures/s, 0:00:40 left",
-        "pictures: 1,000/1,000, 90.9 pictures/s, 0:00:00 left",
+        "pictures: 200/1,000, 0:00:40 left, 20.0 pictures/s, all well",
+        "pictures: 1,000/1,000, 0:00:00 left, 90.9 pictures/s",
     ]
 
 
 def test_what_was_done_before_is_not_in_the_rate(at, capsys):
     progress = Progress(seconds_between_lines=0.0)
-    progress("steps", 900, 1000)
+    progress("clip: steps", 900, 1000)
     at(20)
-    progress("steps", 910, 1000)
-    assert capsys.readouterr().err.splitlines()[-1] == "steps: 910/1,000, 2.0 s each, 0:03:00 left"
+    progress("clip: steps", 910, 1000)
+    at(21)
+    progress("clip: steps", 963, 1000)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "clip: steps: 910/1,000, 0:03:00 left, 2.0 s each",
+        "clip: steps: 963/1,000, 0:00:12 left, 3.0 steps/s",
+    ]
 
 
 def test_another_estimate_wins(at, capsys):
@@ -52,7 +57,7 @@ def test_another_estimate_wins(at, capsys):
     progress("runs", 1, 9)
     at(7)
     progress("runs", 2, 9, "llm-small 7 s", seconds_left=3725.2)
-    assert capsys.readouterr().err.splitlines()[-1] == "runs: 2/9, llm-small 7 s, 1:02:05 left"
+    assert capsys.readouterr().err.splitlines()[-1] == "runs: 2/9, 1:02:05 left, llm-small 7 s"
 
 
 def test_on_a_terminal_there_is_a_bar_and_an_error_takes_it_down(at, capsys, monkeypatch):
@@ -61,12 +66,12 @@ def test_on_a_terminal_there_is_a_bar_and_an_error_takes_it_down(at, capsys, mon
     with pytest.raises(KeyboardInterrupt), Progress() as progress:
         progress("words", 0, 50)
         at(5)
-        progress("words", 10, 50, "[unk]")  # no markup
+        progress("words", 10, 50, "[unk] " + "long " * 50)  # no markup, cut at the line's end
         assert progress._bar.live.is_started
         raise KeyboardInterrupt
     assert not progress._bar.live.is_started
     shown = capsys.readouterr().err
-    assert "words" in shown and "10/50, [unk], 2.0 words/s, 0:00:20 left" in shown
+    assert "words: 10/50, 0:00:20 left, 2.0 words/s, [unk]" in shown
 
 
 def test_a_counter_adds_up_and_needs_no_progress():

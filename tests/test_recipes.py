@@ -239,8 +239,9 @@ def test_a_warm_start_sees_the_batches_of_stage_1_in_one_process(repo, recipe):
 def test_plain_llava_has_no_warm_start(repo):
     done = start(repo, "pretrain.sh", WARM_START="0.2")
     assert done.returncode == 2 and "WARM_START=0.2: belongs to pretrain_sea.sh" in done.stderr
-    done = start(repo, "pretrain_sea.sh", WARM_START="0.2x")
-    assert done.returncode == 2 and "WARM_START=0.2x: a number of epochs" in done.stderr
+    for wrong in ("0.2x", "0", "0.0", "-1"):
+        done = start(repo, "pretrain_sea.sh", WARM_START=wrong)
+        assert done.returncode == 2 and f"WARM_START={wrong}: a number of epochs" in done.stderr
 
 
 def test_another_projector_gets_a_folder_of_its_own(repo):

@@ -57,8 +57,8 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     if not tasks:
         raise UserError(
             f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
-            "get it, stands above. The miniature world's: --data playground/data/mini-eval, once "
-            "`bash scripts/eval.sh` has drawn them"
+            "get it, stands above. The miniature world's: "
+            "`python -m playground.benchmarks --out DIR`, then --data DIR"
         )
     processes.first(lambda: _check(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}

@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # --help must not wait for torch
 logger = logging.getLogger("llava_sea.labels.extract")
 
 _LOOKED_FOR = 100  # pictures looked for before anything long begins
-# Called with a phase ("words" or "pictures"), how many are done, and how many this run has to do.
 
 
 def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) -> Path:

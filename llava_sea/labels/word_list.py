@@ -120,9 +120,9 @@ def _build(
         runs.append(scratch / "common.tsv")
         write_run(runs[0], (Tally(word, LIST_POS, 0) for word in common.words))
     batches = iter_caption_batches(data_paths, options.batch_captions, BATCH_CHARS)
-    total_mb = round(total_bytes / 1e6, 1)
+    total_kb = -(-total_bytes // 1000)
     with Progress() as progress:
-        progress("MB", 0.0, total_mb)
+        progress("kB", 0, total_kb)
         for batch, run in count_batches(
             batches,
             scratch,
@@ -131,8 +131,7 @@ def _build(
         ):
             runs.append(run)
             summary.captions += len(batch.captions)
-            read_mb = round(batch.bytes_read / 1e6, 1)
-            progress("MB", read_mb, total_mb, f"{summary.captions:,} captions")
+            progress("kB", batch.bytes_read // 1000, total_kb, f"{summary.captions:,} captions")
     if not summary.captions:
         raise UserError(f"{', '.join(map(str, data_paths))}: no captions; the corpus is empty")
     entries = total_counts(merge_runs(runs, scratch), options.min_count)

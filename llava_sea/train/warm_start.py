@@ -92,9 +92,9 @@ def check_flags(sea: SeaArguments, args: TrainingArguments) -> None:
     if args.deepspeed:
         raise UserError("--deepspeed: leave it out, the warm start runs in one process without it")
     optimizer = OptimizerNames(args.optim).value
-    if not optimizer.startswith("adamw_torch"):
+    if optimizer not in ("adamw_torch", "adamw_torch_fused"):
         raise UserError(f"--optim {optimizer}: leave it out, the warm start has AdamW alone")
-    if args.resume_from_checkpoint:
+    if str(args.resume_from_checkpoint).lower() not in ("none", "", "false", "0", "no"):
         raise UserError(
             "--resume_from_checkpoint: leave it out, a warm start writes at its end alone"
         )

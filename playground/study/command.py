@@ -108,6 +108,8 @@ def do_runs(
     if only_forecast or not left:
         return
     with Progress(seconds_between_lines=0.0) as progress:
+        time_left = seconds_left(waiting, done, workers, overhead)
+        progress("runs", len(done), len(planned), "", time_left)
         for finished in pool.run_all(setup, left, workers, execute or pool.execute):
             run = finished.planned.run
             waiting.remove(run)

@@ -2,7 +2,7 @@
 # Its data are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
 LLM=$root/playground/models/llm-${LLM_SIZE:-small}
 if [ ! -d "$LLM" ]; then
-  echo "LLM_SIZE=$LLM_SIZE: choose small, medium or large" >&2
+  echo "LLM_SIZE=${LLM_SIZE:-small}: choose small, medium or large" >&2
   exit 2
 fi
 RUN=mini${LLM_SIZE:+-$LLM_SIZE}

@@ -325,7 +325,7 @@ def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
         (["--baseline", "elsewhere"], "none of the checkpoints"),
         (["--judge_model", "gpt-4"], "needs both"),
         (["--judge", "local", "--judge_url", "http://x"], "two judges"),
-        (["--data", "nowhere"], "none of the benchmarks is there.*mini-eval"),
+        (["--data", "nowhere"], "none of the benchmarks is there.*playground.benchmarks --out"),
         (["--server_scores", "nowhere.json"], "No such file"),
     ],
 )

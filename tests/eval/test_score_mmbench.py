@@ -71,6 +71,9 @@ def answers(texts):
         ("B and C", None),
         ("B, the blue car", "B"),
         ("B. vitamin C", "B"),
+        ("The answer is B, C", None),
+        ("A. A", "A"),
+        ("A, B, " * 5000 + "dog", "A"),  # read in no time
         ("b", None),
         ("", None),
         ("twice", None),
@@ -83,6 +86,7 @@ def test_reads_letters(text, letter):
 def test_an_option_that_is_there_twice_is_not_read_by_its_text():
     assert read_letter("car", {"A": "car", "B": "Car."}) is None
     assert read_letter("A", {"A": "B", "B": "A"}) == "A"  # a letter was asked for
+    assert read_letter("B. C", {"A": "A", "B": "C", "C": "B"}) == "B"
 
 
 def test_perfect_and_empty_answers(table):

@@ -139,6 +139,8 @@ def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):
         ({"sea_labels": None}, "sea_labels is missing"),
         ({"lora_enable": True}, "lora_enable True belongs to stage 2"),
         ({"fp16": True, "use_cpu": True}, "use --bf16 True"),
+        ({"optim": "adamw_torch_8bit"}, "--optim adamw_torch_8bit: leave it out"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "no steps"),
         ({"optim": "adafactor"}, "--optim adafactor: leave it out"),
         ({"resume_from_checkpoint": "checkpoint-1"}, "writes at its end alone"),
         ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),

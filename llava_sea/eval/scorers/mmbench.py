@@ -28,7 +28,6 @@ from llava_sea.eval.scorers.official import check_ids, percent
 LETTERS = "ABCD"
 ROTATION = 1_000_000
 _MARKED = re.compile(r"(?:\(([A-D])\)|([A-D])[.):,])(?=\s|$)")
-_SEVERAL = re.compile(r"\(?[A-D][).:,]*(?:\s*(?:,|/|&|\band\b|\bor\b)?\s*\(?\b[A-D]\b[).:,]*)+")
 _SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])(?=[).:,]|\s*$)")
 _LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
 
@@ -86,10 +85,13 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
     same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
     if len(same) == 1:
         return same[0]
-    if _SEVERAL.fullmatch(text):
-        return None
     marked = _MARKED.match(text)
-    found = {marked[1] or marked[2]} if marked else set(_SENTENCE.findall(text))
+    if marked and _plain(text[marked.end() :]) == _plain(options.get(marked[1] or marked[2], "")):
+        return marked[1] or marked[2]  # "B. C", if C is option B's text
+    sentences = list(_SENTENCE.finditer(text))
+    if any(map(_is_list, [text, *(text[match.start(1) :] for match in sentences)])):
+        return None
+    found = {marked[1] or marked[2]} if marked else {match[1] for match in sentences}
     return found.pop() if len(found) == 1 and found <= options.keys() else None
 
 
@@ -194,6 +196,12 @@ def _options(row: dict[str, str]) -> dict[str, str]:
 def _cell(row: dict[str, str], column: str) -> str:
     """Return a cell; the Chinese tables write L2-category."""
     return next((cell.strip() for name, cell in row.items() if name.lower() == column), "")
+
+
+def _is_list(text: str) -> bool:
+    """Say whether a text is letters of several options and nothing else: "B, C", "A or (B)"."""
+    words = set(re.findall(r"\w+", text)) - {"and", "or"}
+    return len(words) > 1 and words <= set(LETTERS)
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,8 @@ FIT_TOWER=(
 prepare() {
   if [ ! -d "$VISION_TOWER" ]; then "${FIT_TOWER[@]}"; fi
 }
-if [ -n "${DRY_RUN:-}" ] && [ -z "${TOWER_SHOWN:-}" ]; then
+if [ -n "${DRY_RUN:-}" ] && [ -z "${TOWER_SHOWN:-}" ] && [ "$STAGE" != eval ] &&
+  [ ! -d "$VISION_TOWER" ]; then
   export TOWER_SHOWN=1 # once, also where a script starts another one
   printf '%q ' "${FIT_TOWER[@]}"
   echo
