@@ -47,7 +47,8 @@ if [ -n "${WARM_START:-}" ]; then
   WARM=(
     python -m llava_sea.train.warm_start "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}"
     --gradient_accumulation_steps $((NUM_GPUS * ${PRETRAIN_ACCUMULATION:-1}))  # one process is all
-    "$@" --deepspeed "" --resume_from_checkpoint False --optim adamw_torch --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
+    "$@" --deepspeed "" --resume_from_checkpoint False --optim adamw_torch # stage 1's own
+    --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
   )
 fi
 # The report; of which runs, the scripts add. Plain LLaVA's run and SEA's are siblings by name,

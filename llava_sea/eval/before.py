@@ -27,7 +27,7 @@ from llava_sea.model.load_weights import read_json
 
 
 def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
-    """See that the checkpoints are there, and that each has a folder of its own for its results.
+    """See that hub ids are checkpoints, and that each has a folder of its own for its results.
 
     Args:
         args: of `llava_sea.eval.flags`.
@@ -38,7 +38,8 @@ def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
     """
     owners: dict[Path, str] = {}
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        _check_checkpoint(args, checkpoint)
+        if not os.path.isdir(checkpoint):  # a hub id; folders: `check_local_checkpoints`
+            _check_checkpoint(args, checkpoint)
         other = owners.setdefault(folder.resolve(), checkpoint)
         if other != checkpoint:
             raise UserError(

@@ -57,8 +57,7 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     if not tasks:
         raise UserError(
             f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
-            "get it, stands above. The miniature world's: "
-            "`python -m playground.benchmarks --out DIR`, then --data DIR"
+            "get it, stands above"
         )
     processes.first(lambda: _check(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}
