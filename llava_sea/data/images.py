@@ -10,9 +10,11 @@ Limits: formats that photographs come in, one frame, `MAX_PIXELS` and `MAX_SIDE`
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +38,7 @@ MAX_CROP_RATIO = 50
 # Pillow would hand EPS to Ghostscript, and opens forms that no photograph has.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ASPECT_RATIOS = ("square", "pad")
+_LOOKED_FOR = 100  # pictures looked for before anything long begins
 
 
 class LoadedImage(NamedTuple):
@@ -59,6 +62,29 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
             "path relative to --image_folder, without '..' (a link inside the folder may lead out)"
         )
     return Path(folder) / name
+
+
+def look_for_pictures(folder: str | os.PathLike[str], pictures: Iterable[tuple[str, str]]) -> None:
+    """Refuse a folder that holds none of the first pictures: all of them would be missing.
+
+    Args:
+        folder: the image folder.
+        pictures: the names of pictures, and the ids of their records; there may be none.
+
+    Raises:
+        UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
+    """
+    first = list(itertools.islice(pictures, _LOOKED_FOR))
+    if not first or any((Path(folder) / image).is_file() for image, _ in first):
+        return
+    if not Path(folder).is_dir():
+        raise UserError(f"--image_folder {folder}: no such folder")
+    image, record_id = first[0]
+    raise UserError(
+        f"--image_folder {folder} holds none of the first {len(first)} pictures of --data_path "
+        f"({image!r} of record {record_id} and so on): is it the folder that the names are "
+        "relative to?"
+    )
 
 
 def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> LoadedImage:

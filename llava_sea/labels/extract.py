@@ -28,8 +28,6 @@ if TYPE_CHECKING:  # --help must not wait for torch
 
 logger = logging.getLogger("llava_sea.labels.extract")
 
-_LOOKED_FOR = 100  # pictures looked for before anything long begins
-
 
 def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) -> Path:
     """Mine the labels of a corpus's pictures, or finish what an earlier run began.
@@ -44,6 +42,7 @@ def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) 
     Raises:
         UserError: for whatever is wrong with the flags, the data, a picture, or the output folder.
     """
+    from llava_sea.data.images import look_for_pictures
     from llava_sea.data.records import load_records
     from llava_sea.labels import extraction_state as state
     from llava_sea.labels.mine_shards import cannot_write, load_encoder
@@ -52,7 +51,7 @@ def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) 
     options = options.resolved()
     output = Path(options.output_dir)
     pictures, captions = distinct_pictures(load_records(options.data_path))
-    look_for(pictures, Path(options.image_folder))
+    look_for_pictures(options.image_folder, pictures)
     encoder = load_encoder(options, usable_devices(options.device)[0])
     parameters = _parameters(options, pictures, encoder)
     if state.is_complete(output, parameters):
@@ -156,17 +155,6 @@ def _parameters(
     if options.sea_sign == "auto" or options.sea_center != "none":
         parameters["sign_sample"] = options.sign_sample
     return parameters
-
-
-def look_for(pictures: list[Picture], folder: Path) -> None:
-    """Refuse a folder that holds none of the first pictures: every label would be missing."""
-    first = pictures[:_LOOKED_FOR]
-    if not any((folder / picture.image).is_file() for picture in first):
-        raise UserError(
-            f"--image_folder {folder} holds none of the first {len(first)} pictures of --data_path "
-            f"({first[0].image!r} of record {first[0].record_id} and so on): is it the folder that "
-            "the names are relative to?"
-        )
 
 
 def usable_devices(device: str) -> tuple[str, ...]:

@@ -56,8 +56,9 @@ def measure_quality(options: QualityOptions, progress: OnProgress | None = None)
 
 
 def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) -> Sample:
+    from llava_sea.data.images import look_for_pictures
     from llava_sea.data.records import load_records
-    from llava_sea.labels.extract import look_for, usable_devices
+    from llava_sea.labels.extract import usable_devices
     from llava_sea.labels.mine_shards import load_encoder, make_loader
     from llava_sea.labels.occurrence import find_occurrences
     from llava_sea.labels.pictures import distinct_pictures, spread
@@ -73,7 +74,7 @@ def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) 
             "more than half of them for a patch says nothing"
         )
     pictures, captions = distinct_pictures(load_records(options.data_path))
-    look_for(pictures, Path(options.image_folder))
+    look_for_pictures(options.image_folder, pictures)
     captioned = [pair for pair in zip(pictures, captions, strict=True) if pair[1].strip()]
     chosen = spread(captioned, options.num_images)
     if len(chosen) < 2:

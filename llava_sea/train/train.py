@@ -15,6 +15,7 @@ import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_sea.data.check_text import errors_name
+from llava_sea.data.images import look_for_pictures
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, run_command
 from llava_sea.train import processes, run, stage1, stage2
@@ -47,10 +48,11 @@ def train(pick_attention: PickAttention | None = None) -> None:
     # Whatever can be refused is refused before anything large is loaded.
     output_dir = Path(args.output_dir or ".")
     records = load_records(data_args.data_path)
+    with_picture = [(record.image, record.id) for record in records if record.image is not None]
+    look_for_pictures(data_args.image_folder, with_picture)
     transform = stage.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args)
-    with_picture = sum(record.image is not None for record in records)
-    identity["records"] = f"{len(records)} ({with_picture} with a picture)"
+    identity["records"] = f"{len(records)} ({len(with_picture)} with a picture)"
     claim_output_dir(
         output_dir,
         identity,

@@ -14,7 +14,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_sea.data import images as images_module
-from llava_sea.data.images import ImageTransform, load_image, patch_grid, resolve_image_path, view
+from llava_sea.data.images import (
+    ImageTransform,
+    load_image,
+    look_for_pictures,
+    patch_grid,
+    resolve_image_path,
+    view,
+)
 from llava_sea.errors import UserError
 
 
@@ -206,3 +213,13 @@ def test_the_aspect_ratio_alone_decides_about_padding():
     recorded = ImageTransform(LlavaImageProcessorPil(do_pad=True, **size), None)
     assert recorded.aspect_ratio == "pad" and len(recorded(wide)[0].unique()) > 1
     assert ImageTransform(LlavaImageProcessorPil(**size), None).aspect_ratio == "square"
+
+
+def test_one_of_the_first_hundred_pictures_is_enough(tmp_path):
+    pictures = [(f"{number}.jpg", str(number)) for number in range(101)]
+    (tmp_path / "100.jpg").touch()
+    with pytest.raises(UserError, match=r"none of the first 100 .*'0\.jpg' of record 0 "):
+        look_for_pictures(tmp_path, pictures)
+    (tmp_path / "99.jpg").touch()
+    look_for_pictures(tmp_path, iter(pictures))
+    look_for_pictures(tmp_path / "none", [])  # text alone needs no folder

@@ -349,6 +349,17 @@ def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
             train_here(harm, sea_labels=folder)
 
 
+def test_a_wrong_image_folder_is_refused_before_anything_is_built(train_here, tiny, monkeypatch):
+    from llava_sea.train import stage1
+
+    monkeypatch.setattr(stage1, "prepare", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(UserError, match=r"--image_folder /no/folder: no such folder"):
+        train_here("none", image_folder="/no/folder")
+    other = tiny.images.parent
+    with pytest.raises(UserError, match=r"holds none of the first 24 .*000.*relative to\?"):
+        train_here("other", image_folder=other)
+
+
 def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
     truth = tmp_path / "truth.json"
     truth.write_text(
