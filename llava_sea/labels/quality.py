@@ -48,11 +48,11 @@ def measure_quality(options: QualityOptions, progress: OnProgress | None = None)
     options = options.resolved()
     with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
         sample = _sample(options, Path(folder), progress)
-        total = len(sample.pictures) * len(options.sea_features)
-        count = counter(progress, "pictures", total)
-        return [
-            row for name in options.sea_features for row in measure_features(sample, name, count)
-        ]
+        rows = []
+        for name in options.sea_features:
+            count = counter(progress, f"{name}: pictures", len(sample.pictures))
+            rows += measure_features(sample, name, count)
+        return rows
 
 
 def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) -> Sample:
