@@ -26,7 +26,7 @@ from llava_sea.eval.generation import Answerer, Decoding, check_pictures
 from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
-from llava_sea.model.load_source import find_folder
+from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.progress import Progress, counter
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 
@@ -197,9 +197,11 @@ def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
 
 
 def _fingerprint(args: argparse.Namespace) -> str:
-    """Return the checkpoint's, joined by its base's where --model-base names one."""
-    folders = [args.model_path, args.model_base] if args.model_base else [args.model_path]
-    return "+".join(fingerprint(find_folder(folder, args.cache_dir)) for folder in folders)
+    """Return the checkpoint's, joined by its base's where a projector or adapter needs one."""
+    folder = find_folder(args.model_path, args.cache_dir)
+    base = args.model_base or recorded_base(folder)
+    folders = [folder, find_folder(base, args.cache_dir, "--model-base")] if base else [folder]
+    return "+".join(map(fingerprint, folders))
 
 
 def _chunk(args: argparse.Namespace) -> list[Question]:

@@ -21,6 +21,7 @@ from llava_sea.model.load_source import (
     Loaded,
     Source,
     find_folder,
+    recorded_base,
     tower_of,
     with_parts,
 )
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def load_projector_only(source: Source) -> Loaded:
     """Load a stage-1 result: the projector from the folder, LLM and tower from elsewhere."""
-    base = source.model_base or str(source.config.get("_name_or_path") or "")
+    base = source.model_base or recorded_base(source.folder)
     if not base:
         raise UserError(
             f"{source.folder}: a projector alone, and its config.json does not record its LLM "
@@ -44,7 +45,7 @@ def load_projector_only(source: Source) -> Loaded:
 def load_lora(source: Source) -> Loaded:
     """Load a base, put in what was trained whole, and merge the adapter."""
     adapter = read_adapter_config(source.folder)
-    given = source.model_base or str(adapter.get("base_model_name_or_path") or "")
+    given = source.model_base or recorded_base(source.folder)
     if not given:
         raise UserError(f"{source.folder}: records no base model; name it with --model-base")
     base_folder = find_folder(given, source.cache_dir, "--model-base")

@@ -114,6 +114,15 @@ def recognise(folder: Path) -> str:
     )
 
 
+def recorded_base(folder: Path) -> str:
+    """Return the LLM or LLaVA that a projector or an adapter records; "" where there is none."""
+    name, key = {
+        LORA: (ADAPTER_CONFIG, "base_model_name_or_path"),
+        PROJECTOR: ("config.json", "_name_or_path"),
+    }.get(recognise(folder), ("", ""))
+    return str(read_json(folder / name).get(key) or "") if name else ""
+
+
 def tower_of(source: Source) -> str:
     """Return the vision tower given, else the one recorded.
 

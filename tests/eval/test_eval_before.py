@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
+from llava_sea.eval import answering
 from llava_sea.eval.answer_file import AnswerFile
 from llava_sea.eval.answer_run import check_same_run, fingerprint, only_run
 from llava_sea.eval.evaluate import results_folder
@@ -133,6 +135,22 @@ def test_ids_that_repeat_are_found_first(start, data, no_model, only, path, chan
     (data / path).write_text("\n".join([*rows, json.dumps(twin)]))
     with pytest.raises(UserError, match=message):
         start("--only", only)
+
+
+def test_a_base_that_changed_is_noticed(answerer, tmp_path):
+    base = Path(shutil.copytree(answerer.folder, tmp_path / "base"))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None)
+    before = answering._fingerprint(args)
+    assert before.startswith(fingerprint(adapter))
+    args.model_base = str(base)
+    assert answering._fingerprint(args) == before
+    change_json(base / "config.json", lambda config: config.update(text_config={}))
+    assert answering._fingerprint(args) != before
+    args.model_base = None
+    assert answering._fingerprint(args) != before
 
 
 def test_a_folder_in_a_checkpoint_is_no_part_of_its_fingerprint(answerer, tmp_path):
