@@ -82,8 +82,8 @@ class OpenAIJudge:
     """A model behind an OpenAI-compatible endpoint, at temperature 0."""
 
     deterministic = False
-    # What MM-Vet's official evaluator adds, with 0.5 of temperature, when it has to ask again
-    # (github.com/yuweihao/MM-Vet, mm-vet_evaluator.py).
+    # What MM-Vet's official evaluator adds when it has to ask again, at 0 the first time and 0.5
+    # warmer each time after that (github.com/yuweihao/MM-Vet, mm-vet_evaluator.py).
     _AGAIN = "\nPredict the correctness of the answer (digit): "
     _WARMER = 0.5
 
@@ -147,7 +147,7 @@ class OpenAIJudge:
                     "messages": [
                         {"role": "user", "content": case.prompt + (self._AGAIN if attempt else "")}
                     ],
-                    "temperature": min(attempt * self._WARMER, 2.0),
+                    "temperature": min(max(attempt - 1, 0) * self._WARMER, 2.0),
                     "max_tokens": self._max_tokens,
                 },
                 case.question_id,

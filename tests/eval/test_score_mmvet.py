@@ -222,10 +222,10 @@ def test_grades_are_kept_and_a_stopped_run_goes_on(metadata, tmp_path, endpoint)
 
 
 def test_a_broken_reply_is_asked_again_warmer(endpoint):
-    endpoint.replies = [(200, "I think"), (200, None), (200, "0.7")]
+    endpoint.replies = [(200, "I think"), (200, None), (200, "well"), (200, "0.7")]
     assert judge_at(endpoint).grade(CASE).value == 0.7
     bodies = [body for _, _, body in endpoint.requests]
-    assert [body["temperature"] for body in bodies] == [0.0, 0.5, 1.0]
+    assert [body["temperature"] for body in bodies] == [0.0, 0.0, 0.5, 1.0]
     assert bodies[1]["messages"][0]["content"] == (
         "the prompt\nPredict the correctness of the answer (digit): "
     )
