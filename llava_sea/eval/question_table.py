@@ -1,9 +1,9 @@
 """MMBench's table of questions: tab-separated, the pictures in it as base64.
 
 Columns: index, question, A, B, C, D (or more letters), image, and if there are hint, category.
-A picture's cell may hold the index of another row, whose picture it shares. Empty cells and
-``nan``, which pandas writes, are missing values. The rotated copies of MMBench's circular
-evaluation are rows of their own, so each row is asked once (LLaVA's round 0).
+A picture's cell may hold the index of another row, whose picture it shares. Which cells are absent,
+and where the options end, says `llava_sea.eval.mmbench_cells`. The rotated copies of MMBench's
+circular evaluation are rows of their own, so each row is asked once (LLaVA's round 0).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import binascii
 import csv
 import io
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
 from llava_sea.errors import UserError
+from llava_sea.eval.mmbench_cells import is_absent, shown_options
 from llava_sea.eval.question import Question, check_text
 
 MAX_CELL = 1 << 30
@@ -71,7 +73,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, Row]]:
                 row = {
                     name: cell
                     for name, cell in zip(columns, cells, strict=True)
-                    if cell.strip() and cell.strip().lower() != "nan"
+                    if not is_absent(cell)
                 }
                 index = row.get("index")
                 if index is None or index in seen:
@@ -119,10 +121,10 @@ def _decode(cell: str | None, where: str) -> bytes:
 
 
 def _question(row: Row, image: bytes, where: str, suffix: str) -> Question:
-    letters = sorted(name for name in row if re.fullmatch("[A-Z]", name))
+    options = shown_options(row, string.ascii_uppercase)
     lines = [row["hint"]] if "hint" in row else []
     lines.append(check_text(row.get("question"), where, "question"))
-    lines += [f"{letter}. {row[letter]}" for letter in letters]
+    lines += [f"{letter}. {option}" for letter, option in options.items()]
     text = "\n".join(lines) + suffix
     index = row["index"]
     return Question(
@@ -134,7 +136,7 @@ def _question(row: Row, image: bytes, where: str, suffix: str) -> Question:
         category=row.get("category"),
         extra={
             "round_id": 0,
-            "options": [row[letter] for letter in letters],
-            "option_char": letters,
+            "options": list(options.values()),
+            "option_char": list(options),
         },
     )

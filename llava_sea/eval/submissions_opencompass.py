@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.mmbench_cells import is_absent
 from llava_sea.eval.scorers.mmbench import LETTERS, read_table
 from llava_sea.eval.scorers.official import check_ids
 from llava_sea.files import open_atomically
@@ -87,8 +88,11 @@ def write_mmbench(
     columns.insert(after, "prediction")
     sheet: list[list[str | int | None]] = [list(columns)]
     for key, row in zip(keys, rows, strict=True):
-        cells = row | {"prediction": texts.get(key, "")}
-        sheet.append([int(key) if name == "index" else cells[name] or None for name in columns])
+        cells: dict[str, str | int | None] = {
+            name: None if is_absent(cell) else cell for name, cell in row.items()
+        }
+        cells |= {"index": int(key), "prediction": texts.get(key) or None}
+        sheet.append([cells[name] for name in columns])
     write_xlsx(sheet, path)
     return len(missing)
 

@@ -64,7 +64,7 @@ def test_mmbench(table, tiny):
     limit = csv.field_size_limit()
     first, rotated, two = read_questions(table, single_pred_prompt=True)
     assert first.text == 'Look\nwell.\nWhich?\nA. red\nB. blue\nC. a "b"' + LETTER
-    assert rotated.text == "Which?\nA. blue\nB. red\nD. green" + LETTER
+    assert rotated.text == "Which?\nA. blue\nB. red" + LETTER  # C is absent, so D is not shown
     assert two.text == "Is it?\nA. yes\nB. no" + LETTER
     assert [q.question_id for q in (first, rotated, two)] == [1, 1000001, 2]
     assert first.image == rotated.image == (tiny.images / "001.png").read_bytes()
@@ -73,9 +73,18 @@ def test_mmbench(table, tiny):
     assert [q.where.rpartition(":")[2] for q in (first, rotated, two)] == ["2", "4", "5"]
     row = rotated.row("B", "tiny")
     assert row["round_id"] == 0
-    assert row["options"] == ["blue", "red", "green"]
-    assert row["option_char"] == ["A", "B", "D"]
+    assert row["options"] == ["blue", "red"]
+    assert row["option_char"] == ["A", "B"]
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("absent", ["", "NA", "N/A", "null", "None", "#N/A", "NaN", "nAn", "NONE"])
+def test_mmbenchs_cells_are_absent_as_to_llava(tmp_path, absent):
+    path = tmp_path / "q.tsv"
+    head = "index\tquestion\thint\tA\tB\tC\tD\timage\n"
+    path.write_text(f"{head}1\tWhich?\t{absent}\tx\tna\t{absent}\tz\tQQ==\n")
+    (question,) = read_questions(path)
+    assert question.text == "Which?\nA. x\nB. na"
 
 
 def test_mmbench_in_chinese(table):

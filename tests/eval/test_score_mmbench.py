@@ -179,3 +179,24 @@ def test_a_missing_option_may_be_written_as_nan(tmp_path):
     result = score(answers({1: "A", 1000001: "nan"}), path)
     assert (result.value, result.parts["vanilla"]) == (0.0, 50.0)
     assert result.protocol["rotations"] == "complete"
+
+
+@pytest.mark.parametrize("absent", ["NA", "None", "none", "N/A", "null"])
+def test_absent_options_are_llavas(tmp_path, absent):
+    path = tmp_path / "t.tsv"
+    head = "index\tquestion\tA\tB\tC\tD\tanswer\tcategory\n"
+    rows = f"1\tq\tx\ty\t{absent}\tz\tA\t{absent}\n1000001\tq\ty\tx\t{absent}\tz\tB\tplace\n"
+    path.write_text(head + rows)
+    result = score(answers({1: "A", 1000001: "B"}), path)
+    assert (result.value, result.protocol["rotations"]) == (100.0, "complete")
+    assert not any(name.startswith("category") for name in result.parts)
+    assert score(answers({1: "z"}), path).parts["unread answers"] == 50.0  # D is not shown
+
+
+def test_a_right_option_that_is_not_shown_is_wrong_and_counted(tmp_path):
+    path = tmp_path / "t.tsv"
+    head = "index\tquestion\tA\tB\tC\tanswer\n"
+    path.write_text(f"{head}1\tq\tx\ty\tNA\tC\n1000001\tq\ty\tx\tw\tB\n")
+    result = score(answers({1: "C", 1000001: "B"}), path)
+    assert (result.value, result.parts["vanilla"]) == (0.0, 50.0)
+    assert result.protocol["rows whose right option is not shown"] == "1, wrong"

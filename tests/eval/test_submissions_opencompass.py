@@ -86,6 +86,14 @@ def test_the_test_tables_and_the_chinese_columns(tmp_path):
     )
 
 
+def test_cells_without_a_value_are_empty(tmp_path):
+    rows = [[7, "Which?", "NA", "yes", "no", "None", "n/a", "A", *ROWS[0][8:]]]
+    path = tmp_path / "x.xlsx"
+    write_mmbench([Answer(7, "", "None")], write_table(tmp_path / "dev.tsv", rows), path)
+    cells = read_xlsx(path)[1]
+    assert cells.keys() == set("ABCDGHI") and cells["G"] == "None"  # the answer stays
+
+
 def test_a_submission_with_holes_is_asked_for(tmp_path):
     table, path = write_table(tmp_path / "dev.tsv"), tmp_path / "x.xlsx"
     with pytest.raises(UserError, match="1 of 2 rows have no answer, the first is index 1000007"):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.mmbench_cells import is_absent, shown_options
 from llava_sea.eval.score import Score
 from llava_sea.eval.scorers.official import check_ids, percent
 
@@ -36,8 +37,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read an MMBench table (.tsv) without its pictures.
 
     Returns:
-        The rows, column name to cell, each with digits as "index"; ``nan``, which pandas writes
-        for a missing value, is an empty cell.
+        The rows, column name to cell, each with digits as "index"; cells are as they stand, also
+        those that are absent to `llava_sea.eval.mmbench_cells`.
 
     Raises:
         UserError: if it is not there or a row is not like its header.
@@ -64,7 +65,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
                     )
                 seen.add(int(row["index"]))
                 row.pop("image", None)
-                rows.append({k: "" if v.strip().lower() == "nan" else v for k, v in row.items()})
+                rows.append(row)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; put the official table there") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -77,7 +78,7 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
 
     Args:
         text: the answer.
-        options: letter to text, of the options that the row has.
+        options: letter to text, of the options that the row shows.
     """
     text = text.strip()
     if text in options:
@@ -138,6 +139,15 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
         for name in sorted({_cell(row, column) for row in first.values()} - {""}):
             those = [key for key, row in first.items() if _cell(row, column) == name]
             parts[f"{column}: {name}"] = percent(sum(right[key] for key in those), len(those))
+    protocol = {
+        "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
+        "rows": str(len(rows)),
+        "rotations": _rotations(rows),
+        "missing answers": "wrong",
+    }
+    hidden = sum(row["answer"].strip() not in _options(row) for row in rows)
+    if hidden:
+        protocol["rows whose right option is not shown"] = f"{hidden}, wrong"
     return Score(
         benchmark="mmbench",
         value=percent(sum(right.values()), len(right)),
@@ -145,12 +155,7 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
         split=split,
         questions=len(right),
         missing=len(missing),
-        protocol={
-            "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
-            "rows": str(len(rows)),
-            "rotations": _rotations(rows),
-            "missing answers": "wrong",
-        },
+        protocol=protocol,
         parts=parts,
     )
 
@@ -160,13 +165,15 @@ def _check_scorable(rows: list[dict[str, str]], table: Path) -> None:
         raise UserError(f"{table}: has no rows; fetch it again")
     for row in rows:
         answer = row.get("answer", "").strip()
-        if not answer:
+        if is_absent(answer):
             raise UserError(
                 f"{table}: index {row['index']} has no answer, as in the test tables: only the "
                 "OpenCompass server can score them. Write the submission instead, or take the dev "
                 "table"
             )
-        if answer not in _options(row):
+        # A right option "NA" is not shown, so no answer is right; an empty one is a broken table.
+        there = answer in LETTERS and row.get(answer, "").strip().lower() not in ("", "nan")
+        if not there:
             raise UserError(
                 f"{table}: index {row['index']} has the answer {answer!r}, which is none of its "
                 "options; fetch the table again"
@@ -190,12 +197,13 @@ def _rotations(rows: list[dict[str, str]]) -> str:
 
 
 def _options(row: dict[str, str]) -> dict[str, str]:
-    return {letter: row[letter] for letter in LETTERS if row.get(letter, "").strip()}
+    return shown_options(row, LETTERS)
 
 
 def _cell(row: dict[str, str], column: str) -> str:
-    """Return a cell; the Chinese tables write L2-category."""
-    return next((cell.strip() for name, cell in row.items() if name.lower() == column), "")
+    """Return a cell, "" where it is absent; the Chinese tables write L2-category."""
+    cell = next((cell for name, cell in row.items() if name.lower() == column), "")
+    return "" if is_absent(cell) else cell.strip()
 
 
 def _is_list(text: str) -> bool:
