@@ -2,7 +2,7 @@
 
 The first process alone reads what earlier runs left, and says what is to be asked; each process
 asks its share and appends to its own file; the first puts the files together. All of them see the
-same file system.
+same file system. An error in one's share is told when the others have answered theirs.
 """
 
 from __future__ import annotations
@@ -45,20 +45,17 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
 
     Raises:
         UserError: if a flag, a question, a picture, the checkpoint or the answer file is not
-            right; whatever was answered before is kept.
+            right; whatever was answered before is kept. Of several processes the first raises it.
+        FailedElsewhereError: in the others.
     """
     with ExitStack() as held:
         file, left = processes.first(lambda: _prepare(args, held))
-        share = processes.share(left)
-        if share:
-            path = file.shard(processes.rank, processes.count)
-            device = pick_device(_own_gpu(args.device, processes))
-            answerer = (load or load_answerer)(args, device)
-            with progress(len(share), processes) as count:
-                for answered in answerer.answers(share):
-                    file.append(path, answered)
-                    count(len(answered))
-        processes.wait()
+        error = None
+        try:
+            _answer_share(args, processes, file, left, load or load_answerer)
+        except UserError as raised:
+            error = raised
+        processes.settle(error)
         processes.first(lambda: _finish(file, len(left)))
 
 
@@ -170,6 +167,25 @@ def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, lis
     check_pictures(left, args.image_folder)
     file.put_together(answers)
     return file, left
+
+
+def _answer_share(
+    args: argparse.Namespace,
+    processes: Processes,
+    file: AnswerFile,
+    left: list[Question],
+    load: Loader,
+) -> None:
+    """Answer this process's share of the questions that are left, if it has one."""
+    share = processes.share(left)
+    if not share:
+        return
+    path = file.shard(processes.rank, processes.count)
+    answerer = load(args, pick_device(_own_gpu(args.device, processes)))
+    with progress(len(share), processes) as count:
+        for answered in answerer.answers(share):
+            file.append(path, answered)
+            count(len(answered))
 
 
 def _finish(file: AnswerFile, asked: int) -> None:

@@ -78,6 +78,27 @@ def _check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
         refuse_caption_only(template, checkpoint)
 
 
+def rehearse_all(tasks: Sequence[Task], data: Path, folders: Sequence[Path]) -> None:
+    """Rehearse tasks.
+
+    Args:
+        tasks: whose files are there.
+        data: the benchmarks' folder.
+        folders: of the results.
+
+    Raises:
+        UserError: as `rehearse`, with the flag that runs the others.
+    """
+    for task in tasks:
+        try:
+            rehearse(task, data, folders)
+        except UserError as error:
+            others = ",".join(other.name for other in tasks if other is not task)
+            if not others:
+                raise
+            raise UserError(f"{error} (to run the others without it: --only {others})") from None
+
+
 def rehearse(task: Task, data: Path, folders: Sequence[Path]) -> None:
     """Read all that a task needs, as far as that goes without a model.
 

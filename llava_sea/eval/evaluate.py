@@ -2,8 +2,8 @@
 
 Each checkpoint is loaded once, and only if something is left to ask. Its answers, submissions and
 ``scores.json`` lie in its own folder, so a run that stopped goes on and a later one asks nothing
-twice. What can be checked without a model is checked first; a task whose scoring fails all the same
-does not keep the others from theirs.
+twice. What can be checked without a model is checked first; a task that fails all the same, in its
+questions or its scoring, does not keep the others from theirs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
 from llava_sea.eval.answering import decoding, image_folder, load_answerer
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.before import check_local_checkpoints, check_places, rehearse
+from llava_sea.eval.before import check_local_checkpoints, check_places, rehearse_all
 from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
 from llava_sea.eval.outcome import Answered, Outcome, Task
-from llava_sea.eval.processes import Processes
+from llava_sea.eval.processes import FailedElsewhereError, Processes
 from llava_sea.eval.score import Score
 from llava_sea.eval.score_file import add_score
 from llava_sea.eval.server_scores import read_server_scores
@@ -42,7 +42,7 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
 
     Raises:
         UserError: if a flag or a file is wrong, or no benchmark's files are there; after the table,
-            if a task could not be scored.
+            if a task could not be asked or scored.
     """
     names = short_names(args.checkpoints)
     baseline = _baseline(args.baseline, args.checkpoints, names)
@@ -61,12 +61,13 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
         )
     processes.first(lambda: _check(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}
-    failures: list[str] = []
+    failures: dict[tuple[str, str], list[str]] = {}  # tasks by checkpoint and error
     for name, checkpoint, folder in zip(names, args.checkpoints, folders, strict=True):
         columns[name] = {}
         for task, outcome in _checkpoint(args, checkpoint, folder, tasks, judge, processes):
             if isinstance(outcome, UserError):
-                failures.append(f"{task.title} {task.split}, {name}: {outcome}")
+                failed = failures.setdefault((name, str(outcome)), [])
+                failed.append(f"{task.title} {task.split}")
             else:
                 columns[name][task.name] = outcome
     if processes.rank == 0:
@@ -78,15 +79,15 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
         for name, folder in zip(names, folders, strict=True):
             print(f"{name}: answers and scores are in {folder}")
     if failures:
+        lines = [f"{', '.join(them)}, {name}: {why}" for (name, why), them in failures.items()]
         raise UserError(
-            f"not scored: {'; '.join(failures)}. All answers are kept, and the same command goes on"
+            f"not scored: {'; '.join(lines)}. All answers are kept, and the same command goes on"
         )
 
 
 def _check(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
     check_places(args, folders)
-    for task in tasks:
-        rehearse(task, args.data, folders)
+    rehearse_all(tasks, args.data, folders)
 
 
 def _fill_in(
@@ -114,29 +115,40 @@ def _checkpoint(
     judge: Judge | None,
     processes: Processes,
 ) -> Iterator[tuple[Task, Outcome | UserError]]:
-    """Yield each task with what it came to, or with why it has no score; in the first process."""
-    loaded: list[Answerer] = []
+    """Yield each task with what it came to, or with why it has no score; in the first process.
+
+    All processes agree whether a task failed, and go on to the next together.
+    """
+    loaded: list[Answerer | UserError] = []  # a checkpoint that cannot be loaded is tried once
 
     def load(flags: argparse.Namespace, device: torch.device) -> Answerer:
         if not loaded:
-            loaded.append(load_answerer(flags, device))
+            try:
+                loaded.append(load_answerer(flags, device))
+            except UserError as error:
+                loaded.append(error)
+        (model,) = loaded
+        if isinstance(model, UserError):
+            raise model
         return dataclasses.replace(
-            loaded[0], image_folder=image_folder(flags), decoding=decoding(flags)
+            model, image_folder=image_folder(flags), decoding=decoding(flags)
         )
 
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
-        answer_questions(answer.parse(_flags(args, checkpoint, task, path)), processes, load)
-        if processes.rank == 0:
-            questions = args.data / task.questions
-            run = Answered(args.data, questions, read_answers(path), folder, judge)
-            try:
-                outcome = task.finish(run)
-            except UserError as error:
-                yield task, error
+        try:
+            answer_questions(answer.parse(_flags(args, checkpoint, task, path)), processes, load)
+            if processes.rank:
                 continue
-            add_score(folder, task.name, outcome)
-            yield task, outcome
+            questions = args.data / task.questions
+            outcome = task.finish(Answered(args.data, questions, read_answers(path), folder, judge))
+        except FailedElsewhereError:
+            continue
+        except UserError as error:
+            yield task, error
+            continue
+        add_score(folder, task.name, outcome)
+        yield task, outcome
 
 
 def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """The processes of a run under ``torchrun`` or ``deepspeed``, without a word about models.
 
 They share the work and a file system; the group that joins them (gloo, on the CPU) carries what
-the first process found out, and a barrier. A process that dies is the launcher's to notice: it
-ends the others.
+the first process found out, and at the end of the shares which of them failed. A process that dies
+is the launcher's to notice: it ends the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ _PATIENCE = timedelta(days=30)
 """How long one process may wait for the others: the share of one may take hours longer."""
 
 _USER_ERROR = 2
+
+
+class FailedElsewhereError(SystemExit):
+    """The work failed, and the first process has the error and says it.
+
+    Ends this process without a word, or lets it go on to what is next, with the first.
+    """
 
 
 @dataclass(frozen=True)
@@ -75,26 +82,49 @@ class Processes:
         """Let the first process do a piece of work, and return in each what it returned.
 
         Raises:
-            Exception: what the work raised, in the first process; the others end quietly.
+            Exception: what the work raised, in the first process.
+            FailedElsewhereError: in the others, if that was a `UserError`; any other ends them.
         """
         if self.count == 1:
             return work()
         import torch.distributed as dist
 
-        message: list[tuple[bool, Item | None]] = [(False, None)]
+        message: list[tuple[str, Item | None]] = [("died", None)]
         try:
             if self.rank == 0:
-                message = [(True, work())]
+                message = [("done", work())]
+        except UserError:
+            message = [("refused", None)]
+            raise
         finally:
             dist.broadcast_object_list(message, src=0)
-        done, result = message[0]
-        if not done:
+        state, result = message[0]
+        if state == "refused":
+            raise FailedElsewhereError(_USER_ERROR)
+        if state == "died":
             raise SystemExit(_USER_ERROR)
         return result  # type: ignore[return-value]
 
-    def wait(self) -> None:
-        """Wait for the others."""
-        if self.count > 1:
-            import torch.distributed as dist
+    def settle(self, error: UserError | None) -> None:
+        """Wait until each process has done its share, or failed in it; all fail if one did.
 
-            dist.barrier()
+        Args:
+            error: why this one failed; None if it did not.
+
+        Raises:
+            UserError: in the first process, with the text of each error.
+            FailedElsewhereError: in the others.
+        """
+        if self.count == 1:
+            if error is not None:
+                raise error
+            return
+        import torch.distributed as dist
+
+        said: list[str | None] = [None] * self.count
+        dist.all_gather_object(said, None if error is None else str(error))
+        texts = dict.fromkeys(text for text in said if text is not None)
+        if texts and self.rank:
+            raise FailedElsewhereError(_USER_ERROR)
+        if texts:
+            raise UserError("; ".join(texts))

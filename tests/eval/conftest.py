@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +55,34 @@ def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
         extra_config={"conversation_template": "v1", "mm_vision_tower": str(tiny.clip)},
     )
     return parts
+
+
+@pytest.fixture
+def two_processes() -> Callable[[str, list[str]], list[subprocess.CompletedProcess]]:
+    """Run a module with flags as two processes of a launcher; return both, ended."""
+
+    def run(module: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", module, *flags, f"--local_rank={rank}"],
+                env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        said = [process.communicate(timeout=120) for process in started]
+        return [
+            subprocess.CompletedProcess(process.args, process.returncode, *texts)
+            for process, texts in zip(started, said, strict=True)
+        ]
+
+    return run
 
 
 @pytest.fixture(scope="session")

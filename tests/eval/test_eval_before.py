@@ -232,6 +232,56 @@ def refuse(judge, case):
     raise UserError("away")
 
 
+def break_picture(data: Path) -> Path:
+    """Cut the picture of POPE's second question off; return the file."""
+    row = json.loads((data / POPE).read_text().splitlines()[1])
+    path = data / "pope/val2014" / row["image"]
+    path.write_bytes(path.read_bytes()[:50])
+    return path
+
+
+def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_path, capsys):
+    path = break_picture(data)
+    with pytest.raises(UserError, match=rf"not scored: POPE test, .*{path.name}"):
+        start("--only", "pope,mmvet", "--judge", "local")
+    assert "│ MM-Vet" in capsys.readouterr().out
+    scores = json.loads(next((tmp_path / "out").glob("*/scores.json")).read_text())
+    assert scores.keys() == {"mmvet-test"}
+
+
+@pytest.mark.deepspeed
+def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
+    path = break_picture(data)  # the second process's
+    places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
+    first, second = two_processes("llava_sea.eval", flags)
+    assert (first.returncode, second.returncode) == (2, 0), first.stderr + second.stderr
+    assert "not scored: POPE test" in first.stderr and path.name in first.stderr
+    assert "│ MM-Vet" in first.stdout and "error" not in second.stderr
+
+
+def test_a_checkpoint_that_cannot_be_loaded_keeps_no_table(start, monkeypatch, capsys):
+    tries = []
+
+    def cannot(flags, device):
+        tries.append(flags)
+        raise UserError("no weights")
+
+    monkeypatch.setattr("llava_sea.eval.evaluate.load_answerer", cannot)
+    with pytest.raises(UserError, match=r"POPE test, MM-Vet test, .*: no weights"):
+        start("--only", "pope,mmvet")
+    assert len(tries) == 1 and "answers and scores are in" in capsys.readouterr().out
+
+
+def test_a_file_that_is_wrong_names_the_way_to_the_others(start, data, no_model):
+    (data / LABELS).write_text("")
+    with pytest.raises(UserError, match=r"label for .*: --only gqa-testdev_balanced,mmvet-test\)"):
+        start("--only", "gqa,pope,mmvet")
+    with pytest.raises(UserError) as caught:
+        start("--only", "pope")
+    assert "--only" not in str(caught.value)
+
+
 def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
     server = tmp_path / "server.json"
     values = {"mmbench-test": 64.25, "vqav2-test-dev2015": 78.5, "pope-test": 99.5}

@@ -6,9 +6,7 @@ import copy
 import dataclasses
 import io
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -230,31 +228,9 @@ def test_shards_of_another_number_of_processes_are_gone_on_from(flags, tmp_path,
     assert not list(folder.glob("*shard*"))
 
 
-def run_two(flags: list[str]) -> list[subprocess.CompletedProcess]:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "llava_sea.eval.answer", *flags, f"--local_rank={rank}"],
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=120) for process in started]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *texts)
-        for process, texts in zip(started, said, strict=True)
-    ]
-
-
 @pytest.mark.deepspeed
-def test_two_processes_share_the_questions(flags, tmp_path, answerer):
-    first, second = run_two(flags)
+def test_two_processes_share_the_questions(flags, tmp_path, two_processes):
+    first, second = two_processes("llava_sea.eval.answer", flags)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert first.stdout.endswith("6 answers, 5 of them asked for now\n") and not second.stdout
     together = out(tmp_path).read_bytes()
@@ -268,8 +244,9 @@ def test_two_processes_share_the_questions(flags, tmp_path, answerer):
 
 
 @pytest.mark.deepspeed
-def test_an_error_of_the_first_process_is_said_once(flags):
-    first, second = run_two([*flags, "--image-folder", "nowhere"])
+def test_an_error_of_the_first_process_is_said_once(flags, two_processes):
+    more = ["--image-folder", "nowhere"]
+    first, second = two_processes("llava_sea.eval.answer", [*flags, *more])
     assert (first.returncode, second.returncode) == (2, 2)
     assert "003.png: no such picture" in first.stderr
     assert "Traceback" not in first.stderr + second.stderr and "error" not in second.stderr
