@@ -5,8 +5,9 @@ The paper's 7.61 % is the mean of Gemma-2B's eight relative gains (arXiv 2408.11
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from llava_sea.eval.outcome import Task
 from llava_sea.eval.score import Score
 
 FLOOR = 5.0
@@ -28,3 +29,17 @@ def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[st
             if gain is not None:
                 found[name] = gain
     return found
+
+
+def one_a_benchmark(found: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, float]:
+    """Return the gains that a mean is of: of a benchmark's splits the first that has one.
+
+    Args:
+        found: gains by task.
+        tasks: their order, of two splits the one that LLaVA reports first.
+    """
+    first: dict[str, str] = {}
+    for task in tasks:
+        if task.name in found:
+            first.setdefault(task.benchmark, task.name)
+    return {name: found[name] for name in first.values()}

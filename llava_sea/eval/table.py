@@ -1,7 +1,7 @@
 """The table of all benchmarks: a row per task, a column per checkpoint, gains over a baseline.
 
 A cell is a score, or says that a file waits for its server. Below the table stands what each score
-depends on (its protocol) and where the files are.
+depends on (number of questions, protocol), then the models' templates and where the files are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.compare import FLOOR, gains
+from llava_sea.eval.compare import FLOOR, gains, one_a_benchmark
 from llava_sea.eval.outcome import Outcome, Submission, Task
 from llava_sea.eval.score import Score
 
@@ -73,22 +73,26 @@ def print_table(
                 cells.append("" if gain is None else f"{gain:+.1f} %")
         sizes = {s[task.name].questions for s in scores.values() if task.name in s}
         sizes -= {0}  # a server does not say
-        asked = f"{sizes.pop():,}" if len(sizes) == 1 else ""
+        asked = f"{min(sizes):,}" if len(sizes) == 1 else "differ" if sizes else ""
         table.add_row(task.title, task.split, asked, *cells)
+    meant = {name: one_a_benchmark(found, tasks) for name, found in gained.items()}
     if gained:
         table.add_section()
-        table.add_row("mean gain", "", "", *_mean_gains(columns, gained))
+        table.add_row("mean gain", "", "", *_mean_gains(columns, meant))
+        inside = {name for found in meant.values() for name in found}
         low = [t for t in rows if baseline and 0 < _value(scores[baseline], t) < FLOOR]
+        low = [task for task in low if task.name in inside]
         few = {task.name for task in low}
-        if any(few & found.keys() for found in gained.values()):
-            kept = {n: {t: g for t, g in f.items() if t not in few} for n, f in gained.items()}
+        if few:
+            kept = {n: {t: g for t, g in f.items() if t not in few} for n, f in meant.items()}
             title = f"without {', '.join(task.title for task in low)}"
             table.add_row(title, f"baseline below {FLOOR:g}", "", *_mean_gains(columns, kept))
     console.print(table)
     if gained:
-        counts = ", ".join(f"{name}: {len(found)}" for name, found in gained.items())
+        counts = ", ".join(f"{name}: {len(found)}" for name, found in meant.items())
         none = [task.title for task in rows if baseline and _value(scores[baseline], task) == 0]
-        line = f"gain: relative to {baseline}, where protocols agree ({counts})"
+        line = f"gain: relative to {baseline}, where protocols agree; the mean takes one a "
+        line += f"benchmark, of its first split that has one ({counts})"
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_notes(rows, columns, console)
@@ -118,6 +122,12 @@ def _cell(outcome: Outcome | None) -> str:
     return f"{outcome.value:.1f}{missing}{by}"
 
 
+def _templates(name: str, column: Column) -> str:
+    """Return a column's name with its conversation templates; "" where none is known."""
+    found = {o.template: None for o in column.values() if isinstance(o, Score) and o.template}
+    return f"{name}: {', '.join(found)}" if found else ""
+
+
 def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: Console) -> None:
     console.print("\nProtocols:")
     for task in rows:
@@ -125,12 +135,15 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
         for name, column in columns.items():
             outcome = column.get(task.name)
             if isinstance(outcome, Score):
-                protocol = "; ".join(f"{key}: {value}" for key, value in outcome.protocol.items())
-                said.setdefault(f"{outcome.metric}. {protocol}", []).append(name)
+                said.setdefault(outcome.describe(), []).append(name)
         for text, names in said.items():
             whose = "" if len(said) == 1 else f" ({', '.join(names)})"
             line = f"  {task.title} {task.split}{whose}: {text}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    templates = "; ".join(filter(None, (_templates(*item) for item in columns.items())))
+    if templates:
+        line = f"\nConversation templates: {templates}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     waiting = [
         (task, name, outcome)
         for task in rows

@@ -54,6 +54,16 @@ def test_gains_are_between_equal_protocols_alone():
     assert gains(ours, theirs) == {"a": pytest.approx(10.0)}
 
 
+def test_prompts_must_agree_and_templates_need_not():
+    asked = {"prompt": 'each question ends "In a word."'}
+    ours = {"a": score(66.0, protocol=asked, template="phi3"), "b": score(66.0, protocol=asked)}
+    theirs = {"a": score(60.0, protocol=asked, template="v1"), "b": score(60.0)}
+    assert gains(ours, theirs) == {"a": pytest.approx(10.0)}
+    text = printed({"plain": {"gqa-testdev_balanced": theirs["a"]}, "phi": {}, "sea": ours})
+    assert "Conversation templates: plain: v1; sea: phi3\n" in text
+    assert "templates" not in printed({"b": {"gqa-testdev_balanced": theirs["b"]}})
+
+
 def printed(columns, baseline=None) -> str:
     out = io.StringIO()
     print_table(TASKS, columns, baseline, Console(file=out, width=200))
@@ -79,8 +89,29 @@ def test_table():
     assert "to be submitted" in text and "/o/vizwiz_test.json -> https://eval.ai" in text
     assert "31.0 (gpt-4 at x, 2026-01-31)" in text
     assert "+5.00 %" in next(line for line in text.splitlines() if "mean gain" in line)
-    assert "GQA testdev_balanced: accuracy. matching: exact" in text
+    assert "GQA testdev_balanced: accuracy, 12,578 questions. matching: exact" in text
     assert "TextVQA" not in text
+
+
+def test_numbers_of_questions_that_differ_are_told():
+    task = "gqa-testdev_balanced"
+    text = printed({"plain": {task: score(60.0)}, "sea": {task: score(63.0, questions=1000)}})
+    assert "differ" in next(line for line in text.splitlines() if "GQA" in line)
+    assert "GQA testdev_balanced (plain): accuracy, 12,578 questions. " in text
+    assert "GQA testdev_balanced (sea): accuracy, 1,000 questions. " in text
+
+
+def test_the_mean_takes_one_gain_a_benchmark():
+    two = ("vqav2-test-dev2015", "vqav2-val2014")
+    columns = {
+        "plain": {**{task: score(50.0) for task in two}, "pope-test": score(80.0)},
+        "sea": {two[0]: score(60.0), two[1]: score(65.0), "pope-test": score(80.0)},
+    }
+    text = printed(columns, baseline="plain")
+    assert "+10.00 %" in next(line for line in text.splitlines() if "mean gain" in line)
+    assert "one a benchmark, of its first split that has one (sea: 2)" in text
+    del columns["plain"][two[0]]  # the other split, +30 %
+    assert "+15.00 %" in printed(columns, baseline="plain")
 
 
 def test_a_second_mean_leaves_out_what_the_baseline_hardly_does():
