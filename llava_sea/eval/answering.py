@@ -27,6 +27,7 @@ from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
+from llava_sea.model.load_weights import read_json
 from llava_sea.progress import Progress, counter
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 
@@ -107,6 +108,21 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         decoding(args),
         args.batch_size,
     )
+
+
+def template_name(args: argparse.Namespace) -> str:
+    """Return the name of the conversation template that is asked with, without loading a model.
+
+    It is the one that the flags name, else the checkpoint's, else its base's; "" where none is.
+    """
+    if args.conv_mode:
+        return str(args.conv_mode)
+    for folder in _folders(args):
+        path = folder / "config.json"
+        name = read_json(path).get("conversation_template") if path.is_file() else None
+        if name:
+            return str(name)
+    return ""
 
 
 def refuse_caption_only(template: Template, checkpoint: str) -> None:
@@ -214,10 +230,14 @@ def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
 
 def _fingerprint(args: argparse.Namespace) -> str:
     """Return the checkpoint's, joined by its base's where a projector or adapter needs one."""
+    return "+".join(map(fingerprint, _folders(args)))
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    """Return the checkpoint's folder, and its base's where a projector or adapter needs one."""
     folder = find_folder(args.model_path, args.cache_dir)
     base = args.model_base or recorded_base(folder)
-    folders = [folder, find_folder(base, args.cache_dir, "--model-base")] if base else [folder]
-    return "+".join(map(fingerprint, folders))
+    return [folder, find_folder(base, args.cache_dir, "--model-base")] if base else [folder]
 
 
 def _chunk(args: argparse.Namespace) -> list[Question]:

@@ -19,8 +19,9 @@ import torch
 from llava_sea.errors import UserError
 from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
-from llava_sea.eval.answering import decoding, image_folder, load_answerer
+from llava_sea.eval.answering import decoding, image_folder, load_answerer, template_name
 from llava_sea.eval.answers import read_answers
+from llava_sea.eval.asked import with_prompt
 from llava_sea.eval.before import check_local_checkpoints, check_places, rehearse_all
 from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
@@ -137,11 +138,15 @@ def _checkpoint(
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
         try:
-            answer_questions(answer.parse(_flags(args, checkpoint, task, path)), processes, load)
+            flags = answer.parse(_flags(args, checkpoint, task, path))
+            answer_questions(flags, processes, load)
             if processes.rank:
                 continue
-            questions = args.data / task.questions
-            outcome = task.finish(Answered(args.data, questions, read_answers(path), folder, judge))
+            answers = read_answers(path)
+            run = Answered(args.data, args.data / task.questions, answers, folder, judge)
+            outcome = task.finish(run)
+            if isinstance(outcome, Score):
+                outcome = with_prompt(outcome, answers, template_name(flags))
         except FailedElsewhereError:
             continue
         except UserError as error:

@@ -1,4 +1,7 @@
-"""``python -m llava_sea.eval.letters``: the accuracy of answers to multiple-choice questions."""
+"""``python -m llava_sea.eval.letters``: the accuracy of answers to multiple-choice questions.
+
+Below it stands what it depends on, as below the table of the eight.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.eval.answers import read_answers
+from llava_sea.eval.asked import with_prompt
 from llava_sea.eval.scorers.letters import score
 
 
@@ -23,11 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not args.answers.is_file():
         raise UserError(f"--answers {args.answers}: there is no such file")
-    found = score(read_answers(args.answers), args.questions, benchmark=args.questions.stem)
+    answers = read_answers(args.answers)
+    found = score(answers, args.questions, benchmark=args.questions.stem)
+    found = with_prompt(found, answers)
     missing = f", {found.missing} without an answer" if found.missing else ""
     print(f"{found.benchmark}: {found.value:.1f} % of {found.questions} questions right{missing}")
     for name, value in found.parts.items():
         print(f"  {name}: {value:.1f} %")
+    print(f"Protocol: {args.questions}: {found.describe()}")
 
 
 if __name__ == "__main__":

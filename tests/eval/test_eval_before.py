@@ -153,6 +153,19 @@ def test_a_base_that_changed_is_noticed(answerer, tmp_path):
     assert answering._fingerprint(args) != before
 
 
+def test_the_templates_name_needs_no_model(answerer, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"base_model_name_or_path": str(answerer.folder)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None, conv_mode=None)
+    assert answering.template_name(args) == "v1"  # its base's
+    (adapter / "config.json").write_text('{"conversation_template": "gemma"}')
+    assert answering.template_name(args) == "gemma"
+    args.conv_mode = "phi3"
+    assert answering.template_name(args) == "phi3"
+
+
 def test_a_folder_in_a_checkpoint_is_no_part_of_its_fingerprint(answerer, tmp_path):
     copy = Path(shutil.copytree(answerer.folder, tmp_path / "copy"))
     (copy / "tokenizer_before").mkdir()

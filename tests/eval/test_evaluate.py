@@ -204,6 +204,9 @@ def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
     assert scores.keys() == {"pope-test", "mmvet-test"}
     assert scores["pope-test"]["questions"] == 12 and scores["pope-test"]["missing"] == 0
     assert scores["mmvet-test"]["missing"] == 147
+    ending = 'prompt: each question ends "Answer the question using a single word or phrase." ('
+    assert f"POPE test: mean F1 of the splits, 12 questions. {ending}" in shown
+    assert "Conversation templates: " in shown and scores["pope-test"]["template"] == "v1"
     # Once more: all is answered, and no model is loaded.
     monkeypatch.setattr("llava_sea.eval.evaluate.load_answerer", None)
     command.main([*flags, "--only", "pope"])

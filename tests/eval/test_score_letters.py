@@ -84,13 +84,19 @@ def test_other_errors(questions, tmp_path):
 
 def test_the_command(questions, tmp_path, capsys):
     answers = tmp_path / "answers.jsonl"
-    rows = [{"question_id": n, "prompt": "", "text": t} for n, t in enumerate(["A", "A", "?"])]
+    rows = [
+        {"question_id": n, "prompt": f"{n}?\n{ASK}", "text": t}
+        for n, t in enumerate(["A", "A", "?"])
+    ]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["--answers", str(answers), "--questions", str(questions)])
-    assert capsys.readouterr().out.splitlines() == [
+    *lines, protocol = capsys.readouterr().out.splitlines()
+    assert lines == [
         "dogs: 20.0 % of 5 questions right, 2 without an answer",
         "  unread answers: 20.0 %",
         "  category: small: 50.0 %",
     ]
+    assert protocol.startswith(f"Protocol: {questions}: accuracy, 5 questions. prompt: each")
+    assert f'ends "{ASK}" (' in protocol and "missing answers: wrong" in protocol
     with pytest.raises(UserError, match="--answers"):
         main(["--answers", str(tmp_path / "no"), "--questions", str(questions)])

@@ -169,7 +169,7 @@ def test_worked_case_with_the_local_judge(metadata, tmp_path):
     assert result.protocol["judge"] == "local word-match judge, not an LLM"
     assert result.protocol.keys() == {
         "judge",
-        "prompt",
+        "judge's prompt",
         "grades an answer",
         "empty or missing answers",
     }

@@ -122,7 +122,7 @@ def score(
         groups[f"combination: {'+'.join(names)}"].append(values[key])
     protocol = {
         "judge": judge.name,
-        "prompt": "MM-Vet's few-shot table (arXiv 2308.02490, Table 1)",
+        "judge's prompt": "MM-Vet's few-shot table (arXiv 2308.02490, Table 1)",
         "grades an answer": "1",
         "empty or missing answers": "0.0, not asked",
     }
