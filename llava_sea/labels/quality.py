@@ -48,7 +48,7 @@ def measure_quality(options: QualityOptions, progress: OnProgress | None = None)
     options = options.resolved()
     with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
         sample = _sample(options, Path(folder), progress)
-        rows = []
+        rows: list[Row] = []
         for name in options.sea_features:
             count = counter(progress, f"{name}: pictures", len(sample.pictures))
             rows += measure_features(sample, name, count)

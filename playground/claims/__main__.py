@@ -30,7 +30,7 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
     from playground.claims.ablations import KNOWN
     from playground.claims.exam import prepare_exams
     from playground.claims.plan import all_runs, plan
-    from playground.claims.report import report, report_ablations
+    from playground.claims.report import count_others, report, report_ablations
     from playground.claims.work import Setup, execute
     from playground.study.bench import choose_precision
     from playground.study.prepare import prepare
@@ -61,11 +61,12 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
         )
     if options.only_forecast:
         return
-    folder, split, quick = options.results, options.split, options.quick
+    folder = None if options.is_part() else options.results
+    print(count_others(planned, finished) if folder else "", end="")
     if options.ablations:
-        print(report_ablations(planned, folder, split, quick=quick))
+        print(report_ablations(planned, folder, options.split, quick=options.quick))
     else:
-        print(report(planned, folder, options.page, split, quick=quick))
+        print(report(planned, folder, options.page, options.split, quick=options.quick))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

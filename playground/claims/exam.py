@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from llava_sea.data.images import ImageTransform, decode_image
+from llava_sea.errors import UserError
 from llava_sea.eval.benchmarks import TASKS
 from llava_sea.eval.outcome import Task
 from llava_sea.eval.question import Question
@@ -41,7 +42,7 @@ class Exam:
     """A hash of all files of the benchmarks."""
 
     def tasks(self) -> list[Task]:
-        """Return the eight tasks that the folder holds the files of."""
+        """Return the eight tasks: those that the folder holds the files of."""
         return [task for task in TASKS if task.default and not task.missing(self.folder)]
 
     def questions(self, task: Task) -> list[Question]:
@@ -89,6 +90,9 @@ def prepare_exam(output: Path, clip: Path, split: Split, seed: int) -> Exam:
     used = [identity, *(sha256_file(clip / name) for name in _OF_CLIP)]
     key = hashlib.sha256("".join(used).encode()).hexdigest()[:12]
     exam = Exam(folder, output / f"features-{split}-{key}.npy", identity)
+    if lacking := {t.benchmark for t in TASKS} - {t.benchmark for t in exam.tasks()}:
+        named = ", ".join(sorted(lacking))
+        raise UserError(f"{folder}: lacks files of {named}; remove it, and it is made again")
     if not exam.features.is_file():
         pictures = list(exam.pictures())
         logger.info("features of %d pictures of the benchmarks", len(pictures))

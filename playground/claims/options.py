@@ -69,6 +69,14 @@ class Options:
         grid: tuple[int, ...] = GRID_LENGTHS.get(llm.name, OTHER_LENGTHS)
         return self.lengths or grid
 
+    def is_part(self) -> bool:
+        """Say whether these are not the runs that the committed results are of."""
+        committed = RESULTS / "ablations" if self.ablations else RESULTS
+        whole = parse_options(["--ablations"] if self.ablations else [])
+        same = ("llms", "arms", "lengths", "seeds", "split")
+        is_same = all(getattr(self, name) == getattr(whole, name) for name in same)
+        return self.results.resolve() == committed and not is_same
+
     def checked(self) -> Options:
         """Return itself if a study can be made of it.
 

@@ -9,11 +9,13 @@ from typing import Any
 from llava_sea.report.style import STYLE
 from playground.claims.plots import curves_svg, gains_svg, key_html, language_svg, means_svg
 from playground.claims.tables import (
+    LIMITS,
     Table,
     gain_table,
     introduction,
     language_table,
     missing_note,
+    parts_table,
     score_tables,
     stage1_table,
 )
@@ -47,11 +49,6 @@ td:first-child, td.v { white-space: nowrap; }
 )
 
 
-LIMITS = (
-    "What this is no evidence for: real models and pictures. Intervals are about seeds, on one set "
-    "of scenes. Without any effect about one number in twenty would still be bold or slanted. "
-    "MM-Vet's grades are those of a judge that compares words."
-)
 PLOTS = "Dots with bars: means and 95 % t-intervals of each arm. Lines: means over seeds."
 
 
@@ -71,6 +68,7 @@ def write_page(summary: Mapping[str, Any]) -> str:
         "<h2>Gains over plain LLaVA</h2>",
         f'<div class="charts top">{means_svg(summary)}{gains_svg(summary)}</div>',
         _table(gain_table(summary)),
+        _table(parts_table(summary)),
         "<h2>The eight</h2>",
         *(_table(table) for table in score_tables(summary)),
         "<h2>Language kept</h2>",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,13 +33,16 @@ BASELINE = "plain"
 class PlannedClaim(Planned):
     """A run of both stages, what it depends on, and where its result goes."""
 
-    NEEDED: ClassVar[set[str]] = {"stage1", "scores", "language", "tuning_loss", "seconds"}
+    NEEDED: ClassVar[set[str]] = {
+        *("stage1", "scores", "language", "tuning_loss", "seconds", "cpu_seconds"),
+    }
 
     def is_whole(self, result: Mapping[str, Any]) -> bool:
-        """See that the scores are eight numbers, too."""
-        return super().is_whole(result) and all(
-            isinstance(result["scores"].get(name), int | float) for name in BENCHMARKS
-        )
+        """See that the scores are eight numbers and the loss is one, too."""
+        if not super().is_whole(result):
+            return False
+        numbers = [result["tuning_loss"], *(result["scores"].get(name) for name in BENCHMARKS)]
+        return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
 
 
 def all_runs(

@@ -113,7 +113,8 @@ def _intervals(rows: Sequence[tuple[Cell, Mapping[str, Any]]], *, with_zero: boo
             parts.append(f'<text x="0" y="{y + 8:.0f}">{escape(label)}</text>')
             group = here
         mean, half = found["mean"], found["half"] or 0.0
-        hint = f"{title_of(cell['arm'])}: {mean:.2f} ± {half:.2f}"
+        spread = "" if found["half"] is None else f" ± {half:.2f}"
+        hint = f"{title_of(cell['arm'])}: {mean:.2f}{spread}"
         parts.append(
             f'<g class="a-{cell["arm"]}"><title>{escape(hint)}</title>'
             f'<line class="bar" x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" '

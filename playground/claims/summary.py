@@ -1,34 +1,35 @@
 """All finished runs put together: ``summary.json``, what tables and pages show.
 
-A cell is an LLM, a length of stage 1 and an arm. A seed's gain is the paper's 7.61 % in small: the
-mean over the benchmarks of the difference to plain LLaVA of the same LLM, length and seed, in
-percent of what plain LLaVA scores on average over seeds (one run's score would be a noisy
-denominator). Benchmarks on which plain LLaVA is below `FLOOR` have no ratio worth the name and are
-left out, by name; the gain with none left out stands beside. The arm without stage 1 has no plain
-LLaVA of its length, so no gain. The claims have a second gain, over the paper with the sign
-measured; the ablations, whose baseline is `best`, one over plain LLaVA.
+A cell is an LLM, a length of stage 1 and an arm. Its gain (`playground.claims.gains`) is over plain
+LLaVA of the same LLM, length and seed; the gain with no benchmark left out stands beside. The
+claims have a second gain, over the paper with the sign measured, and a third, over the arm without
+stage 1, which has no length and no gain over plain LLaVA; the ablations, whose baseline is `best`,
+have a second over plain LLaVA.
 Limits: means are over the seeds that are there; which are missing is part of the summary.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.compare import FLOOR
+from playground.claims.gains import (
+    BENCHMARKS,
+    Results,
+    as_json,
+    gain_of_all,
+    gain_over,
+    rounded,
+)
 from playground.claims.language import FORMS
+from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
-from playground.claims.significance import sign_flip_p, t_test_p
+from playground.claims.significance import holm
 from playground.study.plan import Planned
 from playground.study.results import Cell
-from playground.study.statistics import Estimate, estimate, paired
-
-BENCHMARKS = {task.benchmark: task.title for task in TASKS}
-"""The eight's titles by key, in the paper's order."""
+from playground.study.statistics import estimate, paired
 
 SECOND = "sea-paper-sign"
 """What gains are also measured from where plain LLaVA is the baseline; else that is plain LLaVA."""
@@ -38,9 +39,6 @@ CURVE = ("caption_loss", "tacs", "gap", "nearest_objects", "answers")
 
 WHEN = ("before", "middle", "after")
 """When in stage 2 the LLM is asked without pictures."""
-
-Results = Mapping[int, Mapping[str, Any]]
-"""A cell's finished runs by seed."""
 
 
 def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) -> dict[str, Any]:
@@ -63,6 +61,18 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
     first = planned[0].config
     arms = list(dict.fromkeys(p.run.arm for p in planned))
     second = SECOND if baseline == BASELINE else BASELINE
+    made = [
+        _cell(
+            cell,
+            cells[cell],
+            {arm: cells.get((*cell[:2], arm), {}) for arm in (baseline, second)}
+            | {NONE: cells.get((cell[0], 0, NONE), {})},
+            (baseline, second),
+        )
+        for cell in dict.fromkeys(p.run.cell for p in planned)
+        if cell in cells
+    ]
+    _correct([cell["gain"] for cell in made])
     return {
         "split": split,
         "baseline": baseline,
@@ -81,62 +91,35 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
         "arms": arms,
         "runs": len(planned),
         "missing": [p.run.name for p, result in found if result is None],
-        "cpu_seconds": _round(sum(sum(r["cpu_seconds"].values()) for r in done)),
-        "cells": [
-            _cell(
-                cell,
-                cells[cell],
-                cells.get((*cell[:2], baseline), {}),
-                cells.get((*cell[:2], second), {}),
-                (baseline, second),
-            )
-            for cell in dict.fromkeys(p.run.cell for p in planned)
-            if cell in cells
-        ],
+        "cpu_seconds": rounded(sum(sum(r["cpu_seconds"].values()) for r in done)),
+        "cells": made,
     }
 
 
-def levels_of(base: Results, floor: float = FLOOR) -> dict[str, float]:
-    """Return the baseline's mean score over seeds, of the benchmarks where it has `floor`."""
-    levels = {
-        name: fmean([run["scores"][name] for run in base.values()]) if base else 0.0
-        for name in BENCHMARKS
-    }
-    return {name: level for name, level in levels.items() if level >= floor}
-
-
-def gain_of(
-    scores: Mapping[str, float], base: Mapping[str, float], levels: Mapping[str, float]
-) -> float:
-    """Return the mean over the benchmarks in `levels` of the difference in percent of the level."""
-    if not levels:
-        return math.nan
-    return fmean([100.0 * (scores[name] - base[name]) / level for name, level in levels.items()])
+def _correct(gains: Sequence[dict[str, Any]]) -> None:
+    """Put Holm's p beside the t-test's of all gains that are tested."""
+    tested = [gain for gain in gains if gain["t_test_p"] is not None]
+    for gain, p in zip(tested, holm([gain["t_test_p"] for gain in tested]), strict=True):
+        gain["holm_p"] = rounded(p)
 
 
 def _cell(
-    cell: Cell, runs: Results, base: Results, second: Results, compared: tuple[str, str]
+    cell: Cell, runs: Results, others: Mapping[str, Results], compared: tuple[str, str]
 ) -> dict[str, Any]:
     """Return a cell's numbers.
 
     ``scores``: of each benchmark mean, half and difference to the baseline; ``mean``: the same for
-    the mean of the eight; ``tuning_loss``: the same for stage 2's last tenth; ``gain``: by seed,
-    mean, half, p values, ``second_gain`` likewise over the other arm in `compared`,
-    ``gain_of_all`` with no benchmark left out, empty where the baseline has nothing on one;
-    ``language`` and ``stage1``: means and halves; ``by_seed``: every run's scores.
+    the mean of the eight; ``tuning_loss``: the same for stage 2's last tenth; ``gain`` over the
+    baseline, the first of `compared` (see `gain_over`), with ``holm_p`` where it is tested;
+    ``second_gain`` over the second, ``gain_over_none`` over no stage 1; ``gain_of_all`` with no
+    benchmark left out; ``language`` and ``stage1``: means and halves; ``by_seed``: every run's
+    scores.
     """
     llm, steps, arm = cell
+    base = others[compared[0]]
     means = {seed: _mean_of(run) for seed, run in runs.items()}
     base_means = {seed: _mean_of(run) for seed, run in base.items()}
-    gains = {
-        name: _gain(runs, known if arm != other else {}, levels_of(known))
-        for name, known, other in zip(
-            ("gain", "second_gain"), (base, second), compared, strict=True
-        )
-    }
-    others = base if arm != compared[0] else {}
-    positive = levels_of(others, 1e-9)
-    of_all = _gain(runs, others, positive if len(positive) == len(BENCHMARKS) else {})
+    over = {name: found if name != arm else {} for name, found in others.items()}
     return {
         "llm": llm,
         "steps": steps,
@@ -153,8 +136,10 @@ def _cell(
         "tuning_loss": _compare(
             *({s: r["tuning_loss"] for s, r in c.items()} for c in (runs, base))
         ),
-        **gains,
-        "gain_of_all": {name: of_all[name] for name in ("mean", "half", "seeds", "by_seed")},
+        "gain": gain_over(runs, over[compared[0]]),
+        "second_gain": gain_over(runs, over[compared[1]]),
+        "gain_over_none": gain_over(runs, over[NONE]),
+        "gain_of_all": gain_of_all(runs, over[compared[0]]),
         "language": {
             form: {
                 when: _estimate([run["language"][when][form] for run in runs.values()])
@@ -164,20 +149,9 @@ def _cell(
         },
         "stage1": _stage1(runs),
         "by_seed": {
-            str(seed): {**run["scores"], "mean": _round(means[seed])}
+            str(seed): {**run["scores"], "mean": rounded(means[seed])}
             for seed, run in sorted(runs.items())
         },
-    }
-
-
-def _gain(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[str, Any]:
-    gains = {s: gain_of(runs[s]["scores"], base[s]["scores"], levels) for s in runs if s in base}
-    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
-    return _as_json(estimate(known)) | {
-        "by_seed": {str(seed): _round(gain) for seed, gain in sorted(gains.items())},
-        "left_out": [name for name in BENCHMARKS if name not in levels],
-        "sign_flip_p": _round(sign_flip_p(known)),
-        "t_test_p": _round(t_test_p(known)),
     }
 
 
@@ -191,7 +165,7 @@ def _stage1(runs: Results) -> dict[str, Any]:
         },
         "steps": [int(point["step"]) for point in curves[0]],
         "curve": {
-            name: [_round(estimate([curve[i][name] for curve in curves]).mean) for i in points]
+            name: [rounded(estimate([curve[i][name] for curve in curves]).mean) for i in points]
             for name in CURVE
         },
     }
@@ -203,17 +177,8 @@ def _mean_of(run: Mapping[str, Any]) -> float:
 
 def _compare(ours: Mapping[int, float], base: Mapping[int, float]) -> dict[str, Any]:
     found = _estimate([ours[seed] for seed in sorted(ours)])
-    return found | {"difference": _as_json(paired(ours, base))}
+    return found | {"difference": as_json(paired(ours, base))}
 
 
 def _estimate(values: Sequence[float]) -> dict[str, Any]:
-    return _as_json(estimate(values))
-
-
-def _as_json(found: Estimate) -> dict[str, Any]:
-    return {"mean": _round(found.mean), "half": _round(found.half), "seeds": found.seeds}
-
-
-def _round(value: float) -> float | None:
-    """Keep five digits; nan is not JSON."""
-    return None if math.isnan(value) else float(f"{value:.5g}")
+    return as_json(estimate(values))

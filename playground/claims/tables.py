@@ -13,12 +13,19 @@ from typing import Any, NamedTuple
 
 from llava_sea.eval.compare import FLOOR
 from playground.claims.ablations import KNOWN
+from playground.claims.gains import BENCHMARKS
 from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
-from playground.claims.summary import BENCHMARKS
+from playground.claims.summary import WHEN
 from playground.study.statistics import Estimate
 
 Row = Mapping[str, Any]
+
+LIMITS = (
+    "What this is no evidence for: real models and pictures. Intervals are about seeds, on one set "
+    "of scenes. Without any effect about one number in twenty would still be bold or slanted. "
+    "MM-Vet's grades are those of a judge that compares words."
+)
 
 
 class Field(NamedTuple):
@@ -49,7 +56,8 @@ def write_summary(summary: Mapping[str, Any]) -> str:
     if summary["warning"]:
         parts.append(f"**{summary['warning']}**")
     parts += [introduction(summary), missing_note(summary)]
-    parts += [f"## Gains over {base}", markdown(gain_table(summary))]
+    parts += [LIMITS, f"## Gains over {base}", markdown(gain_table(summary))]
+    parts += ["## Where the gains come from", markdown(parts_table(summary))]
     parts += ["## The eight"]
     parts += [markdown(table) for table in score_tables(summary)]
     parts += ["## Language kept", markdown(language_table(summary))]
@@ -63,12 +71,19 @@ def introduction(summary: Mapping[str, Any]) -> str:
     rates = ", ".join(
         f"{llm} {rate:g}" for llm, rate in summary["recipe"]["learning_rates"].items()
     )
+    warm = {KNOWN[arm].warm_start for arm in summary["arms"] if arm != NONE} - {0}
+    before = "".join(
+        f"A warm start is {steps} steps of the alignment loss alone before stage 1 and is not "
+        "counted in its length. "
+        for steps in warm
+    )
+    seeds = ", ".join(map(str, summary["seeds"]))
     return (
         f"Stage 1 in batches of {stage1['batch']}, its steps in the tables; stage 2 is "
         f"{stage2['tuning_steps']} steps of {stage2['batch']} records at learning rate {rates}. "
-        f"The eight on {summary['split']} scenes, drawn {len(summary['exams'])} times (a score is "
-        "the mean of these exams), greedy answers, MM-Vet graded by the local "
-        f"judge. Seeds {', '.join(map(str, summary['seeds']))}. Mean ± half the 95 % t-interval "
+        f"{before}The eight on {summary['split']} scenes, drawn {len(summary['exams'])} times (a "
+        "score is the mean of these exams), greedy answers, MM-Vet graded by the local judge. "
+        f"Seeds {seeds}. Mean ± half the 95 % t-interval "
         f"over seeds. Bold: better than {title_of(summary['baseline'])}, slanted: worse, by the "
         "interval of the differences paired by seed (same start, same order of the data)."
     )
@@ -85,45 +100,76 @@ def missing_note(summary: Mapping[str, Any]) -> str:
 
 def gain_table(summary: Mapping[str, Any]) -> Table:
     """Return mean relative gains with intervals and tests, and the means they come from."""
-    baseline, rows = summary["baseline"], []
-    second = summary["second"]
-    beside = [f"over {title_of(second)}, %"] if second else []
-    plain_first = _against_plain(summary)
-    for cell in summary["cells"]:
-        if cell["arm"] == NONE or (cell["arm"] == baseline and plain_first):
-            continue
-        gain = cell["gain"]
-        others = [cell["second_gain"]] if second else []
+    rows = []
+    for cell in _compared(summary):
+        gain, points = cell["gain"], cell["mean"]["difference"]
         rows.append(
             [
-                *_names(cell),
-                Field(_text(gain, signed=True), _verdict(gain)),
-                *(Field(_text(found, signed=True), _verdict(found)) for found in others),
-                Field(_text(cell["gain_of_all"], signed=True), _verdict(cell["gain_of_all"])),
-                Field(_signed(cell["mean"]["difference"])),
+                *_names(cell, summary),
+                _gain(gain),
+                _gain(cell["gain_of_all"]),
+                Field(_text(points, signed=True), _verdict(points)),
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
+                Field(_p(gain.get("holm_p"))),
                 Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
-                Field(" / ".join(_left_out(found) for found in (gain, *others))),
+                Field(_left_out(gain)),
             ]
         )
-    head = ["LLM", "stage 1", "arm", "mean relative gain, %", *beside, "none left out, %"]
-    head += ["mean of the eight, points", "p, sign flips", "p, paired t", "gain by seed"]
-    head += ["left out"]
+    head = ["LLM", "stage 1", "arm", "mean relative gain, %", "none left out, %"]
+    head += ["mean of the eight, points", "p, sign flips", "p, paired t", "p, Holm"]
+    head += ["gain by seed", "left out"]
     count = max((cell["gain"]["seeds"] for cell in summary["cells"]), default=0)
     bound = f"; with {count} seeds its p cannot be below {2 / 2**count:g}" if count else ""
-    paper = " (the paper's Gemma-2B: 7.61 %)" if plain_first else ""
+    paper = " (the paper's Gemma-2B: 7.61 %)" if _against_plain(summary) else ""
     caption = (
-        f"Mean over the benchmarks of the difference to {title_of(baseline)} of the same LLM, "
-        f"length and seed, in percent of its mean over seeds{paper}; left out: benchmarks on which "
-        f"that is below {FLOOR:g} points, but not in 'none left out'. Sign flips: exact "
-        f"permutation test over seeds, two-sided{bound}."
+        f"Mean over the benchmarks of the difference to {title_of(summary['baseline'])} of the "
+        f"same LLM, length and seed, in percent of its mean over seeds{paper}; left out: "
+        f"benchmarks on which that is below {FLOOR:g} points, but not in 'none left out'. Sign "
+        f"flips: exact permutation test over seeds, two-sided{bound}. Holm: the t-test's p, "
+        "corrected for the number of rows."
     )
-    if beside:
-        caption += (
-            f" Over {title_of(second)}: the same with that as what is subtracted and as the "
-            "level; what it leaves out comes after the stroke."
+    return Table(caption, head, rows)
+
+
+def parts_table(summary: Mapping[str, Any]) -> Table:
+    """Return which benchmarks the gains come from, and gains over other arms than the baseline."""
+    others = {"second_gain": summary["second"], "gain_over_none": NONE}
+    shown = {
+        key: arm
+        for key, arm in others.items()
+        if any(cell[key]["mean"] is not None for cell in summary["cells"])
+    }
+    rows = []
+    for cell in summary["cells"]:
+        gain, found = cell["gain"], [cell[key] for key in shown]
+        if all(one["mean"] is None for one in (gain, *found)):
+            continue
+        without = gain["without"]
+        rows.append(
+            [
+                *_names(cell, summary),
+                *(Field(_part(gain["parts"].get(name))) for name in BENCHMARKS),
+                _without(without) if without else Field("–"),
+                *map(_gain, found),
+                Field(" / ".join(map(_left_out, found))),
+            ]
         )
+    head = ["LLM", "stage 1", "arm", *BENCHMARKS.values(), "without the largest, %"]
+    head += [f"over {title_of(arm)}, %" for arm in shown.values()]
+    caption = (
+        "How much of the mean relative gain comes from each benchmark (the parts add up to it), "
+        "and the gain without the benchmark that gives most of it."
+    )
+    if shown:
+        names = " and ".join(title_of(arm) for arm in shown.values())
+        caption += (
+            f" Over {names}: the gain with that as what is subtracted and as the level; what is "
+            "left out there stands last."
+        )
+        head += ["left out there"]
+    else:
+        rows = [row[:-1] for row in rows]
     return Table(caption, head, rows)
 
 
@@ -142,11 +188,9 @@ def score_tables(summary: Mapping[str, Any]) -> list[Table]:
                 continue
             rows = []
             for cell in here:
-                counted = f" (n={len(cell['seeds'])})"
-                note = counted if len(cell["seeds"]) < len(summary["seeds"]) else ""
                 rows.append(
                     [
-                        Field(title_of(cell["arm"]) + note),
+                        _arm(cell, summary),
                         *(_score(cell["scores"][name]) for name in BENCHMARKS),
                         _score(cell["mean"]),
                         _loss(cell["tuning_loss"]),
@@ -165,13 +209,12 @@ def language_table(summary: Mapping[str, Any]) -> Table:
         document, conversation = cell["language"]["document"], cell["language"]["conversation"]
         rows.append(
             [
-                *_names(cell),
-                *(Field(_text(document[when])) for when in ("before", "middle", "after")),
-                *(Field(_text(conversation[when])) for when in ("middle", "after")),
+                *_names(cell, summary),
+                *(Field(_text(form[when])) for form in (document, conversation) for when in WHEN),
             ]
         )
     head = ["LLM", "stage 1", "arm", "before stage 2", "in its middle", "after"]
-    head += ["as a conversation: middle", "after"]
+    head += ["as a conversation: before", "in its middle", "after"]
     caption = (
         "Questions about scenes told in words, exact match, %: in the form of the LLM's own "
         "documents, and in the conversations of stage 2. The paper's figure 3 has MMLU here."
@@ -186,7 +229,7 @@ def stage1_table(summary: Mapping[str, Any]) -> Table:
         final = cell["stage1"]["final"]
         rows.append(
             [
-                *_names(cell),
+                *_names(cell, summary),
                 Field(_text(final["caption_loss"], digits=3)),
                 Field(_text(final["tacs"], digits=3)),
                 Field(_text(final["gap"], digits=2)),
@@ -217,8 +260,32 @@ def _against_plain(summary: Mapping[str, Any]) -> bool:
     return bool(summary["baseline"] == BASELINE)
 
 
-def _names(cell: Row) -> list[Field]:
-    return [Field(cell["llm"]), Field(str(cell["steps"])), Field(title_of(cell["arm"]))]
+def _compared(summary: Mapping[str, Any]) -> list[Row]:
+    """Return the cells that may have a gain over the baseline."""
+    own = (summary["baseline"], NONE)
+    return [cell for cell in summary["cells"] if cell["arm"] not in own]
+
+
+def _names(cell: Row, summary: Mapping[str, Any]) -> list[Field]:
+    return [Field(cell["llm"]), Field(str(cell["steps"])), _arm(cell, summary)]
+
+
+def _arm(cell: Row, summary: Mapping[str, Any]) -> Field:
+    """Return the arm's name, with the number of seeds where some are missing."""
+    count, title = len(cell["seeds"]), title_of(cell["arm"])
+    return Field(title if count == len(summary["seeds"]) else f"{title} (n={count})")
+
+
+def _gain(gain: Row) -> Field:
+    return Field(_text(gain, signed=True), _verdict(gain))
+
+
+def _without(gain: Row) -> Field:
+    return Field(f"{_text(gain, signed=True)} ({BENCHMARKS[gain['benchmark']]})", _verdict(gain))
+
+
+def _part(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}"
 
 
 def _score(found: Row) -> Field:
@@ -232,10 +299,6 @@ def _loss(found: Row) -> Field:
 def _verdict(found: Row) -> int:
     mean, half = (math.nan if found[k] is None else found[k] for k in ("mean", "half"))
     return Estimate(mean, half, found["seeds"]).sign
-
-
-def _signed(found: Row) -> str:
-    return _text(found, signed=True)
 
 
 def _text(found: Row, *, signed: bool = False, digits: int = 1, scale: float = 1.0) -> str:

@@ -14,8 +14,10 @@ from llava_sea.errors import UserError
 from playground.claims import run as run_module
 from playground.claims.__main__ import claims
 from playground.claims.options import CHOSEN_ON, PLAYGROUND, Options, parse_options, parse_seeds
-from playground.claims.plan import all_runs
+from playground.claims.plan import PlannedClaim, all_runs
 from playground.claims.recipe import ClaimsRecipe
+from playground.claims.report import count_others
+from playground.study.plan import Run
 from playground.study.recipe import Recipe
 
 RECIPE = ClaimsRecipe(
@@ -72,6 +74,7 @@ def test_a_killed_study_goes_on(
     claims(dataclasses.replace(options, only_report=True), RECIPE)
     summary = (options.results / "summary.md").read_text()
     assert "1 of 2 runs are missing" in summary and "Development scenes" in summary
+    assert "results in" not in capsys.readouterr().out
     claims(dataclasses.replace(options, only_forecast=True), RECIPE)
     assert "2 runs, 1 are done, 1 left" in capsys.readouterr().out
 
@@ -101,6 +104,27 @@ def test_the_main_grid_has_more_lengths_for_the_smallest() -> None:
         ["--lengths", "250", "--llms", "llm-large", "--quick", "--seeds", "4", "2"]
     )
     assert both.lengths == (250,) and both.seeds == (4, 5)
+
+
+def test_a_part_of_the_grid_leaves_the_committed_summary_alone(tmp_path: Path) -> None:
+    for grid in ([], ["--ablations"]):
+        assert not parse_options(grid).is_part()
+        assert not parse_options([*grid, "--quick"]).is_part(), "has a folder of its own"
+        for flags in (["--seeds", "5", "1"], ["--llms", "llm-large"], ["--arms", "plain"]):
+            assert parse_options([*grid, *flags]).is_part()
+            own = ["--results", str(tmp_path)]
+            assert not parse_options([*grid, *flags, *own]).is_part()
+    assert parse_options(["--split", "dev"]).is_part()
+    same = ["--llms", "llm-small", "llm-medium", "llm-large", "--seeds", "5-9"]
+    assert not parse_options(same).is_part()
+
+
+def test_results_that_are_no_runs_of_the_grid_are_counted(tmp_path: Path) -> None:
+    ours = PlannedClaim(Run(LLM, 40, "plain", 0), {}, tmp_path / "ours.json")
+    ours.path.touch()
+    assert count_others([ours], tmp_path) == ""
+    (tmp_path / "old.json").touch()
+    assert count_others([ours], tmp_path).startswith("1 results in ")
 
 
 def test_seeds_are_read_in_two_forms() -> None:
