@@ -53,7 +53,8 @@ def gain_over(runs: Results, base: Results) -> dict[str, Any]:
     Returns:
         ``mean`` and ``half`` over ``seeds``, ``by_seed``, ``left_out``, ``sign_flip_p``,
         ``t_test_p``; ``parts``: how much of the mean comes from each benchmark, adding up to it;
-        ``without``: ``mean`` and ``half`` without the ``benchmark`` with the largest part.
+        ``without``: ``mean`` and ``half`` without the ``benchmark`` that the gain hangs on most:
+        without which its interval is the nearest to zero or the farthest beyond.
     """
     levels = levels_of(base)
     gains = _by_seed(runs, base, levels)
@@ -89,13 +90,21 @@ def _parts(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[st
     if not parts:
         return {"parts": {}, "without": None}
     direction = math.copysign(1.0, math.fsum(parts.values()))
-    largest = max(parts, key=lambda name: direction * parts[name])
-    others = {name: level for name, level in levels.items() if name != largest}
-    left = [gain for gain in _by_seed(runs, base, others).values() if not math.isnan(gain)]
+    without = {}
+    for name in parts:
+        kept = {other: level for other, level in levels.items() if other != name}
+        found = _by_seed(runs, base, kept).values()
+        without[name] = estimate([gain for gain in found if not math.isnan(gain)])
+    least = min(without, key=lambda name: _nearest_end(without[name], direction))
     return {
         "parts": {name: rounded(part) for name, part in parts.items()},
-        "without": {"benchmark": largest, **as_json(estimate(left))},
+        "without": {"benchmark": least, **as_json(without[least])},
     }
+
+
+def _nearest_end(found: Estimate, direction: float) -> float:
+    """Return the end of the interval that is nearest to no gain or the farthest beyond it."""
+    return direction * found.mean - (0.0 if math.isnan(found.half) else found.half)
 
 
 def as_json(found: Estimate) -> dict[str, Any]:

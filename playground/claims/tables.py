@@ -155,11 +155,11 @@ def parts_table(summary: Mapping[str, Any]) -> Table:
                 Field(" / ".join(map(_left_out, found))),
             ]
         )
-    head = ["LLM", "stage 1", "arm", *BENCHMARKS.values(), "without the largest, %"]
+    head = ["LLM", "stage 1", "arm", *BENCHMARKS.values(), "without one, %"]
     head += [f"over {title_of(arm)}, %" for arm in shown.values()]
     caption = (
         "How much of the mean relative gain comes from each benchmark (the parts add up to it), "
-        "and the gain without the benchmark that gives most of it."
+        "and the gain without the one benchmark, named, without which it is the least clear."
     )
     if shown:
         names = " and ".join(title_of(arm) for arm in shown.values())
