@@ -43,12 +43,12 @@ def claims(options: Options, recipe: ClaimsRecipe | None = None) -> None:
         page = {} if options.ablations else {"--output": options.page.parent}
         make_folders({"--results": options.results, **page})
     make_folders({"--world": options.world, "--data": options.data})
-    mined = [arm for arm in options.arms if arm != NONE]
+    mined = [arm for arm in options.all_arms() if arm != NONE]
     world = prepare(options.world, options.clip, mined, options.split, recipe.stage1, KNOWN)
     exams = prepare_exams(options.data, options.clip, options.split, recipe.benchmark_seeds)
     precision = choose_precision(options.precision)
-    lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
-    runs = all_runs(lengths, options.arms, options.seeds)
+    grid = [(llm, options.lengths_of(llm), options.arms_of(llm)) for llm in options.llms]
+    runs = all_runs(grid, options.seeds)
     planned = plan(runs, world, exams, recipe, precision, finished)
     if not options.only_report:
         do_runs(

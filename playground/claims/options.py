@@ -36,6 +36,9 @@ GRID_LENGTHS = {"llm-small": (40, 100, 250)}
 OTHER_LENGTHS = (100,)
 """Steps of stage 1 in the main grid: more lengths for the smallest LLM."""
 
+GRID_ARMS = {"llm-medium": ARM_NAMES[:-1], "llm-large": ARM_NAMES[:-2]}
+"""Arms in the main grid where not all of them: larger LLMs take 6 and 14 times as long a run."""
+
 DATA = PLAYGROUND / "data"
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = DATA / "claims" / "quick"
@@ -46,9 +49,9 @@ class Options:
     """What to run and where to put it."""
 
     llms: tuple[Path, ...]
-    arms: tuple[str, ...] = ARM_NAMES
+    arms: tuple[str, ...] | None = None
     lengths: tuple[int, ...] | None = None
-    """Of every LLM; None is the main grid."""
+    """Both of every LLM; None is the main grid's."""
     seeds: tuple[int, ...] = (5, 6, 7, 8, 9)
     workers: int = 2
     clip: Path = PLAYGROUND / "models" / "clip"
@@ -69,6 +72,14 @@ class Options:
         grid: tuple[int, ...] = GRID_LENGTHS.get(llm.name, OTHER_LENGTHS)
         return self.lengths or grid
 
+    def arms_of(self, llm: Path) -> tuple[str, ...]:
+        """Return the arms that an LLM is trained in."""
+        return self.arms or GRID_ARMS.get(llm.name, ARM_NAMES)
+
+    def all_arms(self) -> list[str]:
+        """Return the arms of any LLM, in their order."""
+        return list(dict.fromkeys(arm for llm in self.llms for arm in self.arms_of(llm)))
+
     def is_part(self) -> bool:
         """Say whether these are not the runs that the committed results are of."""
         committed = RESULTS / "ablations" if self.ablations else RESULTS
@@ -84,8 +95,8 @@ class Options:
             UserError: naming the flag and the way out.
         """
         names = names_of(self.ablations)
-        unknown = [arm for arm in self.arms if arm not in names]
-        if unknown or not self.arms:
+        unknown = [arm for arm in self.all_arms() if arm not in names]
+        if unknown or self.arms == ():
             given = " ".join(unknown) or "(nothing)"
             raise UserError(f"--arms {given}: choose from {', '.join(names)}")
         for flag, values in (("--lengths", self.lengths or (1,)), ("--workers", (self.workers,))):
@@ -114,6 +125,11 @@ class Options:
         if self.page.is_dir():
             raise UserError(f"--output {self.page}: is a folder; name the HTML file")
         return self
+
+
+def _in_order(arms: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return arms as they are known, those that are not last."""
+    return *(arm for arm in names if arm in arms), *(arm for arm in arms if arm not in names)
 
 
 def names_of(ablations: bool) -> tuple[str, ...]:
@@ -156,7 +172,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     default = Options(llms=())
     add = parser.add_argument
     add("--llms", nargs="+", help="folders, or names in playground/models (default: all three)")
-    add("--arms", nargs="+", help=f"of {', '.join(ARM_NAMES)} (default: all)")
+    add("--arms", nargs="+", help=f"of {', '.join(ARM_NAMES)} (default: all for llm-small, "
+        "fewer for the others)")  # fmt: skip
     add("--lengths", nargs="+", type=int, help="steps of stage 1, for every LLM named (default: "
         "40 100 250 for llm-small, 100 for the others)")  # fmt: skip
     add(
@@ -188,8 +205,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     names = names_of(ablations)
     few_llms: tuple[str, ...] = LLMS
     few_lengths: tuple[int, ...] | None = None
-    few_arms, few_seeds = names, default.seeds
+    few_arms: tuple[str, ...] | None = None
+    few_seeds = default.seeds
     if ablations:
+        few_arms = names
         few_llms, few_lengths, few_seeds = ("llm-small",), OTHER_LENGTHS, CHOSEN_ON[:3]
     if quick:
         few_llms, few_lengths, few_seeds = ("llm-small",), (40,), CHOSEN_ON[:2]
@@ -201,8 +220,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     quick_page = QUICK_RESULTS / "report.html"
     return Options(
         llms=tuple(find_llm(name) for name in llms),
-        arms=tuple(arm for arm in names if arm in arms)
-        + tuple(arm for arm in arms if arm not in names),
+        arms=_in_order(arms, names) if arms else None,
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         seeds=seeds,
         workers=given.workers,

@@ -46,19 +46,19 @@ class PlannedClaim(Planned):
 
 
 def all_runs(
-    lengths: Sequence[tuple[Path, Sequence[int]]], arms: Sequence[str], seeds: Iterable[int]
+    grid: Sequence[tuple[Path, Sequence[int], Sequence[str]]], seeds: Iterable[int]
 ) -> list[Run]:
     """Return the runs in their order: by seed, LLM, length and arm.
 
     Args:
-        lengths: each LLM with its lengths of stage 1.
-        arms: of the study or the ablations, and `NONE`.
+        grid: each LLM with its lengths of stage 1 and its arms, of the study or the ablations, and
+            `NONE`.
         seeds: outermost.
     """
-    trained = [arm for arm in arms if arm != NONE]
     runs = []
     for seed in seeds:
-        for llm, steps in lengths:
+        for llm, steps, arms in grid:
+            trained = [arm for arm in arms if arm != NONE]
             runs += [Run(llm, length, arm, seed) for length in steps for arm in trained]
             if NONE in arms:
                 runs.append(Run(llm, 0, NONE, seed))

@@ -89,8 +89,8 @@ def test_the_command_of_the_ablations() -> None:
     options = parse_options(["--ablations"])
     assert options.arms == ABLATION_NAMES and options.split == "dev"
     assert options.results.parts[-3:] == ("claims", "results", "ablations")
-    lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
-    runs = all_runs(lengths, options.arms, options.seeds)
+    grid = [(llm, options.lengths_of(llm), options.arms_of(llm)) for llm in options.llms]
+    runs = all_runs(grid, options.seeds)
     assert len(runs) == 3 * 17 and {(r.llm.name, r.steps) for r in runs} == {("llm-small", 100)}
     few = parse_options(["--ablations", "--arms", "mask", "plain", "--split", "test", "--quick"])
     assert few.arms == ("plain", "mask") and few.split == "test" and few.lengths == (40,)

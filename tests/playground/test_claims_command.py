@@ -88,16 +88,17 @@ def test_a_killed_study_goes_on(
     assert len(executed) == 3, "finished runs are not done again"
 
 
-def test_the_main_grid_has_more_lengths_for_the_smallest() -> None:
+def test_the_main_grid_has_more_of_the_smallest() -> None:
     options = parse_options([])
     assert not set(options.seeds) & set(CHOSEN_ON)
-    lengths = [(llm, options.lengths_of(llm)) for llm in options.llms]
-    runs = all_runs(lengths, options.arms, options.seeds)
-    assert len(runs) == 5 * (3 * 5 + 1 + 2 * (5 + 1)) and len(set(runs)) == len(runs)
+    grid = [(llm, options.lengths_of(llm), options.arms_of(llm)) for llm in options.llms]
+    runs = all_runs(grid, options.seeds)
+    assert len(runs) == 5 * (3 * 5 + 1 + 5 + 4) and len(set(runs)) == len(runs)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs), "seeds come outermost"
-    assert {(r.llm.name, r.steps) for r in runs if r.arm == "none"} == {
-        (name, 0) for name in ("llm-small", "llm-medium", "llm-large")
-    }
+    assert {(r.llm.name, r.steps) for r in runs if r.arm == "none"} == {("llm-small", 0)}
+    assert {r.llm.name for r in runs if r.arm == "warm-best"} == {"llm-small", "llm-medium"}
+    all_of_large = parse_options(["--llms", "llm-large", "--arms", "none", "plain"])
+    assert all_of_large.arms_of(all_of_large.llms[0]) == ("plain", "none")
     quick = parse_options(["--quick"])
     assert quick.quick and "data" in quick.results.parts and quick.lengths == (40,)
     both = parse_options(
