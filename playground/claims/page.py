@@ -45,6 +45,7 @@ td b { font-weight: 700; color: var(--good); } td em { color: var(--bad); }
 th, td { padding-left: 16px; font-size: 14px; } td:first-child { padding-left: 0; }
 td:first-child, td.v { white-space: nowrap; }
 .charts.top figure { justify-content: flex-start; }
+.wide + .fine { margin-top: 28px; }
 """
 )
 
@@ -101,6 +102,6 @@ def _table(table: Table) -> str:
             fields.append(f"<td{kind}>{text}</td>")
         rows.append(f"<tr>{''.join(fields)}</tr>")
     return (
-        f'<div class="wide"><table><caption>{escape(table.caption)}</caption>'
+        f'<p class="fine">{escape(table.caption)}</p><div class="wide"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{chr(10).join(rows)}</tbody></table></div>"
     )
