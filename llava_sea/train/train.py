@@ -48,11 +48,12 @@ def train(pick_attention: PickAttention | None = None) -> None:
     # Whatever can be refused is refused before anything large is loaded.
     output_dir = Path(args.output_dir or ".")
     records = load_records(data_args.data_path)
-    with_picture = [(record.image, record.id) for record in records if record.image is not None]
-    look_for_pictures(data_args.image_folder, with_picture)
+    pictures = ((record.image, record.id) for record in records if record.image is not None)
+    look_for_pictures(data_args.image_folder, pictures)
     transform = stage.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args)
-    identity["records"] = f"{len(records)} ({len(with_picture)} with a picture)"
+    with_picture = sum(record.image is not None for record in records)
+    identity["records"] = f"{len(records)} ({with_picture} with a picture)"
     claim_output_dir(
         output_dir,
         identity,

@@ -58,9 +58,8 @@ def gain_over(runs: Results, base: Results) -> dict[str, Any]:
     """
     levels = levels_of(base)
     gains = _by_seed(runs, base, levels)
-    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
-    return as_json(estimate(known)) | {
-        "by_seed": {str(seed): rounded(gain) for seed, gain in sorted(gains.items())},
+    known = list(gains.values())
+    return _averaged(gains) | {
         "left_out": [name for name in BENCHMARKS if name not in levels],
         "sign_flip_p": rounded(sign_flip_p(known)),
         "t_test_p": rounded(t_test_p(known)),
@@ -71,15 +70,18 @@ def gain_over(runs: Results, base: Results) -> dict[str, Any]:
 def gain_of_all(runs: Results, base: Results) -> dict[str, Any]:
     """Return the gain with no benchmark left out; none where the base has nothing on one."""
     levels = levels_of(base, 1e-9)
-    gains = _by_seed(runs, base, levels if len(levels) == len(BENCHMARKS) else {})
-    known = [gain for _, gain in sorted(gains.items()) if not math.isnan(gain)]
-    return as_json(estimate(known)) | {
-        "by_seed": {str(seed): rounded(gain) for seed, gain in sorted(gains.items())}
-    }
+    return _averaged(_by_seed(runs, base, levels if len(levels) == len(BENCHMARKS) else {}))
 
 
 def _by_seed(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[int, float]:
-    return {s: gain_of(runs[s]["scores"], base[s]["scores"], levels) for s in runs if s in base}
+    """Return the gains of the seeds that both have, in order; none without a level."""
+    seeds = sorted(runs.keys() & base.keys()) if levels else []
+    return {s: gain_of(runs[s]["scores"], base[s]["scores"], levels) for s in seeds}
+
+
+def _averaged(gains: Mapping[int, float]) -> dict[str, Any]:
+    by_seed = {str(seed): rounded(gain) for seed, gain in gains.items()}
+    return as_json(estimate(list(gains.values()))) | {"by_seed": by_seed}
 
 
 def _parts(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[str, Any]:
@@ -93,8 +95,7 @@ def _parts(runs: Results, base: Results, levels: Mapping[str, float]) -> dict[st
     without = {}
     for name in parts:
         kept = {other: level for other, level in levels.items() if other != name}
-        found = _by_seed(runs, base, kept).values()
-        without[name] = estimate([gain for gain in found if not math.isnan(gain)])
+        without[name] = estimate(list(_by_seed(runs, base, kept).values()))
     least = min(without, key=lambda name: _nearest_end(without[name], direction))
     return {
         "parts": {name: rounded(part) for name, part in parts.items()},

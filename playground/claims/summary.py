@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from playground.claims.gains import (
@@ -92,8 +92,19 @@ def summarise(planned: Sequence[Planned], split: str, baseline: str = BASELINE) 
         "runs": len(planned),
         "missing": [p.run.name for p, result in found if result is None],
         "cpu_seconds": rounded(sum(sum(r["cpu_seconds"].values()) for r in done)),
+        "median_cpu_seconds": {
+            llm: rounded(median(taken)) for llm, taken in _cpu_seconds(cells).items()
+        },
         "cells": made,
     }
+
+
+def _cpu_seconds(cells: Mapping[Cell, Results]) -> dict[str, list[float]]:
+    """Return what each run of an LLM took."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for (llm, _, _), runs in cells.items():
+        taken[llm] += [sum(run["cpu_seconds"].values()) for run in runs.values()]
+    return taken
 
 
 def _correct(gains: Sequence[dict[str, Any]]) -> None:

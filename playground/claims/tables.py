@@ -55,10 +55,10 @@ def write_summary(summary: Mapping[str, Any]) -> str:
     parts = [f"# {compared} through both stages, on the miniature world"]
     if summary["warning"]:
         parts.append(f"**{summary['warning']}**")
-    parts += [introduction(summary), missing_note(summary)]
+    parts += [introduction(summary), time_note(summary), missing_note(summary)]
     parts += [LIMITS, f"## Gains over {base}", markdown(gain_table(summary))]
     parts += ["## Where the gains come from", markdown(parts_table(summary))]
-    parts += ["## The eight"]
+    parts += ["## The eight", marked_note(summary)]
     parts += [markdown(table) for table in score_tables(summary)]
     parts += ["## Language kept", markdown(language_table(summary))]
     parts += ["## After stage 1", markdown(stage1_table(summary))]
@@ -98,6 +98,23 @@ def missing_note(summary: Mapping[str, Any]) -> str:
     return f"Not finished: {len(missing)} of {summary['runs']} runs are missing ({names})."
 
 
+def time_note(summary: Mapping[str, Any]) -> str:
+    """Say what the runs took."""
+    medians = ", ".join(f"{llm} {t:.0f} s" for llm, t in summary["median_cpu_seconds"].items())
+    return f"CPU time: {summary['cpu_seconds'] / 3600:.1f} hours; a run, median: {medians}."
+
+
+def marked_note(summary: Mapping[str, Any]) -> str:
+    """Say how many single scores are marked as better or worse than the baseline's."""
+    found = [
+        _score(cell["scores"][name]).verdict for cell in _compared(summary) for name in BENCHMARKS
+    ]
+    return (
+        f"Of {len(found)} single scores beside the baseline's {found.count(1)} are bold and "
+        f"{found.count(-1)} slanted."
+    )
+
+
 def gain_table(summary: Mapping[str, Any]) -> Table:
     """Return mean relative gains with intervals and tests, and the means they come from."""
     rows = []
@@ -112,7 +129,7 @@ def gain_table(summary: Mapping[str, Any]) -> Table:
                 Field(_p(gain["sign_flip_p"])),
                 Field(_p(gain["t_test_p"])),
                 Field(_p(gain.get("holm_p"))),
-                Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values() if g is not None)),
+                Field(" ".join(f"{g:+.1f}" for g in gain["by_seed"].values())),
                 Field(_left_out(gain)),
             ]
         )

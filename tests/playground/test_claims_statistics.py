@@ -125,6 +125,8 @@ def test_a_summary_pairs_seeds_and_marks_what_is_missing(tmp_path: Path) -> None
     (row,) = parts_table(summary).rows
     assert [field.text for field in row[3:]] == ["+1.8"] * 8 + ["+14.4 ± 42.4 (VQAv2)"]
     text, page = write_summary(json.loads(json.dumps(summary))), write_page(summary)
+    assert "a run, median: llm-small 1 s" in text
+    assert "Of 8 single scores beside the baseline's 0 are bold and 0 slanted" in text
     assert "2 of 6 runs are missing" in text and "+11.1 +17.8" in text
     assert page.count("<svg") >= 8 and "http" not in page and "prefers-color-scheme: dark" in page
     assert "with 2 seeds its p cannot be below 0.5" in text
