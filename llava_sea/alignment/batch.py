@@ -1,7 +1,10 @@
-"""What a batch knows of its patches' words, joined over ranks: ids are sent, embeddings never.
+"""The words of a batch's patches, as the loss takes them; joined over ranks by ids alone.
 
-Shape letters: N own patches, M those of all ranks, U distinct words, T tokens of a word, J words of
-a patch's top n.
+No embedding is sent: the text side is frozen, so every rank embeds all words itself. At 4,608 pairs
+with 4 tokens a word a rank sends 0.3 MB.
+
+Shape letters: N own patches, U distinct words, K targets of a patch, J words of its top n, T tokens
+of a word.
 """
 
 from __future__ import annotations
@@ -13,39 +16,47 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llava_sea.alignment.multi_positive import PatchLabels
 from llava_sea.alignment.sampling import keep_one_per_label
 
 
-class LabelledBatch(NamedTuple):
-    """A batch whose pairs are not the paper's (`PairOptions`); ids are int64."""
+class PatchWords(NamedTuple):
+    """The labelled patches of a batch and their words; ids are int64, of the word list."""
 
-    label_N: Tensor
-    """The drawn labels."""
-    key_N: Tensor | None
-    """Random keys that choose one patch a label; None: all stay."""
-    valid_N: Tensor
-    """Which patches take part, bool."""
+    label_NK: Tensor
+    """Each patch's target words; the paper's: one, drawn by eq. 9."""
+    weight_NK: Tensor
+    """Their weights, not negative, of any scale; all 0: the patch takes no part."""
     word_U: Tensor
-    """The distinct words of the targets, ascending."""
-    words_UT: Tensor
-    """Their tokens, padded with -1."""
-    top_NJ: Tensor | None = None
-    """The patches' top n words, -1 where none."""
-    scores_NJ: Tensor | None = None
-    """Their scores, which make them soft targets; without them they are masked, but the label."""
+    """The distinct words of the targets, ascending; with a group those of all its ranks."""
+    words_UT: Tensor | None = None
+    """Their token ids, padded with -1."""
+    patch_N: Tensor | None = None
+    """The patches' visual tokens, counted over all images of the batch."""
+    key_N: Tensor | None = None
+    """Random keys: of the patches that share a label the smallest stays. None: all stay."""
+    own_NJ: Tensor | None = None
+    """Words that are no negatives of the patch, -1 where none; its targets stay targets."""
 
-    def over_ranks(self, group: dist.ProcessGroup | None) -> LabelledBatch:
-        """Join the words of all ranks, and choose one patch a label over all of them."""
+    @property
+    def valid_N(self) -> Tensor:
+        """Which patches take part, bool."""
+        return (self.weight_NK > 0).any(1)
+
+    def over_ranks(self, group: dist.ProcessGroup | None) -> PatchWords:
+        """Join the words of all ranks, and choose one patch per label over all of them."""
         if group is None:
             return self
+        assert self.words_UT is not None
         word_U, words_UT = gather_words(self.word_U, self.words_UT, group=group)
-        valid_N = self.valid_N
-        if self.key_N is not None:
-            rows = gather_rows(self.label_N, self.key_N, self.valid_N, group=group)
-            valid_M = keep_one_per_label(*rows)
-            valid_N = valid_M.chunk(dist.get_world_size(group))[dist.get_rank(group)]
-        return self._replace(valid_N=valid_N, word_U=word_U, words_UT=words_UT)
+        joined = self._replace(word_U=word_U, words_UT=words_UT)
+        if self.key_N is None:
+            return joined
+        label_M, key_M, valid_M = gather_rows(
+            self.label_NK[:, 0], self.key_N, self.valid_N, group=group
+        )
+        kept_M = keep_one_per_label(label_M, key_M, valid_M)
+        kept_N = kept_M.chunk(dist.get_world_size(group))[dist.get_rank(group)]
+        return joined._replace(weight_NK=self.weight_NK * kept_N[:, None])
 
     def num_pairs(self, group: dist.ProcessGroup | None) -> Tensor:
         """Count the patches that take part, on all ranks."""
@@ -54,20 +65,9 @@ class LabelledBatch(NamedTuple):
             dist.all_reduce(count, group=group)
         return count
 
-    def patch_labels(self) -> PatchLabels:
-        """Return what the loss needs of it."""
-        if self.scores_NJ is not None:
-            assert self.top_NJ is not None
-            return PatchLabels(self.word_U, self.top_NJ, self.scores_NJ)
-        label_N1, weight_N1 = self.label_N[:, None], self.valid_N[:, None]
-        return PatchLabels(self.word_U, label_N1, weight_N1, self.top_NJ)
-
 
 def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """Gather small integer tensors of equal shape from all ranks, in rank order, in one call.
-
-    At 4,608 pairs with 4 tokens a word this sends 0.3 MB a rank.
-    """
+    """Gather small integer tensors of equal shape from all ranks, in rank order, in one call."""
     packed = torch.cat([t.reshape(len(t), -1).long() for t in tensors], dim=1)
     parts = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, packed, group=group)

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llava_sea.alignment.loss import symmetric_infonce
-from llava_sea.alignment.multi_positive import PatchLabels, multi_positive_infonce
+from llava_sea.alignment.batch import PatchWords
+from llava_sea.alignment.loss import infonce, symmetric_infonce
 
 
 class AlignmentHead(nn.Module):
@@ -38,17 +38,17 @@ class AlignmentHead(nn.Module):
         text_ND: Tensor,
         valid_N: Tensor | None = None,
         group: dist.ProcessGroup | None = None,
-        labels: PatchLabels | None = None,
+        words: PatchWords | None = None,
     ) -> Tensor:
         """Return the loss of a batch (eq. 11).
 
         Args:
             visual_ND: projected visual tokens ``(N, D)``.
-            text_ND: targets (eq. 10), one a pair; with `labels` one a distinct word, ``(U, D)``.
-            valid_N: the pairs that take part; see `symmetric_infonce`. Not with `labels`.
+            text_ND: targets (eq. 10), one a pair; with `words` one a distinct word, ``(U, D)``.
+            valid_N: the pairs that take part; see `symmetric_infonce`. Not with `words`.
             group: the processes whose visual tokens are each other's negatives.
-            labels: which words belong to which patch; see `multi_positive_infonce`.
+            words: which words belong to which patch; see `infonce`.
         """
-        if labels is not None:
-            return multi_positive_infonce(visual_ND, text_ND, self.log_scale, labels, group=group)
+        if words is not None:
+            return infonce(visual_ND, text_ND, self.log_scale, words, group=group)
         return symmetric_infonce(visual_ND, text_ND, self.log_scale, valid_N, group=group)

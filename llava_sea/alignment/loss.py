@@ -1,11 +1,23 @@
 """The alignment loss (3.2): targets (eq. 10) and symmetric InfoNCE (eq. 11).
 
-The loss is a pure function of tensors. With a process group its negatives are those of all ranks:
-the text side is frozen, so every rank holds all targets and only its own visual tokens; two numbers
-a column are sent (`contrast`). Loss and gradients equal those of one process that holds everything.
+A patch has target words with weights T that add up to 1 (the paper: one drawn word, T = 1). With p
+the softmax of a patch over the batch's distinct words, q that of a word over the patches, and m_u
+the sum of T over the patches, a word's mass:
 
-Shape letters: N own pairs (rows), M all pairs (columns; M = N without a group), D hidden size,
-L tokens of a word.
+    patch -> word:  mean over patches n of  - sum_u T_nu log p_nu
+    word -> patch:  mean over words u of    - sum_n T_nu / m_u log q_nu
+
+and L_a is half their sum. Where every patch has a word of its own this is eq. 11. Where patches
+share a drawn word the second is a mean over the word's positives, as in supervised contrastive
+learning (arXiv 2004.11362, its L_out). With soft targets a word counts in the second mean by
+min(1, m_u): a word that no draw would likely pick weighs little.
+
+Pure functions of tensors. With a process group the negatives are those of all ranks: every rank
+holds all words and only its own visual tokens, and two numbers a word are sent (`contrast`). Loss
+and gradients equal those of one process that holds everything.
+
+Shape letters: N own patches (rows), U distinct words (columns), M pairs of all ranks, K targets of
+a patch, J words of its top n, D hidden size, L tokens of a word.
 """
 
 from __future__ import annotations
@@ -14,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llava_sea.alignment.batch import PatchWords
 from llava_sea.alignment.contrast import ROWS, Targets, contrast
 
 LOG_SCALE_MAX = 4.605170185988092  # ln 100, CLIP's limit for its logit scale
@@ -40,6 +53,71 @@ def within_limit(log_scale: Tensor) -> Tensor:
     return log_scale - (log_scale - LOG_SCALE_MAX).clamp(min=0).detach()
 
 
+def infonce(
+    visual_ND: Tensor,
+    text_UD: Tensor,
+    log_scale: Tensor,
+    words: PatchWords,
+    *,
+    group: dist.ProcessGroup | None = None,
+    chunk: int = ROWS,
+    keep_logits: bool | None = None,
+) -> Tensor:
+    """InfoNCE between patches and distinct words (eq. 11), cosine similarity, in float32.
+
+    Args:
+        visual_ND: projected visual tokens of this process ``(N, D)``.
+        text_UD: the targets (eq. 10) of ``words.word_U``, ``(U, D)``. No gradient flows to them.
+        log_scale: log of the logit scale, a scalar. Values above ln 100 count as ln 100 and still
+            get its gradient, so that one that went too far can come back.
+        words: the words of this process's patches (labels, weights, the distinct words).
+        group: the processes whose patches and words are each other's negatives.
+        chunk: rows of logits worked on at a time.
+        keep_logits: hold the logits of all rows, 4 N U bytes, instead of making them twice: a
+            third less arithmetic. Default: if they take at most 1 GiB, N = U = 16,384.
+
+    Returns:
+        A scalar. Without a group the loss. With one, this process's share: the shares add up to
+        the loss and the gradients of the ranks add up to its gradient; where an engine averages
+        gradients over W ranks, multiply by W. 0, with zero gradients, when no patch has a label.
+
+    Raises:
+        ValueError: if the shapes do not fit, the words are not distinct and ascending, or a target
+            is not among them.
+    """
+    label_NK, weight_NK = words.label_NK, words.weight_NK
+    word_U, own_NJ = words.word_U, words.own_NJ
+    if len(visual_ND) != len(label_NK) or len(text_UD) != len(word_U):
+        raise ValueError(
+            f"{len(visual_ND)} visual tokens and {len(text_UD)} targets need as many rows of "
+            f"labels and as many words, got {len(label_NK)} and {len(word_U)}"
+        )
+    if len(word_U) == 0:
+        return 0.0 * (visual_ND.float().sum() + log_scale.float())  # no label on any rank
+    place_N = words.valid_N.nonzero()[:, 0]
+    if len(place_N) < len(label_NK):
+        visual_ND = visual_ND.index_select(0, place_N)
+        label_NK, weight_NK = label_NK[place_N], weight_NK[place_N]
+        own_NJ = None if own_NJ is None else own_NJ[place_N]
+    weight_NK = weight_NK.float()
+    column_NK = _columns(label_NK, word_U)
+    lost = (weight_NK > 0) & (column_NK == len(word_U))
+    if bool(lost.any() | (word_U[1:] <= word_U[:-1]).any()):
+        raise ValueError("word_U must be distinct, ascending, and hold every word with a weight")
+    weight_NK = weight_NK / weight_NK.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)
+    column_NK = torch.where(weight_NK > 0, column_NK, len(word_U))
+    own_NJ = None if own_NJ is None else _columns(own_NJ, word_U)
+    return contrast(
+        visual_ND,
+        text_UD.detach(),
+        within_limit(log_scale),
+        _targets(column_NK, weight_NK, own_NJ, len(word_U), group),
+        group=group,
+        chunk=chunk,
+        keep_logits=keep_logits,
+    )
+
+
 def symmetric_infonce(
     visual_ND: Tensor,
     text_MD: Tensor,
@@ -50,63 +128,68 @@ def symmetric_infonce(
     chunk: int = ROWS,
     keep_logits: bool | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE over the pairs of a batch (SEA eq. 11), cosine similarity, in float32.
+    """`infonce` where every patch has a word of its own: the N pairs of eq. 11.
 
     Args:
         visual_ND: projected visual tokens of this process ``(N, D)``.
         text_MD: targets of all processes in rank order ``(M, D)``, the same on each; without a
-            group M = N. No gradient flows to them.
-        log_scale: log of the logit scale, a scalar. Values above ln 100 count as ln 100 and still
-            get its gradient, so that one that went too far can come back.
+            group M = N.
+        log_scale: as in `infonce`, and so are the other arguments and the result.
         valid_M: bool ``(M,)``; rows and columns that are not valid take no part. Default: all.
         group: the processes whose visual tokens are the negatives of each other's words.
         chunk: rows of logits worked on at a time.
-        keep_logits: hold the logits of all rows, 4 N M bytes, instead of making them twice: a
-            third less arithmetic. Default: if they take at most 1 GiB, N = M = 16,384.
-
-    Returns:
-        A scalar: this process's share ``sum over its rows / (2 * number of valid pairs)``. Without
-        a group that is the loss. With one, the shares add up to the loss and the gradients of the
-        ranks add up to its gradient: where an engine averages gradients over W ranks, multiply by
-        W. It is 0, with zero gradients, when no pair is valid.
+        keep_logits: hold the logits of all rows.
 
     Raises:
         ValueError: if the shapes do not fit.
     """
     world = dist.get_world_size(group) if group is not None else 1
     rank = dist.get_rank(group) if group is not None else 0
-    num_flags = len(text_MD) if valid_M is None else len(valid_M)
-    if len(visual_ND) * world != len(text_MD) or num_flags != len(text_MD):
+    if valid_M is None:
+        valid_M = torch.ones(len(text_MD), dtype=torch.bool, device=text_MD.device)
+    if len(visual_ND) * world != len(text_MD) or len(valid_M) != len(text_MD):
         raise ValueError(
             f"{len(visual_ND)} visual tokens on {world} process(es) need as many targets and "
-            f"flags, got {len(text_MD)} and {num_flags}"
+            f"flags, got {len(text_MD)} and {len(valid_M)}"
         )
     rows = slice(rank * len(visual_ND), (rank + 1) * len(visual_ND))
-    text_MD, column_N = text_MD.detach(), torch.arange(rows.start, rows.stop)
-    column_N = column_N.to(text_MD.device)
-    if valid_M is not None:
-        visual_ND, text_MD, column_N = _valid_only(visual_ND, text_MD, valid_M, rows)
-    share = 1 / max(len(text_MD), 1)
-    weight_N1 = torch.full_like(column_N[:, None], share, dtype=torch.float32)
-    share_M = weight_N1.new_full((len(text_MD),), share)
-    return contrast(
+    pair_M = torch.arange(len(text_MD), device=text_MD.device)
+    words = PatchWords(pair_M[rows, None], valid_M[rows, None], word_U=pair_M[valid_M])
+    return infonce(
         visual_ND,
-        text_MD,
-        within_limit(log_scale),
-        Targets(column_N[:, None], weight_N1, weight_N1, share_M),
+        text_MD[valid_M],
+        log_scale,
+        words,
         group=group,
         chunk=chunk,
         keep_logits=keep_logits,
     )
 
 
-def _valid_only(
-    visual_ND: Tensor, text_MD: Tensor, valid_M: Tensor, rows: slice
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Leave out what takes no part, and say in which columns the rows' targets are then."""
-    column_N = (valid_M.cumsum(0) - 1)[rows]
-    place_M = valid_M.nonzero()[:, 0]
-    if len(place_M) == len(valid_M):
-        return visual_ND, text_MD, column_N
-    place_N = valid_M[rows].nonzero()[:, 0]
-    return visual_ND.index_select(0, place_N), text_MD.index_select(0, place_M), column_N[place_N]
+def _columns(id_NK: Tensor, word_U: Tensor) -> Tensor:
+    """Find words by id; U where there is none."""
+    column_NK = torch.searchsorted(word_U, id_NK.contiguous())
+    found_NK = word_U[column_NK.clamp(max=len(word_U) - 1)] == id_NK
+    return torch.where(found_NK, column_NK, len(word_U))
+
+
+def _targets(
+    column_NK: Tensor,
+    weight_NK: Tensor,
+    own_NJ: Tensor | None,
+    num_words: int,
+    group: dist.ProcessGroup | None,
+) -> Targets:
+    """Weigh both means of the module's docstring; one all-reduce of a float64 a word."""
+    # In float64, so that the order of a GPU's additions does not show.
+    sums = torch.zeros(num_words + 1, dtype=torch.float64, device=weight_NK.device)
+    sums.index_add_(0, column_NK.flatten(), weight_NK.flatten().double())
+    sums[num_words] = len(weight_NK)
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    mass_U, num_rows = sums[:num_words].float(), sums[num_words].float().clamp(min=1)
+    share_U = mass_U.clamp(max=1)
+    share_U = share_U / share_U.sum().clamp(min=1)  # how much a word counts in the mean
+    pull_U = share_U / mass_U.clamp(min=torch.finfo().tiny)  # of each unit of weight on it
+    pull_NK = pull_U[column_NK.clamp(max=num_words - 1)]
+    return Targets(column_NK, weight_NK / num_rows, weight_NK * pull_NK, share_U, own_NJ)

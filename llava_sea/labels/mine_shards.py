@@ -22,7 +22,7 @@ from torch import Tensor
 
 from llava_sea.alignment.label_store import shard_is_done, write_shard
 from llava_sea.alignment.mining import mine_top_words
-from llava_sea.alignment.mining_words import PreparedWords, prepare_words
+from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.labels.options import ExtractOptions

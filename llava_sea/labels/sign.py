@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from llava_sea.alignment.mining import mine_top_words
-from llava_sea.alignment.mining_words import prepare_words
+from llava_sea.alignment.mining_bounds import prepare_words
 from llava_sea.errors import UserError
 from llava_sea.labels.caption_lift import (
     LiftMeasure,

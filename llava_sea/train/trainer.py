@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from llava_sea.alignment import PatchWords
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.builder import zero3_is_on
@@ -131,7 +132,8 @@ class LLaVATrainer(Trainer):
             loss = loss + self.lambda_now() * share
             self._add("sea_loss", share)
             self._add("sea_pairs", pairs)
-            self._last_labels = torch.where(inputs["sea_valid"], inputs["sea_label"], -1)
+            words = PatchWords(**inputs["sea"])
+            self._last_labels = torch.where(words.weight_NK > 0, words.label_NK, -1).flatten()
         return (loss, output) if return_outputs else loss
 
     def lambda_now(self) -> float:

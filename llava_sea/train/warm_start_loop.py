@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from accelerate.utils import send_to_device
+from torch import nn
 from torch.utils.data import DataLoader
 
+from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.sampler import EpochBatchSampler
@@ -76,11 +78,10 @@ def train(
                 progress("steps", step, steps, text)
 
 
-def _loss(model: Stage1Model, batch: dict[str, Tensor], args: TrainingArguments) -> Any:
+def _loss(model: Stage1Model, batch: dict[str, Any], args: TrainingArguments) -> Any:
     with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
         visual_IPD = model.project(batch["pixel_values"])
-        labels = {name: value for name, value in batch.items() if name.startswith("sea_")}
-        return model.align(visual_IPD, **labels)
+        return model.align(visual_IPD, PatchWords(**batch["sea"]))
 
 
 def _loader(
@@ -107,10 +108,10 @@ def _loader(
     )
 
 
-def _batches(loader: DataLoader[Any], device: torch.device) -> Iterator[dict[str, Tensor]]:
+def _batches(loader: DataLoader[Any], device: torch.device) -> Iterator[dict[str, Any]]:
     while True:
         for batch in loader:
-            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            yield send_to_device(batch, device, non_blocking=True)
 
 
 def _optimizer(model: Stage1Model, args: TrainingArguments, steps: int) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from llava_sea.alignment import AlignmentHead
+from llava_sea.alignment import AlignmentHead, PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.model.builder import initialise_projector
@@ -116,10 +116,9 @@ def warm_start(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> Mixed:
     updates = Updates(model, steps, bench.recipe)
     model.train()
     for batch in islice(batches, steps):
-        labels = {name: value for name, value in batch.items() if name.startswith("sea_")}
         with model.autocast():
             visual_IPD = model.stage1.project(batch["pixel_values"])
-            loss, _ = model.stage1.align(visual_IPD, **labels)
+            loss, _ = model.stage1.align(visual_IPD, PatchWords(**batch["sea"]))
         updates.take(loss)
     if not sea.enabled:
         model.stage1.head = None
@@ -128,7 +127,7 @@ def warm_start(bench: Bench, sea: SeaArguments, steps: int, seed: int) -> Mixed:
 
 def draw_batches(
     dataset: CachedDataset, collator: Collator, recipe: Recipe, seed: int
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Any]]:
     """Yield batches without end, epoch after epoch, in the trainer's order."""
     for epoch in count():
         sampler = EpochBatchSampler(

@@ -25,8 +25,7 @@ from common.timing import best_seconds, cuda_peak_extra_bytes, peak_extra_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from llava_sea.alignment import symmetric_infonce
-from llava_sea.alignment.batch import gather_rows
+from llava_sea.alignment import PatchWords, infonce, symmetric_infonce
 from llava_sea.alignment.contrast import keeps_logits
 
 MODES = {"kept": True, "made again": False}
@@ -142,13 +141,14 @@ def rank_main(rank: int, world: int, pairs: int, path: str, results: Any) -> Non
     group = dist.group.WORLD
     visual_ND, _, log_scale = make(pairs, 8, "cpu")
     id_N = torch.arange(pairs)
-    words_NT = torch.zeros(pairs, WORD_TOKENS, dtype=torch.long)
+    words_UT = torch.zeros(pairs, WORD_TOKENS, dtype=torch.long)
+    words = PatchWords(id_N[:, None], torch.ones(pairs, 1), id_N, words_UT, key_N=id_N)
+    words = words._replace(label_NK=words.label_NK + rank * pairs, word_U=id_N + rank * pairs)
     with counted() as ids:
-        gather_rows(words_NT, id_N, id_N, id_N >= 0, group=group)
-    text_MD = torch.randn(pairs * world, 8, generator=torch.Generator().manual_seed(1))
+        words = words.over_ranks(group)
+    text_UD = torch.randn(pairs * world, 8, generator=torch.Generator().manual_seed(1))
     with counted() as sums:
-        loss = symmetric_infonce(visual_ND, text_MD, log_scale, group=group, keep_logits=False)
-        loss.backward()
+        infonce(visual_ND, text_UD, log_scale, words, group=group, keep_logits=False).backward()
     results[rank] = ids[0], sums[0]
     dist.barrier()
     dist.destroy_process_group()
@@ -163,7 +163,7 @@ def traffic_rows(pairs: int) -> list[Row]:
             path = str(Path(folder) / "rendezvous")
             mp.spawn(rank_main, (world, pairs, path, results), nprocs=world)
             ids, sums = max(results.values())
-        assert sums == 8 * pairs * world, "two float32 numbers a column"
+        assert sums == 8 + 16 * pairs * world, "two float32 numbers and a float64 a column"
         embeddings = 2 * 2 * pairs * 4096
         note = (
             f"{pairs:,} pairs a process: ids and word tokens {ids / 1e6:.2f} MB gathered, "

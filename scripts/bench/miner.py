@@ -27,9 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common.rows import Row, run_bench
 from common.timing import best_seconds, cuda_peak_extra_bytes, peak_extra_bytes
 
-from llava_sea.alignment import mine_top_words
-from llava_sea.alignment.mining_screen import has_tiles
-from llava_sea.alignment.mining_words import prepare_words
+from llava_sea.alignment import mine_top_words, prepare_words
+from llava_sea.alignment.mining import has_tiles
 
 SIZE, TOP_N, CLOSE = 768, 10, 1e-6
 FULL, QUICK = (4608, 200_000), (1152, 50_000)
@@ -164,8 +163,6 @@ def measure_cpu(args: argparse.Namespace) -> list[Row]:
 
 def measure_cuda(args: argparse.Namespace) -> list[Row]:
     """Measure TFLOP/s at the paper's scale, the bare bfloat16 product's beside it."""
-    from llava_sea.alignment.mining_gpu import PLAIN, choose_kernels
-
     num_patches, num_words = (8 * 576, 500_000) if args.quick else (32 * 576, 4_000_000)
     patches_MD, words_QD = unit_rows(num_patches, 0, "cuda"), unit_rows(num_words, 1, "cuda")
     words = prepare_words(words_QD)
@@ -180,15 +177,13 @@ def measure_cuda(args: argparse.Namespace) -> list[Row]:
         {"ours": lambda: mine_top_words(patches_MD, words, TOP_N), "bare": bare}, 5, "cuda"
     )
     useful = 2 * num_patches * num_words * SIZE / 1e12
-    kernels = choose_kernels(patches_MD.device)
-    form = "plain torch" if kernels is PLAIN else "fused Triton kernels"
     peak = cuda_peak_extra_bytes(lambda: mine_top_words(patches_MD, words, TOP_N))
     sample = patches_MD[:: max(1, num_patches // 64)][:64]
     few = words_QD[:200_000]
     ids, scores = mine_top_words(sample, few, TOP_N)
     cpu_ids, cpu_scores = mine_top_words(sample.cpu(), few.cpu(), TOP_N)
     equal = torch.equal(ids.cpu(), cpu_ids) and torch.equal(scores.cpu(), cpu_scores)
-    sizes = f"{num_patches} x {num_words} x {SIZE}, {form}"
+    sizes = f"{num_patches} x {num_words} x {SIZE}"
     return [
         Row("useful TFLOP/s", useful / seconds["ours"], 400, ">=", sizes),
         Row("bare bfloat16 product, TFLOP/s", useful / seconds["bare"], note="output in bfloat16"),

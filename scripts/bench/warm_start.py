@@ -27,7 +27,7 @@ from common.addition import (
 from common.rows import Row, run_bench
 from common.timing import best_seconds
 
-from llava_sea.alignment import AlignmentHead
+from llava_sea.alignment import AlignmentHead, PatchWords
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
 
@@ -92,17 +92,17 @@ def measure(args: argparse.Namespace) -> list[Row]:
     tokens_QT = torch.randint(3, size.llm["vocab_size"] - 1, (WORDS, WORD_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw(make_store(Path(folder), size), size, tokens_QT)
-    pairs = {name: value.to(device) for name, value in drawn.items()}
+    sea = {name: value.to(device) for name, value in drawn._asdict().items() if value is not None}
 
     def warm() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, _ = model.align(model.project(batch["pixel_values"]), **pairs)
+            loss, _ = model.align(model.project(batch["pixel_values"]), PatchWords(**sea))
         loss.backward()
         model.zero_grad(set_to_none=True)
 
     def stage1() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            losses = model(**batch, **pairs)
+            losses = model(**batch, sea=sea)
         assert losses.sea_loss is not None
         (losses.lm_loss_sum / losses.num_tokens + losses.sea_loss).backward()
         model.zero_grad(set_to_none=True)

@@ -5,13 +5,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from llava_sea.alignment import AlignmentHead, PairOptions, word_targets
-from llava_sea.alignment.batch import LabelledBatch
+from llava_sea.alignment import AlignmentHead, PairOptions, PatchWords, word_targets
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 
 NUM_WORDS, ROOM, TOP = 8, 12, 3
 KINDS = {
+    "paper": PairOptions(),
     "all": PairOptions("all"),
     "soft": PairOptions("all", "soft"),
     "masked": PairOptions("one", mask_own_top_n=True),
@@ -48,10 +48,9 @@ def loss_of(chosen, options, room, visual_ND, group=None):
     batch = Collator(0, (1, 1), ROOM, room, words, options)(chosen)
     table = torch.randn(2 * NUM_WORDS, 6, generator=torch.Generator().manual_seed(1))
     head = AlignmentHead(1.0)
-    names = ("label", "key", "valid", "word", "words", "top_n", "scores")
-    joined = LabelledBatch(*(batch.get(f"sea_{name}") for name in names)).over_ranks(group)
+    joined = PatchWords(**batch["sea"]).over_ranks(group)
     text = word_targets(table[joined.words_UT], joined.words_UT >= 0)
-    loss = head(visual_ND, text, None, group, joined.patch_labels())
+    loss = head(visual_ND, text, None, group, joined)
     num_pairs = joined.num_pairs(group)
     grads = torch.autograd.grad(loss, [visual_ND, head.log_scale_delta])
     return loss.detach(), grads[0], grads[1], num_pairs

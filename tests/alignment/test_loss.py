@@ -203,7 +203,7 @@ def _rank_main(rank, world, path, results):
         )
         grads = torch.autograd.grad(loss, [own, log_scale])
         found.append([t.numpy() for t in (loss.detach(), *grads)])
-        assert sum(sent) == 8 * int(valid.sum()), "two float32 numbers a column"
+        assert sum(sent) == 8 + 16 * int(valid.sum()), "two float32 numbers and a float64 a column"
         sent.clear()
     results[rank] = found
     dist.barrier()

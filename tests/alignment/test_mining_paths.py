@@ -1,8 +1,4 @@
-"""The miner's paths: every screen against a float64 sort, bounds that hold, the GPU's logic."""
-
-import os
-import subprocess
-import sys
+"""The miner's paths: every screen against a float64 sort, bounds that hold."""
 
 import numpy as np
 import pytest
@@ -11,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from llava_sea.alignment import mine_top_words, mining_gpu, mining_rescore, mining_screen
-from llava_sea.alignment.mining_bounds import exact_float32, patch_bounds, screen_cuts
-from llava_sea.alignment.mining_gpu import PLAIN, check_kernels, gpu_candidates
-from llava_sea.alignment.mining_rescore import bucket_candidates, rank_exactly
-from llava_sea.alignment.mining_screen import bucket_maxima, largest
-from llava_sea.alignment.mining_words import PreparedWords, prepare_words
+from llava_sea.alignment import mine_top_words, mining
+from llava_sea.alignment.mining import bucket_candidates, bucket_maxima, largest
+from llava_sea.alignment.mining_bounds import (
+    PreparedWords,
+    exact_float32,
+    patch_bounds,
+    prepare_words,
+    screen_cuts,
+)
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -30,12 +29,7 @@ def naive(patches_MD, words_QD, top_n, sign):
 
 
 def mine(path, patches_MD, words_QD, top_n, sign):
-    if path != "gpu":
-        return mine_top_words(patches_MD, words_QD, top_n, sign=sign, block=512, precision=path)
-    words, signed_MD = prepare_words(words_QD), sign * patches_MD
-    bounds = patch_bounds(signed_MD, words, True)
-    rows_C, ids_C = gpu_candidates(signed_MD, words, bounds, top_n, PLAIN)
-    return rank_exactly(signed_MD, words_QD, rows_C, ids_C, top_n)
+    return mine_top_words(patches_MD, words_QD, top_n, sign=sign, block=512, precision=path)
 
 
 def features(rows, size, seed, spread=1.0, repeats=1):
@@ -47,7 +41,7 @@ def features(rows, size, seed, spread=1.0, repeats=1):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    path=st.sampled_from([*PRECISIONS, "gpu"]),
+    path=st.sampled_from(PRECISIONS),
     num_patches=st.integers(1, 70),
     num_words=st.one_of(st.integers(1, 200), st.integers(201, 4000)),
     size=st.sampled_from([1, 5, 32, 96]),
@@ -69,7 +63,7 @@ def test_every_path_equals_a_float64_sort(
     np.testing.assert_array_equal(ids_MN.numpy(), expected_ids)
 
 
-@pytest.mark.parametrize("path", [*PRECISIONS, "gpu"])
+@pytest.mark.parametrize("path", PRECISIONS)
 def test_equal_words_come_in_the_order_of_their_ids(path):
     words_QD = features(1, 16, 0).repeat(3000, 1)
     ids_MN, _ = mine(path, features(70, 16, 1), words_QD, 12, 1)
@@ -92,11 +86,13 @@ def test_the_result_does_not_depend_on_block_batch_or_precision():
 def test_small_groups_of_patches_change_nothing(monkeypatch):
     patches_MD, words_QD = features(70, 32, 0), features(3000, 32, 1)
     expected = mine_top_words(patches_MD, words_QD, 10)
-    monkeypatch.setattr(mining_rescore, "_GROUP", 5000)
-    monkeypatch.setitem(mining_screen._ROWS, "cpu", 31)
-    monkeypatch.setitem(mining_rescore._AT_A_TIME, "cpu", 7)
-    found = mine_top_words(patches_MD, words_QD, 10)
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    monkeypatch.setattr(mining, "_GROUP", 5000)
+    monkeypatch.setitem(mining._ROWS, "cpu", 31)
+    monkeypatch.setitem(mining._RANKED, "cpu", 7)
+    for rescored in (1, 50, 1 << 18):  # one bucket at a time, some, as many as a GPU takes
+        monkeypatch.setitem(mining._RESCORED, "cpu", rescored)
+        found = mine_top_words(patches_MD, words_QD, 10)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 def test_no_patches():
@@ -179,45 +175,6 @@ def test_few_candidates_are_left():
         assert 1000 <= rows_C.shape[0] < 1050
 
 
-def test_the_certificate_is_used_and_then_missed(monkeypatch):
-    calls = []
-
-    def rescore(signed_RD, words_QD, buckets_RC):
-        calls.append((signed_RD.shape[0], buckets_RC.shape[1]))
-        return PLAIN.rescore(signed_RD, words_QD, buckets_RC)
-
-    scanned = []
-
-    def scan(signed_LD, *others):
-        scanned.append(signed_LD.shape[0])
-        return mining_gpu_scan(signed_LD, *others)
-
-    mining_gpu_scan = mining_gpu.scan_all_words
-    monkeypatch.setattr(mining_gpu, "scan_all_words", scan)
-    kernels = mining_gpu.Kernels(PLAIN.maxima, rescore)
-    for spread, expect_scan in ((3.0, False), (1e-3, True)):
-        calls.clear()
-        patches_MD = features(50, 64, 0, spread)
-        words = prepare_words(features(10_000, 64, 1, spread))
-        bounds = patch_bounds(patches_MD, words, True)
-        rows_C, ids_C = gpu_candidates(patches_MD, words, bounds, 10, kernels)
-        ids_MN, _ = rank_exactly(patches_MD, words.words_QD, rows_C, ids_C, 10)
-        np.testing.assert_array_equal(ids_MN.numpy(), naive(patches_MD, words.words_QD, 10, 1)[0])
-        assert calls[0] == (50, 16)
-        assert bool(scanned) == expect_scan
-
-
-def test_kernels_that_are_wrong_are_found_out():
-    cpu = torch.device("cpu")
-    check_kernels(PLAIN, cpu)
-    wrong = mining_gpu.Kernels(lambda p, w: PLAIN.maxima(p, w) + 0.1, PLAIN.rescore)
-    with pytest.raises(AssertionError, match="maxima differs"):
-        check_kernels(wrong, cpu)
-    wrong = mining_gpu.Kernels(PLAIN.maxima, lambda p, w, b: PLAIN.rescore(p, w, b).roll(1, 1))
-    with pytest.raises(AssertionError, match="rescore differs"):
-        check_kernels(wrong, cpu)
-
-
 @pytest.mark.parametrize("allowed", ["highest", "medium"])
 def test_float32_is_float32_whatever_is_allowed_outside(allowed):
     patches_MD, words_QD = features(256, 256, 0), features(3000, 256, 1)
@@ -235,29 +192,6 @@ def test_float32_is_float32_whatever_is_allowed_outside(allowed):
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-INTERPRETED = """
-import torch
-from llava_sea.alignment import mining_triton as mt
-from llava_sea.alignment.mining_gpu import Kernels, check_kernels
-
-def maxima(signed_RD, words):
-    # The interpreter's dot knows no bfloat16: float32 numbers of its precision.
-    short = signed_RD.bfloat16().float(), words.words_QD.bfloat16().float()
-    return mt._launch_maxima(*short, (64, 128, 64))
-
-check_kernels(Kernels(maxima, mt.fused_rescore), torch.device("cpu"))
-"""
-
-
-def test_triton_kernels_interpreted():
-    pytest.importorskip("triton")
-    subprocess.run(
-        [sys.executable, "-c", INTERPRETED],
-        check=True,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-    )
-
-
 @pytest.mark.gpu
 def test_on_a_gpu():
     patches_MD, words_QD = features(700, 768, 0).cuda(), features(100_000, 768, 1).cuda()
@@ -266,7 +200,7 @@ def test_on_a_gpu():
     assert torch.equal(ids_MN.cpu(), expected_ids) and torch.equal(scores_MN.cpu(), expected)
 
 
-@pytest.mark.parametrize("path", [*PRECISIONS, "gpu"])
+@pytest.mark.parametrize("path", PRECISIONS)
 def test_rows_so_short_that_their_squares_vanish(path):
     patches_MD, words_QD = features(70, 8, 0) * 1e-25, features(300, 8, 1)
     words_QD[::2] *= 1e-24

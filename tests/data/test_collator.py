@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_sea.alignment import PairOptions
+from llava_sea.alignment import PairOptions, PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 
@@ -13,7 +13,6 @@ WORDS = WordTokens(
     np.array([[11, 12], [13, -1], [-1, -1], [14, 15]], np.int32),
     np.array([False, False, True, False]),
 )
-SHAPES = {"sea_patch": (6,), "sea_label": (6,), "sea_key": (6,), "sea_words": (6, 2)}
 
 
 def sample(length, pairs=(), picture=None):
@@ -53,20 +52,15 @@ def test_pairs_count_pictures_not_samples(collate):
             sample(5, [(1, 0, 30), (2, 2, 10), (3, 3, 20)], picture=2.0),
         ]
     )
-    assert batch["sea_patch"].tolist() == [0, 3, P + 1, P + 2, P + 3, 0]
-    assert batch["sea_label"].tolist() == [0, 1, 0, 2, 3, 0]
-    assert batch["sea_key"].tolist() == [50, 40, 30, 10, 20, 0]
+    words = PatchWords(**batch["sea"])
+    assert words.patch_N.tolist() == [0, 3, P + 1, P + 2, P + 3, 0]
+    assert words.label_NK[:, 0].tolist() == [0, 1, 0, 2, 3, -1]
+    assert words.key_N.tolist() == [50, 40, 30, 10, 20, 0]
     # Label 0 occurs twice, the smaller key stays; label 2 has no tokens; the last one is padding.
-    assert batch["sea_valid"].tolist() == [False, True, True, False, True, False]
-    assert batch["sea_words"].tolist() == [
-        [11, 12],
-        [13, -1],
-        [11, 12],
-        [-1, -1],
-        [14, 15],
-        [-1, -1],
-    ]
-    assert all(batch[name].dtype == torch.int64 for name in SHAPES)
+    assert words.valid_N.tolist() == [False, True, True, False, True, False]
+    assert words.word_U.tolist() == [0, 1, 3]
+    assert words.words_UT.tolist() == [[11, 12], [13, -1], [14, 15]]
+    assert words.words_UT.dtype == words.word_U.dtype == words.patch_N.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -81,11 +75,12 @@ def test_pairs_count_pictures_not_samples(collate):
 )
 def test_shapes_do_not_depend_on_the_content(collate, samples):
     batch = collate(samples)
-    assert {name: tuple(batch[name].shape) for name in SHAPES} == SHAPES
-    assert batch["sea_valid"].dtype == torch.bool and tuple(batch["sea_valid"].shape) == (ROOM,)
+    words = PatchWords(**batch["sea"])
+    assert words.label_NK.shape == words.weight_NK.shape == (ROOM, 1)
+    assert words.patch_N.shape == words.key_N.shape == (ROOM,)
     assert tuple(batch["pixel_values"].shape) == (1, 3, 2, 2)
     labelled = [label for s in samples for label in s["sea_label"].tolist() if label != 2]
-    assert batch["sea_valid"].sum() == len(set(labelled))
+    assert words.valid_N.sum() == len(set(labelled)) == len(words.word_U)
 
 
 def test_a_text_only_batch_carries_one_zero_picture_nobody_points_at(collate):
@@ -102,7 +97,8 @@ def test_order_of_the_samples_does_not_choose_the_winner(collate):
     one, two = sample(5, [(0, 0, 7)], picture=1.0), sample(5, [(2, 0, 8)], picture=2.0)
     for samples, winner in (([one, two], 0), ([two, one], P)):
         batch = collate(samples)
-        assert batch["sea_patch"][batch["sea_valid"]].tolist() == [winner]
+        words = PatchWords(**batch["sea"])
+        assert words.patch_N[words.valid_N].tolist() == [winner]
 
 
 def with_top_n(length, pairs, tops, picture=1.0):
@@ -126,34 +122,39 @@ SHARED = [
 ]
 
 
+def words_of(samples, *options):
+    return PatchWords(**Collator(9, (2, 2), P, ROOM, WORDS, PairOptions(*options))(samples)["sea"])
+
+
 def test_all_pairs_of_a_label_stay():
-    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all"))(SHARED)
-    # Label 2 has no tokens; both patches of label 0 stay; no keys, no top n.
-    assert batch["sea_valid"].tolist() == [True, False, True, True, False, False]
-    assert batch["sea_label"].tolist() == [0, 2, 0, 3, 0, 0]
-    assert batch["sea_word"].tolist() == [0, 3]
-    assert batch["sea_words"].tolist() == [[11, 12], [14, 15]]
-    assert not {"sea_key", "sea_top_n", "sea_scores"} & set(batch)
+    words = words_of(SHARED, "all")
+    # Label 2 has no tokens; both patches of label 0 stay; no keys, nothing is hidden.
+    assert words.valid_N.tolist() == [True, False, True, True, False, False]
+    assert words.label_NK[:, 0].tolist() == [0, 2, 0, 3, -1, -1]
+    assert words.word_U.tolist() == [0, 3]
+    assert words.words_UT.tolist() == [[11, 12], [14, 15]]
+    assert words.key_N is None and words.own_NJ is None
+
+
+TOP_2 = [[0, 3], [2, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
 
 
 def test_masking_carries_the_top_n():
-    options = PairOptions("one", mask_own_top_n=True)
-    batch = Collator(9, (2, 2), P, ROOM, WORDS, options)(SHARED)
-    assert batch["sea_valid"].tolist() == [False, False, True, True, False, False]
-    assert batch["sea_key"].tolist() == [50, 40, 30, 10, 0, 0]
-    assert batch["sea_word"].tolist() == [0, 3]
-    assert batch["sea_top_n"].tolist() == [[0, 3], [-1, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
-    assert "sea_scores" not in batch
+    words = words_of(SHARED, "one", "drawn", True)
+    assert words.valid_N.tolist() == [False, False, True, True, False, False]
+    assert words.key_N.tolist() == [50, 40, 30, 10, 0, 0]
+    assert words.word_U.tolist() == [0, 3]
+    assert words.own_NJ.tolist() == TOP_2
 
 
 def test_soft_targets_are_the_usable_words_of_the_top_n():
-    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all", "soft"))(SHARED)
+    words = words_of(SHARED, "all", "soft")
     # The second patch drew a word without tokens; its other word is its target.
-    assert batch["sea_valid"].tolist() == [True] * 4 + [False] * 2
-    assert batch["sea_word"].tolist() == [0, 1, 3]
-    assert batch["sea_words"].tolist() == [[11, 12], [13, -1], [14, 15]]
-    assert batch["sea_top_n"].tolist() == [[0, 3], [-1, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
-    assert batch["sea_scores"].tolist() == [
+    assert words.valid_N.tolist() == [True] * 4 + [False] * 2
+    assert words.word_U.tolist() == [0, 1, 3]
+    assert words.words_UT.tolist() == [[11, 12], [13, -1], [14, 15]]
+    assert words.label_NK.tolist() == TOP_2
+    assert words.weight_NK.tolist() == [
         [0.5, 0.25],
         [0.0, 0.25],
         [0.5, 0.0],
@@ -164,7 +165,6 @@ def test_soft_targets_are_the_usable_words_of_the_top_n():
 
 
 def test_no_pairs_no_words():
-    none = with_top_n(3, [], [])
-    batch = Collator(9, (2, 2), P, ROOM, WORDS, PairOptions("all", "soft"))([none])
-    assert batch["sea_word"].shape == (0,) and batch["sea_words"].shape == (0, 2)
-    assert not batch["sea_valid"].any() and batch["sea_top_n"].shape == (ROOM, 2)
+    words = words_of([with_top_n(3, [], [])], "all", "soft")
+    assert words.word_U.shape == (0,) and words.words_UT.shape == (0, 2)
+    assert not words.valid_N.any() and words.label_NK.shape == (ROOM, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from llava_sea.alignment import PatchWords
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.train.arguments import SeaArguments
@@ -110,17 +111,16 @@ def test_labels_of_another_number_are_other_labels(world: World) -> None:
 
 
 def test_a_batch_has_what_its_flags_need(bench: Bench, world: World) -> None:
-    def first(name: str) -> dict[str, Any]:
+    def first(name: str) -> PatchWords:
         sea = _arguments(world, ABLATIONS[name])
-        return next(draw_batches(*bench.training_data(sea, 0), RECIPE, 0))
+        return PatchWords(**next(draw_batches(*bench.training_data(sea, 0), RECIPE, 0))["sea"])
 
     best, everyone, soft, mask = (first(name) for name in (BASELINE, "all", "soft", "mask"))
-    assert "sea_word" not in best and int(everyone["sea_valid"].sum()) > int(
-        best["sea_valid"].sum()
-    )
-    assert "sea_top_n" not in everyone and soft["sea_scores"].shape == (8 * 16, 2)
-    assert "sea_scores" not in mask and int(mask["sea_valid"].sum()) == int(best["sea_valid"].sum())
-    windows = {name: len(first(name)["sea_patch"]) for name in ("window-1", BASELINE, "window-3")}
+    assert best.key_N is not None and everyone.key_N is None
+    assert int(everyone.num_pairs(None)) > int(best.num_pairs(None)) == int(mask.num_pairs(None))
+    assert everyone.own_NJ is None and soft.weight_NK.shape == (8 * 16, 2)
+    assert mask.own_NJ is not None and mask.own_NJ.shape == (8 * 16, 2)
+    windows = {name: len(first(name).weight_NK) for name in ("window-1", BASELINE, "window-3")}
     assert windows == {"window-1": 8 * 64, BASELINE: 8 * 16, "window-3": 8 * 9}
 
 
@@ -136,8 +136,7 @@ def test_the_warm_start_is_the_alignment_loss_alone(
     batches = draw_batches(*bench.training_data(sea, 0), RECIPE, 0)
     for share, batch in zip((0.0, 1.0, 0.5 * (1 + math.cos(math.pi / 2))), batches, strict=False):
         visual_IPD = model.stage1.project(batch["pixel_values"])
-        pairs = {name: value for name, value in batch.items() if name.startswith("sea_")}
-        model.stage1.align(visual_IPD, **pairs)[0].backward()
+        model.stage1.align(visual_IPD, PatchWords(**batch["sea"]))[0].backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adam.param_groups[0]["lr"] = 3e-2 * share
         adam.step()

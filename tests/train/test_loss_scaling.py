@@ -50,8 +50,11 @@ def gradient(micro_batches_by_rank, weight=0.7, negatives="local"):
             inputs = {
                 "token_values": token_values,
                 "sea_value": sea_value,
-                "sea_valid": torch.tensor([True]),
-                "sea_label": torch.tensor([1]),
+                "sea": {
+                    "label_NK": torch.tensor([[1]]),
+                    "weight_NK": torch.ones(1, 1),
+                    "word_U": torch.tensor([1]),
+                },
             }
             LLaVATrainer.compute_loss(trainer, model, inputs, num_items_in_batch=tokens).backward()
         grads.append(model.w.grad)

@@ -23,6 +23,7 @@ from common.timing import best_seconds
 from llava_sea.alignment import (
     AlignmentHead,
     LabelStore,
+    PatchWords,
     finalize_store,
     keep_one_per_label,
     sample_pairs,
@@ -114,8 +115,8 @@ def make_store(folder: Path, size: Size) -> LabelStore:
     return LabelStore(folder)
 
 
-def draw(store: LabelStore, size: Size, tokens_QT: Tensor) -> dict[str, Tensor]:
-    """Read and draw a batch's pairs, keep one a label, and look its tokens up."""
+def draw(store: LabelStore, size: Size, tokens_QT: Tensor) -> PatchWords:
+    """Read and draw a batch's pairs, keep one per label, and look its tokens up."""
     patches, labels, keys = [], [], []
     for record in range(size.batch):
         found = store.read(f"{record}.jpg")
@@ -132,14 +133,11 @@ def draw(store: LabelStore, size: Size, tokens_QT: Tensor) -> dict[str, Tensor]:
         labels.append(pairs.label_K)
         keys.append(pairs.key_K)
     label_N, key_N = (torch.from_numpy(np.concatenate(values)) for values in (labels, keys))
-    valid_N = keep_one_per_label(label_N, key_N, torch.ones_like(label_N, dtype=torch.bool))
-    return {
-        "sea_patch": torch.from_numpy(np.concatenate(patches)),
-        "sea_label": label_N,
-        "sea_key": key_N,
-        "sea_words": tokens_QT[label_N],
-        "sea_valid": valid_N,
-    }
+    kept_N = keep_one_per_label(label_N, key_N, torch.ones_like(label_N, dtype=torch.bool))
+    word_U = label_N.unique()
+    patch_N = torch.from_numpy(np.concatenate(patches))
+    weight_N1 = kept_N[:, None].float()
+    return PatchWords(label_N[:, None], weight_N1, word_U, tokens_QT[word_U], patch_N, key_N)
 
 
 def make_batch(size: Size, device: str) -> dict[str, Tensor]:
@@ -167,19 +165,20 @@ def addition_rows(device: str, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder), size)
         drawing = best_seconds({"draw": lambda: draw(store, size, tokens_QT)}, 3)["draw"]
-        pairs = {name: value.to(device) for name, value in draw(store, size, tokens_QT).items()}
-    num_pairs = int(pairs["sea_valid"].sum())
+        words = draw(store, size, tokens_QT)
+    sea = {name: value.to(device) for name, value in words._asdict().items() if value is not None}
+    num_pairs = int(words.valid_N.sum())
 
-    def step(**sea: Tensor) -> None:
+    def step(sea: dict[str, Tensor] | None = None) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            losses = model(**batch, **sea)
+            losses = model(**batch, sea=sea)
         loss = losses.lm_loss_sum / losses.num_tokens
         if losses.sea_loss is not None:
             loss = loss + losses.sea_loss
         loss.backward()
         model.zero_grad(set_to_none=True)
 
-    calls = {"plain": step, "sea": lambda: step(**pairs)}
+    calls = {"plain": step, "sea": lambda: step(sea)}
     rounds, how = 3 if quick else 10, ""
     seconds: dict[str, float] = {}
     with suppress(torch.OutOfMemoryError):  # whose traceback holds the step's activations

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from llava_sea.alignment import AlignmentHead
@@ -139,7 +140,8 @@ def make_batch(shape: Shape, records: int, device: str, *, labels: bool) -> dict
     collator = Collator(
         0, (shape.image, shape.image), shape.patches, windows * records, words, PAPER
     )
-    return {name: value.to(device) for name, value in collator(samples).items()}
+    batch: dict[str, Any] = send_to_device(collator(samples), device)
+    return batch
 
 
 def optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 from llava_sea.alignment import (
     AlignmentHead,
     PairOptions,
-    PatchLabels,
-    multi_positive_infonce,
+    PatchWords,
+    infonce,
     symmetric_infonce,
 )
 
@@ -73,11 +73,11 @@ def make(num_patches, kind, seed=0, num_words=9, share_valid=0.8):
     text = torch.randn(len(word), 6, generator=rng)
     log_scale = torch.tensor(1.3, requires_grad=True)
     own = top if kind == "masked" else None
-    return visual, text, log_scale, PatchLabels(word, label, weight, own)
+    return visual, text, log_scale, PatchWords(label, weight, word, own_NJ=own)
 
 
 def check(visual, text, log_scale, labels, **options):
-    loss = multi_positive_infonce(visual, text, log_scale, labels, **options)
+    loss = infonce(visual, text, log_scale, labels, **options)
     expected = reference(visual, text, log_scale, labels)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
     got = torch.autograd.grad(3 * loss, [visual, log_scale])
@@ -109,8 +109,8 @@ def test_nothing_at_all():
     none = torch.zeros(0, 2, dtype=torch.long)
     log_scale = torch.tensor(1.0, requires_grad=True)
     for num_words in (0, 3):
-        labels = PatchLabels(torch.arange(num_words), none, torch.zeros(0, 2), none)
-        loss = multi_positive_infonce(visual, torch.ones(num_words, 6), log_scale, labels)
+        labels = PatchWords(none, torch.zeros(0, 2), torch.arange(num_words), own_NJ=none)
+        loss = infonce(visual, torch.ones(num_words, 6), log_scale, labels)
         loss.backward()
         assert loss.item() == 0 and visual.grad.shape == (0, 6) and log_scale.grad == 0
     check(torch.ones(4, 6, requires_grad=True), torch.ones(0, 6), log_scale, none_of(4))
@@ -118,14 +118,14 @@ def test_nothing_at_all():
 
 def none_of(num_patches):
     ids = torch.full((num_patches, 2), -1)
-    return PatchLabels(torch.arange(0), ids, torch.zeros(num_patches, 2), ids)
+    return PatchWords(ids, torch.zeros(num_patches, 2), torch.arange(0), own_NJ=ids)
 
 
 def test_all_patches_with_one_word_have_nothing_to_tell_apart_but_each_other():
     # By hand: no other word, so patch -> word is 0; word -> patch is ln 3 where all are alike.
     visual, text = torch.ones(3, 4), torch.ones(1, 4)
-    labels = PatchLabels(torch.tensor([7]), torch.full((3, 1), 7), torch.ones(3, 1))
-    loss = AlignmentHead(1.0)(visual, text, labels=labels)
+    labels = PatchWords(torch.full((3, 1), 7), torch.ones(3, 1), torch.tensor([7]))
+    loss = AlignmentHead(1.0)(visual, text, words=labels)
     torch.testing.assert_close(loss, torch.tensor(3.0).log() / 2)
 
 
@@ -135,8 +135,8 @@ def test_a_masked_word_gets_no_gradient():
     ids = torch.tensor([[3], [5]])
     own = torch.tensor([[3, 5], [5, 3]])
     for mask, moves in ((None, True), (own, False)):
-        labels = PatchLabels(torch.tensor([3, 5]), ids, torch.ones(2, 1), mask)
-        loss = AlignmentHead(1.0)(visual, torch.eye(2) + 0.1, labels=labels)
+        labels = PatchWords(ids, torch.ones(2, 1), torch.tensor([3, 5]), own_NJ=mask)
+        loss = AlignmentHead(1.0)(visual, torch.eye(2) + 0.1, words=labels)
         (grad,) = torch.autograd.grad(loss, visual)
         assert bool(grad.abs().max() > 1e-3) is moves and bool(loss > 1e-3) is moves
 
@@ -147,8 +147,8 @@ def test_distinct_labels_give_the_papers_loss():
     text, valid = torch.randn(11, 6, generator=rng), torch.rand(11, generator=rng) < 0.7
     label = torch.randperm(11, generator=rng)
     word, order = label[valid].sort()
-    labels = PatchLabels(word, label[:, None], valid[:, None])
-    found = multi_positive_infonce(visual, text[valid][order], log_scale, labels)
+    labels = PatchWords(label[:, None], valid[:, None], word)
+    found = infonce(visual, text[valid][order], log_scale, labels)
     expected = symmetric_infonce(visual, text, log_scale, valid)
     torch.testing.assert_close(found, expected)
     for a, b in zip(
@@ -166,8 +166,8 @@ def test_soft_targets_of_one_word_are_drawn_labels_at_any_scale():
         weight_NK=torch.cat([0.3 * labels.weight_NK, torch.zeros(13, 2)], 1),
     )
     torch.testing.assert_close(
-        multi_positive_infonce(visual, text, log_scale, certain),
-        multi_positive_infonce(visual, text, log_scale, labels),
+        infonce(visual, text, log_scale, certain),
+        infonce(visual, text, log_scale, labels),
     )
 
 
@@ -176,17 +176,17 @@ def test_soft_patch_to_word_is_the_mean_over_draws():
     visual, text, log_scale, labels = make(1, "soft", share_valid=1.0)
     weight = labels.weight_NK[0] / labels.weight_NK.sum()
     drawn = [
-        multi_positive_infonce(
+        infonce(
             visual,
             text,
             log_scale,
-            PatchLabels(labels.word_U, labels.label_NK[:, k : k + 1], torch.ones(1, 1)),
+            PatchWords(labels.label_NK[:, k : k + 1], torch.ones(1, 1), labels.word_U),
         )
         for k in (0, 1, 3)
     ]
     expected = sum(weight[k] * loss for k, loss in zip((0, 1, 3), drawn, strict=True))
     torch.testing.assert_close(
-        multi_positive_infonce(visual, text, log_scale, labels), expected, atol=1e-6, rtol=1e-5
+        infonce(visual, text, log_scale, labels), expected, atol=1e-6, rtol=1e-5
     )
 
 
@@ -194,7 +194,7 @@ def test_bfloat16_visual_tokens_get_bfloat16_gradients_and_the_text_none():
     visual, text, log_scale, labels = make(9, "soft")
     low = visual.detach().bfloat16().requires_grad_()
     text.requires_grad_()
-    loss = multi_positive_infonce(low, text, log_scale, labels)
+    loss = infonce(low, text, log_scale, labels)
     loss.backward()
     torch.testing.assert_close(loss, reference(low.float(), text, log_scale, labels))
     assert low.grad.dtype == torch.bfloat16 and text.grad is None
@@ -203,10 +203,10 @@ def test_bfloat16_visual_tokens_get_bfloat16_gradients_and_the_text_none():
 def test_what_does_not_fit_is_refused():
     visual, text, log_scale, labels = make(5, "drawn", share_valid=1.0)
     with pytest.raises(ValueError, match="5 visual tokens and"):
-        multi_positive_infonce(visual, text[1:], log_scale, labels)
+        infonce(visual, text[1:], log_scale, labels)
     for word in (labels.word_U.flip(0), labels.word_U + 1):
         with pytest.raises(ValueError, match="distinct, ascending"):
-            multi_positive_infonce(visual, text, log_scale, labels._replace(word_U=word))
+            infonce(visual, text, log_scale, labels._replace(word_U=word))
 
 
 @pytest.mark.parametrize(
@@ -232,12 +232,16 @@ def _rank_main(rank, world, path, results):
     for kind, keep_logits in itertools.product(KINDS, (True, False)):
         visual, text, log_scale, labels = make(12, kind)
         own = visual.detach().chunk(world)[rank].clone().requires_grad_()
-        rows = [None if ids is None else ids.chunk(world)[rank] for ids in labels[1:]]
-        loss = multi_positive_infonce(
+        part = {
+            name: ids.chunk(world)[rank]
+            for name in ("label_NK", "weight_NK", "own_NJ")
+            if (ids := getattr(labels, name)) is not None
+        }
+        loss = infonce(
             own,
             text,
             log_scale,
-            PatchLabels(labels.word_U, *rows),
+            labels._replace(**part),
             group=dist.group.WORLD,
             chunk=5,
             keep_logits=keep_logits,
