@@ -344,7 +344,7 @@ def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
             data = (folder / "index.npy").read_bytes()
             (folder / "index.npy").write_bytes(data[: len(data) // 2])
         else:
-            (folder / "manifest.json").write_text('{"format": "llava_sea labels 2"}')
+            (folder / "manifest.json").write_text('{"format": "llava_sea labels 3"}')
         with pytest.raises(UserError, match="damaged"):
             train_here(harm, sea_labels=folder)
 
