@@ -81,10 +81,9 @@ def pack_rows(
         rows_I["scores"] = np.maximum(scores_IPN, 0)
     finite_IPN = np.isfinite(rows_I["scores"])
     if not finite_IPN.all():
-        image, *place = np.argwhere(~finite_IPN)[0]
+        place = tuple(np.argwhere(~finite_IPN)[0])
         raise ValueError(
-            f"{images[image]!r}: a score is {scores_IPN[image, *place]}, no number that a float16 "
-            "holds"
+            f"{images[place[0]]!r}: a score is {scores_IPN[place]}, no number that a float16 holds"
         )
     for row, name in zip(rows_I, images, strict=True):
         row["check"] = _checksum(row, name)

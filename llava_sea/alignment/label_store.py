@@ -280,7 +280,7 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
             "makes this shard anew"
         ) from None
     found = sidecar.get("format") if isinstance(sidecar, dict) else None
-    if found != FORMAT or not _SIDECAR <= sidecar.keys():
+    if found != FORMAT or not sidecar.keys() >= _SIDECAR:
         raise LabelStoreError(
             f"{path}: damaged, or of another format ({found!r}, not {FORMAT!r}); delete it and run "
             "the extraction again, it makes this shard anew"

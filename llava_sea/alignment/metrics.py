@@ -43,7 +43,8 @@ def nearest_words(
 
     Args:
         visual_ND: projected visual tokens ``(N, D)``.
-        words: word embeddings ``(Q, D)``, or blocks of them that follow each other.
+        words: word embeddings ``(Q, D)``, or blocks of them that follow each other; a block may be
+            empty.
         block: words looked at together when `words` is one tensor.
 
     Returns:
@@ -58,6 +59,8 @@ def nearest_words(
     best: NearestWords | None = None
     first_id = 0
     for words_QD in blocks:
+        if not len(words_QD):
+            continue
         words_QD = words_QD.float()
         cosine_NQ = unit_ND @ torch.nn.functional.normalize(words_QD, dim=-1).T
         cosine_N, ids_N = cosine_NQ.max(dim=1)
@@ -67,7 +70,7 @@ def nearest_words(
         found = NearestWords(ids_N + first_id, cosine_N, distance_N)
         best = found if best is None else best.better(found)
         first_id += len(words_QD)
-    if best is None or first_id == 0:
+    if best is None:
         raise ValueError("the nearest word needs at least one word")
     return best
 
@@ -84,7 +87,15 @@ def tacs(visual_PD: Tensor, caption_TD: Tensor, *, k: int = 10) -> Tensor:
 
     Returns:
         A scalar in [-1, 1].
+
+    Raises:
+        ValueError: if there is no visual token or no caption token.
     """
+    if not len(visual_PD) or not len(caption_TD):
+        raise ValueError(
+            f"TACS needs visual tokens and caption tokens, got {len(visual_PD)} and "
+            f"{len(caption_TD)}"
+        )
     visual_PD = torch.nn.functional.normalize(visual_PD.float(), dim=-1)
     caption_TD = torch.nn.functional.normalize(caption_TD.float(), dim=-1)
     best_P = (visual_PD @ caption_TD.T).amax(1)

@@ -118,7 +118,9 @@ def test_a_changed_word_list_is_refused(tmp_path):
         LabelStore(tmp_path).words()
 
 
-@pytest.mark.parametrize("found", ["llava_sea labels 1", "llava_sea labels 2", "llava_sea labels 4"])
+@pytest.mark.parametrize(
+    "found", ["llava_sea labels 1", "llava_sea labels 2", "llava_sea labels 4"]
+)
 def test_another_format_is_refused(tmp_path, found):
     write(tmp_path)
     path = tmp_path / "manifest.json"

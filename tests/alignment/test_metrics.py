@@ -25,7 +25,8 @@ def test_blocks_do_not_change_the_result(block):
         torch.testing.assert_close(found.cosine_N[n], max(cosines), atol=1e-5, rtol=1e-5)
         nearest = min((visual[n] - w).norm() for w in words)
         torch.testing.assert_close(found.distance_N[n], nearest, atol=1e-4, rtol=1e-4)
-    from_blocks = nearest_words(visual, iter(words.split(13)))
+    blocks = [words[:0], *words.split(13), words[:0]]
+    from_blocks = nearest_words(visual, iter([blocks[0], blocks[1], words[:0], *blocks[2:]]))
     assert from_blocks.ids_N.tolist() == found.ids_N.tolist()
 
 
@@ -34,9 +35,16 @@ def test_words_themselves_have_gap_zero():
     torch.testing.assert_close(nearest_words(words, words).distance_N, torch.zeros(4))
 
 
-def test_no_word_is_an_error():
+@pytest.mark.parametrize("words", [iter([]), torch.ones(0, 2), [torch.ones(0, 2)] * 2])
+def test_no_word_is_an_error(words):
     with pytest.raises(ValueError, match="at least one word"):
-        nearest_words(torch.ones(1, 2), iter([]))
+        nearest_words(torch.ones(1, 2), words)
+
+
+@pytest.mark.parametrize(("patches", "tokens"), [(0, 3), (3, 0)])
+def test_no_token_is_an_error(patches, tokens):
+    with pytest.raises(ValueError, match=f"got {patches} and {tokens}"):
+        tacs(torch.ones(patches, 2), torch.ones(tokens, 2))
 
 
 def test_tacs_by_hand():
