@@ -26,6 +26,11 @@ class NearestWords(NamedTuple):
     distance_N: Tensor
     """The smallest Euclidean distance to any word (eq. 5), float32; often another word's."""
 
+    @property
+    def unit_distance_N(self) -> Tensor:
+        """That distance between vectors scaled to length 1: eq. 5 without the lengths, float32."""
+        return (2 - 2 * self.cosine_N).clamp(min=0).sqrt()
+
     def better(self, other: NearestWords) -> NearestWords:
         """Join with the result over later words; a tie stays with `self`."""
         closer_N = other.cosine_N > self.cosine_N
@@ -48,7 +53,8 @@ def nearest_words(
         block: words looked at together when `words` is one tensor.
 
     Returns:
-        The nearest words; the modality gap of eq. 5 is ``distance_N.mean()``.
+        The nearest words; the modality gap of eq. 5 is ``distance_N.mean()``. It grows with the
+        tokens' lengths; ``unit_distance_N.mean()`` does not.
 
     Raises:
         ValueError: if there is no word.
