@@ -69,7 +69,7 @@ def pack_rows(
     largest = ids_IPN.max(initial=0)
     if largest >= 1 << 32 or ids_IPN.min(initial=0) < 0:
         wrong_I = ((ids_IPN < 0) | (ids_IPN >= 1 << 32)).any((1, 2))
-        raise ValueError(f"{images[wrong_I.argmax()]!r}: a word id is not in 0 .. 2**32 - 1")
+        raise ValueError(f"{images[int(wrong_I.argmax())]!r}: a word id is not in 0 .. 2**32 - 1")
     id_bytes = 3 if largest < _SMALL_IDS else 4
     ids_IPN = ids_IPN.astype(np.uint32)
     count, patches, top_n = ids_IPN.shape
@@ -82,9 +82,8 @@ def pack_rows(
     finite_IPN = np.isfinite(rows_I["scores"])
     if not finite_IPN.all():
         place = tuple(np.argwhere(~finite_IPN)[0])
-        raise ValueError(
-            f"{images[place[0]]!r}: a score is {scores_IPN[place]}, no number that a float16 holds"
-        )
+        image, score = images[int(place[0])], scores_IPN[place]
+        raise ValueError(f"{image!r}: a score is {score}, no number that a float16 holds")
     for row, name in zip(rows_I, images, strict=True):
         row["check"] = _checksum(row, name)
     return rows_I, id_bytes
