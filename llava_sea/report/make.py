@@ -152,7 +152,7 @@ def _table(
         if run.step is None and run.rows
         else "The run's log holds no held-out measurements"
     )
-    return lines, f"{why}: TACS, gap and nearest words are those of the pictures below."
+    return lines, f"{why}: TACS, gaps, lengths and nearest words are those of the pictures below."
 
 
 def _setting(run: RunFolder, key: str, flag: str) -> str:
