@@ -21,6 +21,7 @@ from torch import Tensor
 from llava_sea.alignment import nearest_words, tacs
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
+from llava_sea.data.tokenize import tell_beyond
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.model.projector_io import load_projector
@@ -211,6 +212,8 @@ class PictureReader:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
         if not ids:
             return None
+        if beyond := tell_beyond(ids, self.tokenizer, self.model.num_rows):
+            raise UserError(f"--data_path: the caption {caption!r} holds {beyond}; remove it")
         caption_TD = self.model.embed(torch.tensor(ids, device=self.device))
         return float(tacs(visual_PD, caption_TD))
 

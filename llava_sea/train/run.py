@@ -259,7 +259,8 @@ def log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> N
         logger.warning("%d records have pictures without labels", num_without_labels)
     if words is not None and words.num_dropped:
         logger.warning(
-            "%d words of the list have more than 16 tokens or unknown ones and can be no target",
+            "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "
+            "embedding table, and can be no target",
             words.num_dropped,
         )
 

@@ -288,6 +288,17 @@ def test_bad_held_out_records_name_their_own_file(train_here, tiny, tmp_path):
         train_here("run", sea_eval_image_folder=images)
 
 
+def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm, tiny, tmp_path):
+    records = json.loads(tiny.data.read_text())
+    records[1]["conversations"][1]["value"] += " <extra>"
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(records))
+    for flag in ("data_path", "sea_eval_data"):
+        message = rf"^{data}: record 1 \(id 'rec-1'\) holds '<extra>'.* 1 of 24 records"
+        with pytest.raises(UserError, match=message):
+            train_here("run", model_name_or_path=grown_llm, **{flag: data})
+
+
 def test_a_finished_run_is_left_as_it_is(train_here, capsys):
     output_dir = train_here("run", max_steps=3, save_steps=2)
     before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
