@@ -53,6 +53,16 @@ def run_script(name: str, folder: Path, *flags: str, **changes: str) -> str:
     return output
 
 
+def check_trace(name: str, run: Path) -> None:
+    """Compare a run's first 20 steps with those of November 2026: no change moves a loss."""
+    trace = json.loads((REPOSITORY / "tests" / "traces" / "mini.json").read_text())[name]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [{key: row.get(key) for key in then} for then, row in zip(trace, rows, strict=False)]
+    assert len(found) == len(trace) >= 20
+    for now, then in zip(found, trace, strict=True):
+        assert now == pytest.approx(then, rel=1e-5), (name, then["step"])
+
+
 @pytest.mark.slow
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("name", ["pretrain_sea.sh", "pretrain.sh"])
@@ -67,8 +77,7 @@ def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
     assert not re.search(r"""(?:src|href)=["']https?://[^"']+\.(?:js|css|png|jpe?g)""", page)
     assert str(pages[0]) in output or pages[0].name in output
     assert (tmp_path / "run" / "mm_projector.bin").is_file()
-    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert metrics.count("\n") > 10
+    check_trace(name, tmp_path / "run")
     assert (tmp_path / "labels" / "manifest.json").exists() == (name == "pretrain_sea.sh")
     if name == "pretrain_sea.sh":
         tune_and_ask(tmp_path)
@@ -91,6 +100,7 @@ def tune_and_ask(tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     projector = str(tmp_path / "run" / "mm_projector.bin")
     run_script("finetune.sh", tmp_path, PROJECTOR=projector, OUTPUT_DIR=str(tuned))
+    check_trace("finetune.sh", tuned)
     data = REPOSITORY / "playground" / "data" / "mini"
     asked = json.loads((data / "heldout_questions.json").read_text())
     easy = [r for r in asked if r["kind"] in ("background", "existence of a colour")][:40]

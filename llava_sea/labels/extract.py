@@ -131,6 +131,7 @@ def _parameters(
     options: ExtractOptions, pictures: list[Picture], encoder: PatchEncoder
 ) -> dict[str, Any]:
     """What makes these labels these labels; a resumed run must agree on all of it."""
+    from llava_sea.alignment.label_store import FORMAT
     from llava_sea.labels.mine_shards import make_loader
     from llava_sea.labels.words_file import read_words, words_sha256
 
@@ -139,6 +140,7 @@ def _parameters(
     height, width = geometry["resolution"]
     names = "\0".join(picture.image for picture in pictures)
     parameters = {
+        "format": FORMAT,
         "words_sha256": words_sha256(options.words),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,
