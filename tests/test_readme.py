@@ -1,60 +1,68 @@
-"""The README stays true: its commands dry-run, its snippet runs, its paths and functions exist."""
+"""The READMEs stay true: commands dry-run, the snippet runs, paths, flags and functions exist."""
 
 import importlib
+import importlib.util
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+REPO = Path(__file__).resolve().parents[1]
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+LISTED = subprocess.run(["git", "ls-files", "*.md"], cwd=REPO, capture_output=True, text=True)
+PAGES = sorted(p for p in map(REPO.joinpath, LISTED.stdout.split()) if "results" not in p.parts)
 
 
-@pytest.fixture(scope="module")
-def blocks(repo):
-    return BLOCKS.findall((repo / "README.md").read_text())
+def commands(page):
+    blocks = BLOCKS.findall(page.read_text())
+    return [line for kind, body in blocks if kind == "bash" for line in body.splitlines()]
 
 
-def commands(repo):
-    text = (repo / "README.md").read_text()
-    return [
-        line for kind, body in BLOCKS.findall(text) if kind == "bash" for line in body.splitlines()
+FLAT = [f"bash scripts/v1_5/{name}.sh" for name in ("pretrain_sea", "finetune")]
+COMMANDS = sorted({line for page in PAGES for line in commands(page)})
+SCRIPTS = [*FLAT, *(c for c in COMMANDS if "scripts/" in c)]
+
+
+def test_the_readme_begins_with_the_two_commands_and_is_short():
+    assert commands(REPO / "README.md")[:2] == [
+        "bash scripts/pretrain_sea.sh",
+        "bash scripts/test.sh",
     ]
+    assert len((REPO / "README.md").read_text().splitlines()) <= 250
 
 
-def test_there_are_the_two_commands(repo):
-    assert commands(repo)[:2] == ["bash scripts/pretrain_sea.sh", "bash scripts/test.sh"]
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_script_dry_runs_and_its_commands_parse(command):
+    result = subprocess.run(
+        ["bash", "-c", command],
+        cwd=REPO,
+        env=os.environ | {"DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    printed = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert any(words and words[0] in ("python", "deepspeed") for words in printed), command
+    for words in printed:
+        if "llava_sea.eval" in words[:3]:
+            parse_evaluation(words[3:])
+        elif any(word.endswith("train_mem.py") for word in words):
+            parse_training(words[words.index("--deepspeed") :])
+        elif "llava_sea.labels.extract" in words:
+            parse_extraction(words[words.index("llava_sea.labels.extract") + 1 :])
 
 
-def test_every_script_dry_runs(repo):
-    env = os.environ | {"DRY_RUN": "1", "LLAVA_SEA_PYTHON": sys.executable}
-    seen = 0
-    for command in commands(repo):
-        if "scripts/" not in command or "test.sh" in command:
-            continue
-        seen += 1
-        result = subprocess.run(
-            ["bash", "-c", command], cwd=repo, env=env, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-        assert re.search("python -m (llava_sea|playground.claims)", result.stdout), command
-        parse_evaluation(result.stdout)
-        printed = [shlex.split(line) for line in result.stdout.splitlines()]
-        for words in printed:
-            if "llava_sea.train.launch" in words:
-                parse_training(repo, words[words.index("--deepspeed") :])
-            if "llava_sea.labels.extract" in words:
-                parse_extraction(repo, words[words.index("llava_sea.labels.extract") + 1 :])
-    assert seen == 14
-
-
-def parse_training(repo, flags):
+def parse_training(flags):
     from llava_sea.presets import TRAINING_PRESETS
     from llava_sea.train.parse import parse_args
 
+    flags = [str(REPO / flag) if flag.startswith("zero_configs/") else flag for flag in flags]
     _, _, sea, args = parse_args(flags)
     assert args.output_dir
     if "--sea_weight_schedule" in flags:  # pretrain_sea.sh spells out what the preset holds
@@ -62,62 +70,69 @@ def parse_training(repo, flags):
         assert {name: getattr(sea, name) for name in best} == best
 
 
-def parse_evaluation(printed):
+def parse_evaluation(flags):
     from llava_sea.eval.flags import parse
 
-    for line in printed.splitlines():
-        if "llava_sea.eval" in line:
-            words = shlex.split(line)
-            assert parse(words[words.index("llava_sea.eval") + 1 :]).checkpoints
+    assert parse(flags).checkpoints
 
 
-def parse_extraction(repo, flags):
+def parse_extraction(flags):
     from llava_sea.labels.options import parse_options
 
     assert parse_options(flags).sea_preset == "best"
 
 
-def test_the_deepspeed_line_parses(repo, monkeypatch, tmp_path):
-    monkeypatch.chdir(repo)
-    (line,) = [c for c in commands(repo) if c.startswith("deepspeed ")]
-    words = shlex.split(line)
-    assert (repo / words[1]).is_file()
-    parse_training(repo, words[2:])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m ")])
+def test_a_python_command_knows_its_flags(command, capsys, monkeypatch):
+    module, *flags = shlex.split(command)[2:]
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    for flag in flags:
+        assert not flag.startswith("--") or flag in said, flag
 
 
-def test_python_commands_know_their_flags(repo):
-    for command in commands(repo):
-        if not command.startswith("python -m "):
-            continue
-        words = shlex.split(command)
-        result = subprocess.run(
-            [sys.executable, *words[1:3], "--help"], cwd=repo, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-        for word in words[3:]:
-            if word.startswith("--"):
-                assert word in result.stdout, (command, word)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[\w-]+)?\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:llava_sea|scripts|tests|zero_configs)/[\w./-]+\w)", text):
+        assert (REPO / path).exists(), path
+    for module in re.findall(r"python -m (llava_sea[\w.]*|playground[\w.]*)", text):
+        assert importlib.util.find_spec(module.rstrip(".")), module
 
 
-def test_the_walk_names_what_exists(repo):
-    walk = re.findall(r"`(llava_sea/[\w/]+)\.py:(\w+)`", (repo / "README.md").read_text())
-    assert len(walk) == 6
+def test_flags_in_the_tables_exist():
+    from llava_sea.labels.options import ExtractOptions
+    from llava_sea.train.arguments import (
+        DataArguments,
+        ModelArguments,
+        SeaArguments,
+        TrainingArguments,
+    )
+
+    kinds = (ExtractOptions, ModelArguments, DataArguments, SeaArguments, TrainingArguments)
+    known = {name for kind in kinds for name in kind.__dataclass_fields__}
+    for page in ("README.md", "llava_sea/train/README.md", "llava_sea/labels/README.md"):
+        rows = [r for r in (REPO / page).read_text().splitlines() if r.startswith("| `--")]
+        found = {flag for row in rows for flag in re.findall(r"`--(\w+)", row.split("|")[1])}
+        assert found and found <= known, (page, found - known)
+
+
+def test_the_walk_names_what_exists():
+    walk = re.findall(r"`(llava_sea/[\w/]+)\.py:(\w+)`", (REPO / "README.md").read_text())
+    assert len(walk) >= 6
     for path, name in walk:
         assert hasattr(importlib.import_module(path.replace("/", ".")), name), (path, name)
 
 
-def test_flags_in_the_tables_exist(repo):
-    from llava_sea.labels.options import ExtractOptions
-    from llava_sea.train.arguments import SeaArguments
-
-    known = {*ExtractOptions.__dataclass_fields__, *SeaArguments.__dataclass_fields__}
-    found = set(re.findall(r"`--(sea_\w+)", (repo / "README.md").read_text()))
-    assert found and found <= known
-
-
-def test_the_ten_lines_train_a_projector(repo, blocks, tiny, tiny_labels, monkeypatch):
+def test_the_snippet_trains_a_projector(tiny, tiny_labels, monkeypatch):
     from transformers import AutoTokenizer
 
+    blocks = BLOCKS.findall((REPO / "README.md").read_text())
     (snippet,) = [body for kind, body in blocks if kind == "python"]
     monkeypatch.chdir(tiny.root)
     (tiny.root / "labels").symlink_to(tiny_labels)
@@ -138,18 +153,3 @@ def test_the_ten_lines_train_a_projector(repo, blocks, tiny, tiny_labels, monkey
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.85 * losses[0]
-
-
-@pytest.mark.parametrize(
-    ("heading", "end", "results"),
-    [
-        ("**The effect after stage 1**", "<picture>", "playground/study/results"),
-        ("**The effect after both stages**", "Read with care", "playground/claims/results"),
-    ],
-)
-def test_the_studies_tables_are_those_of_their_results(repo, heading, end, results):
-    text = (repo / "README.md").read_text()
-    section = text.split(heading)[1].split(end)[0]
-    rows = [line for line in section.splitlines() if line.startswith(("| llm-", "| SEA"))]
-    summary = (repo / results / "summary.md").read_text().splitlines()
-    assert len(rows) > 10 and set(rows) <= set(summary)

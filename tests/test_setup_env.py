@@ -13,10 +13,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FAKE_PYTHON = """#!/usr/bin/env bash
 # Logs its arguments; makes a fake .venv; fails where the test says so.
 here="$(cd "$(dirname "$0")" && pwd)"
-echo "$(basename "$(dirname "$here")") $*" >>"$LOG"
+echo "$(basename "$(dirname "$here")") ${*//$'\n'/ }" >>"$LOG"
 case "$*" in
-  *"version_info < (3, 10))"*) exit "${OLD_PYTHON:-0}" ;;
-  *"import venv, ensurepip"*) exit "${NO_ENSUREPIP:-0}" ;;
+  *"import sys, venv, ensurepip"*) exit "${OLD_PYTHON:-0}" ;;
   "-m venv --clear "*)
     sleep 0.1
     rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python"
@@ -24,7 +23,7 @@ case "$*" in
     echo "VIRTUAL_ENV=\\"$4\\"" >"$4/bin/activate" ;;
   *"-e .[dev]") exit "${FAIL_INSTALL:-0}" ;;
   *"--index-url"*) exit "${FAIL_CPU_INDEX:-0}" ;;
-  "- "*) cat >/dev/null; exit "${NO_PACKAGE:-0}" ;;
+  *"find_spec"*) exit "${NO_PACKAGE:-0}" ;;
 esac
 """
 
@@ -161,10 +160,9 @@ def test_an_interrupted_set_up_is_taken_up_again(checkout):
     assert any(line.endswith("-e .[dev]") for line in log)
 
 
-def test_a_copied_environment_is_made_anew(checkout):
+def test_an_environment_of_another_place_is_made_anew(checkout):
     checkout.source()
-    (checkout.venv / "bin" / "activate").write_text('VIRTUAL_ENV="/elsewhere/.venv"\n')
-    (checkout.venv / ".llava_sea_stamp").unlink()
+    (checkout.venv / ".stamp").write_text("/elsewhere 123 45\n")
     assert any("-m venv --clear" in line for line in checkout.source()[3])
 
 
@@ -182,15 +180,14 @@ def test_a_linked_environment_is_used_and_never_changed(checkout, elsewhere):
     status, out, err, log = checkout.source()
     assert (status, err) == (0, "")
     assert out.startswith(f"{checkout.venv}/bin/python\n")
-    assert log == [f".venv - {checkout.root}"]
+    assert len(log) == 1 and log[0].endswith(str(checkout.root))
     assert {path.name for path in elsewhere.iterdir()} == {"bin", "pyvenv.cfg"}
 
 
 def test_a_linked_environment_without_the_package_is_refused(checkout, elsewhere):
     status, out, err, log = checkout.source(NO_PACKAGE="1")
     assert (status, out) == (1, "")
-    assert f"is a link to {elsewhere}" in err and "LLAVA_SEA_PYTHON=" in err
-    assert err.count("\n") == 1 and len(log) == 1
+    assert "is a link to" in err and err.count("\n") == 1 and len(log) == 1
     shutil.rmtree(elsewhere)  # a link to nowhere
     assert "is a link to" in checkout.source()[2] and not elsewhere.exists()
 
@@ -212,15 +209,6 @@ def test_without_the_cpu_index_the_default_one_serves(checkout):
     assert [line for line in log if " install " in line][1].endswith(f"install {torch_version()}")
 
 
-def test_a_machine_that_gets_a_gpu_gets_the_other_torch(checkout):
-    checkout.source()
-    log = checkout.source(LLAVA_SEA_TORCH="default")[3]
-    assert any("--force-reinstall --no-deps torch==" in line for line in log)
-    assert not any("--index-url" in line for line in log)
-    assert checkout.source(LLAVA_SEA_TORCH="default")[3] == []
-    assert checkout.source(LLAVA_SEA_TORCH="cpu")[3] == []
-
-
 def test_an_active_environment_with_the_package_is_used_as_it_is(checkout, tmp_path):
     active = tmp_path / "active"
     checkout.add_python(active / "bin" / "python")
@@ -228,7 +216,7 @@ def test_an_active_environment_with_the_package_is_used_as_it_is(checkout, tmp_p
         status, out, err, log = checkout.source(**{name: str(active)})
         assert (status, err) == (0, "")
         assert out.startswith(f"{active}/bin/python\n")
-        assert log == [f"active - {checkout.root}"]
+        assert len(log) == 1 and log[0].startswith("active -c import")
     assert not checkout.venv.exists()
 
 
@@ -237,9 +225,8 @@ def test_an_active_environment_without_the_package_is_left_alone(checkout, tmp_p
     checkout.add_python(active / "bin" / "python")
     status, out, err, log = checkout.source(VIRTUAL_ENV=str(active), NO_PACKAGE="1")
     assert status == 0
-    assert f"{active} does not have this package" in err
     assert out.startswith(f"{checkout.venv}/bin/python\n")
-    assert [line for line in log if line.startswith("active ")] == [f"active - {checkout.root}"]
+    assert sum(line.startswith("active ") for line in log) == 1
 
 
 def test_a_named_interpreter_is_used_or_refused(checkout):
@@ -249,26 +236,16 @@ def test_a_named_interpreter_is_used_or_refused(checkout):
     )
     assert status == 0, err
     assert (out.splitlines()[0], log) == (named, [])
-    assert f"this environment's llava_sea is {REPOSITORY}, not {checkout.root}" in err
+    assert f"this llava_sea is {REPOSITORY}" in err
     status, out, err, _ = checkout.source(LLAVA_SEA_PYTHON="/no/such/python")
     assert (status, out) == (1, "")
-    assert "LLAVA_SEA_PYTHON=/no/such/python cannot import llava_sea" in err
+    assert "LLAVA_SEA_PYTHON=/no/such/python does not have this package" in err
 
 
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [
-        (
-            {"OLD_PYTHON": "1", "PYTHON": "python3"},
-            "no Python 3.10 or newer found (PYTHON=python3)",
-        ),
-        ({"NO_ENSUREPIP": "1"}, "python3 has no venv module with pip"),
-    ],
-)
-def test_what_python_must_have(checkout, env, expected):
-    status, _, err, log = checkout.source(**env)
+def test_an_old_python_or_one_without_venv_is_refused(checkout):
+    status, _, err, log = checkout.source(OLD_PYTHON="1", PYTHON="python3")
     assert status == 1
-    assert expected in err
+    assert "python3 is missing, older than 3.10 or without venv" in err and "PYTHON=" in err
     assert not any("-m venv" in line for line in log)
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 from llava_sea.errors import run_command
 
 RESULTS = Path(__file__).parents[1] / "results"
-"""Of full runs; committed, the README's numbers."""
+"""Of full runs; committed, README.md's numbers."""
 QUICK_RESULTS = Path(__file__).parents[3] / "runs" / "bench"
 _VERSIONS = ("torch", "transformers", "deepspeed", "numpy", "faiss-cpu", "flash-attn", "triton")
 
