@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_sea.errors import UserError
+from llava_sea.pretrained import load_pretrained
 
 _CHUNK = 65_536  # words tokenised and sorted by length at a time
 _LEGACY_EOS = 2  # CLIP configs with this end token pool at the largest id instead
@@ -53,7 +54,7 @@ class TextEncoder:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
+            tokenizer = load_pretrained(AutoTokenizer, str(path_or_id))
         except (OSError, ValueError) as error:
             raise UserError(f"no tokenizer in {path_or_id}: {error}") from error
         return cls(model, tokenizer)

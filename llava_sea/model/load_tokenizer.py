@@ -18,6 +18,7 @@ from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.errors import UserError
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.load_weights import read_json
+from llava_sea.pretrained import load_pretrained
 
 _HIDDEN = "<|former {}|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
@@ -53,7 +54,7 @@ def load_training_tokenizer(
         result.name_or_path = path
         return result
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, cache_dir=cache_dir)
+        tokenizer = load_pretrained(AutoTokenizer, path, cache_dir=cache_dir)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: no tokenizer there, or a damaged one ({str(error).splitlines()[0]})"
