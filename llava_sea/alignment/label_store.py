@@ -29,7 +29,13 @@ from numpy.typing import NDArray
 
 from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype, unpack_row
 from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, sha256_file, write_atomically
+from llava_sea.files import (
+    open_atomically,
+    open_file,
+    read_file,
+    sha256_file,
+    write_atomically,
+)
 
 FORMAT = "llava_sea labels 2"
 _READABLE = ("llava_sea labels 1", FORMAT)
@@ -159,7 +165,7 @@ class LabelStore:
                 )
             )
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(read_file(path))
         except ValueError as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
         self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
@@ -177,6 +183,7 @@ class LabelStore:
             self.num_words = int(self.manifest.get("num_words", 2**32))
             self.skipped: dict[str, str] = self.manifest["skipped"]
             self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
+            open_file(self.directory / "index.npy").close()  # np.load waits for a pipe
             self._index = np.load(self.directory / "index.npy", mmap_mode="r")
             self._files = [self._shard_files(shard) for shard in range(len(self._ends))]
             counted = int(self._ends[-1]) if self._files else 0
@@ -234,7 +241,7 @@ class LabelStore:
             LabelStoreError: if the list is missing or not the one the labels were mined with.
         """
         path = self.directory / "words.tsv"
-        data = path.read_bytes() if path.exists() else b""
+        data = read_file(path) if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != self.manifest["words_sha256"]:
             raise LabelStoreError(
                 f"{path}: missing, or not the word list these labels were mined with"
@@ -292,7 +299,7 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
     if not path.exists():
         raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
     try:
-        sidecar: dict[str, Any] = json.loads(path.read_text())
+        sidecar: dict[str, Any] = json.loads(read_file(path))
     except ValueError as error:
         raise LabelStoreError(
             f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "
