@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_names import PEFT_PREFIX
+from llava_sea.model.names import PEFT_PREFIX, to_written
 from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters
 from llava_sea.model.stage2 import choose_trainable
-from llava_sea.model.write_names import to_legacy
 
 ADAPTER = "default"
 """peft's name of the one adapter; it stands in module names and never in files."""
@@ -114,7 +113,7 @@ def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[
     for name, parameter in tower.named_parameters():
         if parameter.requires_grad:
             # LLaVA holds the tower of transformers 4 as an attribute of its own module.
-            legacy = to_legacy(f"model.vision_tower.{name}", tower.config.model_type)
+            legacy = to_written(f"model.vision_tower.{name}", tower.config.model_type)
             yield f"{LORA_PREFIX}vision_tower.{legacy}", parameter
 
 

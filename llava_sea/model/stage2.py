@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.model.packed import packed_rows
+from llava_sea.model.towers import unused_tower_parts
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
@@ -79,22 +80,3 @@ def choose_trainable(
         llava.model.vision_tower.requires_grad_(True)
         for module in unused_tower_parts(llava):
             module.requires_grad_(False)
-
-
-def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
-    """Return the tower's modules after the hidden state that feeds the projector.
-
-    Raises:
-        AssertionError: for a tower whose layers are not one `nn.ModuleList`, which none known has.
-    """
-    tower: Any = llava.model.vision_tower
-    depth = int(tower.config.num_hidden_layers)
-    (layers,) = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    selected = llava.config.vision_feature_layer
-    assert isinstance(selected, int)
-    used = selected if selected >= 0 else depth + 1 + selected
-    unused = [*layers[used:]]
-    # What follows the last layer: CLIP's and SigLIP's post_layernorm and pooling head, DINOv2's
-    # layernorm. hidden_states never pass through them.
-    after = ("post_layernorm", "head", "layernorm")
-    return [*unused, *(getattr(tower, name) for name in after if hasattr(tower, name))]

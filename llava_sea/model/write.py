@@ -23,7 +23,7 @@ from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.chat_template import choose_chat_template
-from llava_sea.model.load_names import some
+from llava_sea.model.names import some
 from llava_sea.model.write_config import write_config, write_generation_config, written_config
 from llava_sea.model.write_files import replaced_together
 from llava_sea.model.write_processor import with_image_token, write_processor, write_tokenizer
@@ -66,7 +66,8 @@ def write_llava(
         The names of the files written.
 
     Raises:
-        UserError: if the model has weights that the format cannot hold, or there is no room.
+        UserError: if the model has weights that the format cannot hold.
+        OSError: if a file cannot be written.
     """
     folder = Path(folder)
     state = dict(model.state_dict() if state_dict is None else state_dict)

@@ -17,9 +17,9 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.data.images import ImageTransform
-from llava_sea.model.builder import TOWER_HAS_CLS
 from llava_sea.model.load_tokenizer import keep_legacy
 from llava_sea.model.load_weights import read_json
+from llava_sea.model.towers import TOWERS
 
 _OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
@@ -73,7 +73,7 @@ def write_processor(folder: Path, transform: ImageTransform, config: LlavaConfig
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE_TOKEN,
         "patch_size": vision_config.patch_size,
-        "num_additional_image_tokens": int(TOWER_HAS_CLS[vision_config.model_type]),
+        "num_additional_image_tokens": int(TOWERS[vision_config.model_type].has_cls),
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
     }
     _write_json(folder / "processor_config.json", processor)

@@ -17,8 +17,8 @@ from llava_sea.errors import UserError
 from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
+from llava_sea.model.names import to_written
 from llava_sea.model.write_config import write_config, write_generation_config
-from llava_sea.model.write_names import to_legacy
 from llava_sea.model.write_weights import grow, parse_size, plan_shards
 
 
@@ -61,9 +61,9 @@ def test_names_on_disk_are_those_of_llava_hf(case, tmp_path):
 def test_dinov2_has_its_names_of_transformers_4():
     name = "model.vision_tower.encoder.layer.0.attention.q_proj.weight"
     old = "vision_tower.encoder.layer.0.attention.attention.query.weight"
-    assert to_legacy(name, "dinov2") == old
+    assert to_written(name, "dinov2") == old
     with pytest.raises(ValueError, match="no weight of transformers' Llava"):
-        to_legacy("language_model.layers.0.weight", "dinov2")
+        to_written("language_model.layers.0.weight", "dinov2")
 
 
 LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
@@ -253,15 +253,16 @@ def test_a_move_that_fails_puts_the_earlier_files_back(case, tmp_path, monkeypat
     assert load_llava(str(tmp_path)).model.dtype == torch.float32
 
 
-def test_a_full_disk_is_told_from_a_defect(case, tmp_path, monkeypatch):
+def test_a_full_disk_that_safetensors_meets_names_the_file(case, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     def full(*_args, **_options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("llava_sea.model.write_weights.save_file", full)
-    with pytest.raises(UserError, match=r"cannot be written .* stays as it is"):
+    with pytest.raises(OSError, match=r"No space left.*/model\.safetensors") as caught:
         write(case, tmp_path)
+    assert caught.value.errno == 28
 
 
 def test_generation_settings_that_transformers_refuses_are_put_right(case, tmp_path):
