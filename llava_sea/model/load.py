@@ -50,7 +50,6 @@ from llava_sea.model.load_source import (
     recognise,
     recorded_base,
 )
-from llava_sea.model.load_tokenizer import load_training_tokenizer
 from llava_sea.model.load_weights import (
     check_exists,
     quiet_transformers,
@@ -60,6 +59,7 @@ from llava_sea.model.load_weights import (
 )
 from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, some
 from llava_sea.model.projector_io import LLAVA_TO_HF
+from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config
 from llava_sea.pretrained import load_pretrained, without_code
 

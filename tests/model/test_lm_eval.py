@@ -16,7 +16,7 @@ from bos_case import with_bos
 from model_world import write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llava_sea.model.export_llm import main
+from llava_sea.model.export import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LM_EVAL_PYTHON")
 SCRIPT = Path(__file__).with_name("score_with_lm_eval.py")
@@ -60,7 +60,7 @@ def run(arguments, folder):
 def llm(make_case, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     write(with_bos(make_case("clip-pad-v1")), root / "llava")
-    main(["--model_path", str(root / "llava"), "--output_dir", str(root / "llm")])
+    main(["--format=llm", f"--model_path={root / 'llava'}", f"--output_dir={root / 'llm'}"])
     return root / "llm"
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from llava_sea.eval.generation import Answerer, Decoding
 from llava_sea.eval.question import Question
-from llava_sea.model.export_lmms import main
+from llava_sea.model.export import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LMMS_PYTHON")
 SCRIPT = Path(__file__).with_name("answer_with_lmms_eval.py")
@@ -72,7 +72,7 @@ def exported(request, make_case, tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("for lmms eval")
     write(case, root / "llava")
     case.folder = root / "lmms"
-    main(["--model_path", str(root / "llava"), "--output_dir", str(case.folder)])
+    main(["--format=lmms", f"--model_path={root / 'llava'}", f"--output_dir={case.folder}"])
     rng = np.random.default_rng(0)
     questions, case.questions = [], []
     for number, text in enumerate(TEXTS):
