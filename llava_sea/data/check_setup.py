@@ -65,8 +65,10 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
             "offsets; use a fast tokenizer"
         )
     vision = getattr(config, "vision_config", config)
+    transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
+    transform.check_fits(vision)
     return Setup(
-        transform=ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
+        transform=transform,
         template=template,
         tokenizer=tokenizer,
         image_tokens=num_patches(vision),
