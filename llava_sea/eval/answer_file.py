@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.eval.answers import read_rows
 from llava_sea.eval.question import Question
-from llava_sea.files import write_atomically
+from llava_sea.files import read_file, write_atomically
 
 Key = tuple[str, str]
 
@@ -96,7 +96,7 @@ class AnswerFile:
             if question.key in answers
         ]
         data = "".join(rows).encode()
-        if not self.path.is_file() or self.path.read_bytes() != data:
+        if not self.path.is_file() or read_file(self.path) != data:
             write_atomically(self.path, data)
         for shard in self.shards():
             shard.unlink()
@@ -104,7 +104,7 @@ class AnswerFile:
     def append(self, path: Path, answered: Sequence[tuple[Question, str]]) -> None:
         """Add answers to the file of a process."""
         rows = [json.dumps(q.row(text, self.model_id)) + "\n" for q, text in answered]
-        with open(path, "ab") as file:
+        with naming(path), open(path, "ab") as file:
             file.write("".join(rows).encode())
 
     def _foreign(self, row: Mapping[str, Any], place: str, known: bool) -> str:
