@@ -1,60 +1,113 @@
-"""Read pictures with a projector: every patch's nearest word (SEA eq. 4), and is it right?
+"""Read images with a projector: every patch's nearest words (SEA eq. 4), and are they right?
 
 Only the vision tower, the projector and the embedding table work, on any device; the LLM's layers
 stay where they were loaded. A word is right if the truth file counts it among the patch's words;
 without one, if it occurs in the caption, which leaves most things out.
 
-Shape letters: I pictures, P patches, N visual tokens, H and W pixels, T tokens of a caption,
-D hidden size.
+Shape letters: I images, P patches, N visual tokens, H and W pixels, Q words, M tokens of a word,
+T tokens of a caption, K best words, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from llava_sea.alignment import nearest_words, tacs
+from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
+from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.report.cells import Cell, Grid, Near, Picture
-from llava_sea.report.folder import Projector
-from llava_sea.report.words import Words, best_words
+from llava_sea.report.grid import Cell, Example, Grid, Near
+from llava_sea.report.measures import IN_CAPTION, PRECISION
+from llava_sea.report.runs import Projector
 from llava_sea.train.evaluation import Truth
 
-PICTURE_BATCH = 8
+WORD_BLOCK = 2048
+"""Words are embedded in blocks, so that a list of millions costs memory for one block."""
+IMAGE_BATCH = 8
 LISTED_WORDS = 5
 """Nearest words listed for a patch when it is pointed at."""
 LISTED_TRUE = 8
 
 
-def choose_records(records: Sequence[Record], count: int | None) -> list[Record]:
-    """Return the first records that have a picture; nobody picks the nice ones.
+class Words:
+    """The words among which the nearest is sought, and their tokens."""
+
+    def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
+        """Tokenise words; those that the tokenizer can't write are left out and counted."""
+        tokens = tokenize_words(words, tokenizer)
+        kept_Q = ~tokens.dropped_Q
+        self.words: list[str] = np.array(words, dtype=object)[kept_Q].tolist()
+        self.rank = {word: place for place, word in enumerate(self.words)}
+        self.ids_QM = torch.from_numpy(tokens.ids_QM[kept_Q].astype(np.int64))
+        self.num_dropped = tokens.num_dropped
+
+    def blocks(self, model: Stage1Model, device: torch.device) -> Iterator[Tensor]:
+        """Yield the words' embeddings, the mean over each word's tokens (eq. 10)."""
+        for ids_QM in self.ids_QM.split(WORD_BLOCK):
+            yield _embed(model, ids_QM.to(device))
+
+    def some(self, model: Stage1Model, places: Sequence[int], device: torch.device) -> Tensor:
+        """Return the embeddings of the words at some places ``(len(places), D)``."""
+        return _embed(model, self.ids_QM[list(places)].to(device))
+
+
+def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Find the words with the largest cosine (eq. 4 lists only the first of them).
 
     Args:
-        records: the held-out records.
-        count: how many are wanted; None: all.
+        visual_ND: visual tokens ``(N, D)``.
+        blocks: word embeddings, in blocks that follow each other.
+        count: words wanted; all where there are fewer.
+
+    Returns:
+        Places in the list and cosines, both ``(N, K)``, the largest first.
+    """
+    unit_ND = normalize(visual_ND.float(), dim=-1)
+    ids_NK = torch.empty(len(visual_ND), 0, dtype=torch.int64, device=visual_ND.device)
+    cosine_NK = torch.empty(len(visual_ND), 0, device=visual_ND.device)
+    first = 0
+    for words_QD in blocks:
+        cosine_NQ = unit_ND @ normalize(words_QD.float(), dim=-1).T
+        top = cosine_NQ.topk(min(count, len(words_QD)), dim=1)
+        cosine_NK = torch.cat([cosine_NK, top.values], dim=1)
+        ids_NK = torch.cat([ids_NK, top.indices + first], dim=1)
+        order_NK = cosine_NK.argsort(dim=1, descending=True, stable=True)[:, :count]
+        cosine_NK, ids_NK = cosine_NK.gather(1, order_NK), ids_NK.gather(1, order_NK)
+        first += len(words_QD)
+    return ids_NK, cosine_NK
+
+
+def _embed(model: Stage1Model, ids_QM: Tensor) -> Tensor:
+    return word_targets(model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
+
+
+def choose_records(records: Sequence[Record]) -> list[Record]:
+    """Return the records that have an image.
 
     Raises:
-        UserError: if no record has a picture.
+        UserError: if no record has one.
     """
-    chosen = [record for record in records if record.image is not None][:count]
+    chosen = [record for record in records if record.image is not None]
     if not chosen:
-        raise UserError(f"--data_path: none of its {len(records)} records has a picture")
+        raise UserError(f"--data_path: none of its {len(records)} records has an image")
     return chosen
 
 
 @dataclass
-class PictureReader:
-    """Says what every patch of pictures says; `model`'s tower and so on are on `device`."""
+class PatchReader:
+    """Reads the patches of images; `model`'s tower, projector and embeddings are on `device`."""
 
     model: Stage1Model
     tokenizer: Any
@@ -66,26 +119,34 @@ class PictureReader:
     truth: Truth | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @property
+    def num_patches(self) -> int:
+        """Return the number of an image's patches."""
+        return self.patch_grid[0] * self.patch_grid[1]
+
     @torch.no_grad()
-    def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Picture]:
-        """Read records' pictures with each projector in turn; the model keeps the last.
+    def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Example]:
+        """Read records' images with each projector in turn; the model keeps the last.
 
         Args:
-            records: records with pictures; the caption is the last turn.
+            records: records with images; the caption is the last turn.
             projectors: states of the projector, in the order they are shown in.
 
         Raises:
-            UserError: if a picture can't be read, a projector does not fit, or the truth lacks a
-                picture or has another number of patches.
+            UserError: if an image can't be read, a projector does not fit, or the truth lacks an
+                image or has another number of patches.
         """
         self.model.eval()
         self.check_truth(records)
         captions = [record.turns[-1].text.strip() for record in records]
-        in_caption = [set(ids.tolist()) for ids in find_occurrences(captions, self.words.words)]
-        pictures: list[Picture] = []
+        in_caption = [
+            {self.words.words[word_id] for word_id in ids.tolist()}
+            for ids in find_occurrences(captions, self.words.words)
+        ]
+        examples: list[Example] = []
         for batch, pixels_I3HW in self._batches(records):
             new = [
-                Picture(record, caption, as_seen(pixels, self.transform.geometry()), [])
+                Example(record, caption, as_seen(pixels, self.transform.geometry()), [])
                 for record, caption, pixels in zip(
                     records[batch], captions[batch], pixels_I3HW, strict=True
                 )
@@ -93,8 +154,8 @@ class PictureReader:
             for projector in projectors:
                 load_projector(self.model.projector, projector.path)
                 self._add_grids(new, projector.label, pixels_I3HW, in_caption[batch])
-            pictures += new
-        return pictures
+            examples += new
+        return examples
 
     @torch.no_grad()
     def tokens(
@@ -103,15 +164,15 @@ class PictureReader:
         projectors: Sequence[Projector],
         patches: Sequence[Sequence[int]],
     ) -> list[Tensor]:
-        """Return some visual tokens of pictures, float32 on the CPU, for each projector ``(N, D)``.
+        """Return some visual tokens of images, float32 on the CPU, for each projector ``(N, D)``.
 
         Args:
-            records: records with pictures.
+            records: records with images.
             projectors: states of the projector.
             patches: for each record the patches wanted; the tokens follow in that order.
 
         Raises:
-            UserError: if a picture can't be read or a projector does not fit.
+            UserError: if an image can't be read or a projector does not fit.
         """
         self.model.eval()
         found: list[list[Tensor]] = [[] for _ in projectors]
@@ -125,60 +186,60 @@ class PictureReader:
                 ]
         return [torch.cat(parts) for parts in found]
 
-    @property
-    def num_patches(self) -> int:
-        """How many patches a picture has."""
-        return self.patch_grid[0] * self.patch_grid[1]
-
     def check_truth(self, records: Sequence[Record]) -> None:
-        """Refuse a truth file that does not know each picture patch by patch.
+        """Refuse a truth file that does not know each image patch by patch.
 
         Raises:
-            UserError: naming the first picture that does not fit.
+            UserError: naming the first image that does not fit.
         """
         if self.truth is None:
             return
         for record in records:
-            _check_truth(self.truth, str(record.image), self.num_patches)
+            try:
+                self.truth.check(str(record.image), self.num_patches)
+            except UserError as error:
+                raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(records), PICTURE_BATCH):
-            batch = slice(start, start + PICTURE_BATCH)
+        for start in range(0, len(records), IMAGE_BATCH):
+            batch = slice(start, start + IMAGE_BATCH)
             yield batch, torch.stack([self._load(record) for record in records[batch]])
+
+    def _load(self, record: Record) -> Tensor:
+        return self.transform(load_image(self.image_folder, str(record.image), record.id).image)
 
     def _project(self, pixels_I3HW: Tensor) -> Tensor:
         """Return the patches' visual tokens; other tokens, as CLS, come first and are left out."""
         visual_IPD = self.model.project(pixels_I3HW.to(self.device))
         return visual_IPD[:, -self.num_patches :]
 
-    def _load(self, record: Record) -> Tensor:
-        loaded = load_image(self.image_folder, str(record.image), record.id)
-        return self.transform(loaded.image)
-
     def _add_grids(
         self,
-        pictures: Sequence[Picture],
+        examples: Sequence[Example],
         label: str,
         pixels_I3HW: Tensor,
-        in_caption: Sequence[set[int]],
+        in_caption: Sequence[set[str]],
     ) -> None:
-        """Add to each picture the grid of what its patches say with the present projector."""
+        """Add the grid of the present projector to each image."""
         visual_IPD = self._project(pixels_I3HW)
         visual_ND = visual_IPD.flatten(0, 1)
         found = nearest_words(visual_ND, self.words.blocks(self.model, self.device))
-        distance_IP = found.distance_N.view(len(pictures), -1)
+        distance_IP = found.distance_N.view(len(examples), -1)
         ids_NK, cosine_NK = best_words(
             visual_ND, self.words.blocks(self.model, self.device), LISTED_WORDS
         )
         best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
-        for i, picture in enumerate(pictures):
+        for i, example in enumerate(examples):
             cells = [
-                self._cell(picture.record, patch, *next(best), in_caption[i])
+                self._cell(example.record, patch, *next(best), in_caption[i])
                 for patch in range(self.num_patches)
             ]
-            gap = float(distance_IP[i].mean())
-            score = self._tacs(visual_IPD[i], picture.caption)
-            picture.grids.append(Grid(label, self.patch_grid[1], cells, score, gap))
+            measured = {"eval_gap": float(distance_IP[i].mean())}
+            if (score := self._tacs(visual_IPD[i], example.caption)) is not None:
+                measured["eval_tacs"] = score
+            share = sum(cell.right for cell in cells) / len(cells)
+            measured[IN_CAPTION if self.truth is None else PRECISION] = share
+            example.grids.append(Grid(label, self.patch_grid[1], cells, measured))
 
     def _cell(
         self,
@@ -186,23 +247,18 @@ class PictureReader:
         patch: int,
         ids: Sequence[int],
         cosines: Sequence[float],
-        in_caption: set[int],
+        right: set[str] | frozenset[str],
     ) -> Cell:
-        image, listed = str(record.image), self.words.words
-        if self.truth is None:
-            right, is_object, known = {listed[word_id] for word_id in in_caption}, None, []
-        else:
-            right = set(self.truth.words(image, patch))
-            is_object = self.truth.is_object(image, patch)
-            known = sorted(right, key=lambda word: (self.words.rank.get(word, len(listed)), word))
-        nearest = tuple(
-            Near(listed[word_id], cosine, listed[word_id] in right)
-            for word_id, cosine in zip(ids, cosines, strict=True)
-        )
-        first = nearest[0]
-        return Cell(
-            first.word, first.cosine, first.right, is_object, nearest, tuple(known[:LISTED_TRUE])
-        )
+        """Return a patch; `right` are the caption's words, which count where no truth is known."""
+        is_object, known = None, []
+        if self.truth is not None:
+            right = self.truth.words(str(record.image), patch)
+            is_object = self.truth.is_object(str(record.image), patch)
+            last = len(self.words.words)
+            known = sorted(right, key=lambda word: (self.words.rank.get(word, last), word))
+        words = [self.words.words[word_id] for word_id in ids]
+        nearest = (Near(w, c, w in right) for w, c in zip(words, cosines, strict=True))
+        return Cell(tuple(nearest), is_object, tuple(known[:LISTED_TRUE]))
 
     def _tacs(self, visual_PD: Tensor, caption: str) -> float | None:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
@@ -213,30 +269,9 @@ class PictureReader:
 
 
 def as_seen(pixels: Tensor, geometry: dict[str, Any]) -> Image.Image:
-    """Turn a model's pixels ``(3, H, W)`` back into a picture: normalisation and scale undone."""
+    """Turn a model's pixels ``(3, H, W)`` back into an image: normalisation and scale undone."""
     mean = torch.tensor(geometry["mean"] or [0.0] * 3).view(3, 1, 1)
     std = torch.tensor(geometry["std"] or [1.0] * 3).view(3, 1, 1)
     values = (pixels * std + mean) / (geometry["rescale"] or 1.0)
     array = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(array)
-
-
-def _check_truth(truth: Truth, image: str, patches: int) -> None:
-    try:
-        truth.words(image, patches - 1)
-        truth.is_object(image, patches - 1)
-    except KeyError:
-        raise UserError(
-            f"--truth: knows nothing of the picture {image!r}; was it made for this data?"
-        ) from None
-    except IndexError:
-        raise UserError(
-            f"--truth: has fewer than the {patches} patches that the model makes of {image!r}"
-        ) from None
-    try:
-        truth.words(image, patches)
-    except IndexError:
-        return
-    raise UserError(
-        f"--truth: has more than the {patches} patches that the model makes of {image!r}"
-    )

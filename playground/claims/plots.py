@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
-from llava_sea.report.chart_svg import Scale, ticks, value_range
+from matplotlib.ticker import MaxNLocator
+
+from llava_sea.report.charts import value_range
 from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
 from playground.claims.tables import title_of
@@ -23,6 +25,27 @@ CURVES = (
     ("answers", "Zero-shot answers right, share"),
 )
 Cell = Mapping[str, Any]
+
+
+class Scale(NamedTuple):
+    """From values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return where a value lies."""
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return three or four round numbers between two."""
+    found = MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    slack = 1e-9 * (high - low)
+    return [float(t) + 0.0 for t in found if low - slack <= t <= high + slack]
 
 
 def key_html(arms: Sequence[str]) -> str:

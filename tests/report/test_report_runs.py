@@ -4,7 +4,7 @@ import pytest
 from report_world import LOG, evaluation, write_log
 
 from llava_sea.errors import UserError
-from llava_sea.report.folder import open_run
+from llava_sea.report.runs import open_run
 
 
 @pytest.fixture
