@@ -46,6 +46,27 @@ MAP, MAP_EDGE = 380, 14
 PNG_DPI = 160
 MARKS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("*", "★"))
 """matplotlib's marker of a kind of point, and the letter that is like it."""
+RC: dict[Any, Any] = {
+    "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 1,
+    "legend.frameon": False,
+    "lines.markeredgewidth": 0,
+    "lines.markersize": 5.2,
+    "svg.fonttype": "none",
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+    **{f"{axis}tick.labelcolor": COLOURS["soft"] for axis in "xy"},
+    **{f"{axis}tick.major.size": 0 for axis in "xy"},
+    **{f"{axis}tick.major.pad": 6 for axis in "xy"},
+}
+"""matplotlib's settings for all figures."""
 HOVER = "hover:"
 """Begins the id of a group of the drawing whose rest is shown when the group is pointed at."""
 
@@ -59,9 +80,7 @@ def svg(figure: Figure, kind: str, title: str) -> Markup:
         title: its description for those who can't see it.
     """
     # The salt gives the ids of markers: the same for the same figure, other ones for another.
-    options: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
-    options["font.sans-serif"] = ["DejaVu Sans"]
-    with rc_context(options):
+    with rc_context({**RC, "svg.hashsalt": title}):
         text = _save(figure, format="svg", transparent=True).decode()
     text = re.split(r"</style>\s*</defs>", text)[1]
     for name, colour in COLOURS.items():
@@ -78,12 +97,13 @@ def svg(figure: Figure, kind: str, title: str) -> Markup:
     )
 
 
+@rc_context(RC)
 def png(figure: Figure, title: str = "") -> bytes:
     """Write a figure as a PNG, with a title and a key where its curves have names."""
     for ax in figure.axes if title else ():
-        ax.set_title(textwrap.fill(title, 50), fontsize=12, loc="left", parse_math=False)
+        ax.set_title(textwrap.fill(title, 50))
         if len(ax.get_legend_handles_labels()[0]) > 1:
-            ax.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3, frameon=False)
+            ax.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3)
     return _save(figure, format="png", dpi=PNG_DPI, bbox_inches="tight")
 
 
@@ -96,6 +116,7 @@ def _save(figure: Figure, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+@rc_context(RC)
 def chart_figure(chart: Chart, marked_step: int | None = None, *, named: bool = False) -> Figure:
     """Draw a chart; a value that is no number breaks its line.
 
@@ -104,95 +125,60 @@ def chart_figure(chart: Chart, marked_step: int | None = None, *, named: bool = 
         marked_step: a step to mark with an upright line, the checkpoint's.
         named: write each curve's name at its end, beside its last value.
     """
-    right = NAMED_RIGHT if named else RIGHT
-    size = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-    ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, size[0] / WIDTH, size[1] / HEIGHT))
+    width, height = WIDTH - LEFT - (NAMED_RIGHT if named else RIGHT), HEIGHT - TOP - BOTTOM
+    place = LEFT / WIDTH, BOTTOM / HEIGHT, width / WIDTH, height / HEIGHT
+    ax = figure.add_axes(place)
     curves = [curve._replace(points=thin(curve.points)) for curve in chart.curves]
     finite = [p for curve in curves for p in curve.points if math.isfinite(p.value)]
     first, last = min(p.step for p in finite), max(p.step for p in finite)
-    for order, curve in enumerate(curves):
-        _draw_curve(ax, curve, zorder=3 - order / 10)  # the first lies on top
     low, high = value_range([p.value for p in finite], chart.measure.from_zero)
     ax.set(xlim=(first, max(last, first + 1)), ylim=(low, high))
-    _style_axes(ax, chart.measure.percent)
+    for order, curve in enumerate(curves):
+        _draw_curve(ax, curve, zorder=3 - order / 10)  # the first lies on top
     if marked_step is not None and first <= marked_step < last:
         ax.axvline(marked_step, color=COLOURS["soft"], lw=1, ls=(0, (2, 3)), clip_on=False)
-    ends = [
-        (curve, next(p for p in reversed(curve.points) if math.isfinite(p.value)).value)
-        for curve in curves
-    ]
-    above = [size[1] * (value - low) / (high - low) for _, value in ends]
+    _label_axes(ax, chart.measure.percent)
+    ax.text(
+        1 + 10 / width, -6 / height, "step", transform=ax.transAxes, va="top", c=COLOURS["soft"]
+    )
+    ends = [[p.value for p in curve.points if math.isfinite(p.value)][-1] for curve in curves]
     apart, room = (26.0, 14.0) if named else (12.0, 0.0)
-    heights = [-height for height in spread([-h for h in above], apart, -room)]
-    for (curve, value), height in zip(ends, heights, strict=True):
-        texts = [(number(value, chart.measure.percent), 0, "bold")]
+    below = spread([height * (high - end) / (high - low) for end in ends], apart, height - room)
+    for curve, end, down in zip(curves, ends, below, strict=True):
+        look = dict(transform=ax.transAxes, va="center", color=COLOURS[f"s{curve.colour}"])
+        x, y = 1 + 6 / width, 1 - down / height
+        ax.text(x, y, number(end, chart.measure.percent), weight="bold", **look)
         if named:
-            texts.append((_short(curve.label), 12, "normal"))
-        for text, below, weight in texts:
-            place = 1 + 6 / size[0], (height - below) / size[1]
-            ax.text(
-                *place,
-                text,
-                transform=ax.transAxes,
-                va="center",
-                color=COLOURS[f"s{curve.colour}"],
-                weight=weight,
-                size=11,
-                parse_math=False,
-            )
+            long = len(curve.label) > LONGEST_NAME
+            name = curve.label[: LONGEST_NAME - 1] + "…" if long else curve.label
+            ax.text(x, y - 12 / height, name, **look)
     return figure
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
 def _draw_curve(ax: Axes, curve: Curve, zorder: float) -> None:
-    points, colour = curve.points, COLOURS[f"s{curve.colour}"]
-    steps, values = zip(*points, strict=True)
-    width = 1.7 if curve.colour else 2.2
-    ax.plot(steps, values, color=colour, lw=width, label=curve.label, clip_on=False, zorder=zorder)
-    few = len(points) <= MAX_MARKED
+    steps, values = zip(*curve.points, strict=True)
+    look = dict(color=COLOURS[f"s{curve.colour}"], clip_on=False, zorder=zorder)
+    ax.plot(steps, values, lw=1.7 if curve.colour else 2.2, label=curve.label, **look)
     solid = [False, *map(math.isfinite, values), False]
-    for i, (step, value) in enumerate(points):
-        alone = solid[i + 1] and not (solid[i] or solid[i + 2])
-        if solid[i + 1] and (few or alone):
-            ax.plot(
-                step,
-                value,
-                "o",
-                ms=4.8,
-                mew=0,
-                color=colour,
-                gid=f"{HOVER}step {step:,}: {value:.5g}",
-                clip_on=False,
-                zorder=zorder,
-            )
+    for i, (step, value) in enumerate(curve.points, start=1):
+        alone = not (solid[i - 1] or solid[i + 1])
+        if solid[i] and (alone or len(values) <= MAX_MARKED):
+            gid = f"{HOVER}step {step:,}: {value:.5g}"
+            ax.plot(step, value, "o", ms=4.8, gid=gid, **look)
 
 
-def _style_axes(ax: Axes, percent: bool) -> None:
+def _label_axes(ax: Axes, percent: bool) -> None:
     def text(value: float, _: object) -> str:
         return f"{100 * value:g} %" if percent else f"{value + 0.0:,.6g}"
 
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    rounded: dict[str, Any] = dict(nbins=5, steps=[1, 2, 2.5, 5, 10])
+    ax.yaxis.set_major_locator(MaxNLocator(**rounded))
+    ax.xaxis.set_major_locator(MaxNLocator(**rounded, integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(text))
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    ax.tick_params(labelsize=11, labelcolor=COLOURS["soft"], size=0, pad=6)
-    ax.spines[:].set_visible(False)
-    ax.grid(axis="y", color=COLOURS["rule"], lw=1, clip_on=False)
-    ax.set_axisbelow(True)
-    ax.annotate(
-        "step",
-        (1, 0),
-        (10, -6),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="top",
-        size=11,
-        color=COLOURS["soft"],
-    )
+    for line in ax.get_ygridlines():
+        line.set_clip_on(False)
 
 
 def value_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
@@ -231,6 +217,7 @@ def spread(places: Sequence[float], apart: float, lowest: float = math.inf) -> l
     return moved
 
 
+@rc_context(RC)
 def map_figure(tokens: TokenMap, which: int | None = None) -> Figure:
     """Draw the map of figure 2.
 
@@ -243,8 +230,8 @@ def map_figure(tokens: TokenMap, which: int | None = None) -> Figure:
     ax.axis("off")
     edge = MAP_EDGE / (MAP - 2 * MAP_EDGE)
     ax.set(xlim=(-edge, 1 + edge), ylim=(1 + edge, -edge))
-    word = dict(color=COLOURS["word"], mew=0.8, ms=4.4)
-    ax.plot(*tokens.words_T2.T, "x", label="words", clip_on=False, **word)
+    word = dict(color=COLOURS["word"], mew=0.8, ms=4.4, clip_on=False)
+    ax.plot(*tokens.words_T2.T, "x", label="words", **word)
     if which is None:
         for i, source in enumerate(tokens.sources):
             _draw_points(ax, source.places_N2, i, f"s{1 - i}", source.name, alpha=0.6)
@@ -264,17 +251,8 @@ def map_figure(tokens: TokenMap, which: int | None = None) -> Figure:
 def _draw_points(
     ax: Axes, places_N2: Floats, mark: int, colour: str, name: str, alpha: float | None = None
 ) -> None:
-    ax.plot(
-        *places_N2.T,
-        MARKS[mark][0],
-        color=COLOURS[colour],
-        alpha=alpha,
-        ms=5.2,
-        mew=0,
-        label=name,
-        gid=HOVER + name,
-        clip_on=False,
-    )
+    look = dict(color=COLOURS[colour], alpha=alpha, clip_on=False)
+    ax.plot(*places_N2.T, MARKS[mark][0], label=name, gid=HOVER + name, **look)
 
 
 def _draw_names(ax: Axes, tokens: TokenMap) -> None:
@@ -285,22 +263,14 @@ def _draw_names(ax: Axes, tokens: TokenMap) -> None:
     # Close words are written below each other; the marks stay where the words lie.
     heights = spread([y for _, y in places], 15 * pixel, 1.0)
     for (i, name), (x, y), height in zip(named, places, heights, strict=True):
-        colour = COLOURS[f"g{i}"]
-        ax.plot(x, y, MARKS[i][0], color=colour, ms=9, mec=COLOURS["ink"], mew=1.3, clip_on=False)
-        left = x > 1 - 56 * pixel
-        ax.text(
-            x + (-8 if left else 8) * pixel,
-            height,
-            name,
-            ha="right" if left else "left",
-            va="center",
-            color=colour,
-            weight="bold",
-            size=15,
-            parse_math=False,
-        )
+        colour, ink = COLOURS[f"g{i}"], COLOURS["ink"]
+        ax.plot(x, y, MARKS[i][0], color=colour, ms=9, mec=ink, mew=1.3, clip_on=False)
+        side, ha = (-8, "right") if x > 1 - 56 * pixel else (8, "left")
+        look = dict(color=colour, weight="bold", size=15)
+        ax.text(x + side * pixel, height, name, ha=ha, va="center", **look)
 
 
+@rc_context(RC)
 def example_figure(example: Example) -> Figure:
     """Draw an image with its caption, and beside it its grids; for a PNG, the page has SVG."""
     panel = max(3.6, 0.46 * example.grids[0].columns)
@@ -308,42 +278,31 @@ def example_figure(example: Example) -> Figure:
     figure = Figure(figsize=(panel * count, panel + 0.75), layout="constrained")
     axes = figure.subplots(1, count)
     axes[0].imshow(example.image)
-    axes[0].set_title("the image, as the model sees it", fontsize=9.5, loc="left")
+    axes[0].set_title("the image, as the model sees it")
     axes[0].axis("off")
     for ax, grid in zip(axes[1:], example.grids, strict=True):
-        title = f"{grid.label}: {grid.right} of {len(grid.cells)} right"
-        ax.set_title(title, fontsize=9.5, loc="left", parse_math=False)
+        ax.set_title(f"{grid.label}: {grid.right} of {len(grid.cells)} right")
         ax.imshow(example.image, extent=(0, grid.columns, grid.rows, 0))
         ax.axis("off")
         _draw_grid(ax, grid, panel * 72 / grid.columns)
-    caption = textwrap.fill(example.caption, int(panel * count * 11), max_lines=3)
-    figure.suptitle(caption, fontsize=11, parse_math=False)
+    figure.suptitle(textwrap.fill(example.caption, int(panel * count * 11), max_lines=3))
     return figure
 
 
 def _draw_grid(ax: Axes, grid: Grid, patch: float) -> None:
     """Draw the words of a grid's patches, each `patch` points wide."""
-    light, dark, ink, orange = "#f3f6e4", "#0c0e12", "#16301c", "#ff9d2e"
     for i, cell in enumerate(grid.cells):
         y, x = divmod(i, grid.columns)
-        face, alpha = (light, 0.92) if cell.right else (dark, 0.6)
+        face, alpha, ink = ("#f3f6e4", 0.92, "#16301c") if cell.right else ("#0c0e12", 0.6, "white")
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=face, alpha=alpha, lw=0))
         ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="white", lw=0.3, alpha=0.6))
         lines = wrap(cell.nearest[0].word)
-        ax.text(
-            x + 0.5,
-            y + (0.56 if cell.right else 0.5),
-            "\n".join(lines),
-            fontsize=letter_size(lines, bold=cell.right) / 100 * patch * 0.95,
-            color=ink if cell.right else "white",
-            weight="bold" if cell.right else "normal",
-            ha="center",
-            va="center",
-            linespacing=1.0,
-            parse_math=False,
-        )
+        size = letter_size(lines, bold=cell.right) / 100 * patch * 0.95
+        look: dict[str, Any] = dict(color=ink, size=size, weight="bold" if cell.right else "normal")
+        look |= dict(ha="center", va="center", linespacing=1.0)
+        ax.text(x + 0.5, y + (0.56 if cell.right else 0.5), "\n".join(lines), **look)
         if cell.right:
             ax.plot((x + 0.77, x + 0.83, x + 0.94), (y + 0.13, y + 0.2, y + 0.06), color=ink, lw=1)
-    for colour, width in (("black", 2.6), (orange, 1.2)):
+    for colour, width in (("black", 2.6), ("#ff9d2e", 1.2)):
         for ends in outline(grid):
             ax.plot(*zip(*ends, strict=True), color=colour, lw=width, solid_capstyle="projecting")

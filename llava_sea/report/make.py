@@ -61,7 +61,9 @@ def make_report(
         check_fit(run, baseline, vars(args))
     records = choose_records(load_records(args.data_path))
     entries = read_words(args.words)
-    reader = _reader(run, args, entries)
+    llm = _model(run, args.model_name_or_path, "_name_or_path", "--model_name_or_path")
+    tower = _model(run, args.vision_tower, "mm_vision_tower", "--vision_tower")
+    reader = _reader(run, args, entries, llm, tower)
     # Of two runs the images show one grid each, of one run its states.
     names = names_of(run, baseline) if baseline is not None else None
     shown = run.projectors
@@ -92,7 +94,12 @@ def make_report(
         num_words=len(reader.words.words),
         truth_known=reader.truth is not None,
         with_sea=SEA in (run.kind, baseline and baseline.kind),
-        facts=_facts(run, baseline, args, reader.words, len(entries), command),
+        facts=[
+            ("Vision tower", tower),
+            ("Language model", llm),
+            *_facts(run, baseline, args, reader.words, len(entries)),
+            ("Command", command),
+        ],
         notes=_notes(run, baseline),
         names=names,
         baseline_lines=tuple(baseline_lines),
@@ -100,14 +107,21 @@ def make_report(
     )
 
 
-def _reader(run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry]) -> PatchReader:
+def _reader(
+    run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry], llm: str, tower: str
+) -> PatchReader:
     truth = _open_truth(args.truth)
-    llm, tower = _llm(run, args), _tower(run, args)
     transform = ImageTransform.from_pretrained(
         tower, run.config.get("image_aspect_ratio", "square")
     )
-    device = _device(args.device)
-    dtype = _dtype(args.dtype, device)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     tokenizer = load_tokenizer(llm, model_max_length=1_000_000)
@@ -115,7 +129,7 @@ def _reader(run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntr
     llava = build_llava(
         llm,
         tower,
-        dtype=dtype,
+        dtype=getattr(torch, dtype),
         select_layer=int(run.config.get("mm_vision_select_layer", -2)),
     )
     # The LLM's layers are not needed and stay behind.
@@ -130,16 +144,8 @@ def _reader(run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntr
         args.image_folder,
         patch_grid(llava.config.vision_config),
         truth,
-        device,
+        torch.device(device),
     )
-
-
-def _llm(run: RunFolder, args: argparse.Namespace) -> str:
-    return args.model_name_or_path or _setting(run, "_name_or_path", "--model_name_or_path")
-
-
-def _tower(run: RunFolder, args: argparse.Namespace) -> str:
-    return args.vision_tower or _setting(run, "mm_vision_tower", "--vision_tower")
 
 
 def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line], str]:
@@ -156,13 +162,14 @@ def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line],
     return lines + lines_of_grids(grids), caption
 
 
-def _setting(run: RunFolder, key: str, flag: str) -> str:
-    value = run.config.get(key)
-    if not isinstance(value, str) or not value:
+def _model(run: RunFolder, given: str | None, key: str, flag: str) -> str:
+    """Return a model's name: the flag's, else the one in the run's config."""
+    name = given or run.config.get(key)
+    if not isinstance(name, str) or not name:
         raise UserError(
             f"--run {run.root}: its config.json has no {key!r}; is it LLaVA's? Or pass {flag}"
         )
-    return value
+    return name
 
 
 def _open_truth(path: str | None) -> Truth | None:
@@ -172,21 +179,6 @@ def _open_truth(path: str | None) -> Truth | None:
         return Truth(path)
     except UserError as error:
         raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _kind(run: RunFolder, baseline: RunFolder | None) -> str:
@@ -223,18 +215,14 @@ def _facts(
     args: argparse.Namespace,
     words: Words,
     num_entries: int,
-    command: str,
 ) -> list[tuple[str, str]]:
     """Return the files and flags the report was made from: names and values."""
     listed = f"{args.words}: {len(words.words):,} of {num_entries:,} entries, the most frequent"
     if words.num_dropped:
         listed += f"; {words.num_dropped:,} that the tokenizer cannot write are left out"
-    facts = [("Vision tower", _tower(run, args)), ("Language model", _llm(run, args))]
-    facts.append(("Run", str(run.root)))
+    facts = [("Run", str(run.root))]
     if baseline is None:
-        facts += [
-            (f"Projector, {projector.label}", str(projector.path)) for projector in run.projectors
-        ]
+        facts += [(f"Projector, {one.label}", str(one.path)) for one in run.projectors]
     else:
         facts.append(("Beside it", str(baseline.root)))
         facts += [("Projector", str(one.projectors[-1].path)) for one in (run, baseline)]
@@ -242,13 +230,13 @@ def _facts(
             (f"Differs: {name}", f"{_short(ours)}, beside it {_short(theirs)}")
             for name, (ours, theirs) in differences(run, baseline).items()
         ]
-    facts += [
+    truth = str(args.truth) if args.truth else "none given; words of the caption are marked"
+    return [
+        *facts,
         ("Held-out records", str(args.data_path)),
         ("Words", listed),
-        ("Truth", str(args.truth) if args.truth else "none given; words of the caption are marked"),
-        ("Command", command),
+        ("Truth", truth),
     ]
-    return facts
 
 
 def _short(value: str) -> str:

@@ -53,15 +53,6 @@ class Words:
         self.ids_QM = torch.from_numpy(tokens.ids_QM[kept_Q].astype(np.int64))
         self.num_dropped = tokens.num_dropped
 
-    def blocks(self, model: Stage1Model, device: torch.device) -> Iterator[Tensor]:
-        """Yield the words' embeddings, the mean over each word's tokens (eq. 10)."""
-        for ids_QM in self.ids_QM.split(WORD_BLOCK):
-            yield _embed(model, ids_QM.to(device))
-
-    def some(self, model: Stage1Model, places: Sequence[int], device: torch.device) -> Tensor:
-        """Return the embeddings of the words at some places ``(len(places), D)``."""
-        return _embed(model, self.ids_QM[list(places)].to(device))
-
 
 def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
     """Find the words with the largest cosine (eq. 4 lists only the first of them).
@@ -87,10 +78,6 @@ def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple
         cosine_NK, ids_NK = cosine_NK.gather(1, order_NK), ids_NK.gather(1, order_NK)
         first += len(words_QD)
     return ids_NK, cosine_NK
-
-
-def _embed(model: Stage1Model, ids_QM: Tensor) -> Tensor:
-    return word_targets(model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
 
 
 def choose_records(records: Sequence[Record]) -> list[Record]:
@@ -162,14 +149,14 @@ class PatchReader:
         self,
         records: Sequence[Record],
         projectors: Sequence[Projector],
-        patches: Sequence[Sequence[int]],
+        patches: Sequence[tuple[int, int]],
     ) -> list[Tensor]:
         """Return some visual tokens of images, float32 on the CPU, for each projector ``(N, D)``.
 
         Args:
             records: records with images.
             projectors: states of the projector.
-            patches: for each record the patches wanted; the tokens follow in that order.
+            patches: numbers of the record and of the patch in it, ascending by record.
 
         Raises:
             UserError: if an image can't be read or a projector does not fit.
@@ -177,14 +164,17 @@ class PatchReader:
         self.model.eval()
         found: list[list[Tensor]] = [[] for _ in projectors]
         for batch, pixels_I3HW in self._batches(records):
+            wanted = [(i - batch.start, p) for i, p in patches if batch.start <= i < batch.stop]
+            image_N, patch_N = torch.tensor(wanted, dtype=torch.long).view(-1, 2).T
             for projector, parts in zip(projectors, found, strict=True):
                 load_projector(self.model.projector, projector.path)
-                visual_IPD = self._project(pixels_I3HW)
-                parts += [
-                    visual_PD[list(wanted)].float().cpu()
-                    for visual_PD, wanted in zip(visual_IPD, patches[batch], strict=True)
-                ]
+                parts.append(self._project(pixels_I3HW)[image_N, patch_N].float().cpu())
         return [torch.cat(parts) for parts in found]
+
+    @torch.no_grad()
+    def word_vectors(self, places: Sequence[int]) -> Tensor:
+        """Return the embeddings of the words at some places, float32 on the CPU ``(Q, D)``."""
+        return self._embed(self.words.ids_QM[list(places)]).float().cpu()
 
     def check_truth(self, records: Sequence[Record]) -> None:
         """Refuse a truth file that does not know each image patch by patch.
@@ -199,6 +189,14 @@ class PatchReader:
                 self.truth.check(str(record.image), self.num_patches)
             except UserError as error:
                 raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
+
+    def _embed(self, ids_QM: Tensor) -> Tensor:
+        """Return words' embeddings, the mean over each word's tokens (eq. 10)."""
+        ids_QM = ids_QM.to(self.device)
+        return word_targets(self.model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
+
+    def _word_blocks(self) -> Iterator[Tensor]:
+        return map(self._embed, self.words.ids_QM.split(WORD_BLOCK))
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(records), IMAGE_BATCH):
@@ -223,11 +221,9 @@ class PatchReader:
         """Add the grid of the present projector to each image."""
         visual_IPD = self._project(pixels_I3HW)
         visual_ND = visual_IPD.flatten(0, 1)
-        found = nearest_words(visual_ND, self.words.blocks(self.model, self.device))
+        found = nearest_words(visual_ND, self._word_blocks())
         distance_IP = found.distance_N.view(len(examples), -1)
-        ids_NK, cosine_NK = best_words(
-            visual_ND, self.words.blocks(self.model, self.device), LISTED_WORDS
-        )
+        ids_NK, cosine_NK = best_words(visual_ND, self._word_blocks(), LISTED_WORDS)
         best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
         for i, example in enumerate(examples):
             cells = [

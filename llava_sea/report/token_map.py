@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llava_sea.data.records import Record
 from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.report.reading import PatchReader
 from llava_sea.report.runs import Projector
+from llava_sea.train.evaluation import Truth
 
 MAP_IMAGES = 64
 NUM_OBJECT_GROUPS, NUM_OTHER_GROUPS = 4, 2
@@ -99,20 +99,23 @@ def make_map(
     reader.check_truth(records)
     patches = choose_patches(reader, records, count)
     places = words_of_captions(reader, records, count)
-    num_tokens = sum(map(len, patches))
-    if count == 0 or len(projectors) * num_tokens + len(places) < FEWEST or not places:
+    if count == 0 or len(projectors) * len(patches) + len(places) < FEWEST or not places:
         return None
     tokens = [t.numpy() for t in reader.tokens(records, projectors, patches)]
-    with torch.no_grad():
-        words_TD = reader.words.some(reader.model, places, reader.device).float().cpu().numpy()
+    words_TD = reader.word_vectors(places).numpy()
     words = tuple(reader.words.words[place] for place in places)
-    groups = _groups(reader, records, patches, nouns)
+    groups: list[str | None] = [None] * len(patches)
+    shown: tuple[str, ...] = ()
+    if reader.truth is not None:
+        where = [(str(records[i].image), patch) for i, patch in patches]
+        groups = _groups(reader.truth, where, nouns)
+        shown = _shown(reader.truth, where, groups)
     counted = {g: n for g, n in Counter(groups).items() if g in words and n >= NEIGHBOURS}
     nouns_QD = words_TD[[words.index(str(g)) for g in counted]]
     known = Counter(group for group in groups if group is not None)
     pairs = max(known.total() * (known.total() - 1), 1)
     all_N2 = tsne(np.concatenate([*tokens, words_TD]))
-    parts = np.split(all_N2, np.cumsum([num_tokens] * len(tokens)))
+    parts = np.split(all_N2, np.cumsum([len(patches)] * len(tokens)))
     return TokenMap(
         sources=tuple(
             Source(
@@ -126,32 +129,34 @@ def make_map(
         words=words,
         words_T2=parts[-1],
         groups=tuple(groups),
-        shown_groups=_shown(reader, records, patches, groups),
+        shown_groups=shown,
         num_images=len(records),
         perplexity=perplexity(len(all_N2)),
-        words_by_chance=len(places) / max(len(places) + num_tokens - 1, 1),
+        words_by_chance=len(places) / max(len(places) + len(patches) - 1, 1),
         groups_by_chance=sum(n * (n - 1) for n in known.values()) / pairs if known else None,
-        nouns_by_chance=sum(counted.values()) / len(counted) / num_tokens if counted else None,
+        nouns_by_chance=sum(counted.values()) / len(counted) / len(patches) if counted else None,
         num_nouns=len(counted),
     )
 
 
-def choose_patches(reader: PatchReader, records: Sequence[Record], count: int) -> list[list[int]]:
-    """Draw patches with a fixed seed: half on objects where the truth is known, else all alike."""
+def choose_patches(
+    reader: PatchReader, records: Sequence[Record], count: int
+) -> list[tuple[int, int]]:
+    """Draw patches with a fixed seed: half on objects where the truth is known, else all alike.
+
+    Returns:
+        Numbers of the record and of the patch in it, ascending.
+    """
     everywhere = [(i, p) for i in range(len(records)) for p in range(reader.num_patches)]
     rng = np.random.default_rng(SEED)
     order = [everywhere[k] for k in rng.permutation(len(everywhere))]
-    if reader.truth is not None:
-        truth = reader.truth
+    if (truth := reader.truth) is not None:
         on = [(i, p) for i, p in order if truth.is_object(str(records[i].image), p)]
-        chosen_on = on[: max(count // 2, count - (len(order) - len(on)))]
         beside = set(on)
         off = [place for place in order if place not in beside]
-        order = chosen_on + off[: count - len(chosen_on)]
-    chosen: list[list[int]] = [[] for _ in records]
-    for i, patch in sorted(order[:count]):
-        chosen[i].append(patch)
-    return chosen
+        on = on[: max(count // 2, count - len(off))]
+        order = on + off[: count - len(on)]
+    return sorted(order[:count])
 
 
 def words_of_captions(reader: PatchReader, records: Sequence[Record], count: int) -> list[int]:
@@ -214,42 +219,22 @@ def share_near(
 
 
 def _groups(
-    reader: PatchReader,
-    records: Sequence[Record],
-    patches: Sequence[Sequence[int]],
-    nouns: Sequence[str],
+    truth: Truth, patches: Sequence[tuple[str, int]], nouns: Sequence[str]
 ) -> list[str | None]:
     """Name each patch by the most frequent noun that is true of it."""
-    if reader.truth is None:
-        return [None for chosen in patches for _ in chosen]
     rank = {noun: place for place, noun in enumerate(nouns)}
-    return [
-        min(
-            (word for word in reader.truth.words(str(record.image), patch) if word in rank),
-            key=rank.__getitem__,
-            default=None,
-        )
-        for record, chosen in zip(records, patches, strict=True)
-        for patch in chosen
-    ]
+    true = ([word for word in truth.words(*patch) if word in rank] for patch in patches)
+    return [min(words, key=rank.__getitem__, default=None) for words in true]
 
 
 def _shown(
-    reader: PatchReader,
-    records: Sequence[Record],
-    patches: Sequence[Sequence[int]],
-    groups: Sequence[str | None],
+    truth: Truth, patches: Sequence[tuple[str, int]], groups: Sequence[str | None]
 ) -> tuple[str, ...]:
     """Return the largest groups: some of objects, some of backgrounds."""
-    if reader.truth is None:
-        return ()
-    where = [
-        (record, patch) for record, chosen in zip(records, patches, strict=True) for patch in chosen
-    ]
     counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    for (record, patch), group in zip(where, groups, strict=True):
+    for patch, group in zip(patches, groups, strict=True):
         if group is not None:
-            counts[reader.truth.is_object(str(record.image), patch)][group] += 1
+            counts[truth.is_object(*patch)][group] += 1
     objects = [name for name, _ in counts[True].most_common(NUM_OBJECT_GROUPS)]
     others = [name for name, _ in counts[False].most_common() if name not in objects]
     return (*objects, *others[:NUM_OTHER_GROUPS])
@@ -264,12 +249,7 @@ def tsne(vectors_ND: Floats, seed: int = SEED) -> Floats:
 
     Returns:
         Places ``(N, 2)``, each axis between 0 and 1, one scale for both.
-
-    Raises:
-        ValueError: if there are too few vectors.
     """
-    if len(vectors_ND) < FEWEST:
-        raise ValueError(f"{len(vectors_ND)} vectors are too few for a map")
     from sklearn.manifold import TSNE
 
     unit_ND = unit(vectors_ND)

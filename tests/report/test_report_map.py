@@ -53,8 +53,6 @@ def test_tsne_is_deterministic_and_ignores_length(clusters, places):
 def test_tsne_of_few_or_equal_vectors():
     assert np.isfinite(tsne(np.ones((9, 3), np.float32))).all()
     assert np.isfinite(tsne(np.arange(1, 9, dtype=np.float32)[:, None])).all()
-    with pytest.raises(ValueError, match="3 vectors are too few"):
-        tsne(np.ones((3, 2), np.float32))
     assert perplexity(10) == 3 and perplexity(5000) == 30
 
 
@@ -95,16 +93,14 @@ def test_patches_are_drawn_half_on_objects_and_always_alike():
     records = [Record(i, i, f"{i}.png", (Turn("gpt", "x"),)) for i in range(4)]
     reader = Reader()
     everywhere = choose_patches(reader, records, 20)
-    assert everywhere == choose_patches(reader, records, 20)
-    assert sum(map(len, everywhere)) == 20
-    assert sum(map(len, choose_patches(reader, records, 1000))) == 64
+    assert everywhere == choose_patches(reader, records, 20) and len(everywhere) == 20
+    assert len(choose_patches(reader, records, 1000)) == 64
     reader.truth = Truth()
     chosen = choose_patches(reader, records, 20)
-    assert sum(patch < 3 for patches in chosen for patch in patches) == 10
-    assert sum(map(len, chosen)) == 20 and all(len(set(p)) == len(p) for p in chosen)
+    assert sum(patch < 3 for _, patch in chosen) == 10
+    assert len(set(chosen)) == 20 and chosen == sorted(chosen)
     many = choose_patches(reader, records, 40)  # there are but 12 on objects
-    assert sum(patch < 3 for patches in many for patch in patches) == 12
-    assert sum(map(len, many)) == 40
+    assert sum(patch < 3 for _, patch in many) == 12 and len(many) == 40
 
 
 def marks(text):
