@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.progress import OnProgress, counter
+from llava_sea.ranges import check_range, whole
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.mine_shards import Plan
@@ -131,14 +132,18 @@ def _parameters(
     options: ExtractOptions, pictures: list[Picture], encoder: PatchEncoder
 ) -> dict[str, Any]:
     """What makes these labels these labels; a resumed run must agree on all of it."""
+    from llava_sea.alignment.label_store import FORMAT
     from llava_sea.labels.mine_shards import make_loader
     from llava_sea.labels.words_file import read_words, words_sha256
 
-    read_words(options.words)  # a broken list is an error before anything is written
+    num_words = len(read_words(options.words))  # a broken list is an error before any is written
+    why = f"{options.words} holds so many words"
+    check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
     geometry = make_loader(options).transform.geometry()
     height, width = geometry["resolution"]
     names = "\0".join(picture.image for picture in pictures)
     parameters = {
+        "format": FORMAT,
         "words_sha256": words_sha256(options.words),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from llava_sea.errors import UserError
 from llava_sea.presets import LABEL_PRESETS
+from llava_sea.ranges import check_ranges
 
 FEATURES = ("vanilla", "value", "value2", "qq", "qq+kk")
 SIGNS = ("auto", "+1", "-1")
@@ -99,11 +100,7 @@ class ExtractOptions:
             value, choices = getattr(options, item.name), item.metadata.get("choices")
             if choices and value not in choices:
                 raise UserError(f"--{item.name} {value}: choose one of {', '.join(choices)}")
-        for name in ("sea_top_n", "batch_size", "shard_size", "loader_threads", "sign_sample"):
-            if getattr(options, name) < 1:
-                raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
-        if options.num_workers < 0:
-            raise UserError(f"--num_workers {options.num_workers}: must be 0 or more")
+        check_ranges("labels.extract", options)
         if not Path(options.image_folder).is_dir():
             raise UserError(f"--image_folder {options.image_folder}: no such folder")
         return options

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
 from llava_sea.progress import OnProgress, counter
+from llava_sea.ranges import check_range, whole
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.pictures import Picture
@@ -68,11 +69,8 @@ def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) 
     from llava_sea.labels.words_file import read_words
 
     words = [entry.word for entry in read_words(options.words)]
-    if max(options.top_n) > len(words) / 2:
-        raise UserError(
-            f"--top_n {max(options.top_n)}: {options.words} holds {len(words)} words, and keeping "
-            "more than half of them for a patch says nothing"
-        )
+    why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
+    check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
     pictures, captions = distinct_pictures(load_records(options.data_path))
     look_for_pictures(options.image_folder, pictures)
     captioned = [pair for pair in zip(pictures, captions, strict=True) if pair[1].strip()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llava_sea.errors import UserError
 from llava_sea.labels.options import DTYPES, FEATURES, ExtractOptions, flag, parse_flags
+from llava_sea.ranges import check_ranges
 
 
 @dataclass
@@ -58,12 +59,9 @@ class QualityOptions:
         Raises:
             UserError: if a needed flag is missing or a value cannot be.
         """
-        if not self.top_n or min(self.top_n) < 1:
-            raise UserError(f"--top_n {' '.join(map(str, self.top_n))}: each must be at least 1")
+        check_ranges("labels.quality", self)
         for name in self.sea_features:
             self.extraction(name).resolved()
-        if self.num_images < 2:
-            raise UserError(f"--num_images {self.num_images}: must be at least 2")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise UserError(f"--output {self.output}: there is no such folder to write it in")
         if self.output is not None and Path(self.output).is_dir():

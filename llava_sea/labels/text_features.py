@@ -50,13 +50,9 @@ class TextEncoder:
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, model: Any) -> TextEncoder:
         """Load the tokenizer that belongs to `model`, which was loaded from the same place."""
-        from transformers import AutoTokenizer
+        from llava_sea.model.load_sentencepiece import auto_tokenizer
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
-        except (OSError, ValueError) as error:
-            raise UserError(f"no tokenizer in {path_or_id}: {error}") from error
-        return cls(model, tokenizer)
+        return cls(model, auto_tokenizer(str(path_or_id)))
 
     @property
     def joint_size(self) -> int:

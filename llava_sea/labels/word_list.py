@@ -32,6 +32,7 @@ from llava_sea.labels.counting_pool import count_batches
 from llava_sea.labels.phrases import PHRASE
 from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
 from llava_sea.progress import Progress
+from llava_sea.ranges import check_ranges
 
 __all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
@@ -51,9 +52,7 @@ class WordListOptions:
     batch_captions: int = BATCH_CAPTIONS
 
     def __post_init__(self) -> None:
-        for name in ("min_count", "max_words_per_phrase", "num_workers", "batch_captions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        check_ranges("labels.word_list", self)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
 from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
+from llava_sea.model.load import embedding_rows
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.grid import Grid
 from llava_sea.report.measures import (
@@ -125,7 +126,8 @@ def _reader(
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     tokenizer = load_tokenizer(llm, model_max_length=1_000_000)
-    words = Words([entry.word for entry in entries[: args.num_words]], tokenizer)
+    listed = [entry.word for entry in entries[: args.num_words]]
+    words = Words(listed, tokenizer, embedding_rows(llm))
     llava = build_llava(
         llm,
         tower,
@@ -158,7 +160,7 @@ def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line],
         if run.step is None and run.rows
         else "The run's log holds no held-out measurements"
     )
-    caption = f"{why}: TACS, gap and nearest words are those of the images below."
+    caption = f"{why}: TACS, gaps, lengths and nearest words are those of the images below."
     return lines + lines_of_grids(grids), caption
 
 

@@ -62,6 +62,17 @@ MEASURES = (
     Measure("Temperature", "τ", "11", (Key("temperature", "training"),)),
     Measure("Token alignment (TACS)", "", "14", (Key("eval_tacs", "held out"),), better=1),
     Measure("Modality gap", "D", "5", (Key("eval_gap", "held out"),), better=-1),
+    Measure("Gap between unit vectors", "", "5", (Key("eval_gap_unit", "held out"),), better=-1),
+    Measure(
+        "Mean length",
+        "",
+        "1, 2",
+        (
+            Key("eval_visual_length", "visual tokens"),
+            Key("eval_embedding_length", "embedding rows"),
+        ),
+        from_zero=True,
+    ),
     Measure(
         "Nearest word right",
         "",
@@ -235,7 +246,7 @@ def lines_of_grids(grids: Sequence[Sequence[Grid]]) -> list[Line]:
         shown = [key for key in measure.keys if math.isfinite(states[-1].get(key.key, math.nan))]
         for key, label in shown:
             before = Value(states[0].get(key, math.nan)) if len(states) > 1 else None
-            where = "images below" if len(shown) == 1 else f"{label}, images below"
+            where = "images below" if len(shown) == 1 else label
             lines.append(Line(measure, where, key, before, Value(states[-1][key])))
     return lines
 

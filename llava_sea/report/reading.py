@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
+from llava_sea.data.tokenize import tell_beyond
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import find_occurrences
@@ -31,7 +32,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.grid import Cell, Example, Grid, Near
 from llava_sea.report.measures import IN_CAPTION, PRECISION
 from llava_sea.report.runs import Projector
-from llava_sea.train.evaluation import Truth
+from llava_sea.train.evaluation import Truth, embedding_length
 
 WORD_BLOCK = 2048
 """Words are embedded in blocks, so that a list of millions costs memory for one block."""
@@ -44,9 +45,9 @@ LISTED_TRUE = 8
 class Words:
     """The words among which the nearest is sought, and their tokens."""
 
-    def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
+    def __init__(self, words: Sequence[str], tokenizer: Any, num_rows: int) -> None:
         """Tokenise words; those that the tokenizer can't write are left out and counted."""
-        tokens = tokenize_words(words, tokenizer)
+        tokens = tokenize_words(words, tokenizer, num_rows)
         kept_Q = ~tokens.dropped_Q
         self.words: list[str] = np.array(words, dtype=object)[kept_Q].tolist()
         self.rank = {word: place for place, word in enumerate(self.words)}
@@ -222,7 +223,13 @@ class PatchReader:
         visual_IPD = self._project(pixels_I3HW)
         visual_ND = visual_IPD.flatten(0, 1)
         found = nearest_words(visual_ND, self._word_blocks())
-        distance_IP = found.distance_N.view(len(examples), -1)
+        parts = {
+            "eval_gap": found.distance_N,
+            "eval_gap_unit": found.unit_distance_N,
+            "eval_visual_length": visual_ND.float().norm(dim=-1),
+        }
+        means = {key: values_N.view(len(examples), -1).mean(1) for key, values_N in parts.items()}
+        rows_length = embedding_length(self.model, self.words.ids_QM, self.device)
         ids_NK, cosine_NK = best_words(visual_ND, self._word_blocks(), LISTED_WORDS)
         best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
         for i, example in enumerate(examples):
@@ -230,7 +237,8 @@ class PatchReader:
                 self._cell(example.record, patch, *next(best), in_caption[i])
                 for patch in range(self.num_patches)
             ]
-            measured = {"eval_gap": float(distance_IP[i].mean())}
+            measured = {key: float(mean_I[i]) for key, mean_I in means.items()}
+            measured["eval_embedding_length"] = rows_length
             if (score := self._tacs(visual_IPD[i], example.caption)) is not None:
                 measured["eval_tacs"] = score
             share = sum(cell.right for cell in cells) / len(cells)
@@ -260,6 +268,8 @@ class PatchReader:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
         if not ids:
             return None
+        if beyond := tell_beyond(ids, self.tokenizer, self.model.num_rows):
+            raise UserError(f"--data_path: the caption {caption!r} holds {beyond}; remove it")
         caption_TD = self.model.embed(torch.tensor(ids, device=self.device))
         return float(tacs(visual_PD, caption_TD))
 

@@ -130,6 +130,23 @@ def test_a_prompt_that_fills_the_context(answerer, tiny, tmp_path):
         ask(make(answerer, tiny, 1), read_questions(path))
 
 
+def test_special_tokens_typed_in_a_question_are_text(answerer, tiny, jsonl):
+    question = dataclasses.replace(distinct(read_questions(jsonl)).popitem()[1], text="</s> <s>a")
+    ids, _ = make(answerer, tiny, 1)._tokenize(question)
+    assert answerer.tokenizer.eos_token_id not in ids[1:]
+    assert "</s> <s>a ASSISTANT:" in answerer.tokenizer.decode(ids)
+
+
+def test_a_token_that_the_llm_does_not_have(answerer, tiny, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question_id": 5, "text": "a <extra>"}) + "\n")
+    asked = make(answerer, tiny, 1)
+    tokenizer = copy.deepcopy(answerer.tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    with pytest.raises(UserError, match=r"q.jsonl:1: question 5: .*'<extra>'"):
+        ask(dataclasses.replace(asked, tokenizer=tokenizer), read_questions(path))
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_a_broken_picture_is_named(flags, tmp_path, tiny, content, expected):
     folder = tmp_path / "images"
@@ -385,11 +402,11 @@ def test_scienceqa_and_mmbench(flags, tmp_path, conversations, table):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--temperature", "-1"], "--temperature -1.0: must be 0"),
-        (["--top_p", "1.5"], "--top_p 1.5: must be above 0"),
-        (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
-        (["--num_beams", "0"], "--num-beams 0: must be at least 1"),
-        (["--num-chunks", "2", "--chunk-idx", "2"], "--chunk-idx 2: .* 0 to 1"),
+        (["--temperature", "-1"], "--temperature -1.0: must be 0, or"),
+        (["--top_p", "1.5"], "--top_p 1.5: must be a number above 0"),
+        (["--batch-size", "0"], "--batch_size 0: must be"),
+        (["--num_beams", "0"], "--num_beams 0: must be"),
+        (["--num-chunks", "2", "--chunk-idx", "2"], "--chunk_idx 2: .* 0 to 1"),
         (["--conv-mode", "v7"], "--conv-mode 'v7': no such template"),
         (["--device", "toaster"], "--device toaster: not on this machine"),
         (["--model-path", "./nowhere"], "nowhere"),

@@ -95,8 +95,8 @@ def test_several_files_are_one_corpus(corpus, tmp_path):
         ("a.txt", "", {}, r"a\.txt: no captions; the corpus is empty"),
         ("a.txt", "it is here", {}, "no word or phrase of 1 captions occurs 1 times"),
         ("a.txt", "a cat", {"min_count": 2}, "occurs 2 times or more; lower --min_count"),
-        ("a.txt", "a cat", {"min_count": 0}, "--min_count 0: must be 1 or more"),
-        ("a.txt", "a cat", {"num_workers": 0}, "--num_workers 0: must be 1 or more"),
+        ("a.txt", "a cat", {"min_count": 0}, "--min_count 0: must be a whole number from 1"),
+        ("a.txt", "a cat", {"num_workers": 0}, "--num_workers 0: must be a whole number from 1"),
         ("a.json", "[1,\n{]", {}, r"a\.json, line 1, record 0: is a int"),
     ],
 )

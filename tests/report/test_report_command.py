@@ -15,6 +15,7 @@ from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
 from llava_sea.report.__main__ import main
+from llava_sea.report.measures import number
 from llava_sea.report.reading import PatchReader
 from llava_sea.report.runs import names_of, open_run
 from llava_sea.train.evaluation import Truth
@@ -22,25 +23,32 @@ from llava_sea.train.evaluation import Truth
 QUICK = {"map_points": 0, "num_images": 1}
 
 
-def nearest(world, image, projector):
-    """Eq. 4 with no code of the package but the image transform: the words of an image."""
+def read(world, image, projector):
+    """With no code of the package but the image transform: an image's tokens, words and rows."""
     folder = world["run"].parent
     tower = CLIPVisionModel.from_pretrained(folder / "tower")
-    table = LlamaForCausalLM.from_pretrained(folder / "llm").get_input_embeddings().weight
+    table = LlamaForCausalLM.from_pretrained(folder / "llm").get_input_embeddings().weight.detach()
     tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
     pixels = ImageTransform.from_pretrained(str(folder / "tower"), "square")(
         Image.open(folder / "images" / image).convert("RGB")
     )
-    words = [word for word in WORDS if word != "qqq"]
+    ids = {word: tokenizer(word)["input_ids"] for word in WORDS if word != "qqq"}
     with torch.no_grad():
         hidden = tower(pixels[None], output_hidden_states=True).hidden_states[-2][0, 1:]
         state = torch.load(world["run"] / projector)
         w = {key.removeprefix("model.mm_projector."): value for key, value in state.items()}
         inner = torch.nn.functional.gelu(hidden @ w["0.weight"].T + w["0.bias"])
         visual = inner @ w["2.weight"].T + w["2.bias"]
-        means = torch.stack([table[tokenizer(word)["input_ids"]].mean(0) for word in words])
-        cosine = torch.cosine_similarity(visual[:, None], means[None], dim=2)
-    return [words[i] for i in cosine.argmax(dim=1).tolist()]
+    words = {word: table[ids[word]].mean(0) for word in ids}
+    return visual, words, table[sorted({token for tokens in ids.values() for token in tokens})]
+
+
+def nearest(world, image, projector):
+    """Eq. 4: the words of an image."""
+    visual, words, _ = read(world, image, projector)
+    means = torch.stack(list(words.values()))
+    cosine = torch.cosine_similarity(visual[:, None], means[None], dim=2)
+    return [list(words)[i] for i in cosine.argmax(dim=1).tolist()]
 
 
 def test_words_are_the_nearest_ones(world, page):
@@ -135,6 +143,12 @@ def test_projector_of_unknown_origin_is_measured_on_the_images(world, tmp_path):
     assert shown[0] == shown[1]
     table = page.split("<tbody>")[1].split("</tbody>")[0]
     assert "of the patches shown below" in page and "60.0" in page and "60.0" not in table
+    visual, words, rows = read(world, "0.png", "mm_projector_initial.bin")
+    unit = [torch.nn.functional.normalize(v) for v in (visual, torch.stack(list(words.values())))]
+    gap = torch.cdist(*unit).min(1).values
+    for value in (visual.norm(dim=1), rows.norm(dim=1), gap):
+        assert f'<span class="after">{number(value.mean().item())}</span>' in table
+    assert "Mean length, embedding rows" in table and "Gap between unit vectors" in table
 
 
 def test_both_runs_say_of_a_patch_what_each_says_alone(pair, pair_page):

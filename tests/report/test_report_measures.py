@@ -80,6 +80,20 @@ def test_table_says_what_is_better():
     assert row.verdict == "worse" and row.notes == ["at step 2", "at step 3"]
 
 
+def test_a_gap_that_grew_with_the_lengths_stands_beside_them():
+    keys = ("eval_gap", "eval_gap_unit", "eval_visual_length", "eval_embedding_length")
+    log = [
+        {"step": step, **dict(zip(keys, values, strict=True))}
+        for step, values in ((0, (2.0, 1.3, 1.9, 0.9)), (8, (3.4, 1.1, 3.3, 0.9)))
+    ]
+    rows = table_of(lines_of(log, 8), 8).rows
+    assert [row.line.key for row in rows] == list(keys)
+    assert [row.verdict for row in rows] == ["worse", "better", "", ""]
+    charts = {chart.measure.name: chart for chart in charts_of(log)}
+    curves = charts["Mean length"].curves
+    assert [curve.label for curve in curves] == ["visual tokens", "embedding rows"]
+
+
 def test_images_stand_in_for_a_run_that_measured_nothing():
     def grid(right, gap, **tacs):
         measured = {"eval_gap": gap, "eval_nearest_word_precision": right, **tacs}

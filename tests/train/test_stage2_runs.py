@@ -167,6 +167,8 @@ def test_a_llava_is_tuned_further(tune_here, read_metrics):
         assert tensors(further)[name].shape == tensor.shape  # the vocabulary does not grow again
     with pytest.raises(UserError, match="is a LLaVA with a projector of its own"):
         tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
+    with pytest.raises(UserError, match=r"--mm_vision_select_layer -1: .* by layer -2"):
+        tune_here("layer", model_name_or_path=first, mm_vision_select_layer=-1)
 
 
 def test_bad_records_are_counted_before_anything_is_built(
@@ -183,6 +185,21 @@ def test_bad_records_are_counted_before_anything_is_built(
     message = rf"{data}: record 2 \(id '2'\): no answer.* 2 of 24 records .*also record 5"
     with pytest.raises(UserError, match=message):
         tune_here("run", data_path=data)
+
+
+def test_a_tokenizer_with_more_than_the_table(
+    tune_here, grown_llm, instructions, read_metrics, tmp_path
+):
+    records = json.loads(instructions.read_text())
+    records[2]["conversations"][1]["value"] += "<extra>"
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps(records))
+    message = rf"{data}: record 2 \(id '2'\) holds '<extra>'.* 1 of 24 records"
+    with pytest.raises(UserError, match=message):
+        tune_here("bad", model_name_or_path=grown_llm, data_path=data)
+    # Its [PAD] is no padding either: records of a batch differ in length here.
+    output_dir = tune_here("good", model_name_or_path=grown_llm, max_steps=1)
+    assert read_metrics(output_dir)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):
