@@ -90,14 +90,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     command = shlex.join(["python", "-m", "llava_sea.report", *(argv or sys.argv[1:])])
     report = make_report(run, baseline, args, command)
     files = {output: render(report).encode()}
-    if args.png:
-        files |= {
-            output.with_name(f"{output.stem}_{name}.png"): png for name, png in pngs(report).items()
-        }
+    drawn = pngs(report) if args.png else {}
+    files |= {output.with_name(f"{output.stem}_{name}.png"): png for name, png in drawn.items()}
     _write(files)
-    print(
-        f"report: {output}" + (f" (and {len(files) - 1} PNG files beside it)" if args.png else "")
-    )
+    print(f"report: {output}" + (f" (and {len(drawn)} PNG files beside it)" if drawn else ""))
     return output
 
 

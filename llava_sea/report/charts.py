@@ -134,12 +134,15 @@ def chart_figure(chart: Chart, marked_step: int | None = None, *, named: bool = 
     place = LEFT / WIDTH, BOTTOM / HEIGHT, width / WIDTH, height / HEIGHT
     ax = figure.add_axes(place)
     curves = [curve._replace(points=thin(curve.points)) for curve in chart.curves]
-    finite = [p for curve in curves for p in curve.points if math.isfinite(p.value)]
-    first, last = min(p.step for p in finite), max(p.step for p in finite)
-    low, high = value_range([p.value for p in finite], chart.measure.from_zero)
-    ax.set(xlim=(first, max(last, first + 1)), ylim=(low, high))
+    steps = [p.step for curve in curves for p in curve.points if math.isfinite(p.value)]
+    first, last = min(steps), max(steps)
     for order, curve in enumerate(curves):
         _draw_curve(ax, curve, zorder=3 - order / 10)  # the first lies on top
+    ax.margins(y=0.06)
+    ax.set_xlim(first, max(last, first + 1))
+    if chart.measure.from_zero or chart.measure.percent:
+        ax.set_ylim(bottom=0)
+    low, high = ax.get_ylim()
     if marked_step is not None and first <= marked_step < last:
         ax.axvline(marked_step, color=COLOURS["soft"], lw=1, ls=(0, (2, 3)), clip_on=False)
     _label_axes(ax, chart.measure.percent)
@@ -183,17 +186,6 @@ def _label_axes(ax: Axes, percent: bool) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     for line in ax.get_ygridlines():
         line.set_clip_on(False)
-
-
-def value_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
-    """Return the ends of the upright axis: the values and a little air; all alike, more of it."""
-    low, high = min(values), max(values)
-    if from_zero:
-        low, high = min(0.0, low), max(0.0, high)
-    air = 0.06 * (high - low)
-    if air <= 1e-9 * max(abs(low), abs(high)):
-        air = 0.1 * abs(high) or 1.0
-    return low - (0.0 if from_zero and low == 0 else air), high + air
 
 
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:

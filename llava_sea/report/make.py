@@ -51,8 +51,8 @@ def make_report(
 
     Args:
         run: the run's folder.
-        baseline: another run's to show beside it, if there is one.
-        args: the flags of the command.
+        baseline: another run's, which is shown beside it.
+        args: the flags.
         command: the command line, for the reader who wants to repeat it.
 
     Raises:

@@ -19,13 +19,6 @@ Rows = Sequence[dict[str, Any]]
 PRECISION, IN_CAPTION = "eval_nearest_word_precision", "eval_nearest_word_in_caption"
 
 
-class Key(NamedTuple):
-    """A key of the log and the name of its line."""
-
-    key: str
-    label: str
-
-
 @dataclass(frozen=True)
 class Measure:
     """One quantity: its name, its symbol and equation in the paper, which way is better."""
@@ -34,65 +27,50 @@ class Measure:
     symbol: str
     """A letter and its index, as "L_g"; empty where the name says it."""
     equation: str
-    keys: tuple[Key, ...]
+    keys: dict[str, str]
+    """Keys of the log, and the names of their lines."""
     better: int = 0
     """-1 lower, +1 higher, 0 neither."""
     percent: bool = False
+    """Whether it is a share, shown as one; its axis begins at zero."""
     from_zero: bool = False
     in_table: bool = True
 
 
 MEASURES = (
     Measure(
-        "Caption loss",
-        "L_g",
-        "12",
-        (Key("eval_lm_loss", "held out"), Key("lm_loss", "training")),
-        better=-1,
+        "Caption loss", "L_g", "12", {"eval_lm_loss": "held out", "lm_loss": "training"}, better=-1
     ),
-    Measure("Alignment loss", "L_a", "11", (Key("sea_loss", "training"),), better=-1),
+    Measure("Alignment loss", "L_a", "11", {"sea_loss": "training"}, better=-1),
     Measure(
         "Weight of the alignment loss",
         "λ",
         "13",
-        (Key("sea_weight", "training"),),
+        {"sea_weight": "training"},
         from_zero=True,
         in_table=False,
     ),
-    Measure("Temperature", "τ", "11", (Key("temperature", "training"),)),
-    Measure("Token alignment (TACS)", "", "14", (Key("eval_tacs", "held out"),), better=1),
-    Measure("Modality gap", "D", "5", (Key("eval_gap", "held out"),), better=-1),
-    Measure("Gap between unit vectors", "", "5", (Key("eval_gap_unit", "held out"),), better=-1),
+    Measure("Temperature", "τ", "11", {"temperature": "training"}),
+    Measure("Token alignment (TACS)", "", "14", {"eval_tacs": "held out"}, better=1),
+    Measure("Modality gap", "D", "5", {"eval_gap": "held out"}, better=-1),
+    Measure("Gap between unit vectors", "", "5", {"eval_gap_unit": "held out"}, better=-1),
     Measure(
         "Mean length",
         "",
         "1, 2",
-        (
-            Key("eval_visual_length", "visual tokens"),
-            Key("eval_embedding_length", "embedding rows"),
-        ),
+        {"eval_visual_length": "visual tokens", "eval_embedding_length": "embedding rows"},
         from_zero=True,
     ),
     Measure(
         "Nearest word right",
         "",
         "4",
-        (
-            Key(PRECISION, "all patches"),
-            Key(f"{PRECISION}_objects", "on objects"),
-        ),
+        {PRECISION: "all patches", f"{PRECISION}_objects": "on objects"},
         better=1,
         percent=True,
-        from_zero=True,
     ),
     Measure(
-        "Nearest word in the caption",
-        "",
-        "4",
-        (Key(IN_CAPTION, "all patches"),),
-        better=1,
-        percent=True,
-        from_zero=True,
+        "Nearest word in the caption", "", "4", {IN_CAPTION: "all patches"}, better=1, percent=True
     ),
 )
 
@@ -184,13 +162,12 @@ def points_of(rows: Rows, key: str) -> list[Point]:
 
 def charts_of(rows: Rows) -> list[Chart]:
     """Return a chart for every measure that the log holds finite values of."""
-    rows = _with_plain_loss(rows)
     charts = [
         Chart(
             measure,
             _with_values(
                 Curve(label, points_of(rows, key), colour)
-                for colour, (key, label) in enumerate(measure.keys)
+                for colour, (key, label) in enumerate(measure.keys.items())
             ),
         )
         for measure in MEASURES
@@ -199,34 +176,28 @@ def charts_of(rows: Rows) -> list[Chart]:
 
 
 def charts_of_pair(names: tuple[str, str], rows: tuple[Rows, Rows]) -> list[Chart]:
-    """Return charts that hold a curve of each of two runs, one chart for each key of the log.
-
-    Args:
-        names: of the run and of the baseline; their colours are 0 and 1.
-        rows: their logs.
-    """
-    logs = [_with_plain_loss(log) for log in rows]
+    """Return a chart for each key of the log, with a curve of the run and one of the baseline."""
     charts = [
         Chart(
             measure,
             _with_values(
                 Curve(name, points_of(log, key), colour)
-                for colour, (name, log) in enumerate(zip(names, logs, strict=True))
+                for colour, (name, log) in enumerate(zip(names, rows, strict=True))
             ),
             label,
         )
         for measure in MEASURES
-        for key, label in measure.keys
+        for key, label in measure.keys.items()
     ]
     return [chart for chart in charts if chart.curves]
 
 
 def lines_of(rows: Rows, step: int | None) -> list[Line]:
     """Return each measure's first value, and its last up to `step`."""
-    rows = [row for row in _with_plain_loss(rows) if step is None or int(row["step"]) <= step]
+    rows = [row for row in rows if step is None or int(row["step"]) <= step]
     lines = []
     for measure in MEASURES:
-        for key, label in measure.keys if measure.in_table else ():
+        for key, label in measure.keys.items() if measure.in_table else ():
             values = [Value(point.value, point.step) for point in points_of(rows, key)]
             if values:
                 before = values[0] if len(values) > 1 else None
@@ -243,10 +214,10 @@ def lines_of_grids(grids: Sequence[Sequence[Grid]]) -> list[Line]:
     states = [_means(state) for state in zip(*grids, strict=True)]
     lines = []
     for measure in MEASURES:
-        shown = [key for key in measure.keys if math.isfinite(states[-1].get(key.key, math.nan))]
-        for key, label in shown:
+        shown = [key for key in measure.keys if math.isfinite(states[-1].get(key, math.nan))]
+        for key in shown:
             before = Value(states[0].get(key, math.nan)) if len(states) > 1 else None
-            where = "images below" if len(shown) == 1 else label
+            where = "images below" if len(shown) == 1 else measure.keys[key]
             lines.append(Line(measure, where, key, before, Value(states[-1][key])))
     return lines
 
@@ -259,12 +230,7 @@ def _means(grids: Sequence[Grid]) -> dict[str, float]:
 
 
 def table_of(lines: Sequence[Line], step: int | None) -> Table:
-    """Return the table of one run: before, after, change.
-
-    Args:
-        lines: its measures.
-        step: the step that "after" stands for, if it is known.
-    """
+    """Return the table of one run: before, after (`step`, if it is known), change."""
     rows = []
     for line in lines:
         before, percent = line.before, line.measure.percent
@@ -283,13 +249,10 @@ def table_of(lines: Sequence[Line], step: int | None) -> Table:
 def table_of_pair(names: tuple[str, str], run: Sequence[Line], baseline: Sequence[Line]) -> Table:
     """Return the table of two runs: the baseline's last value, the run's, and the difference.
 
-    Args:
-        names: of the run and of the baseline.
-        run: measures of the run; one that either lacks is shown with the other's value alone.
-        baseline: measures of the baseline.
+    A measure that one of them lacks is shown with the other's value alone.
     """
     ours, theirs = ({(line.key, line.label): line for line in one} for one in (run, baseline))
-    order = [key.key for measure in MEASURES for key in measure.keys]
+    order = [key for measure in MEASURES for key in measure.keys]
     rows = []
     for key in sorted(dict.fromkeys([*ours, *theirs]), key=lambda key: order.index(key[0])):
         both = [one[key] for one in (theirs, ours) if key in one]
@@ -339,10 +302,3 @@ def _difference(line: Line, change: float | None, words: tuple[str, str]) -> tup
 
 def _with_values(curves: Iterable[Curve]) -> list[Curve]:
     return [curve for curve in curves if any(math.isfinite(p.value) for p in curve.points)]
-
-
-def _with_plain_loss(rows: Rows) -> Rows:
-    """A log of plain LLaVA's own trainer has the caption loss under the name of the loss."""
-    if any("lm_loss" in row for row in rows):
-        return rows
-    return [{**row, "lm_loss": row["loss"]} if "loss" in row else row for row in rows]

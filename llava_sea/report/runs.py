@@ -104,6 +104,9 @@ def open_run(
     config = _read_config(folder if (folder / "config.json").is_file() else root)
     after = _find_projector(folder.resolve(), projector, flag)
     rows, notes = _read_log(root)
+    if not any("lm_loss" in row for row in rows):
+        # LLaVA's own trainer has the caption loss under the name of the loss.
+        rows = [{**row, "lm_loss": row["loss"]} if "loss" in row else row for row in rows]
     step = _step_of(after, root, rows)
     label = "after training"
     if step is not None:
@@ -224,10 +227,7 @@ def names_of(run: RunFolder, baseline: RunFolder) -> tuple[str, str]:
 def check_fit(run: RunFolder, baseline: RunFolder, given: dict[str, Any]) -> None:
     """Refuse two runs whose visual tokens do not live in the same space.
 
-    Args:
-        run: the run of ``--run``.
-        baseline: the run of ``--baseline``.
-        given: flags of the command; a model named there holds for both runs.
+    A model that the flags of the command, `given`, name holds for both runs.
 
     Raises:
         UserError: if they differ, or are one and the same.
