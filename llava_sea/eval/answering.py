@@ -30,6 +30,7 @@ from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
 from llava_sea.progress import Progress, counter
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
+from llava_sea.terminal import say
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]
 
@@ -193,7 +194,7 @@ def _finish(file: AnswerFile, asked: int) -> None:
             "of them share? The same command goes on"
         )
     file.put_together(answers)
-    print(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
+    say(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
 
 
 def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:

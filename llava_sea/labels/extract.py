@@ -21,6 +21,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.progress import OnProgress, counter
 from llava_sea.ranges import check_range, whole
+from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.mine_shards import Plan
@@ -184,12 +185,12 @@ def _threads(workers: int) -> int:
 
 
 def _copy_words(source: Path, output: Path, sha256: str) -> None:
-    from llava_sea.files import write_atomically
+    from llava_sea.files import LIST_BYTES, read_file, write_atomically
 
     target = output / "words.tsv"
     if target.exists() and source.samefile(target):
         return
-    data = source.read_bytes()
+    data = read_file(source, LIST_BYTES)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"--words {source} was changed while this command started; run it again")
     write_atomically(target, data)
@@ -248,7 +249,7 @@ def main() -> None:
     from llava_sea.progress import Progress
 
     transformers_logging.disable_progress_bar()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
     with Progress() as progress:
         extract_labels(options, progress)

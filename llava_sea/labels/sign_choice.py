@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 from llava_sea.labels.mine_shards import encode_batches, make_loader
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
@@ -56,8 +56,8 @@ def settle_sign(
         logger.info("sign %+d (forced)", int(options.sea_sign))
         return SignChoice(int(options.sea_sign), None)
     path = folder / "sign.json"
-    if path.exists():
-        kept = json.loads(path.read_text())
+    if path.is_file():
+        kept = read_json(path)
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     captioned = [i for i, caption in enumerate(captions) if caption.strip()]

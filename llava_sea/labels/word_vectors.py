@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 from llava_sea.labels.text_features import TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ def encode_to_disk(
         UserError: if no word fits the text tower.
     """
     path, note = folder / "words.npy", folder / "words.json"
-    if note.exists() and path.exists():  # the note is written last
-        return WordVectors(str(path), json.loads(note.read_text())["too_long"])
+    if note.is_file() and path.is_file():  # the note is written last
+        return WordVectors(str(path), read_json(note)["too_long"])
     if progress is not None:
         progress(0)
     temporary = folder / "words.tmp.npy"

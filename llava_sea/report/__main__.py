@@ -17,6 +17,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.files import write_atomically
 from llava_sea.ranges import check_ranges
 from llava_sea.report.runs import RunFolder, open_run
+from llava_sea.terminal import say
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     drawn = pngs(report) if args.png else {}
     files |= {output.with_name(f"{output.stem}_{name}.png"): png for name, png in drawn.items()}
     _write(files)
-    print(f"report: {output}" + (f" (and {len(drawn)} PNG files beside it)" if drawn else ""))
+    say(f"report: {output}" + (f" (and {len(drawn)} PNG files beside it)" if drawn else ""))
     return output
 
 
