@@ -2,8 +2,6 @@
 
 import json
 import re
-import runpy
-import sys
 
 import pytest
 import torch
@@ -290,13 +288,3 @@ def test_config_that_names_no_llm(world, tmp_path):
     run = copy_of(world["run"], tmp_path, _name_or_path="")
     with pytest.raises(UserError, match=r"'_name_or_path'.*--model_name_or_path"):
         main(argv({**world, "run": run}))
-
-
-def test_command_line_shows_errors_without_a_traceback(tmp_path, monkeypatch, capsys):
-    flags = dict.fromkeys(("run", "data_path", "image_folder", "words"), tmp_path / "none")
-    monkeypatch.setattr(sys, "argv", ["report", *argv(flags)])
-    monkeypatch.delitem(sys.modules, "llava_sea.report.__main__")
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_module("llava_sea.report", run_name="__main__")
-    assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: --run {tmp_path / 'none'}: ")
