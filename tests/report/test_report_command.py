@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
-from llava_sea.report.__main__ import main
+from llava_sea.report.__main__ import _write, main
 from llava_sea.report.measures import number
 from llava_sea.report.reading import PatchReader
 from llava_sea.report.runs import names_of, open_run
@@ -222,6 +222,19 @@ def test_pointing_at_a_patch_lists_its_nearest_words(pair_page):
 def test_wrong_flags_are_named(world, flags, named):
     with pytest.raises(UserError, match=re.escape(named)):
         main(argv({**world, **flags}))
+
+
+def test_a_file_that_is_no_report_is_left(world, tmp_path, file_limit):
+    path = tmp_path / "x.html"
+    path.write_text("<html>my thesis</html>")
+    for output, message in ((path, "something else than a report"), (path / "x", "is a file, no")):
+        with pytest.raises(UserError, match=message) as caught:
+            main(argv({**world, "output": output}))
+        assert str(caught.value).startswith("--output ")
+    assert path.read_text() == "<html>my thesis</html>"
+    file_limit(100)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/y\.html: File too large"):
+        _write({tmp_path / "y.html": bytes(101)})
 
 
 def copy_of(baseline, folder, **config):
