@@ -32,6 +32,5 @@ def page(world):
 
 @pytest.fixture(scope="session")
 def pair_page(pair):
-    """The report of two runs, with PNG files beside it."""
-    flags = argv({**pair, "output": pair["run"].parent / "pair.html"})
-    return main([*flags, "--png"]).read_text()
+    """The report of two runs."""
+    return main(argv({**pair, "output": pair["run"].parent / "pair.html"})).read_text()

@@ -9,7 +9,7 @@ from PIL import Image
 from report_world import LOG, token_map
 
 from llava_sea.data.records import Record
-from llava_sea.report.charts import STYLE, example_figure, png
+from llava_sea.report.charts import STYLE
 from llava_sea.report.grid import (
     MAX_LINE,
     Cell,
@@ -22,7 +22,7 @@ from llava_sea.report.grid import (
     wrap,
 )
 from llava_sea.report.measures import charts_of, lines_of
-from llava_sea.report.page import Report, render
+from llava_sea.report.page import Report, pngs, render
 from llava_sea.report.reading import as_seen
 
 NASTY = "<script>alert('x')</script> & \"q\" {{ title }}"
@@ -185,6 +185,8 @@ def test_as_seen_undoes_the_normalisation():
     assert np.array_equal(np.asarray(plain), np.asarray(seen))
 
 
-def test_png_takes_any_text():
-    figure = example_figure(example("$\\frac{ & 犬", ("$x_{", "犬")))
-    assert png(figure).startswith(b"\x89PNG")
+def test_pngs_take_any_text():
+    shown = example("$\\frac{ & 犬", ("$x_{", "犬"))
+    found = pngs(report(examples=[shown], charts=charts_of(LOG)[:1]))
+    assert list(found) == ["image_1", "chart_1", "map_1", "map_2", "map_3"]
+    assert all(png.startswith(b"\x89PNG") for png in found.values())
