@@ -1,4 +1,4 @@
-"""Files that users name, files that are whole or not there, output folders of one writer.
+"""Files that users name are read here; files that are whole or not there; folders of one writer.
 
 A name may lead to anything: a link to /dev/zero is read for ever, a pipe blocks for ever. Only
 regular files are opened (a link to one is as good), and no more of one is read than its kind needs.
@@ -21,6 +21,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from llava_sea.errors import UserError, naming
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
+
+_ALONGSIDE = re.compile(r"\..*|.*\.(log|out|err|txt|sh)")
+"""Hidden files, logs and copies of the command: no writer has such names, none is in its way."""
+
+_locked: set[IO[bytes]] = set()
+
+logger = logging.getLogger(__name__)
 
 IMAGE_BYTES = 512 * 2**20
 """Limit of an image file; uncompressed, the most pixels that are taken fit (RGB: 256 MiB)."""
@@ -132,19 +144,6 @@ def read_json(path: str | os.PathLike[str], limit: int | None = SETTINGS_BYTES) 
         raise UserError(f"{path}: broken JSON ({error})") from None
 
 
-try:
-    import fcntl
-except ImportError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
-
-_ALONGSIDE = re.compile(r"\..*|.*\.(log|out|err|txt|sh)")
-"""Hidden files, logs and copies of the command: no writer has such names, none is in its way."""
-
-_locked: set[IO[bytes]] = set()
-
-logger = logging.getLogger(__name__)
-
-
 @contextmanager
 def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing whose name appears only when every byte of it is on disk.
@@ -197,7 +196,7 @@ def remove_left_overs(folder: Path, pattern: str) -> None:
     with suppress(OSError):
         for name in os.listdir(folder):
             found = re.fullmatch(pattern, name)
-            # Containers give the same id to one process after the other: ours may be a killed one
+            # Containers give one process's id to the next: ours may be a killed one's.
             if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
                 remove(folder / name)
 

@@ -6,6 +6,7 @@ import signal
 import socket
 
 import pytest
+from llava_sea.report.folder import open_run
 from PIL import Image
 
 from llava_sea import files
@@ -23,7 +24,6 @@ from llava_sea.labels.common_words import read_common_words
 from llava_sea.labels.json_stream import TextBlocks
 from llava_sea.labels.words_file import read_words, words_sha256
 from llava_sea.model import load_weights
-from llava_sea.report.folder import open_run
 from llava_sea.serve.picture import open_picture
 from llava_sea.train.evaluation import Truth
 

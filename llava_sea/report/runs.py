@@ -1,8 +1,13 @@
-"""What a run folder holds: its config, its projectors before and after, its log.
+"""A run's folder (config, projectors before and after, log), and whether two runs fit each other.
 
 Three kinds of folders are read: a finished run's, one of its ``checkpoint-N``, and that of a plain
-LLaVA run (``mm_projector.bin``, ``config.json``, ``trainer_state.json``). What may be absent is
-told apart from what must not be: no log means no curves, no projector is an error.
+LLaVA run (``mm_projector.bin``, ``config.json``, ``trainer_state.json``). Without a log there are
+no curves; without a projector there is no report.
+
+Nearest words and distances mean the same in two runs only if these have the same language model,
+the same tower, and read it the same way; other runs are refused. Other settings may differ and are
+listed from ``run.json`` where both runs have it. Limit: models are told apart by their names or
+folders; a model that was trained again in the same folder looks the same.
 """
 
 from __future__ import annotations
@@ -22,14 +27,25 @@ INITIAL_PROJECTOR = "mm_projector_initial.bin"
 METRICS = "metrics.jsonl"
 TRAINER_STATE = "trainer_state.json"
 SETTINGS = "run.json"
-_MEASURED = {"loss", *(key.key for measure in MEASURES for key in measure.keys)}
+_MEASURED = {"loss", *(key for measure in MEASURES for key in measure.keys)}
+
+SEA, PLAIN = "SEA", "plain LLaVA"
+MUST_FIT = (
+    ("_name_or_path", "language model", "model_name_or_path", None),
+    ("mm_vision_tower", "vision tower", "vision_tower", None),
+    ("mm_projector_type", "projector", None, "mlp2x_gelu"),
+    ("mm_vision_select_layer", "layer of the tower (mm_vision_select_layer)", None, -2),
+    ("mm_vision_select_feature", "choice of patches (mm_vision_select_feature)", None, "patch"),
+    ("image_aspect_ratio", "image_aspect_ratio", None, "square"),
+)
+"""Key of config.json, its name in words, the flag that overrules it, LLaVA's default."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Projector:
-    """A state of the projector that pictures are read with."""
+    """A state of the projector that images are read with."""
 
     label: str
     path: Path
@@ -49,9 +65,17 @@ class RunFolder:
     rows: list[Row]
     """Lines of the log with their ``step``, ascending."""
     notes: tuple[str, ...]
-    """What is missing, for the reader."""
+    """Missing files, for the reader."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the run was started with; empty where the folder does not tell."""
+    """The flags the run was started with; empty where the folder does not tell."""
+
+    @property
+    def kind(self) -> str | None:
+        """Return `SEA`, `PLAIN`, or None where the folder does not tell."""
+        head = self.projectors[-1].path.parent / "alignment_head.safetensors"
+        if head.is_file() or any("sea_loss" in row for row in self.rows):
+            return SEA
+        return PLAIN if self.rows else None
 
     def report_name(self) -> str:
         """Return the file name of this report: one a checkpoint, so none replaces another's."""
@@ -83,6 +107,9 @@ def open_run(
     config = _read_config(folder if (folder / "config.json").is_file() else root)
     after = _find_projector(folder.resolve(), projector, flag)
     rows, notes = _read_log(root)
+    if not any("lm_loss" in row for row in rows):
+        # LLaVA's own trainer has the caption loss under the name of the loss.
+        rows = [{**row, "lm_loss": row["loss"]} if "loss" in row else row for row in rows]
     step = _step_of(after, root, rows)
     label = "after training"
     if step is not None:
@@ -95,7 +122,7 @@ def open_run(
         projectors.insert(0, Projector("before training", initial))
     else:
         notes.append(
-            f"This run kept no {INITIAL_PROJECTOR}: the pictures show the trained projector only."
+            f"This run kept no {INITIAL_PROJECTOR}: the images show the trained projector only."
         )
     name = f"{root.name}/{folder.name}" if is_checkpoint else root.name
     settings = _read_settings(root)
@@ -137,7 +164,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_settings(root: Path) -> dict[str, Any]:
-    """Return what the run was started with; it is for the reader alone, so it may be broken."""
+    """Return the flags of the run; they are for the reader alone, so the file may be broken."""
     try:
         settings = read_json(root / SETTINGS)
     except UserError:
@@ -146,7 +173,7 @@ def _read_settings(root: Path) -> dict[str, Any]:
 
 
 def _read_log(root: Path) -> tuple[list[Row], list[str]]:
-    """Return the log's rows, and what to tell the reader if there is no full log."""
+    """Return the log's rows, and notes for the reader if there is no full log."""
     if (root / METRICS).is_file():
         return _read_lines(root / METRICS), []
     path = root / TRAINER_STATE
@@ -171,7 +198,7 @@ def _read_lines(path: Path) -> list[Row]:
             _check_numbers(row)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                break  # a run that is going on, or was killed, may have written half a line
+                break  # a run that is training, or was killed, may have written half a line
             raise UserError(
                 f"{path}, line {number}: not a JSON object with a step ({error!r})"
             ) from None
@@ -198,7 +225,65 @@ def _check_numbers(row: Row) -> None:
 
 
 def _step_of(after: Path, root: Path, rows: list[Row]) -> int | None:
-    """Return the step of a projector of this run; that of a stranger's file is not known."""
+    """Return the step of a projector of this run; None for a file from elsewhere."""
     if after.parent == root and after.name == PROJECTOR:
         return int(rows[-1]["step"]) if rows else None
     return _checkpoint_step(after.parent) if after.parent.parent == root else None
+
+
+def names_of(run: RunFolder, baseline: RunFolder) -> tuple[str, str]:
+    """Name two runs: by what was trained, or by folder where that is the same."""
+    if {run.kind, baseline.kind} == {SEA, PLAIN}:
+        names = str(run.kind), str(baseline.kind)
+    elif run.name != baseline.name:
+        return run.name, baseline.name
+    else:
+        return str(run.root), str(baseline.root)
+    if run.step != baseline.step:
+        return _with_step(names[0], run.step), _with_step(names[1], baseline.step)
+    return names
+
+
+def check_fit(run: RunFolder, baseline: RunFolder, given: dict[str, Any]) -> None:
+    """Refuse two runs whose visual tokens do not live in the same space.
+
+    A model that the flags of the command, `given`, name holds for both runs.
+
+    Raises:
+        UserError: if they differ, or are one and the same.
+    """
+    if run.projectors[-1].path == baseline.projectors[-1].path:
+        raise UserError(f"--baseline {baseline.root}: is --run itself; name the plain run")
+    for key, thing, flag, default in MUST_FIT:
+        if flag is not None and given.get(flag):
+            continue
+        ours, theirs = (one.config.get(key, default) for one in (run, baseline))
+        if _place(ours) != _place(theirs):
+            way_out = f" If only its folder has moved, name it: --{flag}" if flag else ""
+            raise UserError(
+                f"--baseline {baseline.root}: does not fit --run {run.root}: another {thing}, "
+                f"{theirs} there and {ours} here. Compare runs that differ in their training "
+                f"alone.{way_out}"
+            )
+
+
+def differences(run: RunFolder, baseline: RunFolder) -> dict[str, tuple[str, str]]:
+    """Return both values of each setting that differs; none where one run has no ``run.json``."""
+    if not run.settings or not baseline.settings:
+        return {}
+    return {
+        key: (str(run.settings.get(key, "-")), str(baseline.settings.get(key, "-")))
+        for key in sorted({*run.settings, *baseline.settings})
+        if run.settings.get(key) != baseline.settings.get(key)
+    }
+
+
+def _with_step(name: str, step: int | None) -> str:
+    return name if step is None else f"{name}, step {step:,}"
+
+
+def _place(value: Any) -> Any:
+    """Two spellings of a folder are one place."""
+    if isinstance(value, str) and Path(value).is_dir():
+        return Path(value).resolve()
+    return value

@@ -4,7 +4,7 @@ import pytest
 from report_world import LOG, evaluation, write_log
 
 from llava_sea.errors import UserError
-from llava_sea.report.folder import open_run
+from llava_sea.report.runs import open_run
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_plain_llava_folder(run):
     history = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0}]
     (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     found = open_run(run)
-    assert [row["loss"] for row in found.rows] == [5.0, 4.0] and found.step == 2
+    # Its loss is the caption loss.
+    assert [row["lm_loss"] for row in found.rows] == [5.0, 4.0] and found.step == 2
     assert [p.label for p in found.projectors] == ["after 2 steps"]
     assert "mm_projector_initial.bin" in " ".join(found.notes)
     (run / "trainer_state.json").unlink()
