@@ -19,15 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-<<<<<<< HEAD
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
 from llava_sea.model.export import fit_tokenizer, main
-=======
-from llava_sea.errors import UserError, run_command
-from llava_sea.model import export, export_llm, export_lmms
-from llava_sea.model.export import main
->>>>>>> i16-core
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_weights import read_weights
 
@@ -266,7 +260,6 @@ def test_errors_name_the_flag(case, llava, tmp_path, capsys):
     with pytest.raises(UserError, match="--version"):
         export(source, out)
     with pytest.raises(UserError, match="no such conversation template"):
-<<<<<<< HEAD
         export(source, out, "--version", "v9")
     with pytest.raises(UserError, match="no checkpoint that can be loaded"):
         export(case.llm, out)
@@ -307,52 +300,12 @@ def test_the_same_command_goes_over_its_own_output_and_no_other_does(llava, tmp_
 def test_a_file_that_cannot_be_written_is_one_line(llava, tmp_path, capsys, file_limit, name, file):
     out = tmp_path / "out"
     export(llava, out, "--format", name)
-=======
-        main(["--model_path", str(source), "--output_dir", "out", "--version", "v9"])
-    with pytest.raises(UserError, match="choose another folder"):
-        main(["--model_path", str(source), "--output_dir", str(source), "--version", "v1"])
-
-
-@pytest.mark.parametrize("command", [export, export_llm, export_lmms])
-def test_the_same_command_goes_over_its_own_output_and_no_other_does(case, tmp_path, command):
-    write(case, tmp_path / "x")
-    out = tmp_path / "out"
-    flags = ["--model_path", str(tmp_path / "x"), "--output_dir", str(out)]
-    command.main(flags)
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
-    # cut off while the new files took the old ones' place
-    for name in ("config.json", "tokenizer_config.json"):
-        (out / name).unlink()
-    (out / ".saving-4711-x" / "former").mkdir(parents=True)
-    command.main(["--model-path", f"{tmp_path}/./x", *flags[2:]])
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
-    other = export if command is not export else export_llm
-    for main_, changed in ((command.main, [*flags, "--dtype", "bfloat16"]), (other.main, flags)):
-        with pytest.raises(UserError, match="holds other things"):
-            main_(changed)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
-
-
-@pytest.mark.parametrize("command", [export, export_llm, export_lmms])
-@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
-def test_a_file_that_cannot_be_written_is_one_line(
-    case, tmp_path, capsys, file_limit, command, file
-):
-    write(case, tmp_path / "x")
-    out = tmp_path / "out"
-    flags = ["--model_path", str(tmp_path / "x"), "--output_dir", str(out)]
-    command.main(flags)
->>>>>>> i16-core
     size = (out / file).stat().st_size
     shutil.rmtree(out)
     capsys.readouterr()
     file_limit(size - 1)
     with pytest.raises(SystemExit) as end:
-<<<<<<< HEAD
         run_command(lambda: export(llava, out, "--format", name))
-=======
-        run_command(lambda: command.main(flags))
->>>>>>> i16-core
     assert end.value.code == 2
     (line,) = [said for said in capsys.readouterr().err.splitlines() if "error" in said]
     assert line.startswith("error: ") and "File too large (a file may have" in line
