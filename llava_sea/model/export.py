@@ -188,7 +188,8 @@ def _export_llm(args: argparse.Namespace, loaded: Loaded) -> None:
     former, dtype = int(llm.vocab_size), str(loaded.model.dtype).removeprefix("torch.")
     with claimed(args) as output:
         files = write_llm(output, loaded, version=args.version, max_shard_size=args.max_shard_size)
-    rows = len(loaded.model.get_input_embeddings().weight)
+    embedding: Any = loaded.model.get_input_embeddings()
+    rows = len(embedding.weight)
     less = f" ({former - rows} of an export for <image> taken out)" if rows < former else ""
     say(
         f"{args.model_path}: {loaded.kind}\n"

@@ -8,6 +8,7 @@ Shape letters: B prompts, L tokens, I pictures, P patches, D hidden size, T new 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -80,14 +81,14 @@ def generate(
     """
     wrapped, device = WrappedLlava(model), model.device
     new_tokens = min(max_new_tokens, room_left(model, input_ids.shape[1]))
-    embeds_BLD = wrapped.embed(input_ids.to(device))
-    if pixel_values is not None:
+    ids_BL = input_ids.to(device)
+    if pixel_values is None:
+        embeds_BLD = wrapped.embed(ids_BL)
+    else:
         visual_IPD = wrapped.project(pixel_values.to(device))
         # A masked scatter takes what it needs and says nothing about the rest.
         assert int(image_mask.sum()) == visual_IPD.shape[0] * visual_IPD.shape[1]
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask.to(device)[..., None], visual_IPD.to(embeds_BLD.dtype)
-        )
+        embeds_BLD = wrapped.place(visual_IPD, ids_BL, image_mask.to(device))
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     sampling: dict[str, Any] = {"do_sample": False}
@@ -101,18 +102,14 @@ def generate(
         pad_token_id=stop_ids[0],
         **sampling,
     )
-    generator: Any = model
-    # What `config` leaves open would come from here.
-    own, generator.generation_config = generator.generation_config, GenerationConfig()
-    try:
-        output: Tensor = generator.generate(
-            inputs_embeds=embeds_BLD,
-            attention_mask=attention_mask.to(device),
-            generation_config=config,
-            streamer=streamer,
-        )
-    finally:
-        generator.generation_config = own
+    generator: Any = copy.copy(model)  # with its weights
+    generator.generation_config = GenerationConfig()  # has what `config` leaves open
+    output: Tensor = generator.generate(
+        inputs_embeds=embeds_BLD,
+        attention_mask=attention_mask.to(device),
+        generation_config=config,
+        streamer=streamer,
+    )
     return output
 
 

@@ -117,6 +117,11 @@ class WrappedLlava(nn.Module):
         embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
         return embedded
 
+    def place(self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor) -> Tensor:
+        """Embed tokens ``(B, L)`` and put the visual tokens in the images' places, in order."""
+        embeds_BLD = self.embed(input_ids)
+        return embeds_BLD.masked_scatter(image_mask[..., None], visual_IPD.to(embeds_BLD.dtype))
+
     def language_loss(
         self,
         visual_IPD: Tensor,
@@ -134,10 +139,7 @@ class WrappedLlava(nn.Module):
             labels: ``(B, L)``, -100 where not supervised.
             image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
         """
-        embeds_BLD = self.embed(input_ids)
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask[..., None], visual_IPD.to(embeds_BLD.dtype)
-        )
+        embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
         hidden_BLD = self.language_model(
             inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state

@@ -1,7 +1,7 @@
 """A file from the web: http and https only, at most `MAX_BYTES`, in at most `MAX_SECONDS`.
 
-The time limit is for the whole download, a server that sends a byte a second included, which socket
-timeouts alone do not catch: it runs in a thread that is left behind.
+The time limit is for the whole download, the look-up of the name and a server that sends a byte a
+second included, which socket timeouts do not catch: it runs in a thread that is left behind.
 """
 
 from __future__ import annotations
@@ -9,25 +9,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from urllib.parse import urlsplit
+
+import httpx
 
 from llava_sea.errors import UserError
 from llava_sea.terminal import without_password
 
 MAX_BYTES = 32 * 2**20
 MAX_SECONDS = 20.0
-_CHUNK = 2**16
-
-
-class _SameKind(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to http and https alone; urllib's own goes to ftp as well."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        _check_address(newurl, f"{req.full_url} leads to {without_password(newurl)}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def download(url: str, max_bytes: int | None = None, max_seconds: float | None = None) -> bytes:
@@ -35,7 +25,7 @@ def download(url: str, max_bytes: int | None = None, max_seconds: float | None =
 
     Args:
         url: http or https.
-        max_bytes: most bytes taken; `MAX_BYTES` if not given.
+        max_bytes: most bytes accepted; `MAX_BYTES` if not given.
         max_seconds: longest time, from the look-up of the name to the last byte; `MAX_SECONDS`.
 
     Raises:
@@ -44,23 +34,30 @@ def download(url: str, max_bytes: int | None = None, max_seconds: float | None =
     most, seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
     _check_address(url, without_password(url))
     result: queue.Queue[bytes | Exception] = queue.Queue()
-    deadline = time.monotonic() + seconds
-    arguments = (url, most, deadline, result)
-    threading.Thread(target=_fetch_into, args=arguments, daemon=True).start()
+
+    def fetch() -> None:
+        try:
+            result.put(_fetch(url, most, time.monotonic() + seconds))
+        except Exception as error:  # told by the caller, who may have stopped waiting
+            result.put(error)
+
+    threading.Thread(target=fetch, daemon=True).start()
     try:
         found = result.get(timeout=seconds)
     except queue.Empty:
         found = TimeoutError()
     if isinstance(found, bytes):
         return found
-    if isinstance(found, TimeoutError) or isinstance(getattr(found, "reason", None), TimeoutError):
+    if isinstance(found, (TimeoutError, httpx.TimeoutException)):
         raise UserError(
             f"{url}: not there after {seconds:g} seconds; download it by other means and pass the "
             "file"
         )
-    if isinstance(found, UserError):
-        raise found
-    raise UserError(f"{url}: cannot be fetched ({found}); check the address, or pass a local file")
+    if isinstance(found, (OSError, httpx.HTTPError, httpx.InvalidURL)):
+        raise UserError(
+            f"{url}: cannot be fetched ({found}); check the address, or pass a local file"
+        )
+    raise found
 
 
 def _check_address(url: str, where: str) -> None:
@@ -78,36 +75,29 @@ def _check_address(url: str, where: str) -> None:
         raise UserError(f"{where}: only http:// and https:// are fetched, not {scheme}://")
 
 
-def _fetch_into(
-    url: str, most: int, deadline: float, result: queue.Queue[bytes | Exception]
-) -> None:
-    try:
-        result.put(_fetch(url, most, deadline))
-    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
-        result.put(error)
-
-
 def _fetch(url: str, most: int, deadline: float) -> bytes:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _SameKind(),
-    ):
-        opener.add_handler(handler)
-    # Some hosts refuse urllib's own name.
-    request = urllib.request.Request(url, headers={"User-Agent": "llava_sea"})
+    def check(request: httpx.Request) -> None:
+        to = str(request.url)
+        _check_address(to, f"{url} leads to {without_password(to)}")
+
     data = bytearray()
-    with opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as response:
+    with (
+        httpx.Client(
+            follow_redirects=True,
+            timeout=max(0.1, deadline - time.monotonic()),
+            # some hosts refuse a library's name; what is compressed could grow without limit
+            headers={"User-Agent": "llava_sea", "Accept-Encoding": "identity"},
+            event_hooks={"request": [check]},
+        ) as client,
+        client.stream("GET", url) as response,
+    ):
+        if not response.is_success:
+            raise OSError(f"the server says {response.status_code} {response.reason_phrase}")
         announced = int(response.headers.get("Content-Length") or 0)
-        while announced <= most and len(data) <= most and time.monotonic() < deadline:
-            chunk = response.read1(_CHUNK)
-            if not chunk:
-                break
+        for chunk in response.iter_raw() if announced <= most else ():
             data += chunk
+            if len(data) > most or time.monotonic() >= deadline:
+                break
     if max(announced, len(data)) > most:
         raise UserError(
             f"{url}: larger than {most / 2**20:g} MiB; download it, make it smaller and pass the "
@@ -115,6 +105,4 @@ def _fetch(url: str, most: int, deadline: float) -> bytes:
         )
     if time.monotonic() >= deadline:
         raise TimeoutError
-    if len(data) < announced:
-        raise OSError(f"the connection broke after {len(data)} of {announced} bytes")
     return bytes(data)
