@@ -1,4 +1,4 @@
-"""From the command line's flags to a conversation: the model on its device, the picture's pixels.
+"""From the command line's flags to a conversation: the model on its device, the image's pixels.
 
 8 and 4 bits go through bitsandbytes' own layers, put in after loading, so that every kind of
 checkpoint that loads can be quantised, merged LoRA ones included. The whole model passes through

@@ -1,23 +1,49 @@
-"""A file from the web: http and https only, at most `MAX_BYTES`, in at most `MAX_SECONDS`.
+"""The image of a conversation: a local file or a URL, opened as training opens images.
 
-The time limit is for the whole download, the look-up of the name and a server that sends a byte a
-second included, which socket timeouts do not catch: it runs in a thread that is left behind.
+Of the web, http and https only, at most `MAX_BYTES` in at most `MAX_SECONDS`. The time limit is for
+the whole download, the look-up of the name and a server that sends a byte a second included, which
+socket timeouts do not catch: it runs in a thread that is left behind.
 """
 
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from PIL import Image
 
+from llava_sea.data.images import decode_image
 from llava_sea.errors import UserError
+from llava_sea.files import IMAGE_BYTES, read_file
 from llava_sea.terminal import without_password
 
 MAX_BYTES = 32 * 2**20
 MAX_SECONDS = 20.0
+
+
+def open_image(place: str) -> Image.Image:
+    """Open an image: the path of a file, or an http(s) URL.
+
+    Raises:
+        UserError: if there is none, it cannot be fetched or read, or is no image in a known format
+            within the limits.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place):
+        data = download(place)
+    else:
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise UserError(f"--image-file {place}: no such file")
+        try:
+            data = read_file(path, IMAGE_BYTES)
+        except UserError as error:
+            raise UserError(f"--image-file {error}") from None
+    return decode_image(data, f"--image-file {place}", "pass another image")
 
 
 def download(url: str, max_bytes: int | None = None, max_seconds: float | None = None) -> bytes:
