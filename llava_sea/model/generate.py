@@ -1,9 +1,9 @@
-"""Answers from a Llava whose pictures are placed by a mask, as in training.
+"""Answers from a Llava whose images are placed by a mask, as in training.
 
 Decoding is by the arguments alone: a checkpoint's own generation settings (Vicuna's top-p) do not
 enter, so a call means the same whatever the folder says.
 
-Shape letters: B prompts, L tokens, I pictures, P patches, D hidden size, T new tokens.
+Shape letters: B prompts, L tokens, I images, P patches, D hidden size, T new tokens.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def generate(
     Args:
         model: the model, in the dtype and on the device it answers with.
         input_ids: prompts ``(B, L)``, padded on the left; any valid id where a patch goes.
-        image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
-        pixel_values: ``(I, 3, H, W)``; None without pictures.
+        image_mask: bool ``(B, L)``, true where a patch goes, in image order.
+        pixel_values: ``(I, 3, H, W)``; None without images.
         attention_mask: ``(B, L)``, 0 for padding; None where there is none.
         max_new_tokens: T at most; fewer where the LLM's context ends.
         temperature: 0 is greedy.
         top_p: nucleus sampling, with a temperature.
-        num_beams: beam search.
+        num_beams: beam search, with more than one.
         stop_ids: tokens that end an answer.
-        streamer: transformers' streamer, for one prompt.
+        streamer: transformers', for one prompt.
 
     Returns:
         The new tokens ``(B, T)``, the ending one included, padded with the first of `stop_ids`.
@@ -123,7 +123,7 @@ def room_left(model: LlavaForConditionalGeneration, length: int) -> int:
     context = int(text_config.max_position_embeddings)
     if length >= context:
         raise UserError(
-            f"the conversation is {length} tokens long with its picture, the LLM reads {context}; "
+            f"the conversation is {length} tokens long with its image, the LLM reads {context}; "
             "start a new one, or ask something shorter"
         )
     return context - length

@@ -35,16 +35,10 @@ class Stage2Model(WrappedLlava):
         sample_lengths: Sequence[int] | None = None,
         **_: Any,
     ) -> StepLosses:
-        """Compute the next-token loss of a micro-batch; see `WrappedLlava.language_loss`.
+        """Compute the next-token loss of a micro-batch.
 
-        Args:
-            input_ids: ``(B, L)``; any valid id where a patch goes.
-            attention_mask: ``(B, L)``.
-            labels: ``(B, L)``, -100 where not supervised.
-            image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
-            pixel_values: ``(I, 3, H, W)``; a zero picture where the batch has none.
-            position_ids: ``(B, L)``, with packed rows: from 0 at each sample.
-            sample_lengths: of the samples of one packed row.
+        Packed rows come with `position_ids` ``(B, L)``, from 0 at each sample, and a single one
+        with the lengths of its samples.
         """
         visual_IPD = self.project(pixel_values)
         rows: AbstractContextManager[None] = nullcontext()
@@ -66,11 +60,8 @@ def choose_trainable(
 ) -> None:
     """Set what stage 2 trains.
 
-    Args:
-        llava: the model.
-        language_model: the LLM, its embeddings and its head.
-        projector: the adapter.
-        vision_tower: the tower up to the hidden state that feeds the projector.
+    The LLM with its embeddings and its head; the tower up to the hidden state that feeds the
+    projector.
     """
     llava.requires_grad_(False)
     llava.model.language_model.requires_grad_(language_model)

@@ -106,7 +106,7 @@ def opened(make_case, tmp_path_factory) -> dict[str, SimpleNamespace]:
         env=env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name, case in cases.items():

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,6 +19,7 @@ from transformers import (
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
+from llava_sea.model import merge
 from llava_sea.model.export import fit_tokenizer, main
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_weights import read_weights
@@ -85,25 +84,12 @@ def test_a_projector_becomes_a_model(case, tmp_path, capsys):
     assert torch.equal(loaded.model.state_dict()[name], expected)
 
 
-def test_merge_takes_llavas_flags(case, tmp_path, repo):
+def test_merge_takes_llavas_flags(case, tmp_path, caplog, capfd):
     source = write_lora(case, tmp_path / "x", "elsewhere/" + case.llm.name)
-    flags = ["--model-path", source, "--model-base", case.llm, "--version", "v1"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "llava_sea.model.merge",
-            *flags,
-            "--save-model-path",
-            tmp_path / "o",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=repo,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert f"merged the LoRA updates of 2 layers into {case.llm}" in done.stdout
-    assert "%|" not in done.stderr  # no bars
+    flags = ["--model-path", str(source), "--model-base", str(case.llm), "--version", "v1"]
+    merge.main([*flags, "--save-model-path", str(tmp_path / "o")])
+    assert f"merged the LoRA updates of 2 layers into {case.llm}" in caplog.text
+    assert "%|" not in capfd.readouterr().err  # no bars
     name, weight = merged(case)
     found = load_llava(str(tmp_path / "o")).model.get_parameter(f"model.language_model.{name}")
     torch.testing.assert_close(found.detach(), weight)
