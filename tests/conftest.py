@@ -10,7 +10,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,8 +51,8 @@ def file_limit() -> Callable[[int], None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    """Take a test's limit back before pytest reports: its own output may be a file that is larger."""
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Take a test's limit back before pytest reports: its own output may be a larger file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         return (yield)
