@@ -26,7 +26,8 @@ Shape letters: B images, T tokens, P patches, H heads, D a width (the joint spac
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_sea.errors import UserError
-from llava_sea.labels.fingerprint import vision_fingerprint
 from llava_sea.labels.options import FEATURES
 
-logger = logging.getLogger(__name__)
+_SHAPE_FIELDS = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
 
 
 class PatchEncoder:
@@ -191,6 +191,29 @@ def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
 
 def _split_heads(x_BTD: Tensor, heads: int) -> Tensor:
     return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def vision_fingerprint(patch_weight: Tensor, vision_config: Any) -> str:
+    """Hash a vision tower's patch embedding and shape: the same after a move or a cast.
+
+    A folder's name says little about its weights, so labels and training compare this. The patch
+    embedding is rounded to bfloat16, so that a float32 and a bfloat16 copy agree. Limit: two towers
+    that share it and differ in later layers only (a tower tuned with its first layer frozen) look
+    the same.
+
+    Args:
+        patch_weight: the patch embedding's weight, ``(hidden, 3, patch, patch)``, in float32 or
+            bfloat16 (a detour over float16 can round differently).
+        vision_config: the tower's configuration; hidden size, layers, patch and image size count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    rounded = patch_weight.detach().to("cpu", torch.bfloat16).contiguous()
+    shape = {name: getattr(vision_config, name) for name in _SHAPE_FIELDS}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _model_type(path_or_id: str | Path) -> str:

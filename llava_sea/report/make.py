@@ -13,6 +13,7 @@ from transformers.utils import logging as hf_logging
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.stage1 import Stage1Model
@@ -32,7 +33,6 @@ from llava_sea.report.pair import SEA, check_fit, kind_of, names_of
 from llava_sea.report.reading import PictureReader, choose_records
 from llava_sea.report.token_map import make_map
 from llava_sea.report.words import Words
-from llava_sea.train.evaluation import Truth
 
 FROM_LOG = "From the run's log. Values in training are of its first and its last logged step."
 PAIR_CAPTION = "From both runs' logs: the last value of each, before training the first."

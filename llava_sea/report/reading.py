@@ -22,13 +22,12 @@ from llava_sea.alignment import nearest_words, tacs
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.cells import Cell, Grid, Near, Picture
 from llava_sea.report.folder import Projector
 from llava_sea.report.words import Words, best_words
-from llava_sea.train.evaluation import Truth
 
 PICTURE_BATCH = 8
 LISTED_WORDS = 5

@@ -17,12 +17,12 @@ import socket
 import threading
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llava_sea.errors import EXIT_STATUS
+from llava_sea.processes import is_alive, launchers
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class StopOnSignal(TrainerCallback):
         self._grace_seconds = grace_seconds
         self._reached_step_end = threading.Event()
         self._finished = threading.Event()
-        self._ancestors = _launchers()
+        self._ancestors = launchers()
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         self._reader, self._writer = reader, writer
@@ -81,7 +81,7 @@ class StopOnSignal(TrainerCallback):
 
     def _watch_launcher(self) -> None:
         while not self._finished.wait(0.5):
-            gone = [p.pid for p in self._ancestors if not p.is_running()]
+            gone = [p.pid for p in self._ancestors if not is_alive(p)]
             if gone:
                 self._start_grace(f"the launcher (process {gone[0]}) is gone")
                 return
@@ -118,20 +118,3 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
-
-
-def _launchers() -> list[psutil.Process]:
-    """The DeepSpeed or torchrun processes above this one; when they end, so shall the run."""
-    known = ("deepspeed", "torch.distributed.run", "torchrun", "torch/distributed")
-    found = []
-    for parent in psutil.Process().parents():
-        try:
-            command, name = " ".join(parent.cmdline()), parent.name()
-        except psutil.Error:
-            break
-        # A shell that names deepspeed on its command line may well end before the run does.
-        is_python = name.startswith(("python", "deepspeed", "torchrun"))
-        if not is_python or not any(launcher in command for launcher in known):
-            break
-        found.append(parent)
-    return found

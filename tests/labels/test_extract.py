@@ -3,33 +3,28 @@ import errno
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from extract_world import NAMES, file_crc, make_world
+from extract_world import NAMES, file_crc, make_world, options_of
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.images import CorpusImage, ImageLoader
+from llava_sea.labels.mine_shards import encode_batches
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
-
-
-@pytest.fixture
-def world(tmp_path):
-    return make_world(tmp_path)
 
 
 def using(options, **changes):
@@ -152,7 +147,7 @@ def test_unfinished_folder_refuses_other_parameters_and_other_data(world, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("damage", ["missing", "broken", "bomb"])
-def test_bad_picture_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):
+def test_bad_image_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):
     path = tmp_path / "images" / "sub" / "13.png"
     if damage == "missing":
         path.unlink()
@@ -172,7 +167,7 @@ def test_bad_picture_stops_or_is_skipped_and_listed(world, tmp_path, damage, mon
     assert store.read("12.jpg").scores_PN.any() and "12.jpg" not in store.skipped
 
 
-def test_wrong_image_folder_and_no_pictures(world, tmp_path):
+def test_wrong_image_folder_and_no_images(world, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match="none of the first 24 pictures"):
         extract_labels(using(world, image_folder=str(tmp_path / "elsewhere"), on_bad_image="skip"))
@@ -200,7 +195,7 @@ def test_folder_with_other_things_is_not_touched(world, tmp_path):
 
 
 def test_second_writer_is_refused(world):
-    from llava_sea.labels.extraction_state import only_writer
+    from llava_sea.labels.state import only_writer
 
     Path(world.output_dir).mkdir()
     with (
@@ -234,7 +229,7 @@ def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeyp
 
 
 def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplog):
-    """Captions that name each picture's best words are planted; then ones that don't."""
+    """Captions that name each image's best words are planted; then ones that don't."""
     caplog.set_level(logging.INFO, "llava_sea")
     probe = LabelStore(extract_labels(using(world, output_dir=str(tmp_path / "probe"))))
     best = {}
@@ -253,7 +248,7 @@ def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplo
     store = LabelStore(extract_labels(auto))
     assert store.manifest["sign"] == 1 and store.manifest["sign_choice"] == "auto"
     assert store.manifest["sign_measured"]["plus"]["lift"] > 1
-    assert "caption lift on 24 pictures" in caplog.text
+    assert "caption lift on 24 images" in caplog.text
     for record in records:
         record["conversations"][1]["value"] = "something unknown"
     Path(world.data_path).write_text(json.dumps(records))
@@ -261,114 +256,141 @@ def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplo
         extract_labels(using(auto, output_dir=str(tmp_path / "refused")))
 
 
-def test_progress_reaches_the_total(world):
-    seen = []
-    extract_labels(world, lambda *state: seen.append(state))
-    assert seen[-1] == ("pictures", 24, 24)
-    assert ("words", 60, 61) in seen  # the one that is too long is not encoded
+def test_progress_reaches_the_total(world, capsys):
+    extract_labels(world)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("images: 24/24")
+    assert any(line.startswith("words: 60/61") for line in lines)  # one is too long to be encoded
 
 
-def test_two_processes_equal_one(world):
-    one = extract_labels(world)
-    two = extract_labels(using(world, num_workers=2, output_dir=world.output_dir + "-2"))
-    assert same_store(one, two)
-    assert not multiprocessing.active_children()
+class Broken:
+    """An encoder that gives a feature that is no number, for the second image of each batch."""
+
+    def encode_images(self, pixels_BCHW, features):
+        patches_BPD = torch.ones(len(pixels_BCHW), 3, 4)
+        patches_BPD[1, 2, 3] = torch.nan
+        return patches_BPD
 
 
-@pytest.mark.slow
-def test_bad_picture_in_another_process_is_the_same_error(world, tmp_path):
-    (tmp_path / "images" / "sub" / "13.png").unlink()
-    with pytest.raises(UserError, match=r"r13.*13\.png.*--on_bad_image skip"):
-        extract_labels(using(world, num_workers=2))
+@pytest.mark.parametrize(
+    ("dtype", "way_out"), [("float16", "--dtype float32"), ("float32", "vision tower's weights")]
+)
+def test_an_image_whose_features_are_not_finite_is_named(world, dtype, way_out):
+    """Mining, the sign, the centre and label quality all read images by `encode_batches`."""
+    (Path(world.image_folder) / "0.jpg").unlink()
+    options = using(world, dtype=dtype, on_bad_image="skip")
+    names = [CorpusImage(name, "0") for name in ("0.jpg", "2.jpg", "4.jpg")]
+    with pytest.raises(UserError, match=rf"^4\.jpg.*{way_out}"):
+        list(encode_batches(Broken(), ImageLoader.of(options), names, options, "value"))
 
 
-def test_killed_process_stops_the_others_with_a_clear_error(world):
-    def kill_one():
-        while not multiprocessing.active_children():
-            time.sleep(0.01)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with pytest.raises(UserError, match=r"extract-\d \(pid \d+\) was ended by signal SIGKILL"):
-        extract_labels(using(world, num_workers=2))
-    killer.join()
-    assert not multiprocessing.active_children()
+def done(options):
+    return len(list(Path(options.output_dir).glob("shard-*.json")))
 
 
-FORKS = """
-import os, pathlib, random, signal, sys, time
-sys.path.insert(0, sys.argv[1])
-from llava_sea.labels import mine_shards, sign_choice, word_vectors, workers  # before the forks
-from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.options import ExtractOptions
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
-options, rng, kills = ExtractOptions(**eval(sys.argv[2])), random.Random(0), 0
-def done():
-    return len(list(pathlib.Path(options.output_dir).glob("shard-*.json")))
-while True:
-    pid = os.fork()
-    if pid == 0:
-        extract_labels(options)
-        os._exit(0)
-    if kills < int(sys.argv[3]):
-        if kills % 3 == 0:  # while it starts: model, words, checks
+def said(options):
+    """The errors of a world's ranks."""
+    return Path(options.data_path + ".errors").read_text()
+
+
+def end(*ranks):
+    """Wait for processes; their exit codes."""
+    for rank in ranks:
+        rank.join(600)
+    return [rank.exitcode for rank in ranks]
+
+
+def test_two_ranks_equal_one(world, fork):
+    world = using(world, sea_center="corpus", sign_sample=7)
+    whole = using(world, output_dir=world.output_dir + "-1")
+    assert end(*fork(whole)) == [0]
+    assert end(*fork(world, count=2)) == [0, 0]
+    assert same_store(whole.output_dir, world.output_dir)
+    stamps = {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
+    assert end(*fork(world, count=2)) == [0, 0]  # nothing to do
+    assert stamps == {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
+
+
+def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, fork):
+    Path(world.words).write_text("word\tcount\tpos\n")
+    assert end(*fork(world, count=2)) == [2, 2]
+    assert said(world).count("word list is empty") == 1
+
+
+def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, fork):
+    """The launcher ends the other, which would wait."""
+    (Path(world.image_folder) / "sub" / "5.png").unlink()  # in the second shard
+    first, second = fork(world, count=2)
+    assert end(second) == [2]
+    assert "--on_bad_image skip" in said(world)
+    first.kill()
+    end(first)
+    assert 0 < done(world) < 5
+
+
+def test_ranks_leave_when_their_launcher_is_killed_and_one_process_resumes(tmp_path, fork):
+    make_world(tmp_path, count=200)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
+    launcher = subprocess.Popen(["sleep", "600"])
+    ranks = fork(options, count=2, launcher=launcher.pid)
+    while not done(options) and ranks[0].is_alive():
+        time.sleep(0.005)
+    launcher.kill()  # and not reaped: it stays as a zombie
+    assert end(*ranks) == [1, 1]
+    launcher.wait()
+    assert 0 < done(options) < 100
+    assert end(*fork(options)) == [0]
+    whole = using(options, output_dir=str(tmp_path / "whole"))
+    assert end(*fork(whole)) == [0]
+    assert same_store(options.output_dir, whole.output_dir)
+
+
+def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path, fork):
+    make_world(tmp_path, count=60)
+    options, rng, stopped_at = using(options_of(tmp_path), shard_size=2), random.Random(0), []
+    for kill in range(8):
+        (rank,) = fork(options)
+        if kill % 3 == 0:  # while it starts: model, words, checks
             time.sleep(rng.uniform(0.01, 0.15))
         else:  # some shards later, and anywhere within a shard
-            target, deadline = done() + rng.randint(1, 4), time.time() + 20
-            while done() < target and time.time() < deadline:
+            target = done(options) + rng.randint(1, 4)
+            while done(options) < target and rank.is_alive():
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.01))
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    print("killed" if os.WIFSIGNALED(status) else status, done(), flush=True)
-    if not os.WIFSIGNALED(status):
-        break
-    kills += 1
-"""
-
-
-def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path):
-    options = using(make_world(tmp_path, pictures=60), shard_size=2)
-    arguments = [str(Path(__file__).parent), repr(dataclasses.asdict(options)), "8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", FORKS, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    lines = [line.split() for line in run.stdout.splitlines()]
-    killed = [int(shards) for how, shards in lines if how == "killed"]
-    assert lines[-1][0] == "0", run.stderr
+        rank.kill()
+        if end(rank) == [-signal.SIGKILL]:
+            stopped_at.append(done(options))
     # How many kills come before the end depends on the machine; enough must hit the middle.
-    assert len({n for n in killed if 0 < n < 30}) >= 4, lines
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    whole = extract_labels(using(options, output_dir=options.output_dir + "-whole"))
-    torch.set_num_threads(threads)
-    assert same_store(options.output_dir, whole)
+    assert len({n for n in stopped_at if 0 < n < 30}) >= 4, stopped_at
+    assert end(*fork(options)) == [0]
+    whole = using(options, output_dir=options.output_dir + "-whole")
+    assert end(*fork(whole)) == [0]
+    assert same_store(options.output_dir, whole.output_dir)
 
 
 @pytest.mark.slow
-def test_processes_leave_when_the_main_process_is_killed(tmp_path):
-    options = using(make_world(tmp_path, pictures=200), num_workers=2, shard_size=2, batch_size=1)
+@pytest.mark.deepspeed
+def test_a_killed_rank_under_the_launcher_stops_the_run_and_the_same_command_resumes(tmp_path):
+    make_world(tmp_path, count=200)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
     flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
-    main = subprocess.Popen([sys.executable, "-m", "llava_sea.labels.extract", *flags])
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("labels/shard-*.json")) and time.time() < deadline:
-        time.sleep(0.02)
-    children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
-    assert len(children) >= 2
-    main.kill()
-    main.wait()
-    deadline = time.time() + 10
-    while (alive := [c for c in children if Path(f"/proc/{c}").exists()]) and (
-        time.time() < deadline
-    ):
-        time.sleep(0.1)
-    assert not alive
-    extract_labels(using(options, num_workers=1))
-    whole = extract_labels(using(options, num_workers=1, output_dir=str(tmp_path / "whole")))
+    flags.remove("--local_rank=-1")
+    command = [sys.executable, "-m", "llava_sea.train.launch", "--num_gpus", "2"]
+    command += ["--master_port", "29731", "--module", "llava_sea.labels.extract", *flags]
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    while not done(options) and run.poll() is None:
+        time.sleep(0.05)
+    ranks = [
+        p
+        for p in psutil.Process(run.pid).children(recursive=True)
+        if any("labels.extract" in part for part in p.cmdline()) and not p.children()
+    ]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    said = run.communicate()[1]
+    assert run.returncode and "finished shards" in said.splitlines()[-1]
+    assert not any(rank.is_running() for rank in ranks)
+    subprocess.run(command, env=env, check=True)
+    whole = extract_labels(using(options, output_dir=str(tmp_path / "whole")))
     assert same_store(options.output_dir, whole)

@@ -1,42 +1,38 @@
 import dataclasses
 import logging
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from extract_world import NAMES, make_world
+from extract_world import NAMES
 
 from llava_sea.alignment import mine_top_words
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
-from llava_sea.labels.center import mean_patch
+from llava_sea.labels.calibration import mean_patch
 from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.images import distinct_images, spread
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.labels.pictures import distinct_pictures, spread
 from llava_sea.labels.text_features import TextEncoder
 
 
 @pytest.fixture
-def world(tmp_path):
-    return dataclasses.replace(make_world(tmp_path), sea_center="corpus", sign_sample=7)
+def centred(world):
+    return dataclasses.replace(world, sea_center="corpus", sign_sample=7)
 
 
 def encoded(world):
-    """Features of every picture by name, and of the words."""
+    """Features of every image by name, and of the words."""
     encoder = PatchEncoder.from_pretrained(world.vision_tower)
     transform = ImageTransform.from_pretrained(world.vision_tower, "square")
-    pictures, _ = distinct_pictures(load_records(world.data_path))
+    images, _ = distinct_images(load_records(world.data_path))
     patches = {
         p.image: encoder.encode_images(
             transform(load_image(world.image_folder, p.image, "x").image)[None], "value"
         )[0]
-        for p in pictures
+        for p in images
     }
     texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
     return patches, torch.from_numpy(texts.encode_words(NAMES).features_QD)
@@ -67,9 +63,9 @@ def test_centring_subtracts_each_words_mean_score():
     assert not torch.equal(scores.topk(3).indices, ids)
 
 
-def test_extracted_labels_are_those_of_scores_less_the_sample_means(world):
-    store = LabelStore(extract_labels(world))
-    patches, words = encoded(world)
+def test_extracted_labels_are_those_of_scores_less_the_sample_means(centred):
+    store = LabelStore(extract_labels(centred))
+    patches, words = encoded(centred)
     sample = spread(list(patches), 7)
     usual = torch.cat([patches[name] for name in sample]) @ words.T
     for name, patches_PD in patches.items():
@@ -79,12 +75,12 @@ def test_extracted_labels_are_those_of_scores_less_the_sample_means(world):
         np.testing.assert_array_equal(labels.ids_PN, torch.where(scores > 0, ids, 0))
 
 
-def test_manifest_and_folder_hold_the_centre(world, tmp_path):
-    manifest = LabelStore(extract_labels(world)).manifest
+def test_manifest_and_folder_hold_the_centre(centred, tmp_path):
+    manifest = LabelStore(extract_labels(centred)).manifest
     center = np.load(tmp_path / "labels" / "center.npy")
     assert manifest["center"] == "corpus" and manifest["sign_sample"] == 7
     assert manifest["center_length"] == pytest.approx(np.linalg.norm(center), abs=1e-6)
-    plain = dataclasses.replace(world, sea_center="none", output_dir=str(tmp_path / "plain"))
+    plain = dataclasses.replace(centred, sea_center="none", output_dir=str(tmp_path / "plain"))
     manifest = LabelStore(extract_labels(plain)).manifest
     assert manifest["center"] == "none" and manifest["center_length"] is None
     assert not (tmp_path / "plain" / "center.npy").exists()
@@ -93,18 +89,18 @@ def test_manifest_and_folder_hold_the_centre(world, tmp_path):
 @pytest.mark.parametrize(
     ("change", "field"), [({"sea_center": "none"}, "center"), ({"sign_sample": 8}, "sign_sample")]
 )
-def test_other_centre_is_refused_by_name(world, change, field):
-    extract_labels(world)
+def test_other_centre_is_refused_by_name(centred, change, field):
+    extract_labels(centred)
     with pytest.raises(UserError, match=f"made with {field} = "):
-        extract_labels(dataclasses.replace(world, **change))
+        extract_labels(dataclasses.replace(centred, **change))
 
 
-def test_continued_extraction_uses_the_kept_centre(world, tmp_path, monkeypatch):
+def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatch):
     broken = tmp_path / "images" / "sub" / "13.png"
     whole = broken.read_bytes()
     broken.write_bytes(b"broken")
     with pytest.raises(UserError, match="cannot be decoded"):
-        extract_labels(world)
+        extract_labels(centred)
     path = tmp_path / "labels" / "center.npy"
     kept = np.load(path)
     broken.write_bytes(whole)
@@ -112,44 +108,37 @@ def test_continued_extraction_uses_the_kept_centre(world, tmp_path, monkeypatch)
     def forbidden(*_):
         raise AssertionError("the mean was taken a second time")
 
-    monkeypatch.setattr("llava_sea.labels.center.mean_patch", forbidden)
-    first = LabelStore(extract_labels(world))
+    monkeypatch.setattr("llava_sea.labels.calibration.mean_patch", forbidden)
+    first = LabelStore(extract_labels(centred))
     np.testing.assert_array_equal(np.load(path), kept)
     monkeypatch.undo()
-    anew = LabelStore(extract_labels(dataclasses.replace(world, output_dir=str(tmp_path / "anew"))))
+    anew = LabelStore(
+        extract_labels(dataclasses.replace(centred, output_dir=str(tmp_path / "anew")))
+    )
     for name in first.images():
         np.testing.assert_array_equal(first.read(name).scores_PN, anew.read(name).scores_PN)
 
 
-def test_damaged_centre_is_named(world, tmp_path):
+def test_damaged_centre_is_named(centred, tmp_path):
     (tmp_path / "images" / "sub" / "13.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="cannot be decoded"):
-        extract_labels(world)
+        extract_labels(centred)
     (tmp_path / "labels" / "center.npy").write_bytes(b"half")
     with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
-        extract_labels(world)
+        extract_labels(centred)
 
 
-def test_sign_is_measured_with_the_centring_on(world, monkeypatch, caplog):
+def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
     """All features that the sign sees sum to nothing over the sample that the mean is taken of."""
     caplog.set_level(logging.INFO, "llava_sea")
     seen = []
 
-    def spy(pictures, *_):
-        seen.extend(patches for _, patches in pictures)
+    def spy(images, *_):
+        seen.extend(patches for _, patches in images)
         raise UserError("seen")
 
-    monkeypatch.setattr("llava_sea.labels.sign_choice.measure_sign", spy)
+    monkeypatch.setattr("llava_sea.labels.calibration.measure_sign", spy)
     with pytest.raises(UserError, match="seen"):
-        extract_labels(dataclasses.replace(world, sea_sign="auto"))
+        extract_labels(dataclasses.replace(centred, sea_sign="auto"))
     mean = torch.cat(seen).flatten(0, 1).mean(0)
-    assert mean.abs().max() < 1e-6 and "the mean patch of 7 pictures" in caplog.text
-
-
-def test_two_processes_subtract_the_same(world, tmp_path):
-    one = LabelStore(extract_labels(world))
-    two = LabelStore(
-        extract_labels(dataclasses.replace(world, num_workers=2, output_dir=str(tmp_path / "two")))
-    )
-    for name in one.images():
-        np.testing.assert_array_equal(one.read(name).scores_PN, two.read(name).scores_PN)
+    assert mean.abs().max() < 1e-6 and "the mean patch of 7 images" in caplog.text
