@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     -h | --help)
       sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      if [ -n "${DRY_RUN:-}" ]; then print_commands python -m llava_sea.eval --help; exit 0; fi
       exec python -m llava_sea.eval --help
       ;;
     -*=*) GIVEN+=("$1") ;;

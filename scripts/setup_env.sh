@@ -6,6 +6,7 @@
 #   constraints.txt have changed since; when they have not, this costs a few milliseconds.
 # - A .venv that is a link is used if it has the package and is never changed: it may belong to
 #   another checkout. A folder of that name that no set-up has made is not emptied either.
+# - With DRY_RUN=1 nothing is looked for and nothing is made: printing commands needs no Python.
 #
 # LLAVA_SEA_PYTHON=/path/to/python   use this interpreter and no other
 # LLAVA_SEA_TORCH=cpu|default        which build of torch .venv gets; without it, the default build
@@ -185,6 +186,6 @@ _sea_setup() {
   export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 }
 
-if ! _sea_setup; then
+if [ -z "${DRY_RUN:-}" ] && ! _sea_setup; then
   case $- in *i*) return 1 ;; *) exit 1 ;; esac
 fi

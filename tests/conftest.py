@@ -146,6 +146,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
 
 
+@pytest.fixture(scope="session")
+def grown_llm(tiny: SimpleNamespace) -> Path:
+    """An LLM whose tokenizer has a ``[PAD]`` and an ``<extra>`` that its embedding table lacks."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tiny.root / "grown llm"
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+    config = LlamaConfig.from_pretrained(tiny.llm, vocab_size=len(tokenizer))
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_store(tiny: SimpleNamespace, tower: str, folder: Path, top_n: int = 3) -> Path:
     """Write a label store with random labels that fits `tower`."""
     import zlib

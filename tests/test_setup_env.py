@@ -99,6 +99,38 @@ def test_first_time_makes_the_environment_torch_first(checkout):
     assert pips[1].endswith("install -c constraints.txt -e .[dev]")
 
 
+# A file that starts with "#!" is a script of its own, the others are sourced.
+SCRIPTS = [p.name for p in (REPOSITORY / "scripts").glob("*.sh") if p.read_text()[:2] == "#!"]
+
+
+@pytest.mark.parametrize("recipe", ["mini", "vicuna-7b-dinov2"])
+def test_a_dry_run_needs_no_environment(checkout, recipe):
+    for name in ("scripts", "zero_configs", "playground/models"):
+        ignore = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(REPOSITORY / name, checkout.root / name, ignore=ignore, dirs_exist_ok=True)
+    checkout.add_python(checkout.fakes / "python")
+    before = sorted(checkout.root.rglob("*"))
+    assert {"pretrain_sea.sh", "finetune.sh", "eval.sh", "study.sh", "test.sh"} <= set(SCRIPTS)
+    commands = [[name] for name in SCRIPTS] + [["eval.sh", "--help"]]
+    for script, *flags in commands:
+        done = subprocess.run(
+            ["bash", str(checkout.root / "scripts" / script), *flags],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={
+                "PATH": f"{checkout.fakes}:/usr/bin:/bin",
+                "LOG": str(checkout.log),
+                "LLAVA_SEA_PYTHON": "/no/python",
+                "DRY_RUN": "1",
+                "RECIPE": recipe,
+            },
+        )
+        assert done.returncode == 0, (script, done.stderr)
+        assert "setup:" not in done.stderr and "python -m" in done.stdout.replace("\\", ""), script
+    assert not checkout.log.exists() and sorted(checkout.root.rglob("*")) == before
+
+
 def test_current_environment_starts_no_python(checkout):
     checkout.source()
     status, out, err, log = checkout.source()

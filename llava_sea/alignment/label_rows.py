@@ -1,8 +1,12 @@
 """A picture's labels as one row of bytes, read from its file by offset: 5 bytes an entry.
 
-A row holds the picture file's CRC-32, the low 16 bits of its word ids, their float16 scores and
-the high 8 bits of the ids; ids of lists of more than 2**24 words take 4 bytes instead. Scores are
-rounded: the order of a patch's words stays, a share of eq. 9 moves by less than 0.2 %.
+A row holds a checksum, the picture file's CRC-32, the low 16 bits of its word ids, their float16
+scores and the high 8 bits of the ids; ids of lists of more than 2**24 words take 4 bytes instead.
+Scores are rounded: the order of a patch's words stays, a share of eq. 9 moves by less than 0.2 %.
+
+The checksum is the CRC-32 of the image's name and of all that follows in the row. It is compared at
+every read, so neither a damaged row nor an index that points to another row is taken for the
+image's labels.
 
 A row is read by one pread of just its bytes. Through a mapping every first touch of a page also
 reads what lies around it, up to the disk's read-ahead (128 KiB, on many cloud disks 8 MiB), which
@@ -14,6 +18,8 @@ Shape letters: I pictures of a shard, P patches, N labels a patch.
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +42,15 @@ class Labels(NamedTuple):
 def row_dtype(patches: int, top_n: int, id_bytes: int) -> np.dtype[Any]:
     """Return the layout of a row; `id_bytes` is 3 or 4."""
     shape = (patches, top_n)
-    fields: list[Any] = [("crc", "<u4"), ("low", "<u2", shape), ("scores", "<f2", shape)]
+    fields: list[Any] = [("check", "<u4"), ("crc", "<u4")]
+    fields += [("low", "<u2", shape), ("scores", "<f2", shape)]
     fields.append(("high", "u1" if id_bytes == 3 else "<u2", shape))
     # Rounded up to whole 4 bytes, so that no row's numbers lie across their natural places.
     return np.dtype(fields, align=True)
 
 
 def pack_rows(
+    images: Sequence[str],
     ids_IPN: NDArray[np.unsignedinteger],
     scores_IPN: NDArray[np.floating],
     crc_I: NDArray[np.unsignedinteger],
@@ -50,27 +58,53 @@ def pack_rows(
     """Return a shard's rows ``(I,)`` and the bytes an id takes in them.
 
     Args:
+        images: names of the images.
         ids_IPN: word ids ``(I, P, N)``; below 2**32.
         scores_IPN: scores; those not above 0 are stored as 0.
         crc_I: CRC-32 of each picture file.
+
+    Raises:
+        ValueError: naming the image, if an id or a score cannot be stored.
     """
-    id_bytes = 3 if ids_IPN.max(initial=0) < _SMALL_IDS else 4
+    largest = ids_IPN.max(initial=0)
+    if largest >= 1 << 32 or ids_IPN.min(initial=0) < 0:
+        wrong_I = ((ids_IPN < 0) | (ids_IPN >= 1 << 32)).any((1, 2))
+        raise ValueError(f"{images[int(wrong_I.argmax())]!r}: a word id is not in 0 .. 2**32 - 1")
+    id_bytes = 3 if largest < _SMALL_IDS else 4
     ids_IPN = ids_IPN.astype(np.uint32)
     count, patches, top_n = ids_IPN.shape
     rows_I = np.zeros(count, row_dtype(patches, top_n, id_bytes))
     rows_I["crc"] = crc_I
     rows_I["low"] = ids_IPN & 0xFFFF
     rows_I["high"] = ids_IPN >> 16
-    rows_I["scores"] = np.maximum(scores_IPN, 0)
+    with np.errstate(over="ignore"):
+        rows_I["scores"] = np.maximum(scores_IPN, 0)
+    finite_IPN = np.isfinite(rows_I["scores"])
+    if not finite_IPN.all():
+        place = tuple(np.argwhere(~finite_IPN)[0])
+        image, score = images[int(place[0])], scores_IPN[place]
+        raise ValueError(f"{image!r}: a score is {score}, no number that a float16 holds")
+    for row, name in zip(rows_I, images, strict=True):
+        row["check"] = _checksum(row, name)
     return rows_I, id_bytes
 
 
-def unpack_row(row: Any) -> Labels:
-    """Return the labels of a row."""
+def unpack_row(row: Any, image: str) -> Labels:
+    """Return the labels of a row.
+
+    Raises:
+        ValueError: if it is not what was written for this image.
+    """
+    if int(row["check"]) != _checksum(row, image):
+        raise ValueError("its checksum is wrong")
     ids_PN = row["high"].astype(np.uint32)
     ids_PN <<= 16
     ids_PN |= row["low"]
     return Labels(ids_PN, row["scores"], int(row["crc"]))
+
+
+def _checksum(row: Any, image: str) -> int:
+    return zlib.crc32(row.tobytes()[4:], zlib.crc32(image.encode()))
 
 
 class RowFile:
@@ -90,8 +124,8 @@ class RowFile:
         self.path = path
         self._dtype = dtype
         head = self._read(_HEAD, 0)
-        self._start = _HEAD + int.from_bytes(head[8:], "little")
-        expected = self._start + rows * dtype.itemsize
+        self.start = _HEAD + int.from_bytes(head[8:], "little")
+        expected = self.start + rows * dtype.itemsize
         if not head.startswith(_MAGIC) or path.stat().st_size != expected:
             raise ValueError(f"{path.name} has the wrong size")
 
@@ -103,7 +137,7 @@ class RowFile:
             OSError: if it cannot be read.
         """
         size = self._dtype.itemsize
-        data = self._read(size, self._start + row * size)
+        data = self._read(size, self.start + row * size)
         if len(data) != size:
             raise ValueError(f"{self.path.name} ends before its row {row}")
         return np.frombuffer(data, self._dtype)[0]

@@ -4,13 +4,12 @@ A folder holds ``shard-00000.labels.npy``, a row a picture (`llava_sea.alignment
 a ``shard-00000.json`` that names its pictures and the checksum, written last: a shard without it
 was cut off and is made again. Once all are there (and the caller's ``words.tsv``) `finalize_store`
 adds ``index.npy`` (picture -> row) and ``manifest.json``, also written last: a folder without it is
-not a store. Shards of the first format (``shard-00000.{ids,scores,crc}.npy``, 6 bytes an entry) are
-read as well, also beside new ones: an extraction that an earlier version began can go on.
+not a store. Stores and shards of an earlier format are refused by name.
 
 Pictures are found by a 64-bit hash of their name (the string of the record's "image"), so a reader
-maps 16 bytes a picture; the labels of one are read when it is asked for. Each row carries the
-CRC-32 of the picture file that was labelled; whoever loads the picture compares it
-(`Labels.crc32`), for labels of another picture train garbage.
+maps 16 bytes a picture; the labels of one are read when it is asked for. Each row carries a
+checksum of its own, compared at every read, and the CRC-32 of the picture file that was labelled;
+whoever loads the picture compares it (`Labels.crc32`), for labels of another picture train garbage.
 
 Shape letters: I pictures of a shard, P patches, N labels a patch.
 """
@@ -31,9 +30,8 @@ from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype
 from llava_sea.errors import UserError
 from llava_sea.files import open_atomically, sha256_file, write_atomically
 
-FORMAT = "llava_sea labels 2"
-_READABLE = ("llava_sea labels 1", FORMAT)
-_FIRST_FORMAT = ("ids", "scores", "crc")
+FORMAT = "llava_sea labels 3"
+_SIDECAR = {"format", "images", "sha256", "id_bytes", "skipped"}
 
 
 class LabelStoreError(UserError):
@@ -59,17 +57,19 @@ def write_shard(
         scores_IPN: scores ``(I, P, N)``; those not above 0 are stored as 0.
         crc_I: CRC-32 of each picture file ``(I,)``; 0 where it could not be read.
         skipped: pictures without labels and why.
+
+    Raises:
+        ValueError: naming the image, if an id is not in 0 .. 2**32 - 1 or a score is no number.
     """
     assert len(images) == len(ids_IPN) == len(scores_IPN) == len(crc_I)
-    rows_I, id_bytes = pack_rows(ids_IPN, scores_IPN, crc_I)
-    path = _array_path(directory, shard, "labels")
+    rows_I, id_bytes = pack_rows(images, ids_IPN, scores_IPN, crc_I)
+    path = _array_path(directory, shard)
     with open_atomically(path) as file:
         np.save(file, rows_I)
-    for name in _FIRST_FORMAT:  # of a shard that an earlier version was cut off in
-        _array_path(directory, shard, name).unlink(missing_ok=True)
     sidecar = {
+        "format": FORMAT,
         "images": list(images),
-        "sha256": {"labels": sha256_file(path)},
+        "sha256": sha256_file(path),
         "id_bytes": id_bytes,
         "skipped": dict(skipped or {}),
     }
@@ -97,21 +97,15 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
     shards = []
     for shard in range(num_shards):
         sidecar = _read_sidecar(directory, shard)
-        for name, expected in sidecar["sha256"].items():
-            path = _array_path(directory, shard, name)
-            if not path.exists() or sha256_file(path) != expected:
-                raise LabelStoreError(
-                    f"{path}: the file is missing or damaged; delete "
-                    f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
-                    "this shard anew"
-                )
-        shards.append(
-            {
-                "rows": len(sidecar["images"]),
-                "id_bytes": sidecar.get("id_bytes", 4),
-                "sha256": sidecar["sha256"],
-            }
-        )
+        path = _array_path(directory, shard)
+        if not path.exists() or sha256_file(path) != sidecar["sha256"]:
+            raise LabelStoreError(
+                f"{path}: the file is missing or damaged; delete "
+                f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
+                "this shard anew"
+            )
+        about = {name: sidecar[name] for name in ("id_bytes", "sha256")}
+        shards.append({"rows": len(sidecar["images"]), **about})
         names += sidecar["images"]
         skipped |= sidecar["skipped"]
     hash_I = np.array([_name_hash(name) for name in names], dtype="<u8")
@@ -163,11 +157,11 @@ class LabelStore:
         except ValueError as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
         self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
-        if self.manifest.get("format") not in _READABLE:
+        if self.manifest.get("format") != FORMAT:
             raise LabelStoreError(
-                f"{path}: format {self.manifest.get('format')!r}, this version reads "
-                f"{' and '.join(_READABLE)}; use the version that wrote it, or extract the labels "
-                "again"
+                f"{path}: format {self.manifest.get('format')!r}, this version reads {FORMAT!r} "
+                "alone; extract the labels again into a new folder, or use the version that wrote "
+                "them"
             )
         try:
             rows, columns = self.manifest["grid"]
@@ -177,14 +171,14 @@ class LabelStore:
             self.num_words = int(self.manifest.get("num_words", 2**32))
             self.skipped: dict[str, str] = self.manifest["skipped"]
             self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
-            self._index = np.load(self.directory / "index.npy", mmap_mode="r")
-            self._files = [self._shard_files(shard) for shard in range(len(self._ends))]
+            self._files = [self._shard_file(shard) for shard in range(len(self._ends))]
             counted = int(self._ends[-1]) if self._files else 0
-            if counted != self.num_images or self._index.shape != (2, counted):
+            if counted != self.num_images:
                 raise ValueError(
-                    f"index.npy has the shape {self._index.shape}, manifest.json {self.num_images} "
-                    f"pictures, its shards {counted}"
+                    f"manifest.json has {self.num_images} images, its shards have {counted}"
                 )
+            index = RowFile(self.directory / "index.npy", np.dtype(("<u8", (2, counted))), 1)
+            self._index = np.memmap(index.path, "<u8", "r", index.start, (2, counted))
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise LabelStoreError(
                 f"{self.directory}: the label store is damaged ({error}); extract the labels again "
@@ -198,7 +192,7 @@ class LabelStore:
         """Return a picture's labels.
 
         Raises:
-            LabelStoreError: if the picture is not in the store.
+            LabelStoreError: if the picture is not in the store, or its labels are damaged.
         """
         row = self._row(image)
         if row is None:
@@ -208,19 +202,17 @@ class LabelStore:
             )
         shard = int(np.searchsorted(self._ends, row, side="right"))
         local = row - (int(self._ends[shard - 1]) if shard else 0)
+        file = self._files[shard]
         try:
-            parts = [file[local] for file in self._files[shard]]
+            labels = unpack_row(file[local], image)
+            if labels.ids_PN.max(initial=0) >= self.num_words:
+                raise ValueError("they are not in the word list")
         except (OSError, ValueError) as error:
             raise LabelStoreError(
-                f"{self.directory}: the labels of {image!r} cannot be read ({error})"
+                f"{file.path}: damaged, the labels of {image!r} cannot be read ({error}). Copy the "
+                "folder again from where it was made, or extract the labels again into a new folder"
             ) from None
-        labels = unpack_row(parts[0]) if len(parts) == 1 else Labels(*parts)
-        if labels.ids_PN.max(initial=0) >= self.num_words:
-            raise LabelStoreError(
-                f"{self.directory}: damaged, {image!r} has labels that are not in the word list; "
-                "extract the labels again into a new folder"
-            )
-        return labels._replace(crc32=int(labels.crc32))
+        return labels
 
     def images(self) -> list[str]:
         """Return the names of all pictures in row order (reads every shard's side file)."""
@@ -235,7 +227,7 @@ class LabelStore:
         """
         path = self.directory / "words.tsv"
         data = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(data).hexdigest() != self.manifest["words_sha256"]:
+        if hashlib.sha256(data).hexdigest() != self.manifest.get("words_sha256"):
             raise LabelStoreError(
                 f"{path}: missing, or not the word list these labels were mined with"
             )
@@ -254,22 +246,11 @@ class LabelStore:
             )
         return row
 
-    def _shard_files(self, shard: int) -> list[RowFile]:
-        """Return a shard's one file, or the three of the first format; by size they are whole."""
+    def _shard_file(self, shard: int) -> RowFile:
+        """Return a shard's file; by its size it is whole."""
         about = self.manifest["shards"][shard]
-        shape = (self.grid[0] * self.grid[1], self.top_n)
-        if "labels" in about["sha256"]:
-            dtypes: dict[str, np.dtype[Any]] = {"labels": row_dtype(*shape, about["id_bytes"])}
-        else:
-            dtypes = {
-                "ids": np.dtype(("<u4", shape)),
-                "scores": np.dtype(("<f2", shape)),
-                "crc": np.dtype("<u4"),
-            }
-        return [
-            RowFile(_array_path(self.directory, shard, name), dtype, about["rows"])
-            for name, dtype in dtypes.items()
-        ]
+        dtype = row_dtype(self.grid[0] * self.grid[1], self.top_n, about["id_bytes"])
+        return RowFile(_array_path(self.directory, shard), dtype, about["rows"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LabelStore, (self.directory,)
@@ -279,8 +260,8 @@ def _name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _array_path(directory: Path, shard: int, name: str) -> Path:
-    return directory / f"shard-{shard:05d}.{name}.npy"
+def _array_path(directory: Path, shard: int) -> Path:
+    return directory / f"shard-{shard:05d}.labels.npy"
 
 
 def _sidecar_path(directory: Path, shard: int) -> Path:
@@ -298,4 +279,10 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
             f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "
             "makes this shard anew"
         ) from None
+    found = sidecar.get("format") if isinstance(sidecar, dict) else None
+    if found != FORMAT or not sidecar.keys() >= _SIDECAR:
+        raise LabelStoreError(
+            f"{path}: damaged, or of another format ({found!r}, not {FORMAT!r}); delete it and run "
+            "the extraction again, it makes this shard anew"
+        )
     return sidecar

@@ -44,7 +44,9 @@ def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
     """
     weight_NL = mask_NL.float()
     weight_NL = weight_NL / weight_NL.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("nld,nl->nd", embedded_NLD.detach().float(), weight_NL)
+    # Zeros, not a weight of 0 alone: 0 x NaN is NaN.
+    tokens_NLD = embedded_NLD.detach().masked_fill(~mask_NL.bool()[..., None], 0)
+    return torch.einsum("nld,nl->nd", tokens_NLD.float(), weight_NL)
 
 
 def within_limit(log_scale: Tensor) -> Tensor:

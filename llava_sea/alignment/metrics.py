@@ -26,6 +26,11 @@ class NearestWords(NamedTuple):
     distance_N: Tensor
     """The smallest Euclidean distance to any word (eq. 5), float32; often another word's."""
 
+    @property
+    def unit_distance_N(self) -> Tensor:
+        """That distance between vectors scaled to length 1: eq. 5 without the lengths, float32."""
+        return (2 - 2 * self.cosine_N).clamp(min=0).sqrt()
+
     def better(self, other: NearestWords) -> NearestWords:
         """Join with the result over later words; a tie stays with `self`."""
         closer_N = other.cosine_N > self.cosine_N
@@ -43,11 +48,13 @@ def nearest_words(
 
     Args:
         visual_ND: projected visual tokens ``(N, D)``.
-        words: word embeddings ``(Q, D)``, or blocks of them that follow each other.
+        words: word embeddings ``(Q, D)``, or blocks of them that follow each other; a block may be
+            empty.
         block: words looked at together when `words` is one tensor.
 
     Returns:
-        The nearest words; the modality gap of eq. 5 is ``distance_N.mean()``.
+        The nearest words; the modality gap of eq. 5 is ``distance_N.mean()``. It grows with the
+        tokens' lengths; ``unit_distance_N.mean()`` does not.
 
     Raises:
         ValueError: if there is no word.
@@ -58,6 +65,8 @@ def nearest_words(
     best: NearestWords | None = None
     first_id = 0
     for words_QD in blocks:
+        if not len(words_QD):
+            continue
         words_QD = words_QD.float()
         cosine_NQ = unit_ND @ torch.nn.functional.normalize(words_QD, dim=-1).T
         cosine_N, ids_N = cosine_NQ.max(dim=1)
@@ -67,7 +76,7 @@ def nearest_words(
         found = NearestWords(ids_N + first_id, cosine_N, distance_N)
         best = found if best is None else best.better(found)
         first_id += len(words_QD)
-    if best is None or first_id == 0:
+    if best is None:
         raise ValueError("the nearest word needs at least one word")
     return best
 
@@ -84,7 +93,15 @@ def tacs(visual_PD: Tensor, caption_TD: Tensor, *, k: int = 10) -> Tensor:
 
     Returns:
         A scalar in [-1, 1].
+
+    Raises:
+        ValueError: if there is no visual token or no caption token.
     """
+    if not len(visual_PD) or not len(caption_TD):
+        raise ValueError(
+            f"TACS needs visual tokens and caption tokens, got {len(visual_PD)} and "
+            f"{len(caption_TD)}"
+        )
     visual_PD = torch.nn.functional.normalize(visual_PD.float(), dim=-1)
     caption_TD = torch.nn.functional.normalize(caption_TD.float(), dim=-1)
     best_P = (visual_PD @ caption_TD.T).amax(1)

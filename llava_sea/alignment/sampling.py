@@ -59,8 +59,13 @@ def sample_pairs(
         record: the record's index in the data.
 
     Raises:
-        ValueError: if the grid does not hold P patches or the window is below 1.
+        ValueError: if the grid does not hold P patches, the window is below 1 or a score is no
+            number.
     """
+    try:
+        check_scores(scores_PN)
+    except ValueError as error:
+        raise ValueError(f"record {record}: {error}") from None
     rng = pair_generator(seed, epoch, record)
     patch_K = draw_patches(has_label(scores_PN), grid, window, rng)
     label_K, key_K = draw_labels(ids_PN[patch_K], scores_PN[patch_K], rng)
@@ -70,6 +75,17 @@ def sample_pairs(
 def pair_generator(seed: int, epoch: int, record: int) -> np.random.Generator:
     """Return what all draws of a record in an epoch come from."""
     return np.random.default_rng([seed & 0xFFFFFFFF, epoch, record])
+
+
+def check_scores(scores: NDArray[np.floating]) -> None:
+    """Refuse scores that no label can be drawn by.
+
+    Raises:
+        ValueError: if one is NaN or infinite; minus infinity is not above 0, so it is no label.
+    """
+    largest = scores.max(initial=0)  # NaN is the largest of all
+    if not np.isfinite(largest):
+        raise ValueError(f"a score is {largest}, labels are drawn by finite scores alone")
 
 
 def has_label(scores_PN: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_sea.alignment.sampling import check_scores
+
 
 class Overlap(NamedTuple):
     """For each target patch its source patches and the shares of its area that they cover."""
@@ -81,14 +83,20 @@ def transfer_labels(
     Returns:
         ids and scores ``(Q, N)`` of the target patches, best first (ties by id); a score of 0 where
         a patch has fewer than N labels. More than N words are cut to the N best.
+
+    Raises:
+        ValueError: if a score that is used is NaN or infinite.
     """
     num_targets, num_labels = len(overlap.source_QK), ids_PN.shape[1]
     if overlap.one_to_one:
         source_Q = overlap.source_QK[:, 0]
-        return ids_PN[source_Q].astype(np.int64), scores_PN[source_Q].astype(np.float32)
+        scores_QN = scores_PN[source_Q].astype(np.float32)
+        check_scores(scores_QN)
+        return ids_PN[source_Q].astype(np.int64), scores_QN
     entries = (num_targets, overlap.source_QK.shape[1] * num_labels)
     ids_QE = ids_PN[overlap.source_QK].astype(np.int64).reshape(entries)
     weight_QKN = np.maximum(scores_PN[overlap.source_QK].astype(np.float64), 0)
+    check_scores(weight_QKN)
     weight_QE = (weight_QKN * overlap.share_QK[:, :, None]).reshape(entries)
     # Equal words beside each other, in the order of their sources; sums stand at the first of each.
     ids_QE, order_QE = _sorted_rows(ids_QE)

@@ -19,10 +19,11 @@ from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image, render
 from llava_sea.data import problems
 from llava_sea.data.check_text import check_meaning
+from llava_sea.data.control_tokens import tell, typed_tokens
 from llava_sea.data.images import MAX_PIXELS, MAX_SIDE, load_image, resolve_image_path
 from llava_sea.data.problems import Kind, Problem, strip_name
 from llava_sea.data.records import Record, RecordError
-from llava_sea.data.tokenize import tokenize_record
+from llava_sea.data.tokenize import tell_beyond, tokenize_record
 from llava_sea.errors import UserError
 
 
@@ -47,6 +48,7 @@ class RecordChecker:
         image_folder: where the pictures are.
         open_images: False leaves the files alone; paths and labels are still checked.
         store: labels for the pictures, if there are any.
+        num_rows: of the LLM's embedding table.
     """
 
     file: str
@@ -57,6 +59,7 @@ class RecordChecker:
     image_folder: str
     open_images: bool = True
     store: LabelStore | None = None
+    num_rows: int = sys.maxsize
 
     def __call__(self, record: Record | RecordError) -> Checked:
         """Check one record, or pass on why it is none."""
@@ -80,11 +83,14 @@ class RecordChecker:
         try:
             if not self.template.caption_only:
                 check_meaning(record)
-            labels = tokenize_record(*reading, sys.maxsize).labels
+            tokens = tokenize_record(*reading, sys.maxsize)
         except UserError as error:
             kind = _text_kind(record, self.template, str(error))
             return [(kind, strip_name(error, record.name))], 0, 0
+        labels = tokens.labels
         found: list[tuple[Kind, str]] = []
+        if beyond := tell_beyond(tokens.input_ids[:limit], self.tokenizer, self.num_rows):
+            found.append((problems.BEYOND_TABLE, beyond))
         if len(labels) > limit:
             try:
                 tokenize_record(*reading, limit)
@@ -93,12 +99,7 @@ class RecordChecker:
                 found.append((problems.CUT, f"{cut} ones away"))
             except UserError as error:
                 found.append((problems.TOO_LONG, strip_name(error, record.name)))
-        if any(not turn.text.strip() for turn in record.turns if turn.role == "gpt"):
-            found.append((problems.EMPTY_ANSWER, "one of its gpt turns is empty"))
-        if begins_with_gpt(record):
-            found.append((problems.LEADING_GPT, f"it says {record.turns[0].text[:60]!r}"))
-        if has_literal_image(record):
-            found.append((problems.LITERAL_IMAGE, f'no "image", so {IMAGE_TOKEN} is text here'))
+        found += _odd_texts(record, self.template, self.tokenizer)
         return found, len(labels), sum(label != IGNORE_INDEX for label in labels)
 
     def _check_picture(self, record: Record, image: str) -> list[tuple[Kind, str]]:
@@ -117,6 +118,26 @@ class RecordChecker:
         if self.store is not None:
             found += _check_labels(self.store, image, crc32)
         return found
+
+
+def _odd_texts(record: Record, template: Template, tokenizer: Any) -> list[tuple[Kind, str]]:
+    """Return what training accepts and its owner may not have meant."""
+    found = []
+    if any(not turn.text.strip() for turn in record.turns if turn.role == "gpt"):
+        found.append((problems.EMPTY_ANSWER, "one of its gpt turns is empty"))
+    if typed := typed_tokens(record, tokenizer, template):
+        found.append((problems.SPECIAL_TOKEN, tell(typed)))
+    for number, turn in enumerate(record.turns):
+        if number and turn.role == "gpt" and turn.text[:1].isspace() and turn.text.strip():
+            found.append((problems.WHITE_SPACE, f"turn {number} is {turn.text[:60]!r}"))
+            break
+    if record.ignored:
+        found.append((problems.IGNORED_KEY, f"it has {', '.join(map(repr, record.ignored))}"))
+    if begins_with_gpt(record):
+        found.append((problems.LEADING_GPT, f"it says {record.turns[0].text[:60]!r}"))
+    if has_literal_image(record):
+        found.append((problems.LITERAL_IMAGE, f'no "image", so {IMAGE_TOKEN} is text here'))
+    return found
 
 
 def _text_kind(record: Record, template: Template, message: str) -> Kind:

@@ -106,6 +106,7 @@ def check_data(
             folder,
             open_images,
             store,
+            setup.num_rows,
         )
         lengths = _check_items(checker, items, findings, num_workers)
         records = [item for item in items if isinstance(item, Record)]
@@ -178,7 +179,8 @@ def compute_losses(
     llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
     reading = setup.reading()
     dataset = LazySupervisedDataset(checked.records, data.image_folder, **reading)
-    collator = Collator(padding_id(setup.tokenizer), setup.transform.resolution, setup.image_tokens)
+    pad_id = padding_id(setup.tokenizer, setup.num_rows)
+    collator = Collator(pad_id, setup.transform.resolution, setup.image_tokens)
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         with (

@@ -13,6 +13,7 @@ from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.model.builder import check_exists, load_tokenizer, load_tower, num_patches
+from llava_sea.model.load import embedding_rows
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -32,10 +33,13 @@ class Setup:
     image_tokens: int
     grid: tuple[int, int]
     model_max_length: int
+    num_rows: int
+    """Of the LLM's embedding table."""
 
     def reading(self) -> dict[str, Any]:
         """Return the arguments of `LazySupervisedDataset` that say how to read a record."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        names = (field.name for field in fields(self) if field.name != "num_rows")
+        return {name: getattr(self, name) for name in names}
 
 
 def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingArguments) -> Setup:
@@ -51,6 +55,7 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
         config = AutoConfig.from_pretrained(tower_path, cache_dir=args.cache_dir)
     except (OSError, ValueError) as error:
         raise UserError(f"--vision_tower {tower_path}: {_first_line(error)}") from None
+    num_rows = embedding_rows(llm_path, args.cache_dir)
     try:
         tokenizer = load_tokenizer(
             llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
@@ -72,6 +77,7 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
         image_tokens=num_patches(vision),
         grid=patch_grid(vision),
         model_max_length=args.model_max_length,
+        num_rows=num_rows,
     )
 
 
@@ -87,7 +93,7 @@ def check_labels(
     LabelStore(str(sea.sea_labels)).words()
     tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)
     store = open_labels(sea, tower, setup.transform, setup.grid)
-    tokenize_words(store.words(), setup.tokenizer)
+    tokenize_words(store.words(), setup.tokenizer, setup.num_rows)
     return store
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image, render
@@ -38,17 +39,34 @@ def check_conversations(records: Sequence[Record], template: Template, file: str
     """
     bad = [(record, problem) for record in records if (problem := _problem(record, template))]
     if bad:
-        others = ", ".join(str(record.index) for record, _ in bad[1:_NAMED])
-        more = ", ..." if len(bad) > _NAMED else ""
-        raise UserError(
-            f"{file}: {bad[0][1]}. {len(bad)} of {len(records)} records cannot be trained on"
-            + (f" (also record {others}{more})" if others else "")
-            + "; `python -m llava_sea.data.check` with the same flags names every one"
-        )
+        refuse(bad, len(records), file)
+    _warn(
+        records,
+        file,
+        lambda record: bool(record.ignored),
+        'have keys that LLaVA ignores, as is done here ("system", "weight" or "loss")',
+    )
     if template.caption_only:
         return
     _warn(records, file, begins_with_gpt, "begin with a gpt turn, which is left out as in LLaVA")
     _warn(records, file, has_literal_image, 'have no "image" and train on <image> as text')
+
+
+def refuse(bad: Sequence[tuple[Record, str]], total: int, file: str) -> NoReturn:
+    """End with what is wrong with the first of some records, and the places of the next few.
+
+    Args:
+        bad: records, each with what is wrong with it; at least one.
+        total: records of the file.
+        file: the data file, as messages name it.
+    """
+    others = ", ".join(str(record.index) for record, _ in bad[1:_NAMED])
+    more = ", ..." if len(bad) > _NAMED else ""
+    raise UserError(
+        f"{file}: {bad[0][1]}. {len(bad)} of {total} records cannot be trained on"
+        + (f" (also record {others}{more})" if others else "")
+        + "; `python -m llava_sea.data.check` with the same flags names every one"
+    )
 
 
 def check_meaning(record: Record) -> None:

@@ -37,6 +37,9 @@ LABEL_STORE = Kind("label store", "extract the labels again for this run")
 NO_LABELS = Kind("no labels", "extract the labels for this --data_path")
 LABELS_STALE = Kind("labels of another picture", "extract the labels again")
 OF_LABELS = (LABEL_STORE, NO_LABELS, LABELS_STALE)
+BEYOND_TABLE = Kind(
+    "token beyond the table", "take the LLM's own tokenizer, or remove it from the text"
+)
 LOSS = Kind("loss not finite", "look at the record with --show, and at the model's dtype")
 
 CUT = Kind("cut off", "raise --model_max_length if the end matters", is_warning=True)
@@ -44,6 +47,13 @@ EMPTY_ANSWER = Kind("empty answer", "nothing is learned from that turn", is_warn
 LITERAL_IMAGE = Kind("<image> without picture", "give the record its image", is_warning=True)
 LEADING_GPT = Kind("gpt speaks first", "its first turn is left out, as in LLaVA", is_warning=True)
 LABELS_SKIPPED = Kind("labels skipped", "it trains without SEA", is_warning=True)
+SPECIAL_TOKEN = Kind(
+    "special token in text", "as in LLaVA it is read as the token; write it otherwise", True
+)
+WHITE_SPACE = Kind(
+    "white space before answer", "remove it, or answers are learned to begin with it", True
+)
+IGNORED_KEY = Kind("key not read", "LLaVA ignores it too; say it in the turns", is_warning=True)
 SAME_ID = Kind("same id", "give each record its own", is_warning=True)
 
 

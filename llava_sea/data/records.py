@@ -21,6 +21,9 @@ ROLES = ("human", "gpt")
 _NOT_READ = ("images", "video", "videos")
 """Other packages' keys for what the turns are about; left unread, their records lose it."""
 
+_IGNORED = ("system", "weight", "loss")
+"""Other packages' keys for how a record or a turn is trained on; LLaVA ignores them as well."""
+
 
 class Turn(NamedTuple):
     """One speaker's text; `role` is "human" or "gpt"."""
@@ -38,6 +41,8 @@ class Record:
     image: str | None
     turns: tuple[Turn, ...]
     more_images: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Keys in it that mean something elsewhere and nothing here."""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -207,6 +212,17 @@ def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
         images[0] if images else None,
         tuple(_turn(turn, number, where) for number, turn in enumerate(turns)),
         images[1:],
+        _ignored(row, turns),
+    )
+
+
+def _ignored(row: dict[str, Any], turns: list[Any]) -> tuple[str, ...]:
+    """Return the keys of a record and its turns that are not read, but for those that say nothing.
+
+    Nothing is said by an empty system prompt, a weight of 1, and a loss that is wanted.
+    """
+    return tuple(
+        key for key in _IGNORED if any(one.get(key) not in (None, "", 1) for one in (row, *turns))
     )
 
 

@@ -2,25 +2,38 @@
 
 The text between two pictures is tokenised in one piece, as LLaVA does, and a token is supervised if
 it overlaps supervised text (character offsets): SentencePiece and byte-level BPE behave differently
-at a cut, and counting tokens of pieces goes wrong at every one of them. The picture's tokens are
-written out (P each), so lengths are known; their ids are placeholders that nothing looks at.
+at a cut, and counting tokens of pieces goes wrong at every one of them. There is one exception: a
+model answers after the prompt's own tokens, so a prompt whose last token would merge with the
+answer (one that begins with white space) is tokenised apart. The picture's tokens are written out
+(P each), so lengths are known; their ids are placeholders that nothing looks at.
 
 Limits: needs a tokenizer with offsets ("fast"; every Llama, Gemma, Phi and Qwen tokenizer is one).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import Segment, Template, render, render_prompt
+from llava_sea.data.control_tokens import has_typed, make_twin
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 
 PLACEHOLDER_ID = 0
 """Token id at a picture's places: a row that every embedding table has."""
+
+Encoded = tuple[list[int], list[tuple[int, int]]]
+"""Token ids and the characters ``[start, end)`` of each."""
+Encode = Callable[[str], Encoded]
+
+_ANCHOR = "a"
+_TAIL, _COMPARED = 8, 3
+"""Tokens before a prompt's end that are tokenised alone, and how many of them are compared."""
 
 
 class Tokenized(NamedTuple):
@@ -31,10 +44,26 @@ class Tokenized(NamedTuple):
     image_mask: list[bool]
 
 
-def padding_id(tokenizer: Any) -> int:
-    """Return an id to pad with that is in the vocabulary: pad, else unk (LLaVA's), eos or 0."""
+def padding_id(tokenizer: Any, num_rows: int) -> int:
+    """Return an id to pad with that an embedding table of `num_rows` has.
+
+    It is pad, else unk (LLaVA's), eos or 0.
+    """
     ids = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token) for token in ids if token is not None)
+    return next(int(token) for token in ids if token is not None and token < num_rows)
+
+
+def tell_beyond(ids: Sequence[int], tokenizer: Any, num_rows: int) -> str:
+    """Say which ids have no row in an embedding table of `num_rows`; "" if all have one."""
+    beyond = Counter(token for token in ids if token >= num_rows)
+    if not beyond:
+        return ""
+    named = [
+        f"{tokenizer.convert_ids_to_tokens(token)!r} (id {token}, {count} times)"
+        for token, count in beyond.most_common(3)
+    ]
+    more = ", ..." if len(beyond) > len(named) else ""
+    return f"{', '.join(named)}{more}: the LLM's embedding table has {num_rows} rows"
 
 
 def tokenize_record(
@@ -64,6 +93,7 @@ def tokenize_record(
         raise UserError(
             f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer"
         )
+    encode = _encoder(tokenizer)
     ids = _leading_ids(tokenizer, template)
     labels, image_mask = [IGNORE_INDEX] * len(ids), [False] * len(ids)
     for chunk in _chunks(render(record, template)):
@@ -72,7 +102,7 @@ def tokenize_record(
             labels += [IGNORE_INDEX] * image_tokens
             image_mask += [True] * image_tokens
         else:
-            chunk_ids, chunk_labels = _tokenize_chunk(chunk, tokenizer)
+            chunk_ids, chunk_labels = _tokenize_chunk(chunk, encode)
             ids += chunk_ids
             labels += chunk_labels
             image_mask += [False] * len(chunk_ids)
@@ -90,6 +120,9 @@ def tokenize_prompt(
 ) -> tuple[list[int], list[bool]]:
     """Tokenise a conversation that waits for an answer, as training tokenises what is before it.
 
+    The turns are text: a special token typed in them stays the word, where training, as LLaVA, has
+    the token.
+
     Args:
         turns: human and gpt in turn, the last one human.
         template: how they are written.
@@ -103,12 +136,16 @@ def tokenize_prompt(
     Raises:
         UserError: as `render_prompt`.
     """
+    encode = _encoder(tokenizer)
     ids = _leading_ids(tokenizer, template)
     image_mask = [False] * len(ids)
+    if has_typed((turn.text for turn in turns), tokenizer, template):
+        twin = make_twin(tokenizer, template)
+        template, encode = twin.template, twin.encode
     for chunk in _chunks(render_prompt(turns, template, num_images)):
         part = [PLACEHOLDER_ID] * image_tokens
         if chunk is not None:
-            part, _ = _tokenize_chunk(chunk, tokenizer)
+            part, _ = _tokenize_chunk(chunk, encode)
         ids += part
         image_mask += [chunk is None] * len(part)
     return ids, image_mask
@@ -163,19 +200,99 @@ def _chunks(segments: list[Segment]) -> Iterator[list[Segment] | None]:
     yield run
 
 
-def _tokenize_chunk(segments: list[Segment], tokenizer: Any) -> tuple[list[int], list[int]]:
+def _encoder(tokenizer: Any) -> Encode:
+    """Return what encodes a text without BOS."""
+
+    def encode(text: str) -> Encoded:
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return list(encoded.input_ids), list(encoded.offset_mapping)
+
+    return encode
+
+
+def _tokenize_chunk(segments: list[Segment], encode: Encode) -> tuple[list[int], list[int]]:
     """Tokenise one run of text as a whole; return its ids and labels."""
     text = "".join(segment.text for segment in segments)
     if not text:
         return [], []
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     supervised = bytes(chain.from_iterable([s.supervised] * len(s.text) for s in segments))
+    prompt_ends: list[int] = []
+    while (end := supervised.find(b"\0\1", prompt_ends[-1] if prompt_ends else 0) + 1) > 0:
+        prompt_ends.append(end)
+    return _tokenize_text(text, supervised, prompt_ends, encode, encode)
+
+
+def _tokenize_text(
+    text: str, supervised: bytes, prompt_ends: Sequence[int], encode: Encode, anew: Encode
+) -> tuple[list[int], list[int]]:
+    """Tokenise a text so that each of its prompts has the tokens that it has alone.
+
+    The last prompt of which that is not so is tokenised by this function, apart from the rest. So
+    what comes before any of the ends is, by construction, what the same text has without the rest.
+
+    Args:
+        text: prompts and answers in turn.
+        supervised: 1 for each character of an answer.
+        prompt_ends: places in the text, ascending.
+        encode: of this text; it may go on after another one.
+        anew: of a text that begins.
+
+    Returns:
+        ids and labels.
+    """
+    ids, offsets = encode(text)
     # A token without a character of its own (a prefix space) goes with the next character.
     labels = [
         token if any(supervised[start : max(end, start + 1)]) else IGNORE_INDEX
-        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        for token, (start, end) in zip(ids, offsets, strict=True)
     ]
-    return list(encoded.input_ids), labels
+    for number in reversed(range(len(prompt_ends))):
+        end = prompt_ends[number]
+        length = _prompt_length(text, end, ids, offsets, encode)
+        if length is None:
+            later = [place - end for place in prompt_ends[number + 1 :]]
+            before = text[:end], supervised[:end], prompt_ends[:number], encode
+            rest = text[end:], supervised[end:], later, _going_on(anew)
+            parts = [_tokenize_text(*part, anew) for part in (before, rest)]
+            return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+        # A role token that takes white space after it (Phi-3's) takes the answer's too.
+        while length and offsets[length - 1][1] > end:
+            length -= 1
+            labels[length] = IGNORE_INDEX
+    return ids, labels
+
+
+def _prompt_length(
+    text: str, end: int, ids: list[int], offsets: list[tuple[int, int]], encode: Encode
+) -> int | None:
+    """Return how many of a text's tokens are those of its first `end` characters.
+
+    None if these have other tokens when they stand alone. Unless a token reaches over the end, only
+    what is next to it can differ (pre-tokenisation that looks ahead), so only that is tokenised.
+    """
+    length = bisect_left(offsets, (end, 0))
+    if length and offsets[length - 1][1] <= end:
+        near, _ = encode(text[offsets[max(0, length - _TAIL)][0] : end])
+        if near[-_COMPARED:] == ids[max(0, length - _COMPARED) : length]:
+            return length
+    alone, _ = encode(text[:end])
+    return len(alone) if ids[: len(alone)] == alone else None
+
+
+def _going_on(encode: Encode) -> Encode:
+    """Return what encodes a text that goes on after another: no prefix space is put before it."""
+    anchor, _ = encode(_ANCHOR)
+    skip, shift = len(anchor), len(_ANCHOR)
+
+    def encode_rest(text: str) -> Encoded:
+        ids, offsets = encode(_ANCHOR + text)
+        if ids[:skip] != anchor or offsets[skip - 1][1] > shift:
+            return encode(text)
+        return ids[skip:], [(start - shift, end - shift) for start, end in offsets[skip:]]
+
+    return encode_rest
 
 
 def _check_length(

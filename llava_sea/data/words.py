@@ -36,14 +36,17 @@ class WordTokens:
         return int(self.dropped_Q.sum())
 
 
-def tokenize_words(words: Sequence[str], tokenizer: Any, max_tokens: int = 16) -> WordTokens:
+def tokenize_words(
+    words: Sequence[str], tokenizer: Any, num_rows: int, max_tokens: int = 16
+) -> WordTokens:
     """Tokenise label words in their mid-sentence form.
 
     Args:
         words: words and phrases; the row number is the label id.
         tokenizer: a fast tokenizer.
+        num_rows: of the LLM's embedding table.
         max_tokens: words of more tokens are dropped, as are those with an unknown or other special
-            token; `WordTokens.dropped_Q` says which.
+            token or one that the table does not have; `WordTokens.dropped_Q` says which.
 
     Raises:
         UserError: if there are no words, or every one is dropped.
@@ -52,8 +55,9 @@ def tokenize_words(words: Sequence[str], tokenizer: Any, max_tokens: int = 16) -
         raise UserError("the word list is empty: there is nothing to align with")
     anchor = _encode([_ANCHOR], tokenizer)[0]
     special = np.array(sorted(set(tokenizer.all_special_ids)), np.int32)
+    limits = max_tokens, num_rows
     blocks = [
-        _tokenize_block(words[start : start + _BLOCK], tokenizer, anchor, special, max_tokens)
+        _tokenize_block(words[start : start + _BLOCK], tokenizer, anchor, special, limits)
         for start in range(0, len(words), _BLOCK)
     ]
     width = max(block.shape[1] for block in blocks)
@@ -64,7 +68,8 @@ def tokenize_words(words: Sequence[str], tokenizer: Any, max_tokens: int = 16) -
     if dropped_Q.all():
         raise UserError(
             f"none of the {len(words)} words (the first: {words[0]!r}) can be written in known "
-            f"tokens of the language model, at most {max_tokens} each; is it the right tokenizer?"
+            f"tokens of the language model (its table has {num_rows} rows), at most {max_tokens} "
+            "each; is it the right tokenizer?"
         )
     return WordTokens(ids_QM, dropped_Q)
 
@@ -80,10 +85,10 @@ def _tokenize_block(
     tokenizer: Any,
     anchor: list[int],
     special: NDArray[np.int32],
-    max_tokens: int,
+    limits: tuple[int, int],
 ) -> NDArray[np.int32]:
     """Return a block's ids ``(B, M of the block)``; -1 rows are dropped words."""
-    skip = len(anchor)
+    skip, (max_tokens, num_rows) = len(anchor), limits
     rows = _encode([f"{_ANCHOR} {word}" for word in words], tokenizer)
     # Were the two to share a token, the row would not begin with the anchor alone.
     rows = [row[skip:] if row[:skip] == anchor else [] for row in rows]
@@ -91,7 +96,7 @@ def _tokenize_block(
     flat = np.fromiter(chain.from_iterable(rows), np.int32, int(length_B.sum()))
     row_of_token = np.repeat(np.arange(len(rows)), length_B)
     drop_B = length_B > max_tokens
-    drop_B[row_of_token[np.isin(flat, special)]] = True
+    drop_B[row_of_token[np.isin(flat, special) | (flat >= num_rows)]] = True
     keep_B = ~drop_B
     width = int(length_B[keep_B].max(initial=0))
     column = np.arange(len(flat)) - np.repeat(length_B.cumsum() - length_B, length_B)

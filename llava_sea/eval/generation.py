@@ -24,7 +24,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform, decode_image, resolve_image_path
 from llava_sea.data.records import Turn
-from llava_sea.data.tokenize import stop_ids, tokenize_prompt
+from llava_sea.data.tokenize import stop_ids, tell_beyond, tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval.batches import plan_batches
 from llava_sea.eval.question import Question
@@ -80,8 +80,8 @@ class Answerer:
 
         Raises:
             UserError: naming the question, before the first answer if a prompt leaves no room for
-                one in the LLM's context; in its turn if its picture cannot be read; and if a batch
-                does not fit into the GPU's memory.
+                one in the LLM's context or holds a token that the LLM lacks; in its turn if its
+                picture cannot be read; and if a batch does not fit into the GPU's memory.
         """
         lengths = [self._length(question) for question in questions]
         roomy = self._context() - self.decoding.max_new_tokens
@@ -169,7 +169,11 @@ class Answerer:
             raise UserError(f"{question.name}: {error}") from None
 
     def _length(self, question: Question) -> int:
-        length = len(self._tokenize(question)[0])
+        ids = self._tokenize(question)[0]
+        text_config: Any = self.model.config.text_config
+        if beyond := tell_beyond(ids, self.tokenizer, int(text_config.vocab_size)):
+            raise UserError(f"{question.name}: the prompt holds {beyond}; change its text")
+        length = len(ids)
         if length >= self._context():
             raise UserError(
                 f"{question.name}: the prompt is {length} tokens long, its picture's among them, "

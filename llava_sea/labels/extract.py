@@ -35,9 +35,7 @@ logger = logging.getLogger("llava_sea.labels.extract")
 def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> Path:
     """Mine the labels of a corpus's images, or finish what an earlier run began.
 
-    Args:
-        options: what to do; see `ExtractOptions`.
-        ranks: the processes that share the work; None for this one alone.
+    The processes of `ranks` share the work; None is this one alone.
 
     Returns:
         The folder of the finished label store.
@@ -87,10 +85,7 @@ def _prepare(
 ) -> tuple[tuple[Plan, dict[str, Any]] | None, PatchEncoder]:
     """Do all that comes before mining; None for a plan if the labels are complete.
 
-    Args:
-        options: the extraction.
-        device: where the encoder goes.
-        held: takes the folder's lock.
+    `held` takes the folder's lock.
     """
     import numpy as np
 
@@ -140,6 +135,7 @@ def _parameters(
     options: ExtractOptions, images: list[CorpusImage], encoder: PatchEncoder
 ) -> dict[str, Any]:
     """What makes these labels these labels; a resumed run must agree on all of it."""
+    from llava_sea.alignment.label_store import FORMAT
     from llava_sea.labels.images import ImageLoader
     from llava_sea.labels.words_file import read_words, words_sha256
 
@@ -147,6 +143,7 @@ def _parameters(
     geometry = ImageLoader.of(options).transform.geometry()
     names = "\0".join(image.image for image in images)
     parameters = {
+        "format": FORMAT,
         "words_sha256": words_sha256(options.words),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,

@@ -83,13 +83,7 @@ def encode_batches(
 ) -> Iterator[tuple[LoadedBatch, Tensor | None]]:
     """Yield batches of images with their patch features ``(B, P, D)``, None if none is left.
 
-    Args:
-        encoder: encodes them.
-        loader: reads them.
-        images: which.
-        options: batch size and precision.
-        features: one of the options' features.
-        center_D: subtracted from every patch (``--sea_center``), or None.
+    `center_D` (``--sea_center``) is subtracted from every patch.
 
     Raises:
         UserError: for an image that cannot be read or has features that are no finite numbers.
@@ -121,11 +115,7 @@ def mine_shards(
 ) -> None:
     """Mine and write shards.
 
-    Args:
-        plan: the run.
-        shards: numbers of the shards to make.
-        encoder: encodes the images, where it is.
-        report: called with the number of images done since the last call.
+    `report` is called with the number of images done since the last call.
 
     Raises:
         UserError: for an image that cannot be read or has features that are no finite numbers, or
@@ -165,14 +155,8 @@ def mine_batch(
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Mine a batch of images; labels whose score is not above 0 become (0, 0).
 
-    Args:
-        patches_BPD: patch features.
-        words_QD: word features, or what `prepare_words` made of them.
-        top_n: labels of a patch.
-        sign: of the cosine.
-
     Returns:
-        ids uint32 and scores float32, ``(B, P, N)``.
+        Ids and scores ``(B, P, N)``.
     """
     flat_MD = patches_BPD.flatten(0, 1)
     step = _PATCHES_AT_A_TIME[flat_MD.device.type]

@@ -166,11 +166,7 @@ def parse_flags(
 ) -> Options:
     """Read a command line into a dataclass of options, a flag for each field.
 
-    Args:
-        options: the dataclass; a field whose default is "" or () must be given.
-        program: how the command is called.
-        description: what it does, for --help.
-        arguments: the command line; None for this process's.
+    A field whose default is "" or () must be given. `arguments` of None are this process's.
 
     Raises:
         UserError: for a flag that does not exist, with the nearest one that does.

@@ -71,10 +71,7 @@ class PatchEncoder:
     ) -> PatchEncoder:
         """Load a paired encoder.
 
-        Args:
-            path_or_id: a transformers folder, or a name on the hub.
-            device: where it runs.
-            dtype: what it runs in; the fingerprint is taken before the cast.
+        The fingerprint is taken before the cast to `dtype`.
 
         Raises:
             UserError: if there is no model, it has no text tower, or weights are missing.
@@ -170,7 +167,7 @@ def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
     Args:
         block: an encoder block of CLIP or SigLIP.
         x_BTD: the block's input.
-        features: ``value`` (each token attends to itself), ``qq`` or ``qq+kk``.
+        features: ``value``, ``qq`` or ``qq+kk``.
     """
     attention = block.self_attn
     h_BTD = block.layer_norm1(x_BTD)
@@ -202,12 +199,9 @@ def vision_fingerprint(patch_weight: Tensor, vision_config: Any) -> str:
     the same.
 
     Args:
-        patch_weight: the patch embedding's weight, ``(hidden, 3, patch, patch)``, in float32 or
-            bfloat16 (a detour over float16 can round differently).
-        vision_config: the tower's configuration; hidden size, layers, patch and image size count.
-
-    Returns:
-        64 hexadecimal digits.
+        patch_weight: ``(hidden, 3, patch, patch)``, in float32 or bfloat16 (a detour over float16
+            can round differently).
+        vision_config: hidden size, layers, patch and image size count.
     """
     rounded = patch_weight.detach().to("cpu", torch.bfloat16).contiguous()
     shape = {name: getattr(vision_config, name) for name in _SHAPE_FIELDS}

@@ -74,7 +74,7 @@ def measure_place(
         ids_IPN: labels of each mosaic's patches.
         chance_IPN: their chances to be drawn, from `drawing.draw_chances`.
         grid: rows and columns of patches.
-        left: ids of the words that occur in the left half's caption, for each mosaic.
+        left: ids of the words in the left half's caption, for each mosaic.
         right: the same of the right half.
         num_words: the length of the word list.
 

@@ -26,7 +26,7 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +45,6 @@ logger = logging.getLogger("llava_sea.labels.quality")
 
 ERRORS = 3.0  # standard errors taken off a recall; the best of a hundred rows is 2 by luck alone
 _WIDTH = 200  # columns of a file or a pipe, which have no width of their own
-
-MEASURES: dict[str, Callable[[Any], float]] = {
-    "caption lift": lambda row: row.lift.lift,
-    "local": lambda row: row.agreement.local,
-    "place lift": lambda row: row.place.lift,
-    "place recall": lambda row: row.place.recall,
-}
 
 _LEGEND = """
 cap lift  how often a kept label is in its image's caption / in another image's (± error)
@@ -166,36 +159,6 @@ def best_n(rows: Sequence[Row]) -> Row:
     return max(rows, key=lambda row: -math.inf if math.isnan(row.place.lift) else row.place.lift)
 
 
-def agreement_with_truth(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Return Spearman's rank correlation of every measure with the precision of draws.
-
-    Over all rows it is flattered by the wrong sign, which is easily told: see one sign alone too.
-
-    Returns:
-        For every measure, by kind of patches; nan if either is the same in all rows. A measure that
-        is not a number ranks last.
-    """
-    import numpy as np
-    from scipy.stats import rankdata
-
-    def ranks(values: Sequence[float]) -> Any:
-        return rankdata(np.nan_to_num(np.array(values, float), nan=-np.inf))
-
-    found: dict[str, dict[str, float]] = {}
-    for name, measure in MEASURES.items():
-        mine = ranks([measure(row) for row in rows])
-        for patch in rows[0].precision or {}:
-            drawn = ranks([_drawn(row, patch) for row in rows])
-            known = mine.std() and drawn.std()
-            value = float(np.corrcoef(mine, drawn)[0, 1]) if known else math.nan
-            found.setdefault(name, {})[patch] = value
-    return found
-
-
-def _drawn(row: Row, patch: str) -> float:
-    return row.precision[patch].sampled if row.precision is not None else math.nan
-
-
 def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     """Print every kind of label at its best n, the chosen kind at every n, and a legend."""
     from rich.console import Console
@@ -210,22 +173,7 @@ def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     if chosen is not None:
         console.print("\nthe chosen kind at every n")
         console.print(_table([row for row in rows if row.kind == chosen.kind], chosen))
-    print(_LEGEND)
-    if rows[0].precision is None:
-        return
-    print(_TRUTH + "\n\nrank correlation (Spearman) of the measures with the precision of draws")
-    groups = {"all rows": rows}
-    if chosen is not None:
-        groups[f"sign {chosen.sign:+d}"] = [row for row in rows if row.sign == chosen.sign]
-    for group, members in groups.items():
-        for name, by_patch in agreement_with_truth(members).items():
-            text = "  ".join(f"{patch} {value:+.2f}" for patch, value in by_patch.items())
-            print(f"{group:>9}  {name:>12}  {text}")
-    if chosen is not None:
-        known = [p for p in rows[0].precision if math.isfinite(_drawn(chosen, p))]
-        best = {p: max(v for row in rows if math.isfinite(v := _drawn(row, p))) for p in known}
-        text = ", ".join(f"{_drawn(chosen, p):.3f} of {v:.3f} ({p})" for p, v in best.items())
-        print(f"precision of draws, chosen row of best row: {text}")
+    print(_LEGEND + (_TRUTH if rows[0].precision is not None else ""))
 
 
 def _table(rows: Sequence[Row], chosen: Row | None) -> Table:
@@ -261,9 +209,8 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:
-    """Write all numbers, the choice and, with the truth, the measures' agreement with it."""
+    """Write all numbers and the choice."""
     from llava_sea.files import write_atomically
-    from llava_sea.labels.caption_lift import finite
 
     names = ("features", "sign", "center", "top_n")
     results: dict[str, Any] = {
@@ -271,11 +218,6 @@ def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: 
         "chosen": None if chosen is None else {name: getattr(chosen, name) for name in names},
         "rows": [row.to_dict() for row in rows],
     }
-    if rows[0].precision is not None:
-        results["spearman"] = {
-            group: finite(agreement_with_truth([row for row in rows if row.sign in signs]))
-            for group, signs in {"all": (1, -1), "+1": (1,), "-1": (-1,)}.items()
-        }
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 
 

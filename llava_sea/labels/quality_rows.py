@@ -90,10 +90,7 @@ def measure_features(
 ) -> Iterator[Row]:
     """Measure labels from one kind of patch features: both signs, both centres, every n.
 
-    Args:
-        sample: the images.
-        features: one of the options' features.
-        progress: called with the number of images done since the last call.
+    `progress` is called with the number of images done since the last call.
 
     Raises:
         UserError: if fewer than two images can be read, or one cannot and must be.

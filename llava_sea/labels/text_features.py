@@ -60,13 +60,9 @@ class TextEncoder:
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, model: Any) -> TextEncoder:
         """Load the tokenizer that belongs to `model`, which was loaded from the same place."""
-        from transformers import AutoTokenizer
+        from llava_sea.model.load_sentencepiece import auto_tokenizer
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
-        except (OSError, ValueError) as error:
-            raise UserError(f"no tokenizer in {path_or_id}: {error}") from error
-        return cls(model, tokenizer)
+        return cls(model, auto_tokenizer(str(path_or_id)))
 
     @property
     def joint_size(self) -> int:
@@ -168,11 +164,7 @@ def encode_to_disk(
 ) -> WordVectors:
     """Encode the words into `folder`, unless an earlier run did.
 
-    Args:
-        folder: belongs to one extraction, hence to one word list, encoder and template.
-        texts: the text encoder.
-        words: the word list.
-        template: the prompt, with one ``{}``.
+    The folder belongs to one extraction, hence to one word list, encoder and template.
 
     Raises:
         UserError: if no word fits the text tower.

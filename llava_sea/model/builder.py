@@ -20,7 +20,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -34,6 +33,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
+from llava_sea.model.load_sentencepiece import auto_tokenizer
 from llava_sea.model.projector_io import gathered, load_projector
 
 logger = logging.getLogger(__name__)
@@ -161,24 +161,20 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_tokenizer(
-    path: str, *, model_max_length: int, cache_dir: str | None = None, pad: str = ""
+    path: str, *, model_max_length: int | None, cache_dir: str | None = None, pad: str = ""
 ) -> PreTrainedTokenizerBase:
     """Load the LLM's tokenizer, right-padded.
 
     Args:
         path: folder or hub id.
-        model_max_length: longest sequence.
+        model_max_length: longest sequence; None keeps what the tokenizer says.
         cache_dir: where hub files are cached.
         pad: a template's pad token, for a tokenizer that names none; where it has no such token,
             ``<unk>`` as in LLaVA, else EOS. Never a new token.
     """
     check_exists(path, "--model_name_or_path")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        path,
-        cache_dir=cache_dir,
-        model_max_length=model_max_length,
-        padding_side="right",
-    )
+    length = {"model_max_length": model_max_length} if model_max_length else {}
+    tokenizer = auto_tokenizer(path, cache_dir=cache_dir, padding_side="right", **length)
     if tokenizer.pad_token is None:
         known = pad and tokenizer.convert_tokens_to_ids(pad) not in (None, tokenizer.unk_token_id)
         tokenizer.pad_token = pad if known else tokenizer.unk_token or tokenizer.eos_token

@@ -8,6 +8,7 @@ where they are. A system message is refused: the model knows the one it was trai
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 from llava_sea.constants import IMAGE_TOKEN
@@ -23,6 +24,8 @@ class Spaces(NamedTuple):
     after_image: str
     before_reply: str
     """After a picture that no text follows."""
+    before_blank: bool = False
+    """Whether `after_image` also stands before text that begins with a blank."""
 
 
 def write_jinja(template: Template, spaces: Spaces) -> str:
@@ -47,6 +50,8 @@ def write_jinja(template: Template, spaces: Spaces) -> str:
         "END": template.answer_end + template.after,
     }
     body = _BEGIN + user + _END
+    if spaces.before_blank:
+        body = re.sub(r" and not [\w.]+\.startswith\(' '\)", "", body)
     for name, text in texts.items():
         body = body.replace(f"@{name}@", json.dumps(text, ensure_ascii=False))
     return "\n".join([*lead, *_put(system), body])

@@ -4,6 +4,9 @@ Training tokenises the text between two pictures by itself. In a chat template a
 and SentencePiece without `legacy` puts no space before text that follows a special token, where
 training's piece begins with one. So the template is written in several ways (a space after BOS,
 after a picture, or not) and the one is kept whose ids equal training's on a set of conversations.
+
+Limits: white space that begins an answer may become one token with the end of the prompt (Llama 3,
+Qwen, Gemma: newlines), and no text keeps the two apart; there the prompt alone is compared.
 """
 
 from __future__ import annotations
@@ -17,11 +20,22 @@ from typing import Any
 from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.records import Record, Turn
-from llava_sea.data.tokenize import Tokenized, tokenize_record
+from llava_sea.data.tokenize import Tokenized, tokenize_prompt, tokenize_record
 from llava_sea.model.chat_jinja import Spaces, write_jinja
 
 _IMAGE_TOKENS = 2
 _MAX_LENGTH = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A conversation as training and as generation here tokenise it."""
+
+    chat: list[str]
+    whole: Tokenized
+    prompt: tuple[list[int], list[bool]]
+    joins: bool
+    """Whether its answer may join with the prompt, if one text holds both."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +58,22 @@ def choose_chat_template(
     """
     chats = _chats(template)
     expected = [
-        tokenize_record(record, template, training_tokenizer, _IMAGE_TOKENS, _MAX_LENGTH)
-        for record in _records(chats)
+        _Expected(
+            chat,
+            tokenize_record(record, template, training_tokenizer, _IMAGE_TOKENS, _MAX_LENGTH),
+            tokenize_prompt(record.turns[:-1], template, training_tokenizer, _IMAGE_TOKENS),
+            joins=chat[-1][:1].isspace() and not template.caption_only,
+        )
+        for chat, record in zip(chats, _records(chats), strict=True)
     ]
     best: Choice | None = None
-    fewest = len(chats) + 1
+    fewest = len(expected) + 1
     for spaces in _ways(template, training_tokenizer):
         jinja = write_jinja(template, spaces)
         differences = [
             difference
-            for chat, tokens in zip(chats, expected, strict=True)
-            if (difference := _compare(chat, tokens, jinja, written_tokenizer))
+            for one in expected
+            if (difference := _compare(one, jinja, written_tokenizer))
         ]
         if len(differences) < fewest:
             fewest = len(differences)
@@ -72,9 +91,15 @@ def _ways(template: Template, tokenizer: Any) -> Iterator[Spaces]:
     own = template.bos
     if own and own != tokenizer.bos_token:
         leads.append(json.dumps(own))
-    for spaces in itertools.product(("", " "), repeat=3):
+    special = next(iter(tokenizer.all_special_tokens), "")
+    texts = ["a", " a", special + "a"]
+    plain, blank, after = tokenizer(texts, add_special_tokens=False).input_ids
+    # Where a text gets a prefix that it does not get after a token, a space makes up for it.
+    spaces = ("", " ") if after[-len(plain) :] == plain else (" ", "")
+    for after_lead, after_image, before_reply in itertools.product(spaces, repeat=3):
         for lead in leads:
-            yield Spaces(lead, *spaces)
+            # transformers' own Llama tokenizers take a text's first blank for the prefix.
+            yield Spaces(lead, after_lead, after_image, before_reply, before_blank=blank != plain)
 
 
 def _chats(template: Template) -> list[list[str]]:
@@ -100,20 +125,24 @@ def _records(chats: Sequence[Sequence[str]]) -> list[Record]:
     return records
 
 
-def _compare(chat: Sequence[str], expected: Tokenized, jinja: str, tokenizer: Any) -> str:
+def _compare(expected: _Expected, jinja: str, tokenizer: Any) -> str:
     """Say how the ids of a conversation, or of its prompt, differ from training's; "" if not."""
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    training = [
-        image_id if is_image else token
-        for token, is_image in zip(expected.input_ids, expected.image_mask, strict=True)
-    ]
-    whole = _ids(chat, jinja, tokenizer, image_id, prompt=False)
-    if whole != training:
-        return _difference(training, whole, tokenizer)
-    prompt = _ids(chat[:-1], jinja, tokenizer, image_id, prompt=True)
-    if prompt != training[: len(prompt)]:
-        return "the prompt: " + _difference(training, prompt, tokenizer)
-    if expected.labels[len(prompt)] == IGNORE_INDEX:
+
+    def with_images(ids: Sequence[int], image_mask: Sequence[bool]) -> list[int]:
+        pairs = zip(ids, image_mask, strict=True)
+        return [image_id if is_image else token for token, is_image in pairs]
+
+    training = with_images(expected.whole.input_ids, expected.whole.image_mask)
+    if not expected.joins:
+        whole = _ids(expected.chat, jinja, tokenizer, image_id, prompt=False)
+        if whole != training:
+            return _difference(training, whole, tokenizer)
+    before = with_images(*expected.prompt)
+    prompt = _ids(expected.chat[:-1], jinja, tokenizer, image_id, prompt=True)
+    if prompt != before:
+        return "the prompt: " + _difference(before, prompt, tokenizer)
+    if not expected.joins and expected.whole.labels[len(prompt)] == IGNORE_INDEX:
         return "the prompt ends before what training takes for granted"
     return ""
 

@@ -34,8 +34,7 @@ def fit_tokenizer(folder: Path) -> str:
     Returns:
         The token that ends an answer now.
     """
-    from transformers import AutoTokenizer
-
+    from llava_sea.model.load_sentencepiece import auto_tokenizer
     from llava_sea.model.load_weights import read_json
 
     template = get_template(read_json(folder / "config.json")["conversation_template"])
@@ -51,7 +50,7 @@ def fit_tokenizer(folder: Path) -> str:
     _write(folder / "tokenizer_config.json", config, indent=2)
     _write(folder / "tokenizer.json", content)
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = auto_tokenizer(str(folder))
     assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
     assert template.caption_only or tokenizer.eos_token == template.stop
     return str(tokenizer.eos_token)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llava_sea.errors import UserError
 from llava_sea.model import load_config
@@ -31,7 +33,7 @@ from llava_sea.model.load_source import (
 from llava_sea.model.load_weights import read_json
 from llava_sea.model.load_whole import load_hf, load_llava_1_5
 
-__all__ = ["Loaded", "is_llava", "load_llava"]
+__all__ = ["Loaded", "embedding_rows", "is_llava", "load_llava"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,32 @@ def is_llava(path: str, cache_dir: str | None = None) -> bool:
         check_exists(path, "--model_name_or_path")
         config, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
     return load_config.is_hf(config) or load_config.is_llava(config)
+
+
+def embedding_rows(path: str, cache_dir: str | None = None) -> int:
+    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone.
+
+    Raises:
+        UserError: if it is no language model.
+    """
+    check_exists(path, "--model_name_or_path")
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
+        if load_config.is_llava(settings):
+            return int(load_config.llm_settings(settings, Path(path)).vocab_size)
+        config: Any = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--model_name_or_path {path}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type != "llava":
+        raise UserError(
+            f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
+            "language model; name the LLM"
+        )
+    return int(config.get_text_config().vocab_size)
 
 
 def load_llava(

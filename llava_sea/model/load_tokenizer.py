@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.errors import UserError
@@ -52,15 +52,9 @@ def load_training_tokenizer(
                 raise UserError(str(error).replace(folder, path)) from None
         result.name_or_path = path
         return result
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, cache_dir=cache_dir)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: no tokenizer there, or a damaged one ({str(error).splitlines()[0]})"
-        ) from None
-    length = int(model_max_length or tokenizer.model_max_length)
+    tokenizer: Any = load_tokenizer(path, model_max_length=model_max_length, cache_dir=cache_dir)
     if IMAGE_TOKEN not in tokenizer.get_added_vocab():
-        return load_tokenizer(path, model_max_length=length, cache_dir=cache_dir)
+        return tokenizer
     if not tokenizer.is_fast:
         raise UserError(f"{path}: {type(tokenizer).__name__} is no fast tokenizer; use a fast one")
     legacy = getattr(tokenizer, "legacy", None)
@@ -69,7 +63,7 @@ def load_training_tokenizer(
         without_image_token(Path(folder))
         if legacy is not None:
             keep_legacy(Path(folder), bool(legacy))
-        result = load_tokenizer(folder, model_max_length=length)
+        result = load_tokenizer(folder, model_max_length=int(tokenizer.model_max_length))
     result.name_or_path = path
     return result
 

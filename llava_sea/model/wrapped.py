@@ -69,6 +69,12 @@ class WrappedLlava(nn.Module):
         llm: nn.Module = self.llava.model.language_model
         return llm
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the LLM's embedding table."""
+        text_config: Any = self.config.text_config
+        return int(text_config.vocab_size)
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """Return the parts by name, for the table of what is trained."""
         return {

@@ -80,7 +80,7 @@ def write_llava(
     if config.tie_word_embeddings:
         state.pop(HEAD, None)
     _check_state(state, config, rows)
-    config.pad_token_id = padding_id(tokenizer)
+    config.pad_token_id = padding_id(tokenizer, rows)
     dtype = dtype or state[EMBEDDING].dtype
     if text_config.model_type.startswith("gemma"):
         logger.warning(

@@ -89,6 +89,7 @@ def generation_settings(loaded: Loaded, version: str | None = None) -> Generatio
         if not key.startswith("_") and (live.do_sample or key not in SAMPLING)
     }
     tokenizer = loaded.tokenizer
+    text_config: Any = loaded.model.config.text_config
     former = live.eos_token_id
     ends = [former] if isinstance(former, int) else list(former or [])
     name = version or loaded.version
@@ -101,7 +102,7 @@ def generation_settings(loaded: Loaded, version: str | None = None) -> Generatio
     settings |= {
         "eos_token_id": ends or [tokenizer.eos_token_id],
         "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": padding_id(tokenizer),
+        "pad_token_id": padding_id(tokenizer, text_config.vocab_size),
     }
     return GenerationConfig(**settings)
 

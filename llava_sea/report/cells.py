@@ -5,6 +5,7 @@ Nothing here knows a model or a page; `reading` fills it, the drawing modules sh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +48,8 @@ class Grid:
     """Eq. 14 of this picture and its caption; None for an empty caption."""
     gap: float
     """Eq. 5 of this picture."""
+    beside_gap: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    """Eq. 5 between unit vectors, the visual tokens' mean length, and the embedding rows'."""
 
     @property
     def rows(self) -> int:

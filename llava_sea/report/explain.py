@@ -43,7 +43,12 @@ DEFINITIONS = {
     "Nearest word (4)": "The word <var>w</var> with the largest cosine between the visual token "
     "<var>x</var><sub>v</sub> and Ψ(<var>w</var>).",
     "Modality gap <var>D</var> (5)": "The Euclidean distance from a visual token to the closest "
-    "word, averaged over the tokens. Lower is closer.",
+    "word, averaged over the tokens. Lower is closer, as long as the tokens keep their length: "
+    "tokens that grow longer than the embedding rows move away from every word, whatever they say.",
+    "Gap between unit vectors": "The same distance after token and words are scaled to length 1: "
+    "directions alone count, as for the nearest word. Lower is closer.",
+    "Mean length": "The mean Euclidean length of the visual tokens, and of the embedding rows of "
+    "the words’ tokens. Where the first grows, the modality gap grows with it.",
     "Caption loss <var>L</var><sub>g</sub> (12)": "The usual next-token loss on the caption, a "
     "mean over its tokens. Lower is better.",
     "TACS (14)": "Token alignment consistency: for every visual token the largest cosine to a "

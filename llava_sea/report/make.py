@@ -16,6 +16,7 @@ from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
+from llava_sea.model.load import embedding_rows
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.cells import Grid
 from llava_sea.report.facts import facts_of, kind_text, notes_of
@@ -111,7 +112,9 @@ def _reader(
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     tokenizer = load_tokenizer(llm, model_max_length=1_000_000)
-    words = Words([entry.word for entry in entries[: args.num_words]], tokenizer)
+    words = Words(
+        [entry.word for entry in entries[: args.num_words]], tokenizer, embedding_rows(llm)
+    )
     llava = build_llava(
         llm,
         tower,
@@ -152,7 +155,7 @@ def _table(
         if run.step is None and run.rows
         else "The run's log holds no held-out measurements"
     )
-    return lines, f"{why}: TACS, gap and nearest words are those of the pictures below."
+    return lines, f"{why}: TACS, gaps, lengths and nearest words are those of the pictures below."
 
 
 def _setting(run: RunFolder, key: str, flag: str) -> str:

@@ -56,6 +56,17 @@ MEASURES = (
     Measure("Temperature", "τ", "11", (Key("temperature", "training"),)),
     Measure("Token alignment (TACS)", "TACS", "14", (Key("eval_tacs", "held out"),), better=1),
     Measure("Modality gap", "D", "5", (Key("eval_gap", "held out"),), better=-1),
+    Measure("Gap between unit vectors", "", "5", (Key("eval_gap_unit", "held out"),), better=-1),
+    Measure(
+        "Mean length",
+        "",
+        "1, 2",
+        (
+            Key("eval_visual_length", "visual tokens"),
+            Key("eval_embedding_length", "embedding rows"),
+        ),
+        from_zero=True,
+    ),
     Measure(
         "Nearest word right",
         "",
@@ -192,19 +203,26 @@ def lines_of_pictures(grids: Sequence[Sequence[Grid]], truth_known: bool) -> lis
         truth_known: whether right means a true word, or a word of the caption.
     """
     precision = "eval_nearest_word_precision" if truth_known else "eval_nearest_word_in_caption"
-    values: dict[str, list[float]] = {"eval_tacs": [], "eval_gap": [], precision: []}
+    gaps = ("eval_gap", "eval_gap_unit", "eval_visual_length", "eval_embedding_length")
+    values: dict[str, list[float]] = {key: [] for key in ("eval_tacs", *gaps, precision)}
     for state in zip(*grids, strict=True):
         scores = [grid.tacs for grid in state if grid.tacs is not None]
         values["eval_tacs"].append(sum(scores) / len(scores) if scores else math.nan)
-        values["eval_gap"].append(sum(grid.gap for grid in state) / len(state))
+        for place, key in enumerate(gaps):
+            values[key].append(
+                sum((grid.gap, *grid.beside_gap)[place] for grid in state) / len(state)
+            )
         patches = sum(len(grid.cells) for grid in state)
         values[precision].append(sum(grid.right for grid in state) / patches)
-    return [
-        Line(measure, "pictures below", key, row[0] if len(row) > 1 else None, row[-1])
-        for measure in MEASURES
-        for key, row in values.items()
-        if key == measure.keys[0].key and math.isfinite(row[-1])
-    ]
+    lines = []
+    for measure in MEASURES:
+        shown = [key for key in measure.keys if key.key in values]
+        for key, label in shown:
+            row, where = values[key], label if len(shown) > 1 else "pictures below"
+            if math.isfinite(row[-1]):
+                before = row[0] if len(row) > 1 else None
+                lines.append(Line(measure, where, key, before, row[-1]))
+    return lines
 
 
 def has_alignment(rows: Sequence[dict[str, Any]]) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from llava_sea.alignment import nearest_words, tacs
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
+from llava_sea.data.tokenize import tell_beyond
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.model.projector_io import load_projector
@@ -28,6 +29,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.cells import Cell, Grid, Near, Picture
 from llava_sea.report.folder import Projector
 from llava_sea.report.words import Words, best_words
+from llava_sea.train.evaluation import embedding_length
 
 PICTURE_BATCH = 8
 LISTED_WORDS = 5
@@ -165,7 +167,9 @@ class PictureReader:
         visual_IPD = self._project(pixels_I3HW)
         visual_ND = visual_IPD.flatten(0, 1)
         found = nearest_words(visual_ND, self.words.blocks(self.model, self.device))
+        rows_length = embedding_length(self.model, self.words.ids_QM, self.device)
         distance_IP = found.distance_N.view(len(pictures), -1)
+        unit_IP = found.unit_distance_N.view(len(pictures), -1)
         ids_NK, cosine_NK = best_words(
             visual_ND, self.words.blocks(self.model, self.device), LISTED_WORDS
         )
@@ -175,9 +179,10 @@ class PictureReader:
                 self._cell(picture.record, patch, *next(best), in_caption[i])
                 for patch in range(self.num_patches)
             ]
-            gap = float(distance_IP[i].mean())
+            gap, length = float(distance_IP[i].mean()), visual_IPD[i].float().norm(dim=-1).mean()
+            beside_gap = float(unit_IP[i].mean()), float(length), rows_length
             score = self._tacs(visual_IPD[i], picture.caption)
-            picture.grids.append(Grid(label, self.patch_grid[1], cells, score, gap))
+            picture.grids.append(Grid(label, self.patch_grid[1], cells, score, gap, beside_gap))
 
     def _cell(
         self,
@@ -207,6 +212,8 @@ class PictureReader:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
         if not ids:
             return None
+        if beyond := tell_beyond(ids, self.tokenizer, self.model.num_rows):
+            raise UserError(f"--data_path: the caption {caption!r} holds {beyond}; remove it")
         caption_TD = self.model.embed(torch.tensor(ids, device=self.device))
         return float(tacs(visual_PD, caption_TD))
 

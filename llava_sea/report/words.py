@@ -25,9 +25,9 @@ WORD_BLOCK = 2048
 class Words:
     """The words among which the nearest is sought, and their tokens."""
 
-    def __init__(self, words: Sequence[str], tokenizer: Any) -> None:
+    def __init__(self, words: Sequence[str], tokenizer: Any, num_rows: int) -> None:
         """Tokenise words; those that the tokenizer can't write are left out and counted."""
-        tokens = tokenize_words(words, tokenizer)
+        tokens = tokenize_words(words, tokenizer, num_rows)
         kept_Q = ~tokens.dropped_Q
         self.words: list[str] = np.array(words, dtype=object)[kept_Q].tolist()
         self.rank = {word: place for place, word in enumerate(self.words)}

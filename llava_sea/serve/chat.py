@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase,
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.records import Turn
-from llava_sea.data.tokenize import stop_ids, tokenize_prompt
+from llava_sea.data.tokenize import stop_ids, tell_beyond, tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.model.generate import generate
 
@@ -75,8 +75,8 @@ class Chat:
             out: where the answer is printed while it is made.
 
         Raises:
-            UserError: if the question names a second picture, or the conversation has grown too
-                long; the conversation then stays as it was.
+            UserError: if the question names a second picture or holds a token that the LLM does not
+                have, or the conversation has grown too long; the conversation then stays as it was.
         """
         if IMAGE_TOKEN in question:
             raise UserError(f"leave {IMAGE_TOKEN} out: the picture is part of the first question")
@@ -84,8 +84,11 @@ class Chat:
         before = [] if self.template.caption_only else self.turns
         first = f"{IMAGE_TOKEN}\n{question}"
         turns = [*before, Turn("human", question if before else first)]
-        image_tokens = int(self.model.config.image_seq_length)
+        config: Any = self.model.config
+        image_tokens, num_rows = int(config.image_seq_length), int(config.text_config.vocab_size)
         ids, mask = tokenize_prompt(turns, self.template, self.tokenizer, image_tokens)
+        if beyond := tell_beyond(ids, self.tokenizer, num_rows):
+            raise UserError(f"the prompt holds {beyond}; ask it in other words")
         stop = stop_ids(self.template, self.tokenizer)
         new = generate(
             self.model,

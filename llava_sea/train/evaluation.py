@@ -2,8 +2,10 @@
 
 Always together: caption loss, TACS (eq. 14), modality gap (eq. 5), and how often a patch's nearest
 word (eq. 4) is right: one of its true words where these are known, else at least a word of the
-caption. The words are the most frequent of the list, embedded in blocks by all ranks at the same
-time: under ZeRO-3 a rank that looks up embeddings alone waits for ever.
+caption. Tokens that grow longer move away from every word, so the gap between unit vectors and the
+mean lengths of visual tokens and embedding rows stand beside the gap. The words are the most
+frequent of the list, embedded in blocks by all ranks at the same time: under ZeRO-3 a rank that
+looks up embeddings alone waits for ever.
 
 Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D hidden size.
 """
@@ -26,6 +28,23 @@ from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.model.stage1 import Stage1Model
 
 WORD_BLOCK = 2048
+
+
+@torch.no_grad()
+def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.device) -> float:
+    """Return the mean length of the embedding rows of the words' tokens, each token once.
+
+    Every rank calls it at the same time.
+
+    Args:
+        stage1: looks up embeddings.
+        word_ids_QT: the words' token ids, padded with -1.
+        device: where the embeddings are.
+    """
+    ids = word_ids_QT[word_ids_QT >= 0].unique()
+    blocks = (stage1.embed(block.to(device)) for block in ids.split(WORD_BLOCK))
+    total = sum(float(rows.float().norm(dim=-1).sum()) for rows in blocks)
+    return total / max(1, len(ids))
 
 
 class AlignmentEvaluator:
@@ -80,7 +99,7 @@ class AlignmentEvaluator:
         was_training = stage1.training
         model.eval()
         sums = dict.fromkeys(("tokens", "lm_loss", "images", "tacs", "patches", "gap"), 0.0)
-        sums |= dict.fromkeys(("right", "objects", "right_objects"), 0.0)
+        sums |= dict.fromkeys(("gap_unit", "length", "right", "objects", "right_objects"), 0.0)
         for indices, is_real in self._batches():
             batch = self.collator([self.dataset[index] for index in indices])
             batch["labels"][~torch.tensor(is_real)] = IGNORE_INDEX
@@ -100,9 +119,13 @@ class AlignmentEvaluator:
                 sums["tacs"] += float(tacs(visual_IPD[i], caption_ITD[i, : len(captions[i])]))
                 sums["patches"] += visual_IPD.shape[1]
                 sums["gap"] += float(found.distance_N[patches].sum())
+                sums["gap_unit"] += float(found.unit_distance_N[patches].sum())
+                sums["length"] += float(visual_IPD[i].float().norm(dim=-1).sum())
                 self._count_right(sums, index, found.ids_N[patches].tolist())
+        result = self._averages(sums, device)
+        result["eval_embedding_length"] = embedding_length(stage1, self.word_ids_QT, device)
         model.train(was_training)
-        return self._averages(sums, device)
+        return result
 
     def _batches(self) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield this rank's batches, equally many and equally large on every rank."""
@@ -141,6 +164,8 @@ class AlignmentEvaluator:
             "eval_lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"]),
             "eval_tacs": sums["tacs"] / sums["images"],
             "eval_gap": sums["gap"] / sums["patches"],
+            "eval_gap_unit": sums["gap_unit"] / sums["patches"],
+            "eval_visual_length": sums["length"] / sums["patches"],
         }
         if self.truth is None:
             result["eval_nearest_word_in_caption"] = sums["right"] / sums["patches"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llava_sea.data.check_text import check_conversations
+from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.records import load_records
@@ -28,6 +29,7 @@ def build_measurements(
     data_args: DataArguments,
     args: TrainingArguments,
     reading: dict[str, Any],
+    num_rows: int,
 ) -> MeasureAlignment | None:
     """Return the callback that measures, or None when there is nothing to measure on.
 
@@ -36,6 +38,7 @@ def build_measurements(
         data_args: the image folder, where the held-out records have none of their own.
         args: ranks and batch size.
         reading: how records become tensors; the same as in training.
+        num_rows: of the LLM's embedding table.
 
     Raises:
         UserError: if a file is missing or broken.
@@ -57,16 +60,17 @@ def build_measurements(
         logger.info("measuring on %d of %d held-out records", len(records), len(everything))
     entries = read_words(word_list)[: sea.sea_eval_words]
     words = np.array([entry.word for entry in entries])
-    tokens = tokenize_words(words.tolist(), reading["tokenizer"])
+    tokens = tokenize_words(words.tolist(), reading["tokenizer"], num_rows)
     kept_Q = ~tokens.dropped_Q
     truth = Truth(sea.sea_eval_truth) if sea.sea_eval_truth is not None else None
     dataset = LazySupervisedDataset(
         records, sea.sea_eval_image_folder or data_args.image_folder, **reading
     )
+    check_tokens(dataset, num_rows, sea.sea_eval_data)
     evaluator = AlignmentEvaluator(
         dataset,
         Collator(
-            padding_id(reading["tokenizer"]),
+            padding_id(reading["tokenizer"], num_rows),
             reading["transform"].resolution,
             image_tokens=reading["image_tokens"],
         ),

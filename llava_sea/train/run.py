@@ -259,7 +259,8 @@ def log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> N
         logger.warning("%d records have pictures without labels", num_without_labels)
     if words is not None and words.num_dropped:
         logger.warning(
-            "%d words of the list have more than 16 tokens or unknown ones and can be no target",
+            "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "
+            "embedding table, and can be no target",
             words.num_dropped,
         )
 
@@ -274,6 +275,9 @@ def summary(output_dir: Path) -> str:
         "eval_lm_loss": "L_g (held out)",
         "eval_tacs": "TACS",
         "eval_gap": "modality gap",
+        "eval_gap_unit": "  between unit vectors",
+        "eval_visual_length": "visual tokens' length",
+        "eval_embedding_length": "embedding rows' length",
         "eval_nearest_word_precision": "nearest word right",
         "eval_nearest_word_precision_objects": "  on objects",
         "eval_nearest_word_in_caption": "nearest word in caption",

@@ -11,6 +11,7 @@ import torch
 from llava_sea.alignment import AlignmentHead
 from llava_sea.conversation import get_template
 from llava_sea.data.check_text import check_conversations
+from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
@@ -72,7 +73,7 @@ def prepare(
         dataset,
         collator,
         saver=Stage1Saver(llava_config(model.llava, model_args, data_args, args)),
-        measure=build_measurements(sea, data_args, args, reading),
+        measure=build_measurements(sea, data_args, args, reading, model.num_rows),
     )
 
 
@@ -122,6 +123,7 @@ def build_data(
         "model_max_length": args.model_max_length,
     }
     store, words, grid = None, None, patch_grid(config.vision_config)
+    rows = model.num_rows
     if sea.enabled:
         # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
         rounded = arithmetic.weights_dtype(args) == torch.float16
@@ -129,7 +131,7 @@ def build_data(
             load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
         )
         store = open_labels(sea, tower, transform, grid)
-        words = tokenize_words(store.words(), tokenizer)
+        words = tokenize_words(store.words(), tokenizer, rows)
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,
@@ -140,8 +142,9 @@ def build_data(
         seed=args.seed,
         keep_top_n=sea.pair_options.need_top_n,
     )
+    check_tokens(dataset, rows, data_args.data_path)
     collator = Collator(
-        padding_id(tokenizer),
+        padding_id(tokenizer, rows),
         transform.resolution,
         image_tokens=config.image_seq_length,
         pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,

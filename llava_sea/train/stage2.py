@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.conversation import get_template
 from llava_sea.data.check_text import check_conversations
+from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
@@ -113,7 +114,12 @@ def prepare(
         model_max_length=args.model_max_length,
         seed=args.seed,
     )
-    shared = (padding_id(tokenizer), transform.resolution, llava.config.image_seq_length)
+    check_tokens(dataset, model.num_rows, data_args.data_path)
+    shared = (
+        padding_id(tokenizer, model.num_rows),
+        transform.resolution,
+        llava.config.image_seq_length,
+    )
     collator = Collator(*shared)
     if args.pack_sequences:
         one_row = prepare_attention(model.language_model)

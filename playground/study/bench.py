@@ -90,6 +90,7 @@ class Bench:
             self.llava.model.language_model.set_attn_implementation("eager")
         self.tokenizer = load_tokenizer(str(llm), model_max_length=MAX_LENGTH)
         self.transform = ImageTransform.from_pretrained(str(world.clip), "square")
+        self.num_rows = int(self.llava.config.text_config.vocab_size)
         self.image_tokens = int(self.llava.config.image_seq_length)
         self.reading: dict[str, Any] = {
             "transform": self.transform,
@@ -110,7 +111,7 @@ class Bench:
         """Token ids of the word list: of the labels and of the nearest words."""
         if self._words is None:
             entries = read_words(self.world.words)
-            self._words = tokenize_words([entry.word for entry in entries], self.tokenizer)
+            self._words = tokenize_words([e.word for e in entries], self.tokenizer, self.num_rows)
         return self._words
 
     def training_data(self, sea: SeaArguments, seed: int) -> tuple[CachedDataset, Collator]:
@@ -137,7 +138,7 @@ class Bench:
     ) -> Collator:
         """Return the package's collator."""
         return Collator(
-            padding_id(self.tokenizer),
+            padding_id(self.tokenizer, self.num_rows),
             self.transform.resolution,
             image_tokens=self.image_tokens,
             pairs_per_batch=pairs,

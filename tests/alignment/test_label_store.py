@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
 
@@ -17,7 +18,8 @@ from llava_sea.alignment import (
     shard_is_done,
     write_shard,
 )
-from llava_sea.alignment.label_rows import pack_rows, unpack_row
+from llava_sea.alignment.label_rows import pack_rows, row_dtype, unpack_row
+from llava_sea.alignment.label_store import FORMAT
 
 WORDS = "word\tcount\tpos\nred ball\t3\tNP\ndog\t1\tNN\n"
 
@@ -65,7 +67,7 @@ def test_five_bytes_an_entry(tmp_path):
         tmp_path, 0, [str(n) for n in range(50)], ids, np.ones(ids.shape), np.zeros(50, int)
     )
     (path,) = tmp_path.glob("*.npy")
-    assert 0 < os.path.getsize(path) - (5 * ids.size + 4 * 50) < 1024
+    assert 0 < os.path.getsize(path) - (5 * ids.size + 8 * 50) < 1024
 
 
 def test_other_pictures_are_refused(tmp_path):
@@ -116,54 +118,99 @@ def test_a_changed_word_list_is_refused(tmp_path):
         LabelStore(tmp_path).words()
 
 
-def test_another_format_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "found", ["llava_sea labels 1", "llava_sea labels 2", "llava_sea labels 4"]
+)
+def test_another_format_is_refused(tmp_path, found):
     write(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace("llava_sea labels 2", "llava_sea labels 3"))
-    with pytest.raises(LabelStoreError, match="extract the labels again"):
+    path.write_text(path.read_text().replace(FORMAT, found))
+    with pytest.raises(LabelStoreError, match=rf"format '{found}'.*extract the labels again"):
         LabelStore(tmp_path)
 
 
-def first_format(directory, shard, images, ids, scores, crc):
-    """Write a shard as the first version did: three arrays, 6 bytes an entry."""
-    arrays = {
-        "ids": ids.astype("<u4"),
-        "scores": np.maximum(scores, 0).astype("<f2"),
-        "crc": crc.astype("<u4"),
-    }
-    sums = {}
-    for name, array in arrays.items():
-        path = directory / f"shard-{shard:05d}.{name}.npy"
-        np.save(path, array)
-        sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    sidecar = {"images": images, "sha256": sums, "skipped": {}}
-    (directory / f"shard-{shard:05d}.json").write_text(json.dumps(sidecar))
+@pytest.mark.parametrize("side_file", [{"images": [], "sha256": {}}, [], {"format": FORMAT}])
+def test_a_shard_of_another_format_is_refused(tmp_path, side_file):
+    write(tmp_path, finalize=False)
+    (tmp_path / "shard-00001.json").write_text(json.dumps(side_file))
+    with pytest.raises(LabelStoreError, match=r"shard-00001\.json.*delete it and run"):
+        finalize_store(tmp_path, {"grid": [2, 3]}, 2)
 
 
-def test_stores_of_the_first_format_are_read(tmp_path):
-    rng = np.random.default_rng(1)
-    ids, scores = rng.integers(0, 2**32, (3, 6, 2)), rng.normal(size=(3, 6, 2))
-    crc, names = rng.integers(0, 2**32, 3), ["a", "b", "c"]
-    first_format(tmp_path, 0, names, ids, scores, crc)
-    # What an earlier version began a later one goes on with.
-    write_shard(tmp_path, 1, ["d"], ids[:1], scores[:1], crc[:1])
-    finalize_store(tmp_path, {"grid": [2, 3], "top_n": 2}, 2)
-    path = tmp_path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    assert [shard["id_bytes"] for shard in manifest["shards"]] == [4, 4]
-    for form in ("llava_sea labels 1", "llava_sea labels 2"):
-        if form.endswith("1"):  # the first version's manifest names no id_bytes
-            for shard in manifest["shards"][:1]:
-                del shard["id_bytes"]
-        path.write_text(json.dumps(manifest | {"format": form}))
+def labels_or_refusal(directory, names):
+    """Return each image's labels as bytes, None where the store refuses to give them."""
+    found = {}
+    for name in names:
+        try:
+            ids, scores, crc = LabelStore(directory).read(name)
+            found[name] = ids.tobytes(), scores.tobytes(), crc
+        except LabelStoreError as error:
+            assert str(directory) in str(error)
+            found[name] = None
+    return found
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_every_flipped_bit_of_a_row_is_found(tmp_path):
+    """All bits of ids, scores, checksums: the image of that row is refused by name, no other."""
+    rows = write(tmp_path)
+    path, names = tmp_path / "shard-00000.labels.npy", [row[0] for row in rows]
+    whole = labels_or_refusal(tmp_path, names)
+    header = 8 * (path.stat().st_size - 3 * row_dtype(6, 2, 3).itemsize)
+    for bit in range(header, 8 * path.stat().st_size):
+        name = names[(bit - header) // (8 * row_dtype(6, 2, 3).itemsize)]
+        flip(path, bit)
         store = LabelStore(tmp_path)
-        for row, name in enumerate([*names, "d"]):
-            labels = store.read(name)
-            assert labels.ids_PN.dtype == np.uint32 and labels.scores_PN.dtype == np.float16
-            np.testing.assert_array_equal(labels.ids_PN, ids[row % 3])
-            expected = np.maximum(scores[row % 3], 0).astype(np.float16)
-            np.testing.assert_array_equal(labels.scores_PN, expected)
-            assert labels.crc32 == crc[row % 3] and type(labels.crc32) is int
+        with pytest.raises(LabelStoreError, match=rf"shard-00000.*'{name}'.*extract the labels"):
+            store.read(name)
+        flip(path, bit)
+    assert labels_or_refusal(tmp_path, names) == whole and None not in whole.values()
+
+
+@pytest.mark.parametrize("name", ["shard-00001.labels.npy", "index.npy", "manifest.json"])
+def test_no_flipped_bit_gives_other_labels(tmp_path, name):
+    """Headers, the index, the manifest: an image's own labels or a refusal, nothing else."""
+    rows = write(tmp_path)
+    path, names = tmp_path / name, [row[0] for row in rows]
+    whole, refused = labels_or_refusal(tmp_path, names), 0
+    for bit in np.random.default_rng(7).permutation(8 * path.stat().st_size)[:400].tolist():
+        flip(path, bit)
+        found = labels_or_refusal(tmp_path, names)
+        flip(path, bit)
+        assert all(found[image] in (whole[image], None) for image in names), bit
+        refused += None in found.values()
+    assert refused
+
+
+def test_rows_that_changed_places_are_found(tmp_path):
+    write(tmp_path)
+    index = np.load(tmp_path / "index.npy")
+    np.save(tmp_path / "index.npy", np.stack([index[0], np.roll(index[1], 1)]))
+    for number in range(5):
+        with pytest.raises(LabelStoreError, match="checksum"):
+            LabelStore(tmp_path).read(f"pic {number}.jpg")
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 1e6])
+def test_scores_that_are_no_numbers_are_not_stored(tmp_path, score):
+    scores = np.zeros((2, 6, 2))
+    scores[1, 3, 0] = score
+    with pytest.raises(ValueError, match=r"'b'.*score"):
+        write_shard(tmp_path, 0, ["a", "b"], np.zeros((2, 6, 2), int), scores, np.zeros(2, int))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", [-1, 2**32])
+def test_ids_that_do_not_fit_are_not_stored(tmp_path, word):
+    ids = np.zeros((2, 6, 2), int)
+    ids[1, 3, 0] = word
+    with pytest.raises(ValueError, match=r"'b'.*word id"):
+        write_shard(tmp_path, 0, ["a", "b"], ids, np.zeros(ids.shape), np.zeros(2, int))
 
 
 @given(
@@ -179,11 +226,12 @@ def test_rows_pack_and_unpack(images, patches, top_n, largest, seed):
     if images:
         ids[0, 0, 0] = largest
     scores, crc = rng.normal(size=ids.shape).astype(np.float32), rng.integers(0, 2**32, images)
-    rows, id_bytes = pack_rows(ids, scores, crc)
+    names = [f"{n}.jpg" for n in range(images)]
+    rows, id_bytes = pack_rows(names, ids, scores, crc)
     assert id_bytes == (4 if images and largest >= 2**24 else 3)
-    assert rows.dtype.itemsize <= 4 + (2 + id_bytes) * patches * top_n + 3
-    for row, *expected in zip(rows, ids, scores, crc, strict=True):
-        labels = unpack_row(row)
+    assert rows.dtype.itemsize <= 8 + (2 + id_bytes) * patches * top_n + 3
+    for row, name, *expected in zip(rows, names, ids, scores, crc, strict=True):
+        labels = unpack_row(row, name)
         np.testing.assert_array_equal(labels.ids_PN, expected[0])
         np.testing.assert_array_equal(
             labels.scores_PN, np.maximum(expected[1], 0).astype(np.float16)
@@ -195,8 +243,8 @@ def test_rounded_scores_keep_their_order_and_their_shares():
     """What reads them: the draw of eq. 9, soft targets, resampling. Cosines of a top 10."""
     rng = np.random.default_rng(2)
     scores = -np.sort(-rng.uniform(0.01, 0.4, (1, 576, 10)), axis=2)
-    rows, _ = pack_rows(np.zeros(scores.shape, int), scores, np.zeros(1, int))
-    stored = unpack_row(rows[0]).scores_PN.astype(np.float64)
+    rows, _ = pack_rows(["a"], np.zeros(scores.shape, int), scores, np.zeros(1, int))
+    stored = unpack_row(rows[0], "a").scores_PN.astype(np.float64)
     assert (np.diff(stored, axis=1) <= 0).all() and (stored > 0).all()
     share, exact = (s / s.sum(-1, keepdims=True) for s in (stored, scores[0]))
     assert np.abs(share / exact - 1).max() < 2e-3

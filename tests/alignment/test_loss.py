@@ -1,5 +1,7 @@
 """The loss against ten lines of plain torch: value and gradient, one process and several."""
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -174,6 +176,21 @@ def test_word_targets_are_means_over_the_tokens():
     embedded = torch.arange(12.0).reshape(2, 3, 2)
     mask = torch.tensor([[True, True, False], [False, False, False]])
     assert word_targets(embedded, mask).tolist() == [[1.0, 2.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("padding", [0.5, math.nan, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dtype):
+    rng = torch.Generator().manual_seed(4)
+    embedded = torch.randn(30, 5, 7, generator=rng).to(dtype)
+    mask = torch.rand(30, 5, generator=rng) < 0.6
+    embedded[~mask] = padding
+    before = embedded.clone()
+    targets = word_targets(embedded, mask)
+    for word, tokens, kept in zip(targets, embedded, mask, strict=True):
+        expected = tokens[kept].float().mean(0) if kept.any() else torch.zeros(7)
+        torch.testing.assert_close(word, expected)
+    torch.testing.assert_close(embedded, before, equal_nan=True)
 
 
 MODES = [(keep, share) for keep in (True, False) for share in (1.0, 0.8, 0.1)]

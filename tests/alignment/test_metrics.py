@@ -25,18 +25,39 @@ def test_blocks_do_not_change_the_result(block):
         torch.testing.assert_close(found.cosine_N[n], max(cosines), atol=1e-5, rtol=1e-5)
         nearest = min((visual[n] - w).norm() for w in words)
         torch.testing.assert_close(found.distance_N[n], nearest, atol=1e-4, rtol=1e-4)
-    from_blocks = nearest_words(visual, iter(words.split(13)))
+    blocks = [words[:0], *words.split(13), words[:0]]
+    from_blocks = nearest_words(visual, iter([blocks[0], blocks[1], words[:0], *blocks[2:]]))
     assert from_blocks.ids_N.tolist() == found.ids_N.tolist()
+
+
+def test_the_gap_grows_with_the_lengths_and_the_one_between_unit_vectors_does_not():
+    rng = torch.Generator().manual_seed(1)
+    visual, words = torch.randn(6, 8, generator=rng), torch.randn(50, 8, generator=rng)
+    found, longer = nearest_words(visual, words), nearest_words(10 * visual, 3 * words)
+    for n in range(6):
+        near = min((visual[n] / visual[n].norm() - w / w.norm()).norm() for w in words)
+        torch.testing.assert_close(found.unit_distance_N[n], near, atol=1e-4, rtol=1e-4)
+    assert longer.distance_N.mean() > 5 * found.distance_N.mean()
+    torch.testing.assert_close(longer.unit_distance_N, found.unit_distance_N, atol=1e-4, rtol=1e-4)
 
 
 def test_words_themselves_have_gap_zero():
     words = torch.eye(4)
-    torch.testing.assert_close(nearest_words(words, words).distance_N, torch.zeros(4))
+    found = nearest_words(words, words)
+    torch.testing.assert_close(found.distance_N, torch.zeros(4))
+    torch.testing.assert_close(found.unit_distance_N, torch.zeros(4))
 
 
-def test_no_word_is_an_error():
+@pytest.mark.parametrize("words", [iter([]), torch.ones(0, 2), [torch.ones(0, 2)] * 2])
+def test_no_word_is_an_error(words):
     with pytest.raises(ValueError, match="at least one word"):
-        nearest_words(torch.ones(1, 2), iter([]))
+        nearest_words(torch.ones(1, 2), words)
+
+
+@pytest.mark.parametrize(("patches", "tokens"), [(0, 3), (3, 0)])
+def test_no_token_is_an_error(patches, tokens):
+    with pytest.raises(ValueError, match=f"got {patches} and {tokens}"):
+        tacs(torch.ones(patches, 2), torch.ones(tokens, 2))
 
 
 def test_tacs_by_hand():

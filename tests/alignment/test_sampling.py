@@ -114,6 +114,19 @@ def test_draws_repeat_and_differ_by_epoch_record_and_seed():
         assert (draw(ids, scores, (8, 8), **change).key_K != first.key_K).any()
 
 
+@pytest.mark.parametrize("score", [np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_scores_that_are_no_numbers_are_refused(score, dtype):
+    scores = np.full((16, 2), 0.5, dtype)
+    scores[5, 1] = score
+    with pytest.raises(ValueError, match=r"record 3: a score is"):
+        draw(np.zeros(scores.shape, np.uint32), scores, record=3)
+    scores[5, 1] = -np.inf  # not above 0: no label
+    ids = np.arange(32, dtype=np.uint32).reshape(16, 2)
+    for record in range(50):
+        assert 11 not in draw(ids, scores, record=record).label_K
+
+
 def test_wrong_grid_is_refused():
     with pytest.raises(ValueError, match="3 x 3"):
         draw(np.zeros((8, 1), np.uint32), np.zeros((8, 1)), (3, 3))

@@ -69,6 +69,14 @@ def test_equal_grids_are_taken_one_to_one():
     np.testing.assert_array_equal(found_scores, scores)  # negative ones too: sampling drops them
 
 
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+@pytest.mark.parametrize("target", [(2, 2), (3, 3)], ids=["one to one", "resampled"])
+def test_scores_that_are_no_numbers_are_refused(score, target):
+    scores = np.array([[0.5], [score], [0.5], [0.5]], np.float16)
+    with pytest.raises(ValueError, match="a score is"):
+        transfer_labels(np.ones((4, 1), np.uint32), scores, grid_overlap((2, 2), target))
+
+
 def test_a_patch_without_labels_stays_without():
     ids = np.array([[1, 2], [3, 4], [5, 6]])
     scores = np.full((3, 2), -0.1, np.float32)

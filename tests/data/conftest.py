@@ -10,7 +10,17 @@ import pytest
 import sentencepiece
 from PIL import Image
 from sentencepiece import sentencepiece_model_pb2 as sp_pb2
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -131,6 +141,134 @@ def byte_level_tokenizer():
     )
     tokenizer.train_from_iterator([" ".join(TEXT.split())] * 20, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LINES = [
+    "a red boat",
+    "a\n\n\nb",
+    "is it\n\n\n\n",
+    "x\n \nb",
+    "  a b",
+    "\n\n",
+    "yes\n\n\n",
+    "a.\n\n",
+]
+CHATML = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+HEADERS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+
+
+def _fast(tokenizer: Tokenizer, special: list[str], eos: str, **options) -> Tokenizer:
+    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<unk>", *special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        if byte_level
+        else [*map(chr, range(33, 127)), *"▁é\t\n"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(LINES * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, **options)
+
+
+def llama_3() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(SPLIT.format(digits="{1,3}")), "isolated")
+    own = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, own])
+    tokenizer.decoder = decoders.ByteLevel()
+    result = _fast(tokenizer, HEADERS, "<|eot_id|>", bos_token=HEADERS[0])
+    bos = (HEADERS[0], result.convert_tokens_to_ids(HEADERS[0]))
+    result.backend_tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos]),
+        ]
+    )
+    return result
+
+
+def qwen() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(SPLIT.format(digits="")), "isolated")
+    own = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, own])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    result = _fast(tokenizer, CHATML, "<|im_end|>")
+    result.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+    return result
+
+
+def gpt_2() -> PreTrainedTokenizerFast:
+    """SmolLM2's kind; of two line breaks before a word its rule makes two pieces, alone one."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return _fast(tokenizer, [*CHATML, *HEADERS], "<|im_end|>")
+
+
+def gemma() -> PreTrainedTokenizerFast:
+    """Runs of line breaks are added tokens."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    special = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    result = _fast(tokenizer, special, "<eos>", bos_token="<bos>")
+    runs = ["\n" * count for count in range(2, 6)]
+    result.add_tokens([AddedToken(run, special=False, normalized=False) for run in runs])
+    return result
+
+
+def phi_3() -> PreTrainedTokenizerFast:
+    """Role tokens take the white space after them; the end token is not marked as special."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    result = _fast(tokenizer, ["<s>"], "<|endoftext|>")
+    roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"]
+    tokens = [AddedToken(role, special=True, normalized=False, rstrip=True) for role in roles]
+    result.add_tokens(tokens)
+    result.add_tokens([AddedToken("</s>", special=False, normalized=False, rstrip=True)])
+    return result
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerFast:
+    """SentencePiece's kind, with merged line breaks; `scheme` is `first` or (legacy) `always`."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
+    return _fast(tokenizer, ["<s>", "</s>", *CHATML], "</s>", bos_token="<s>")
+
+
+KINDS = {
+    "llama_3": (llama_3, "llama_3"),
+    "qwen": (qwen, "qwen"),
+    "smollm2": (gpt_2, "qwen"),
+    "gpt_2_llama_3": (gpt_2, "llama_3"),
+    "gemma": (gemma, "gemma"),
+    "phi_3": (phi_3, "phi3"),
+    "legacy": (lambda: metaspace("always"), "chatml_direct"),
+    "not_legacy": (lambda: metaspace("first"), "chatml_direct"),
+    "v1": (lambda: metaspace("first"), "v1"),
+}
+"""Small tokenizers of the kinds that LLMs have: what makes one, and the ``--version`` to try."""
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def kind(request):
+    """A tokenizer with the rules of a kind that matter at borders, and a template for it."""
+    make, version = KINDS[request.param]
+    return make(), TEMPLATES[version]
 
 
 @pytest.fixture(scope="session")

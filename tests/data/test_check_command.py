@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -133,6 +134,10 @@ TALK = [
     (record(9, conversations=record(9)["conversations"][::-1]), ["TURNS"]),
     (record(10, conversations=[GPT, *record(10)["conversations"]]), ["LEADING_GPT"]),
     (record(11, images=["000.jpg"]), ["BAD_SHAPE"]),
+    (record(12, gpt="a</s> b"), ["SPECIAL_TOKEN"]),
+    (record(13, gpt="\na ball"), ["WHITE_SPACE"]),
+    (record(14, system="Be brief."), ["IGNORED_KEY"]),
+    (record(15, weight=1, system=None), []),
 ]
 
 
@@ -169,9 +174,46 @@ def test_all_in_one_run_v1(tiny, tmp_path, capsys):
     out = capsys.readouterr().out
     assert sorted(found_in(out, data)) == expected([*TALK, (None, ["BROKEN_JSON"])])
     assert re.search(r"record 9 .*: turns: .* speakers were swapped", out)
-    assert f"{data}: 13 records, 5 with a picture" in out
+    assert f"{data}: 17 records, 9 with a picture" in out
     tested = {name for _, names in [*PLAIN, *TALK] for name in names}
-    assert set(KINDS) - tested == {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS"}
+    elsewhere = {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS", "BEYOND_TABLE"}
+    assert set(KINDS) - tested == elsewhere
+
+
+@pytest.mark.parametrize("version", ["v1", "plain"])
+def test_tokens_that_are_not_what_they_seem(tiny, grown_llm, tmp_path, capsys, version):
+    """Beyond the embedding table; a special token typed in a text; white space before an answer."""
+    weighted = [
+        {"from": "human", "value": "<image>"},
+        {"from": "gpt", "value": "a", "weight": 0},
+    ]
+    rows = [
+        (record(0), []),
+        (record(1, gpt="a <extra><extra> ball"), ["BEYOND_TABLE"]),
+        (record(2, gpt="a ball</s> a</s>"), ["SPECIAL_TOKEN"]),
+        (record(3, gpt="\n\na ball"), ["WHITE_SPACE"]),
+        (record(4, gpt="a " * 260 + "<extra>"), ["CUT"]),  # training does not see it
+        (record(5, conversations=weighted), ["IGNORED_KEY"]),
+    ]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([row for row, _ in rows]))
+    flags = {"model_name_or_path": grown_llm, "version": version, "model_max_length": 250}
+    assert main(base_flags(tiny, data, **flags)) == 1
+    out = capsys.readouterr().out
+    assert sorted(found_in(out, data)) == expected(rows)
+    line = {n: next(t for t in out.splitlines() if f"record {n} " in t) for n in (1, 2, 3, 5)}
+    assert re.search(r"'<extra>' \(id \d+, 2 times\)", line[1])
+    assert "'</s>' (2)" in line[2] and "turn 1" in line[3] and "'weight'" in line[5]
+
+
+def test_a_clip_is_no_language_model(tiny, tmp_path):
+    for name in ("clip", "siglip"):
+        folder = tmp_path / name
+        shutil.copytree(getattr(tiny, name), folder)
+        for path in tiny.llm.glob("tokenizer*"):
+            shutil.copy(path, folder)
+        with pytest.raises(UserError, match=f"{name}: its model type is '{name}'"):
+            main(base_flags(tiny, tiny.data, model_name_or_path=folder))
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"[\xff]"])

@@ -55,7 +55,7 @@ def make_dataset(tiny, version, aspect):
         image_tokens=16,
         model_max_length=250,
     )
-    return dataset, Collator(padding_id(tokenizer), transform.resolution, 16)
+    return dataset, Collator(padding_id(tokenizer, 360), transform.resolution, 16)
 
 
 def stock_loss(llava, sample):

@@ -1,14 +1,19 @@
 """What is asked of all records before a run starts: one error with a count, warnings, speed."""
 
 import logging
+import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from llava_sea.conversation import TEMPLATES
 from llava_sea.data.check_text import check_conversations, errors_name
+from llava_sea.data.check_tokens import check_tokens
+from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
+from llava_sea.model.builder import load_tokenizer
 
 V1, PLAIN = TEMPLATES["v1"], TEMPLATES["plain"]
 
@@ -78,6 +83,59 @@ def test_what_is_borne_is_logged_with_a_count(caplog):
         'data.json: 2 records have no "image" and train on <image> as text; the first: '
         "record 1 (id 'r1')",
     ]
+
+
+def test_keys_that_llava_ignores_are_counted_once(caplog):
+    rows = [good(0), replace(good(1), ignored=("system",)), replace(good(2), ignored=("weight",))]
+    for template in (V1, PLAIN):
+        caplog.clear()
+        check_conversations(rows, template, "data.json")
+        assert len(caplog.messages) == 1
+        assert re.match(r"data.json: 2 records .*: record 1 \(id 'r1'\)", caplog.messages[0])
+
+
+@pytest.fixture
+def dataset(grown_llm):
+    """Makes a data set of records, read with the tokenizer that has more than the table."""
+    tokenizer = load_tokenizer(str(grown_llm), model_max_length=250)
+    rows = tokenizer.pad_token_id
+
+    def make(records, version="v1"):
+        options = {"image_tokens": 4, "model_max_length": 250}
+        template = TEMPLATES[version]
+        return LazySupervisedDataset(records, "", None, template, tokenizer, **options), rows
+
+    return make
+
+
+def test_tokens_beyond_the_table_are_named_by_record(dataset):
+    rows = [good(0), record(1, "<image>", "a [PAD] ball"), good(2), record(3, "<image>", "<extra>")]
+    message = r"^data.json: record 1 \(id 'r1'\) holds '\[PAD\]'.* 2 of 4 records .*also record 3"
+    with pytest.raises(UserError, match=message):
+        check_tokens(*dataset(rows), "data.json")
+    check_tokens(*dataset([good(0), record(1, "<image>\n[PAD]", "a")], "plain"), "data.json")
+
+
+def test_so_are_those_of_another_models_tokenizer(dataset):
+    data, _ = dataset([good(0), good(1)])
+    with pytest.raises(UserError, match=r"record 0 .*the LLM's embedding table has 300 rows"):
+        check_tokens(data, 300, "data.json")
+
+
+def test_special_tokens_in_texts_are_counted_once(dataset, caplog):
+    rows = [good(0), record(1, "<image>\n</s>", "a<s></s>"), record(2, "<image>", "</s>")]
+    data, num_rows = dataset(rows)
+    check_tokens(data, num_rows, "data.json")
+    assert len(caplog.messages) == 1
+    assert re.match(r"data.json: 2 records .*'</s>' \(3\), '<s>' \(1\)", caplog.messages[0])
+
+
+def test_looking_for_them_takes_a_fraction_of_a_minute_for_llavas_665k(dataset):
+    turns = ("<image>\nWhat is in this picture?", "a ball " * 30) + ("And now?", "a box " * 20) * 4
+    data, num_rows = dataset([record(n, *turns) for n in range(2000)])
+    start = time.process_time()
+    check_tokens(data, num_rows, "data.json")
+    assert (time.process_time() - start) * 665 / 2 < 60
 
 
 def test_it_takes_a_fraction_of_a_minute_for_llavas_665k():

@@ -78,7 +78,7 @@ def test_epochs_and_seeds_differ_and_calls_repeat(make):
 
 def batches(make, hand_tokenizer, world, workers, epochs=(0, 1)):
     data = make([*world.records, world.text_record], seed=5)
-    words = tokenize_words(world.words, hand_tokenizer)
+    words = tokenize_words(world.words, hand_tokenizer, 999)
     room = 3 * data.pairs_per_record
     now = iter(epochs)
     sampler = EpochBatchSampler(

@@ -1,6 +1,7 @@
 """Masks worked out by hand, piece by piece: a Llama-like tokenizer, both `legacy` settings."""
 
 import pytest
+from transformers import AutoTokenizer
 
 from llava_sea.conversation import get_template
 from llava_sea.data.records import Record, Turn
@@ -161,8 +162,18 @@ def test_nothing_to_learn_is_an_error(hand_tokenizer):
 
 
 def test_padding_id(hand_tokenizer, byte_level_tokenizer):
-    assert padding_id(hand_tokenizer) == 0
-    assert padding_id(byte_level_tokenizer) == byte_level_tokenizer.eos_token_id
+    assert padding_id(hand_tokenizer, 999) == 0
+    assert padding_id(byte_level_tokenizer, 999) == byte_level_tokenizer.eos_token_id
+
+
+def test_padding_takes_a_row_that_the_table_has(grown_llm):
+    tokenizer = AutoTokenizer.from_pretrained(grown_llm)
+    last = tokenizer.pad_token_id
+    assert padding_id(tokenizer, last + 1) == last
+    assert padding_id(tokenizer, last) == tokenizer.unk_token_id
+    tokenizer.unk_token = None
+    assert padding_id(tokenizer, last) == tokenizer.eos_token_id
+    assert padding_id(tokenizer, 1) == 0
 
 
 def test_slow_tokenizers_are_refused(plain):

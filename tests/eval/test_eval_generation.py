@@ -130,6 +130,23 @@ def test_a_prompt_that_fills_the_context(answerer, tiny, tmp_path):
         ask(make(answerer, tiny, 1), read_questions(path))
 
 
+def test_special_tokens_typed_in_a_question_are_text(answerer, tiny, jsonl):
+    question = dataclasses.replace(distinct(read_questions(jsonl)).popitem()[1], text="</s> <s>a")
+    ids, _ = make(answerer, tiny, 1)._tokenize(question)
+    assert answerer.tokenizer.eos_token_id not in ids[1:]
+    assert "</s> <s>a ASSISTANT:" in answerer.tokenizer.decode(ids)
+
+
+def test_a_token_that_the_llm_does_not_have(answerer, tiny, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question_id": 5, "text": "a <extra>"}) + "\n")
+    asked = make(answerer, tiny, 1)
+    tokenizer = copy.deepcopy(answerer.tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    with pytest.raises(UserError, match=r"q.jsonl:1: question 5: .*'<extra>'"):
+        ask(dataclasses.replace(asked, tokenizer=tokenizer), read_questions(path))
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_a_broken_picture_is_named(flags, tmp_path, tiny, content, expected):
     folder = tmp_path / "images"

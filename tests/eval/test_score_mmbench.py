@@ -1,4 +1,5 @@
 import csv
+import time
 
 import pytest
 
@@ -42,51 +43,122 @@ def answers(texts):
     return [Answer(key, "", text) for key, text in texts.items()]
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("A", "A"),
-        (" B\n", "B"),
-        ("A.", "A"),
-        ("(A)", "A"),
-        ("(B) blue car", "B"),
-        ("B) blue car", "B"),
-        ("B. anything", "B"),
-        ("The answer is B.", "B"),
-        ("Answer: (C)", "C"),
-        ("the answer is: A", "A"),
-        ("Blue car", "B"),
-        ("a red car.", "A"),
-        ("The answer is A or B: the answer is B.", "B"),
-        ("The answer is A. No, the answer is B.", None),  # a tie
-        ("A red car", "A"),  # by its text
-        ("A green car", None),  # an article
-        ("The answer is A green car", None),
-        ("D", None),  # no such option
-        ("D. nothing", None),
-        ("AB", None),
-        ("B, C", None),  # not one letter
-        ("A, B or C.", None),
-        ("(A) (B)", None),
-        ("B and C", None),
-        ("B, the blue car", "B"),
-        ("B. vitamin C", "B"),
-        ("The answer is B, C", None),
-        ("A. A", "A"),
-        ("A, B, " * 5000 + "dog", "A"),  # read in no time
-        ("b", None),
-        ("", None),
-        ("twice", None),
-    ],
-)
+# By VLMEvalKit's rules, by hand. Options: A "a red car", B "blue car", C "C3"; 38 characters are
+# twice their length.
+READINGS = [
+    # One letter as a word, whatever stands around it, among the last four words.
+    ("A", "A"),
+    (" B\n", "B"),
+    ("A.", "A"),
+    ("(A)", "A"),
+    ("[B]", "B"),
+    ("B!", "B"),
+    ("**B**", "B"),
+    ("# B", "B"),
+    ("Option B", "B"),
+    ("B: it is", "B"),
+    (r"\boxed{B}", "B"),
+    (r"$\boxed{\text{B}}$", "B"),
+    ("(B) blue car", "B"),
+    ("B. anything", "B"),
+    ("B, the blue car", "B"),
+    ("Answer: (C)", "C"),
+    ("the answer is: A", "A"),
+    ("I think that it must be B", "B"),
+    ("B B B", "B"),
+    ("B is the one", "B"),
+    ("B is the right one", None),  # five words
+    ("B is right, I mean B", None),  # the first B counts
+    ("A green car", "A"),  # an article is a letter
+    ("D, so A", "A"),  # D is not shown
+    # More letters, or a letter too early, and "answer is".
+    ("The answer is B, for the car in it is as blue as can be", "B"),
+    ("The answer is **B**, for the car in it is as blue as can be", "B"),
+    ("The correct Answer  is\nC: it is the one that fits the picture best", "C"),
+    ("The answer is A or B: the answer is B.", "A"),
+    ("The answer is A. No, the answer is B.", "A"),
+    ("The answer is B, C", "B"),
+    ("The answer is b.", "B"),
+    ("A or B? My answer is c", "C"),
+    ("The answer is (B), for the car in it is as blue as can be", None),
+    ("The answer is D, for the car in it is as red as can be", None),
+    # The text of one option, in any case, within a short answer.
+    ("Blue car", "B"),
+    ("a red car.", "A"),
+    ("A red car", "A"),
+    ("The answer is blue car", "B"),
+    ("the answer is a red car", "A"),
+    ("It is the blue car, I would say", "B"),
+    ("the blue car" + "." * 26, "B"),
+    ("the blue car" + "." * 27, None),  # 39 characters
+    ("a red car, a blue car", None),
+    ("scar, then c3po", "C"),
+    # Nothing.
+    ("D", None),  # no such option
+    ("D.", None),
+    ("(D)", None),
+    ("The answer is D", None),
+    ("D. nothing", None),
+    ("AB", None),
+    ("B, C", None),
+    ("A, B or C.", None),
+    ("(A) (B)", None),
+    ("B and C", None),
+    ("B. vitamin C", None),
+    ("`B`", None),
+    ("B/C", None),
+    ("b", None),
+    ("", None),
+    (" \n", None),
+    ("twice", None),
+    ("Z", None),
+    ("Z: blue car", None),  # none of them, it says
+    ("Cannot determine the answer, B", None),
+    ("I'm sorry, but without the image provided I can say B", None),
+]
+
+
+@pytest.mark.parametrize(("text", "letter"), READINGS)
 def test_reads_letters(text, letter):
     assert read_letter(text, {"A": "a red car", "B": "blue car", "C": "C3"}) == letter
 
 
-def test_an_option_that_is_there_twice_is_not_read_by_its_text():
-    assert read_letter("car", {"A": "car", "B": "Car."}) is None
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is blue", "A"),  # not B, as in VLMEvalKit
+        ("I looked at all of it, and so the answer is: blue!", "A"),
+        ("The answer is a dog", "B"),  # not A
+        ("The answer is a", "A"),
+        ("The answer is blue, for all that I can see in it", None),
+    ],
+)
+def test_a_letter_after_answer_is_must_be_a_word(text, letter):
+    assert read_letter(text, {"A": "blue", "B": "dog"}) == letter
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.", "({})", "**{}**", "Option {}", "The answer is {}"])
+def test_an_option_that_is_not_shown_is_never_read(form):
+    assert read_letter(form.format("C"), {"A": "red", "B": "blue"}) is None
+    assert read_letter(form.format("C"), {"A": "red", "B": "blue", "C": "grey"}) == "C"
+
+
+def test_options_that_hold_each_other():
+    assert read_letter("car", {"A": "car", "B": "Car."}) == "A"
+    assert read_letter("car.", {"A": "car", "B": "Car."}) is None
     assert read_letter("A", {"A": "B", "B": "A"}) == "A"  # a letter was asked for
-    assert read_letter("B. C", {"A": "A", "B": "C", "C": "B"}) == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A, B, ", "answer is ", "answer is *", "answer is a ", "answer is a !", "is ", "Z. ", "* "],
+)
+@pytest.mark.parametrize("blanks", ["", " " * 300_000, "*" * 300_000, "!" * 300_000])
+def test_long_answers_are_read_in_no_time(text, blanks):
+    options, start = {"A": "aa", "B": "ab"}, time.process_time()
+    for answer in (text * 50_000, text + blanks, text * 100 + blanks + "dog", blanks + text):
+        read_letter(answer, options)
+    assert time.process_time() - start < 2
 
 
 def test_perfect_and_empty_answers(table):
@@ -109,6 +181,7 @@ def test_one_wrong_rotation_loses_the_question(table):
     assert (result.value, result.parts["vanilla"]) == (50.0, 80.0)
     assert (result.parts["category: colour"], result.parts["category: place"]) == (100.0, 0.0)
     assert (result.protocol["rows"], result.protocol["rotations"]) == ("5", "complete")
+    assert "VLMEvalKit" in result.protocol["matching"]
 
 
 def test_a_missing_rotation_loses_the_question_and_is_counted(table):

@@ -145,6 +145,14 @@ def test_unfinished_folder_refuses_other_parameters_and_other_data(world, tmp_pa
         extract_labels(using(world, data_path=str(tmp_path / "other.json")))
 
 
+def test_an_extraction_of_an_earlier_format_is_refused(world):
+    folder = extract_labels(world)
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("llava_sea labels 3", "llava_sea labels 2"))
+    with pytest.raises(UserError, match="made with format = 'llava_sea labels 2'"):
+        extract_labels(world)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("damage", ["missing", "broken", "bomb"])
 def test_bad_image_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):

@@ -19,7 +19,6 @@ from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.labels.options import FEATURES, QualityOptions
 from llava_sea.labels.place import Place
 from llava_sea.labels.quality import (
-    agreement_with_truth,
     choose,
     flags_of,
     parse_options,
@@ -58,19 +57,6 @@ def test_choice_takes_the_kind_by_recall_and_n_by_place_lift():
 def test_nothing_is_chosen_within_three_standard_errors(recall):
     assert choose([make_row(recall=recall)]) is None
     assert choose([make_row(recall=0.031)]) is not None
-
-
-def test_rank_correlation_by_hand():
-    def correlation(recalls, drawn):
-        rows = [make_row(recall=r, drawn=d) for r, d in zip(recalls, drawn, strict=True)]
-        return agreement_with_truth(rows)["place recall"]["all"]
-
-    assert correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert correlation([1, 2, 3], [2, 1, 3]) == pytest.approx(1 - 6 * 2 / (3 * 8))
-    assert correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)  # ranks 1.5, 1.5, 3
-    assert correlation([math.nan, 1, 2], [0, 1, 2]) == pytest.approx(1)
-    assert math.isnan(correlation([1, 1], [1, 2]))
 
 
 class PaintedWorld:
@@ -261,7 +247,6 @@ def test_command_prints_a_table_and_the_flags_and_writes_all_numbers(files, monk
     assert set(row["place"]) == {"lift", "lift_error", "recall", "recall_error"}
     assert {"near", "apart", "elsewhere", "local"} == set(row["agreement"])
     assert {"lift", "lift_error", "hub_cover", "hubs"} <= set(row["lift"])
-    assert set(results["spearman"]) == {"all", "+1", "-1"}
     assert "top-1" in printed and max(map(len, printed.splitlines())) <= 200
 
 
@@ -269,9 +254,9 @@ def test_without_truth_there_is_no_precision(files, monkeypatch, capsys):
     plant_captions(files)
     run(files, monkeypatch, "--sea_features", "value", output=files.folder / "q.json")
     results = json.loads((files.folder / "q.json").read_text())
-    assert results["rows"][0]["precision"] is None and "spearman" not in results
+    assert results["rows"][0]["precision"] is None
     printed = capsys.readouterr().out
-    assert "top-1" not in printed and "Spearman" not in printed and "chosen" in printed
+    assert "top-1" not in printed and "chosen" in printed
 
 
 def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys):

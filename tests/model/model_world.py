@@ -33,6 +33,7 @@ def save_tokenizer(tiny: SimpleNamespace, folder: Path, *, legacy: bool) -> None
     config = {
         "tokenizer_class": "LlamaTokenizer",
         "legacy": legacy,
+        "add_bos_token": False,
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",

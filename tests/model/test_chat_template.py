@@ -5,10 +5,11 @@ import re
 
 import pytest
 from model_world import save_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_sea.conversation import TEMPLATES
+from llava_sea.model import chat_template
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.chat_jinja import Spaces, write_jinja
 from llava_sea.model.chat_template import choose_chat_template
@@ -73,6 +74,40 @@ def test_a_difference_is_told(tokenizers):
     written.add_tokens(["kite", "Me"])
     choice = choose_chat_template(TEMPLATES["v1"], tokenizer, written)
     assert "training has" in choice.difference and "kite" in choice.difference
+
+
+PATTERN = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+
+
+@pytest.mark.parametrize("name", ["llama_3", "qwen_2", "gemma_instruct", "phi3_instruct"])
+def test_newlines_that_join_are_no_difference(name, monkeypatch):
+    """Llama 3's, Qwen's and Gemma's newlines join over the end of a prompt; no text can say it."""
+    template = TEMPLATES[name]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(template.special_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(["A red kite.\n\nTwo trees\n\n\nof it\n"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=template.stop)
+    written = with_image_token(tokenizer)
+    assert len(tokenizer.tokenize("\n\n\n")) == 1
+
+    tried = []
+    monkeypatch.setattr(
+        chat_template, "write_jinja", lambda *args: tried.append(args) or write_jinja(*args)
+    )
+    assert choose_chat_template(template, tokenizer, written).difference == ""
+    assert len(tried) <= 2
+    written.add_tokens(["kite"])
+    assert "kite" in choose_chat_template(template, tokenizer, written).difference
 
 
 @pytest.fixture

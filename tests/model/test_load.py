@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.load import load_llava
+from llava_sea.model.load import embedding_rows, load_llava
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,16 @@ def test_llava_1_5(case, tmp_path, caplog, form, with_tower):
     assert loaded.vision_tower == case.tower and "LLaVA-1.5 checkpoint" in caplog.text
     assert ("inv_freq" in caplog.text) == (form == "bin")
     assert loaded.model.dtype == torch.float32
+
+
+def test_rows_of_the_embedding_table_by_the_config_alone(case, tiny, tmp_path):
+    assert embedding_rows(str(tiny.llm)) == 360
+    rows = case.model.config.text_config.vocab_size
+    assert embedding_rows(str(write_full(case, tmp_path / "x", form="bin"))) == rows
+    write(case, tmp_path / "hf")
+    assert embedding_rows(str(tmp_path / "hf")) == 384
+    with pytest.raises(UserError, match=r"/nowhere: no such folder"):
+        embedding_rows("/nowhere")
 
 
 def test_the_released_models_type_collides_with_transformers_own(case, tmp_path):

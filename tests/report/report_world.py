@@ -119,6 +119,9 @@ def evaluation(step, loss, precision):
         "eval_lm_loss": loss,
         "eval_tacs": 0.1 + step / 100,
         "eval_gap": 5.0 - step / 10,
+        "eval_gap_unit": 1.3 - step / 100,
+        "eval_visual_length": 4.0 + step,
+        "eval_embedding_length": 1.0,
         "eval_nearest_word_precision": precision,
         "eval_nearest_word_precision_objects": precision / 2,
     }

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.report.__main__ import main
+from llava_sea.report.measures import number
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,11 @@ def page(world):
     return main(argv(world)).read_text()
 
 
-def nearest(world, image, projector):
-    """Eq. 4 with no code of the package but the image transform: the words of a picture."""
+def read(world, image, projector):
+    """With no code of the package but the image transform: a picture's tokens, words and rows."""
     folder = world["run"].parent
     tower = CLIPVisionModel.from_pretrained(folder / "tower")
-    table = LlamaForCausalLM.from_pretrained(folder / "llm").get_input_embeddings().weight
+    table = LlamaForCausalLM.from_pretrained(folder / "llm").get_input_embeddings().weight.detach()
     tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
     pixels = ImageTransform.from_pretrained(str(folder / "tower"), "square")(
         Image.open(folder / "images" / image).convert("RGB")
@@ -39,17 +40,28 @@ def nearest(world, image, projector):
         w = {key.removeprefix("model.mm_projector."): value for key, value in state.items()}
         inner = torch.nn.functional.gelu(hidden @ w["0.weight"].T + w["0.bias"])
         visual = inner @ w["2.weight"].T + w["2.bias"]
-        words = [word for word in WORDS if word != "qqq"]
-        best = []
-        for token in visual:
-            cosines = [
-                torch.cosine_similarity(
-                    token, table[tokenizer(word)["input_ids"]].mean(0), dim=0
-                ).item()
-                for word in words
-            ]
-            best.append(words[max(range(len(words)), key=cosines.__getitem__)])
-    return best
+    ids = {word: tokenizer(word)["input_ids"] for word in WORDS if word != "qqq"}
+    words = {word: table[ids[word]].mean(0) for word in ids}
+    return visual, words, table[sorted({token for tokens in ids.values() for token in tokens})]
+
+
+def nearest(world, image, projector):
+    """Eq. 4: the words of a picture."""
+    visual, words, _ = read(world, image, projector)
+
+    def cosine(token, word):
+        return torch.cosine_similarity(token, words[word], dim=0).item()
+
+    return [max(words, key=lambda word: cosine(token, word)) for token in visual]
+
+
+def lengths_and_gap(world, projector):
+    """The mean length of the tokens, of the rows, and the gap between unit vectors."""
+    found = [read(world, image, projector) for image in ("0.png", "1.png")]
+    visual, rows = torch.cat([one[0] for one in found]), found[0][2]
+    unit = torch.nn.functional.normalize(torch.stack(list(found[0][1].values())))
+    distance = torch.cdist(torch.nn.functional.normalize(visual), unit).min(1).values
+    return [value.mean().item() for value in (visual.norm(dim=1), rows.norm(dim=1), distance)]
 
 
 def test_words_are_the_nearest_ones(world, page):
@@ -148,6 +160,9 @@ def test_projector_of_unknown_origin_is_measured_on_the_pictures(world, tmp_path
     assert shown[0] == shown[1] and shown[2] == shown[3]
     table = page.split("<tbody>")[1].split("</tbody>")[0]
     assert "of the patches shown below" in page and "60.0" in page and "60.0" not in table
+    for value in lengths_and_gap(world, "mm_projector_initial.bin"):
+        assert f'<span class="after">{number(value)}</span>' in table
+    assert "Mean length, embedding rows" in table and "Gap between unit vectors" in table
 
 
 @pytest.mark.parametrize(

@@ -72,19 +72,48 @@ def test_table_says_what_is_better():
     assert "worse" in worse
 
 
+def test_a_gap_that_grew_with_the_lengths_stands_beside_them():
+    keys = ("eval_gap", "eval_gap_unit", "eval_visual_length", "eval_embedding_length")
+    log = [
+        {"step": step, **dict(zip(keys, values, strict=True))}
+        for step, values in ((0, (2.0, 1.3, 1.9, 0.9)), (8, (3.4, 1.1, 3.3, 0.9)))
+    ]
+    html = table_html(lines_of(log, 8), "", 8)
+    rows = dict(re.findall(r"<th>([^<]+?) <small>.*?(better|worse|verdict\"></td>)", html))
+    assert list(rows) == [
+        "Modality gap, held out",
+        "Gap between unit vectors, held out",
+        "Mean length, visual tokens",
+        "Mean length, embedding rows",
+    ]
+    assert rows["Gap between unit vectors, held out"] == "better"
+    assert rows["Mean length, visual tokens"].startswith("verdict")
+    charts = {chart.measure.name: chart for chart in charts_of(log)}
+    assert [curve.label for curve in charts["Mean length"].curves] == [
+        "visual tokens",
+        "embedding rows",
+    ]
+
+
 def test_pictures_stand_in_for_a_run_that_measured_nothing():
-    def grid(words_right, tacs, gap):
+    def grid(words_right, tacs, gap, *beside):
         cells = [Cell("w", 0.5, right) for right in words_right]
-        return Grid("", 2, cells, tacs, gap)
+        return Grid("", 2, cells, tacs, gap, *beside)
 
     pictures = [
-        [grid([1, 0, 0, 0], None, 2.0), grid([1, 1, 0, 0], 0.3, 1.0)],
-        [grid([0, 0, 0, 0], 0.1, 4.0), grid([1, 0, 0, 0], 0.5, 2.0)],
+        [
+            grid([1, 0, 0, 0], None, 2.0, (1.0, 0.5, 0.7)),
+            grid([1, 1, 0, 0], 0.3, 1.0, (1.2, 8, 0.7)),
+        ],
+        [grid([0, 0, 0, 0], 0.1, 4.0, (1.4, 1.5, 0.7)), grid([1, 0, 0, 0], 0.5, 2.0, (1, 6, 0.7))],
     ]
     lines = {line.key: (line.before, line.after) for line in lines_of_pictures(pictures, True)}
     assert lines == {
         "eval_tacs": (0.1, 0.4),
         "eval_gap": (3.0, 1.5),
+        "eval_gap_unit": (1.2, 1.1),
+        "eval_visual_length": (1.0, 7.0),
+        "eval_embedding_length": (0.7, 0.7),
         "eval_nearest_word_precision": (0.125, 0.375),
     }
     (only_after,) = lines_of_pictures([[grid([1, 0], None, 0.0)]], False)[1:]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llava_sea.conversation import get_template
 from llava_sea.data.records import Record, Turn
@@ -59,6 +61,31 @@ def test_a_question_that_fails_leaves_the_conversation_as_it_was(chat):
     with pytest.raises(UserError, match="the LLM reads 1024"):
         chat.ask("why " * 600)
     assert chat.turns == before
+
+
+def test_special_tokens_typed_in_a_question_are_text(chat, talker, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "llava_sea.serve.chat.generate",
+        lambda model, ids, *rest, **options: (
+            asked.append(ids[0].tolist()) or torch.tensor([[99, 2]])
+        ),
+    )
+    chat.ask("Is </s> a token?")
+    chat.ask("<s>And now</s>?")
+    end, start = talker.tokenizer.eos_token_id, talker.tokenizer.bos_token_id
+    for ids, turns in zip(asked, (0, 1), strict=True):
+        assert ids.count(end) == turns and start not in ids[1:]
+        assert "Is </s> a token? ASSISTANT:" in talker.tokenizer.decode(ids)
+    assert "USER: <s>And now</s>? ASSISTANT:" in talker.tokenizer.decode(asked[1])
+
+
+def test_a_token_that_the_llm_does_not_have_is_refused(chat):
+    chat.tokenizer = copy.deepcopy(chat.tokenizer)
+    chat.tokenizer.add_tokens(["<extra>"])
+    with pytest.raises(UserError, match=r"'<extra>'.*the LLM's embedding table has"):
+        chat.ask("What is <extra>?")
+    assert chat.turns == []
 
 
 def test_a_captioner_sees_the_picture_alone(chat, talker, pixels, naive):

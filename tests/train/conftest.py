@@ -168,3 +168,14 @@ def read_metrics():
         return steps
 
     return read
+
+
+@pytest.fixture
+def embedding_rows_length(tiny) -> float:
+    """The mean length of the embedding rows of the words' tokens, each token once."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+    ids = {t for w in tiny.word_list for t in tokenizer.encode(w, add_special_tokens=False)}
+    table = AutoModelForCausalLM.from_pretrained(tiny.llm).get_input_embeddings().weight
+    return table[sorted(ids)].norm(dim=-1).mean().item()

@@ -29,7 +29,7 @@ def weights(output_dir):
     return read_projector(output_dir / "mm_projector.bin")
 
 
-def test_what_a_run_leaves(train_here, read_metrics, tiny):
+def test_what_a_run_leaves(train_here, read_metrics, tiny, embedding_rows_length):
     output_dir = train_here("run", dataloader_num_workers=2, sea_eval_steps=3)
     projector = torch.load(output_dir / "mm_projector.bin", weights_only=True)
     assert sorted(projector) == [
@@ -47,7 +47,11 @@ def test_what_a_run_leaves(train_here, read_metrics, tiny):
         assert row["loss"] == pytest.approx(row["lm_loss"] + row["sea_loss"], rel=1e-5)
         assert row["sea_pairs"] == row["sea_unique_labels"]  # one process: one patch a label
     for step in (0, 3, 6):
-        assert {"eval_lm_loss", "eval_tacs", "eval_gap"} <= set(metrics[step])
+        assert {"eval_lm_loss", "eval_tacs", "eval_gap", "eval_gap_unit"} <= set(metrics[step])
+        assert metrics[step]["eval_visual_length"] != metrics[0]["eval_visual_length"] or not step
+        assert 0 < metrics[step]["eval_gap_unit"] < 2
+    lengths = [metrics[step]["eval_embedding_length"] for step in (0, 3, 6)]
+    assert lengths == pytest.approx([embedding_rows_length] * 3, rel=1e-5)
     checkpoint = output_dir / "checkpoint-6"
     trainable = 32 * 32 * 2 + 32 * 2 + 1
     size = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file())
@@ -284,6 +288,17 @@ def test_bad_held_out_records_name_their_own_file(train_here, tiny, tmp_path):
         train_here("run", sea_eval_image_folder=images)
 
 
+def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm, tiny, tmp_path):
+    records = json.loads(tiny.data.read_text())
+    records[1]["conversations"][1]["value"] += " <extra>"
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(records))
+    for flag in ("data_path", "sea_eval_data"):
+        message = rf"^{data}: record 1 \(id 'rec-1'\) holds '<extra>'.* 1 of 24 records"
+        with pytest.raises(UserError, match=message):
+            train_here("run", model_name_or_path=grown_llm, **{flag: data})
+
+
 def test_a_finished_run_is_left_as_it_is(train_here, capsys):
     output_dir = train_here("run", max_steps=3, save_steps=2)
     before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
@@ -344,7 +359,7 @@ def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
             data = (folder / "index.npy").read_bytes()
             (folder / "index.npy").write_bytes(data[: len(data) // 2])
         else:
-            (folder / "manifest.json").write_text('{"format": "llava_sea labels 2"}')
+            (folder / "manifest.json").write_text('{"format": "llava_sea labels 3"}')
         with pytest.raises(UserError, match="damaged"):
             train_here(harm, sea_labels=folder)
 

@@ -185,6 +185,21 @@ def test_bad_records_are_counted_before_anything_is_built(
         tune_here("run", data_path=data)
 
 
+def test_a_tokenizer_with_more_than_the_table(
+    tune_here, grown_llm, instructions, read_metrics, tmp_path
+):
+    records = json.loads(instructions.read_text())
+    records[2]["conversations"][1]["value"] += "<extra>"
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps(records))
+    message = rf"{data}: record 2 \(id '2'\) holds '<extra>'.* 1 of 24 records"
+    with pytest.raises(UserError, match=message):
+        tune_here("bad", model_name_or_path=grown_llm, data_path=data)
+    # Its [PAD] is no padding either: records of a batch differ in length here.
+    output_dir = tune_here("good", model_name_or_path=grown_llm, max_steps=1)
+    assert read_metrics(output_dir)
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):
     from llava_sea.train import saving
 

@@ -4,8 +4,8 @@ The file is LLaVA's jsonl with the right letter beside each question, e.g. Stanf
 of four breeds: ``{"question_id", "image", "text", "answer": "B"}``, the text as LLaVA asks,
 options as lines "A. ...", then "Answer with the option's letter from the given choices directly."
 
-An answer is read as MMBench's (`llava_sea.eval.scorers.mmbench`): "B", "B.", "(B)", "B. pug", "The
-answer is B" or an option's text alone, "pug". Anything else, an empty or missing answer and the
+An answer is read as MMBench's (`llava_sea.eval.scorers.mmbench`): "B", "(B)", "B. pug", "The answer
+is B" or the text of one option, "It is a pug". Anything else, an empty or missing answer and the
 letter of an option that the question does not have among them, is wrong.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.mmbench import LETTERS, read_letter
+from llava_sea.eval.scorers.mmbench import LETTERS, MATCHING, read_letter
 from llava_sea.eval.scorers.official import check_ids, percent, read_jsonl
 
 _OPTION = re.compile(rf"^([{LETTERS}])\. *(\S.*?) *$", re.MULTILINE)
@@ -72,7 +72,7 @@ def score(
         questions=len(choices),
         missing=len(choices) - len(texts),
         protocol={
-            "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
+            "matching": MATCHING,
             "missing answers": "wrong",
         },
         parts=parts,

@@ -4,11 +4,23 @@ The official table has the rotations as rows of their own: index i + k * 1,000,0
 with its options turned k times, with its own answer. Only the dev tables have answers; the test
 tables are scored by the OpenCompass server alone.
 
-Reading an answer asks no LLM. In this order it is: the letter of an option alone ("B"); an option's
-text, whole ("a red car", any case, a last "." aside); a letter in brackets or with ".", ")", ":" or
-"," after it, then the end or more text ("(B)", "B.", "B. a red car"); a letter after "answer is" or
-"answer:", if only one. Anything else is unread and wrong, an empty answer and several letters
-("B, C") among them. The server also asks an LLM about such answers, so its numbers may be a little
+Answers are read by the rules of VLMEvalKit's `can_infer` (August 2026), which ask no LLM. The first
+that applies decides:
+
+1. a known refusal to answer is no option;
+2. the letter of an option, as a word of its own, where the answer has no other option's letter and
+   this one is among its last four words; ``.()[],:;!*#{}`` count as blanks ("B!", "**B**",
+   "Option B"). An article "A" counts as a letter;
+3. the word "Z", where there is no option's letter, is no option;
+4. the letter after the first "answer is" that has one ("The answer is **B**, because ...");
+5. the option whose text the answer contains in any case, if one alone and the answer, from an
+   "answer is" on, is at most twice as long as all options together ("The answer is blue").
+
+Anything else is unread and wrong, an empty answer among them. VLMEvalKit differs in three things.
+In 4 it takes any letter, also the "b" of "the answer is blue" and the article of "the answer is a
+car"; here it must be a word, and a small letter the last word. In 5 it counts the length of the
+whole answer. Its options are all that the table has; here they are those that LLaVA shows, and the
+letter of another is never read. Where an LLM is asked about unread answers, numbers may be a little
 higher.
 """
 
@@ -28,8 +40,16 @@ from llava_sea.eval.scorers.official import check_ids, percent
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000
-_MARKED = re.compile(r"(?:\(([A-D])\)|([A-D])[.):,])(?=\s|$)")
-_SENTENCE = re.compile(r"(?i:answer(?: is|:))\s*:?\s*\(?([A-D])(?=[).:,]|\s*$)")
+MATCHING = "VLMEvalKit's can_infer (letter, or one option's text), options shown alone; no LLM"
+_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_LAST_WORDS = 4
+_ANSWER_IS = re.compile(r"(?i:answer\s+is)\s+\**([A-D]|[a-d](?=\W*$))(?!\w)")
+_REFUSALS = (  # VLMEvalKit's, word for word
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 _LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
 
 
@@ -80,20 +100,24 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
         text: the answer.
         options: letter to text, of the options that the row shows.
     """
-    text = text.strip()
-    if text in options:
-        return text
-    same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
-    if len(same) == 1:
-        return same[0]
-    marked = _MARKED.match(text)
-    if marked and _plain(text[marked.end() :]) == _plain(options.get(marked[1] or marked[2], "")):
-        return marked[1] or marked[2]  # "B. C", if C is option B's text
-    sentences = list(_SENTENCE.finditer(text))
-    if any(map(_is_list, [text, *(text[match.start(1) :] for match in sentences)])):
+    if any(refusal in text for refusal in _REFUSALS):
         return None
-    found = {marked[1] or marked[2]} if marked else {match[1] for match in sentences}
-    return found.pop() if len(found) == 1 and found <= options.keys() else None
+    words = text.translate(_BLANKS).split()
+    letters = options.keys() & set(words)
+    if len(letters) == 1:
+        (letter,) = letters
+        if words.index(letter) >= len(words) - _LAST_WORDS:
+            return letter
+    elif not letters and "Z" in words:
+        return None
+    said = _ANSWER_IS.search(text)
+    if said and said[1].upper() in options:
+        return said[1].upper()
+    text = text.lower()
+    if len(text.rpartition("answer is")[2]) > 2 * sum(map(len, options.values())):
+        return None
+    found = [letter for letter, option in options.items() if option.lower() in text]
+    return found[0] if len(found) == 1 else None
 
 
 def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Score:
@@ -140,7 +164,7 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
             those = [key for key, row in first.items() if _cell(row, column) == name]
             parts[f"{column}: {name}"] = percent(sum(right[key] for key in those), len(those))
     protocol = {
-        "matching": "a letter (A, A., (A), A. text, answer is A) or an option's text; no LLM",
+        "matching": MATCHING,
         "rows": str(len(rows)),
         "rotations": _rotations(rows),
         "missing answers": "wrong",
@@ -204,13 +228,3 @@ def _cell(row: dict[str, str], column: str) -> str:
     """Return a cell, "" where it is absent; the Chinese tables write L2-category."""
     cell = next((cell for name, cell in row.items() if name.lower() == column), "")
     return "" if is_absent(cell) else cell.strip()
-
-
-def _is_list(text: str) -> bool:
-    """Say whether a text is letters of several options and nothing else: "B, C", "A or (B)"."""
-    words = set(re.findall(r"\w+", text)) - {"and", "or"}
-    return len(words) > 1 and words <= set(LETTERS)
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").strip().casefold()
