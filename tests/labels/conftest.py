@@ -15,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from extract_world import make_world, options_of, run_rank
 
+from llava_sea.labels.extract import extract_labels
+
 
 @pytest.fixture(scope="session")
 def made_world(tmp_path_factory):
@@ -30,6 +32,15 @@ def world(made_world, tmp_path):
     """Options for a world of the test's own."""
     shutil.copytree(made_world, tmp_path, dirs_exist_ok=True)
     return options_of(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def labelled(made_world, tmp_path_factory):
+    """Options of a finished extraction, which tests read and don't change."""
+    options = options_of(made_world)
+    options.output_dir = str(tmp_path_factory.mktemp("labelled"))
+    extract_labels(options)
+    return options
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """A corpus of small images and an untrained CLIP, as files, and ranks that are forked."""
 
+import dataclasses
 import json
 import os
 import zlib
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -23,6 +25,7 @@ from transformers import (
 )
 
 from llava_sea import processes
+from llava_sea.alignment import LabelStore
 from llava_sea.errors import ERROR_FILE, run_command
 from llava_sea.labels import calibration, extract, state  # noqa: F401  before the forks
 from llava_sea.labels.options import ExtractOptions
@@ -110,3 +113,17 @@ def record(record_id, image, caption):
 def file_crc(options, image):
     with open(f"{options.image_folder}/{image}", "rb") as file:
         return zlib.crc32(file.read())
+
+
+def using(options, **changes):
+    return dataclasses.replace(options, **changes)
+
+
+def same_store(a, b):
+    """Every array of the two stores, byte for byte, and what the manifests say of the labels."""
+    left, right = LabelStore(a), LabelStore(b)
+    names = [p.name for p in sorted(Path(a).glob("*.npy"))]
+    assert names == [p.name for p in sorted(Path(b).glob("*.npy"))] and len(names) > 3
+    for name in names:
+        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
+    return left.manifest == right.manifest

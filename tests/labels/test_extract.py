@@ -1,21 +1,13 @@
-import dataclasses
 import errno
 import hashlib
 import json
 import logging
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from extract_world import NAMES, file_crc, make_world, options_of
+from extract_world import NAMES, file_crc, same_store, using
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
@@ -27,22 +19,8 @@ from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
 
 
-def using(options, **changes):
-    return dataclasses.replace(options, **changes)
-
-
-def same_store(a, b):
-    """Every array of the two stores, byte for byte, and what the manifests say of the labels."""
-    left, right = LabelStore(a), LabelStore(b)
-    names = [p.name for p in sorted(Path(a).glob("*.npy"))]
-    assert names == [p.name for p in sorted(Path(b).glob("*.npy"))] and len(names) > 3
-    for name in names:
-        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
-    return left.manifest == right.manifest
-
-
-def test_labels_equal_a_naive_loop(world):
-    store = LabelStore(extract_labels(world))
+def test_labels_equal_a_naive_loop(labelled):
+    world, store = labelled, LabelStore(labelled.output_dir)
     encoder = PatchEncoder.from_pretrained(world.vision_tower)
     texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
     words = torch.from_numpy(texts.encode_words(NAMES).features_QD)  # the long one can't be found
@@ -61,10 +39,9 @@ def test_labels_equal_a_naive_loop(world):
         np.testing.assert_array_equal(labels.ids_PN, torch.where(kept, ids, 0))
 
 
-def test_manifest_says_what_the_labels_are(world):
-    store = LabelStore(extract_labels(world))
-    words = Path(world.words).read_bytes()
-    manifest = store.manifest
+def test_manifest_says_what_the_labels_are(labelled):
+    world, store = labelled, LabelStore(labelled.output_dir)
+    words, manifest = Path(world.words).read_bytes(), store.manifest
     assert (Path(world.output_dir) / "words.tsv").read_bytes() == words
     assert store.words()[:60] == NAMES
     assert manifest["words_sha256"] == hashlib.sha256(words).hexdigest()
@@ -80,10 +57,10 @@ def test_manifest_says_what_the_labels_are(world):
     assert not any("tmp" in name for name in left) and not {"work", ".lock"} & left
 
 
-def test_negative_sign_finds_the_opposite_words(world):
-    plus = LabelStore(extract_labels(world))
+def test_the_negative_sign_finds_other_words_and_pad_other_labels(labelled, tmp_path):
+    plus = LabelStore(labelled.output_dir)
     minus = LabelStore(
-        extract_labels(using(world, sea_sign="-1", output_dir=world.output_dir + "-"))
+        extract_labels(using(labelled, sea_sign="-1", output_dir=str(tmp_path / "-")))
     )
     assert minus.manifest["sign"] == -1
     a, b = plus.read("0.jpg"), minus.read("0.jpg")
@@ -91,23 +68,18 @@ def test_negative_sign_finds_the_opposite_words(world):
     for patch in range(9):
         first, second = (set(x.ids_PN[patch][x.scores_PN[patch] > 0]) for x in (a, b))
         assert not first & second
-
-
-def test_pad_gives_other_labels_than_square(world):
-    square = LabelStore(extract_labels(world))
-    padded = using(world, image_aspect_ratio="pad", output_dir=world.output_dir + "-pad")
+    padded = using(labelled, image_aspect_ratio="pad", output_dir=str(tmp_path / "pad"))
     pad = LabelStore(extract_labels(padded))
-    assert pad.manifest["geometry"] != square.manifest["geometry"]
-    assert not np.array_equal(pad.read("0.jpg").ids_PN, square.read("0.jpg").ids_PN)
+    assert pad.manifest["geometry"] != plus.manifest["geometry"]
+    assert not np.array_equal(pad.read("0.jpg").ids_PN, a.ids_PN)
 
 
-def test_complete_store_is_left_alone(world, caplog):
+def test_complete_store_is_left_alone(labelled, caplog):
     caplog.set_level(logging.INFO, "llava_sea")
-    folder = extract_labels(world)
-    stamps = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    extract_labels(using(world, shard_size=7, batch_size=2))
+    stamps = {p: p.stat().st_mtime_ns for p in Path(labelled.output_dir).iterdir()}
+    extract_labels(using(labelled, shard_size=7, batch_size=2))
     assert "nothing to do" in caplog.text
-    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
+    assert {p: p.stat().st_mtime_ns for p in Path(labelled.output_dir).iterdir()} == stamps
 
 
 @pytest.mark.parametrize(
@@ -122,10 +94,9 @@ def test_complete_store_is_left_alone(world, caplog):
         ("word_template", {"word_template": "w1 {}"}),
     ],
 )
-def test_other_parameters_are_refused_by_name(world, field, change):
-    extract_labels(world)
+def test_other_parameters_are_refused_by_name(labelled, field, change):
     with pytest.raises(UserError, match=rf"made with {field} = "):
-        extract_labels(using(world, **change))
+        extract_labels(using(labelled, **change))
 
 
 def test_unfinished_folder_refuses_other_parameters_and_other_data(world, tmp_path):
@@ -290,115 +261,3 @@ def test_an_image_whose_features_are_not_finite_is_named(world, dtype, way_out):
     names = [CorpusImage(name, "0") for name in ("0.jpg", "2.jpg", "4.jpg")]
     with pytest.raises(UserError, match=rf"^4\.jpg.*{way_out}"):
         list(encode_batches(Broken(), ImageLoader.of(options), names, options, "value"))
-
-
-def done(options):
-    return len(list(Path(options.output_dir).glob("shard-*.json")))
-
-
-def said(options):
-    """The errors of a world's ranks."""
-    return Path(options.data_path + ".errors").read_text()
-
-
-def end(*ranks):
-    """Wait for processes; their exit codes."""
-    for rank in ranks:
-        rank.join(600)
-    return [rank.exitcode for rank in ranks]
-
-
-def test_two_ranks_equal_one(world, fork):
-    world = using(world, sea_center="corpus", sign_sample=7)
-    whole = using(world, output_dir=world.output_dir + "-1")
-    assert end(*fork(whole)) == [0]
-    assert end(*fork(world, count=2)) == [0, 0]
-    assert same_store(whole.output_dir, world.output_dir)
-    stamps = {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
-    assert end(*fork(world, count=2)) == [0, 0]  # nothing to do
-    assert stamps == {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
-
-
-def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, fork):
-    Path(world.words).write_text("word\tcount\tpos\n")
-    assert end(*fork(world, count=2)) == [2, 2]
-    assert said(world).count("word list is empty") == 1
-
-
-def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, fork):
-    """The launcher ends the other, which would wait."""
-    (Path(world.image_folder) / "sub" / "5.png").unlink()  # in the second shard
-    first, second = fork(world, count=2)
-    assert end(second) == [2]
-    assert "--on_bad_image skip" in said(world)
-    first.kill()
-    end(first)
-    assert 0 < done(world) < 5
-
-
-def test_ranks_leave_when_their_launcher_is_killed_and_one_process_resumes(tmp_path, fork):
-    make_world(tmp_path, count=200)
-    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
-    launcher = subprocess.Popen(["sleep", "600"])
-    ranks = fork(options, count=2, launcher=launcher.pid)
-    while not done(options) and ranks[0].is_alive():
-        time.sleep(0.005)
-    launcher.kill()  # and not reaped: it stays as a zombie
-    assert end(*ranks) == [1, 1]
-    launcher.wait()
-    assert 0 < done(options) < 100
-    assert end(*fork(options)) == [0]
-    whole = using(options, output_dir=str(tmp_path / "whole"))
-    assert end(*fork(whole)) == [0]
-    assert same_store(options.output_dir, whole.output_dir)
-
-
-def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path, fork):
-    make_world(tmp_path, count=60)
-    options, rng, stopped_at = using(options_of(tmp_path), shard_size=2), random.Random(0), []
-    for kill in range(8):
-        (rank,) = fork(options)
-        if kill % 3 == 0:  # while it starts: model, words, checks
-            time.sleep(rng.uniform(0.01, 0.15))
-        else:  # some shards later, and anywhere within a shard
-            target = done(options) + rng.randint(1, 4)
-            while done(options) < target and rank.is_alive():
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.01))
-        rank.kill()
-        if end(rank) == [-signal.SIGKILL]:
-            stopped_at.append(done(options))
-    # How many kills come before the end depends on the machine; enough must hit the middle.
-    assert len({n for n in stopped_at if 0 < n < 30}) >= 4, stopped_at
-    assert end(*fork(options)) == [0]
-    whole = using(options, output_dir=options.output_dir + "-whole")
-    assert end(*fork(whole)) == [0]
-    assert same_store(options.output_dir, whole.output_dir)
-
-
-@pytest.mark.slow
-@pytest.mark.deepspeed
-def test_a_killed_rank_under_the_launcher_stops_the_run_and_the_same_command_resumes(tmp_path):
-    make_world(tmp_path, count=200)
-    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
-    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
-    flags.remove("--local_rank=-1")
-    command = [sys.executable, "-m", "llava_sea.train.launch", "--num_gpus", "2"]
-    command += ["--master_port", "29731", "--module", "llava_sea.labels.extract", *flags]
-    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    while not done(options) and run.poll() is None:
-        time.sleep(0.05)
-    ranks = [
-        p
-        for p in psutil.Process(run.pid).children(recursive=True)
-        if any("labels.extract" in part for part in p.cmdline()) and not p.children()
-    ]
-    assert len(ranks) == 2
-    ranks[1].kill()
-    said = run.communicate()[1]
-    assert run.returncode and "finished shards" in said.splitlines()[-1]
-    assert not any(rank.is_running() for rank in ranks)
-    subprocess.run(command, env=env, check=True)
-    whole = extract_labels(using(options, output_dir=str(tmp_path / "whole")))
-    assert same_store(options.output_dir, whole)
