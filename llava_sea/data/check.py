@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.ranges import check_ranges
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: if a flag is wrong.
     """
     own, training_flags = _own_flags().parse_known_args(argv)
-    if own.max_problems < 0 or (own.num_workers or 0) < 0:
-        raise UserError("--max_problems and --num_workers must not be negative")
+    check_ranges("data.check", own)
     if own.losses and own.show:
         raise UserError("--show only prints a record; leave --losses to another call")
     folder = os.path.dirname(own.losses or "") or "."

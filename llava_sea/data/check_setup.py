@@ -12,7 +12,13 @@ from llava_sea.conversation import Template, get_template
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
-from llava_sea.model.builder import check_exists, load_tokenizer, load_tower, num_patches
+from llava_sea.model.builder import (
+    check_exists,
+    check_select_layer,
+    load_tokenizer,
+    load_tower,
+    num_patches,
+)
 from llava_sea.model.load import embedding_rows
 from llava_sea.train.arguments import (
     DataArguments,
@@ -70,6 +76,7 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
             "offsets; use a fast tokenizer"
         )
     vision = getattr(config, "vision_config", config)
+    check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
     return Setup(
         transform=ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
         template=template,

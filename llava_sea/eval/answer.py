@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from llava_sea.errors import run_command
 from llava_sea.eval.command import run_shared
+from llava_sea.ranges import check_range, check_ranges, whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,8 +69,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags."""
-    return parser().parse_args(arguments)
+    """Read the flags.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+    args = parser().parse_args(arguments)
+    check_ranges("eval.answer", args)
+    check_range("chunk_idx", args.chunk_idx, whole(0, args.num_chunks - 1), "below --num_chunks")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

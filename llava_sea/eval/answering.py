@@ -60,27 +60,6 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
         processes.first(lambda: _finish(file, len(left)))
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Refuse values that cannot be.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    if args.temperature < 0:
-        raise UserError(f"--temperature {args.temperature}: must be 0 (greedy) or above")
-    if args.top_p is not None and not 0 < args.top_p <= 1:
-        raise UserError(f"--top_p {args.top_p}: must be above 0 and at most 1")
-    for name in ("num_beams", "max_new_tokens", "batch_size", "num_chunks"):
-        if (value := getattr(args, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if not 0 <= args.chunk_idx < args.num_chunks:
-        raise UserError(
-            f"--chunk-idx {args.chunk_idx}: with --num-chunks {args.num_chunks} it is 0 to "
-            f"{args.num_chunks - 1}"
-        )
-    check_template_name(args.conv_mode)
-
-
 def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
     """Load the checkpoint as the flags say.
 
@@ -158,7 +137,7 @@ def to_bfloat16(model: nn.Module) -> None:
 
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
     """Check all that can be checked without the model; return the file and what is to be asked."""
-    check_flags(args)
+    check_template_name(args.conv_mode)
     pick_device(args.device)
     file = AnswerFile(Path(args.answers_file), _chunk(args), model_id(args.model_path))
     unique = distinct(file.questions)

@@ -6,11 +6,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_sea.ranges import check_ranges
+
 DEFAULT_DATA = Path("playground/data/eval")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags; each may be spelled with - or _."""
+    """Read the flags; each may be spelled with - or _.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
     parser = argparse.ArgumentParser(
         "python -m llava_sea.eval",
         description="Answer and score the eight benchmarks; print one table.",
@@ -39,4 +45,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     add("cache_dir", help="where hub files are cached")
     add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    check_ranges("eval", args)
+    return args

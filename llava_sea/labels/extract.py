@@ -23,6 +23,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
+from llava_sea.ranges import check_range, whole
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.images import CorpusImage
@@ -139,7 +140,9 @@ def _parameters(
     from llava_sea.labels.images import ImageLoader
     from llava_sea.labels.words_file import read_words, words_sha256
 
-    read_words(options.words)  # a broken list is an error before anything is written
+    num_words = len(read_words(options.words))  # a broken list is an error before any is written
+    why = f"{options.words} holds so many words"
+    check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
     geometry = ImageLoader.of(options).transform.geometry()
     names = "\0".join(image.image for image in images)
     parameters = {

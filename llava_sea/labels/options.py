@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from llava_sea.errors import UserError
 from llava_sea.presets import LABEL_PRESETS
+from llava_sea.ranges import check_ranges
 
 FEATURES = ("vanilla", "value", "value2", "qq", "qq+kk")
 SIGNS = ("auto", "+1", "-1")
@@ -51,12 +52,12 @@ class CorpusOptions:
         "fail",
         choices=("fail", "skip"),
     )
-    batch_size: int = flag("images encoded at a time", 32, least=1)
-    loader_threads: int = flag("threads of each process that decode images", 4, least=1)
+    batch_size: int = flag("images encoded at a time", 32)
+    loader_threads: int = flag("threads of each process that decode images", 4)
     device: str = flag("auto, cpu or cuda", "auto", choices=("auto", "cpu", "cuda"))
     dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
 
-    def check(self) -> None:
+    def check(self, command: str) -> None:
         """Refuse what is missing or cannot be.
 
         Raises:
@@ -69,9 +70,7 @@ class CorpusOptions:
             for each in value if isinstance(value, tuple) else (value,):
                 if choices and each not in choices:
                     raise UserError(f"--{item.name} {each}: choose one of {', '.join(choices)}")
-                if each is not None and each < item.metadata.get("least", each):
-                    least = item.metadata["least"]
-                    raise UserError(f"--{item.name} {each}: must be at least {least}")
+        check_ranges(command, self)
         if not Path(self.image_folder).is_dir():
             raise UserError(f"--image_folder {self.image_folder}: no such folder")
 
@@ -98,13 +97,11 @@ class ExtractOptions(CorpusOptions):
         f"again, so scores are differences of cosines ({_by_preset('sea_center')})",
         choices=CENTERS,
     )
-    sea_top_n: int | None = flag(
-        f"words kept for each patch ({_by_preset('sea_top_n')})", type=int, least=1
-    )
+    sea_top_n: int | None = flag(f"words kept for each patch ({_by_preset('sea_top_n')})", type=int)
     sign_sample: int = flag(
-        "images that --sea_sign auto and --sea_center corpus are measured on", 1000, least=1
+        "images that --sea_sign auto and --sea_center corpus are measured on", 1000
     )
-    shard_size: int = flag("images in a shard: the most that a kill can lose", 1024, least=1)
+    shard_size: int = flag("images in a shard: the most that a kill can lose", 1024)
     local_rank: int = flag("set by the deepspeed launcher", -1)
 
     def resolved(self) -> ExtractOptions:
@@ -116,7 +113,7 @@ class ExtractOptions(CorpusOptions):
         preset = LABEL_PRESETS.get(self.sea_preset, {})
         chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
         options = dataclasses.replace(self, **chosen)
-        options.check()
+        options.check("labels.extract")
         return options
 
 
@@ -128,9 +125,7 @@ class QualityOptions(CorpusOptions):
     truth: str | None = flag(
         "JSON with the true words of every patch, where they are known: precision is measured too"
     )
-    num_images: int = flag(
-        "images measured on, spread evenly over those with a caption", 1000, least=2
-    )
+    num_images: int = flag("images measured on, spread evenly over those with a caption", 1000)
     sea_features: tuple[str, ...] = flag(
         "patch features to measure; each with both signs, with and without --sea_center",
         FEATURES,
@@ -141,7 +136,6 @@ class QualityOptions(CorpusOptions):
         "numbers of words a patch keeps; the words are mined once, with the largest",
         (1, 2, 3, 5, 10),
         type=int,
-        least=1,
     )
 
     def resolved(self) -> QualityOptions:
@@ -150,7 +144,7 @@ class QualityOptions(CorpusOptions):
         Raises:
             UserError: if a needed flag is missing or a value cannot be.
         """
-        self.check()
+        self.check("labels.quality")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise UserError(f"--output {self.output}: there is no such folder to write it in")
         if self.output is not None and Path(self.output).is_dir():

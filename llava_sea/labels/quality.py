@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import QualityOptions, parse_flags
 from llava_sea.progress import Progress
+from llava_sea.ranges import check_range, whole
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from rich.table import Table
@@ -88,11 +89,8 @@ def _sample(options: QualityOptions, folder: Path) -> Sample:
     from llava_sea.labels.words_file import read_words
 
     words = [entry.word for entry in read_words(options.words)]
-    if max(options.top_n) > len(words) / 2:
-        raise UserError(
-            f"--top_n {max(options.top_n)}: {options.words} holds {len(words)} words, and keeping "
-            "more than half of them for a patch says nothing"
-        )
+    why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
+    check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
     images, captions = distinct_images(load_records(options.data_path))
     look_for_pictures(options.image_folder, images)
     captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]

@@ -28,6 +28,7 @@ from llava_sea.labels.stop_words import CHATTER_PHRASES, STOP_WORDS
 from llava_sea.labels.tagging import BOUNDARY
 from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
 from llava_sea.progress import Progress
+from llava_sea.ranges import check_ranges
 
 __all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
@@ -59,9 +60,7 @@ class WordListOptions:
     num_workers: int = flag("processes; the result is the same", 2)
 
     def __post_init__(self) -> None:
-        for name in ("min_count", "max_words_per_phrase", "num_workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        check_ranges("labels.word_list", self)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ from transformers import (
 )
 from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
 from llava_sea.model.projector_io import gathered, load_projector
+from llava_sea.ranges import check_range, whole
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,9 @@ def build_llava(
     options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
+    check_is_llm(llm_path, cache_dir)
     tower = load_tower(tower_path, **options)
-    check_exists(llm_path, "--model_name_or_path")
+    check_select_layer(select_layer, tower.config, tower_path)
     llm = AutoModelForCausalLM.from_pretrained(llm_path, **options, **(llm_options or {}))
 
     has_cls = TOWER_HAS_CLS[tower.config.model_type]
@@ -186,6 +188,35 @@ def check_exists(path: str, flag: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not Path(path).is_dir():
         raise UserError(f"{flag} {path}: no such folder")
+
+
+def check_is_llm(path: str, cache_dir: str | None = None) -> None:
+    """Refuse what is no language model, by its config alone.
+
+    Raises:
+        UserError: naming its model type, or if there is none.
+    """
+    check_exists(path, "--model_name_or_path")
+    try:
+        config = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model_name_or_path {path}: {str(error).splitlines()[0]}") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
+            "language model; name the LLM"
+        )
+
+
+def check_select_layer(layer: int, vision_config: Any, tower_path: str) -> None:
+    """Refuse a hidden state that the tower does not have.
+
+    Raises:
+        UserError: naming those that there are.
+    """
+    depth = vision_config.num_hidden_layers
+    why = f"{tower_path} has {depth} layers"
+    check_range("mm_vision_select_layer", layer, whole(-depth - 1, depth), why)
 
 
 def num_patches(vision_config: Any) -> int:

@@ -61,7 +61,10 @@ def build_llava_without_llm(
             f"{folder}: {name} has shape {tuple(table.shape)}, its config.json says "
             f"{tuple(weight.shape)}"
         )
-    llm.set_input_embeddings(nn.Embedding.from_pretrained(table.to(weight.dtype), freeze=True))
+    embeddings = nn.Embedding.from_pretrained(table.to(weight.dtype), freeze=True)
+    llm.set_input_embeddings(embeddings)
+    if llava.lm_head.weight is weight:
+        llava.lm_head.weight = embeddings.weight  # tied, as it was
     return llava
 
 

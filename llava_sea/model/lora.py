@@ -63,14 +63,7 @@ def add_lora(
 
     Returns:
         The configuration that goes to disk.
-
-    Raises:
-        UserError: if rank or dropout are out of range.
     """
-    if rank < 1:
-        raise UserError(f"--lora_r {rank}: must be at least 1")
-    if not 0 <= dropout < 1:
-        raise UserError(f"--lora_dropout {dropout}: a share from 0 to below 1")
     llm = llava.model.language_model
     config = LoraConfig(
         r=rank,

@@ -16,13 +16,18 @@ from typing import Any
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.files import write_atomically
+from llava_sea.ranges import check_ranges
 from llava_sea.report.folder import RunFolder, open_run
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags."""
+    """Parse the flags.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m llava_sea.report",
         description="Write the report of a stage-1 run as one HTML file, with PNGs beside it.",
@@ -60,7 +65,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=DTYPES,
         help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_ranges("report", args)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -70,12 +77,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
         UserError: if a file or a flag is wrong.
     """
     args = parse_args(argv)
-    if args.num_words < 1:
-        raise UserError(f"--num_words {args.num_words}: must be at least 1")
-    if args.num_images < 1:
-        raise UserError(f"--num_images {args.num_images}: must be at least 1")
-    if args.map_points < 0:
-        raise UserError(f"--map_points {args.map_points}: must be 0 or more")
     run = open_run(args.run, args.projector)
     baseline = open_run(args.baseline, flag="--baseline") if args.baseline else None
     output = _output(args.output, run)

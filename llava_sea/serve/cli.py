@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.ranges import check_ranges
 
 if TYPE_CHECKING:
     from llava_sea.serve.chat import Chat
@@ -94,8 +95,14 @@ def talk_in_terminal(chat: Chat, name: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags."""
-    return parser().parse_args(arguments)
+    """Read the flags.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+    args = parser().parse_args(arguments)
+    check_ranges("serve.cli", args)
+    return args
 
 
 def open_chat(options: argparse.Namespace) -> Chat:

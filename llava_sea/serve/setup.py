@@ -31,10 +31,6 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
     Raises:
         UserError: if a flag does not fit the checkpoint or this machine.
     """
-    if args.temperature < 0:
-        raise UserError(f"--temperature {args.temperature}: must be 0 (greedy) or above")
-    if args.max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16

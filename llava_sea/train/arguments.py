@@ -6,14 +6,29 @@ a flag that nobody knows fails with the nearest name.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import transformers
 
-from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.alignment.options import POSITIVES, TARGETS, PairOptions
 from llava_sea.errors import UserError
 from llava_sea.presets import TRAINING_PRESETS
+from llava_sea.ranges import check_ranges
+from llava_sea.train.deepspeed_config import check_agreement, describe, read_engine
+
+
+def check_output_dir(output_dir: str | None) -> None:
+    """Refuse an output folder that is a file, or lies below one.
+
+    Raises:
+        UserError: naming the file.
+    """
+    path = Path(output_dir or ".").absolute()
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise UserError(f"--output_dir {output_dir}: {nearest} is no folder; choose another place")
 
 
 @dataclass
@@ -58,6 +73,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be honoured."""
+        check_ranges("train", self)
         if self.mm_projector_type != "mlp2x_gelu":
             raise UserError(
                 f"--mm_projector_type {self.mm_projector_type}: only mlp2x_gelu is supported. A "
@@ -179,6 +195,7 @@ class SeaArguments:
 
     def __post_init__(self) -> None:
         """Fill in what the preset decides and refuse values out of range."""
+        check_ranges("train", self)
         preset = TRAINING_PRESETS.get(self.sea_preset or "paper")
         if preset is None:
             known = ", ".join(TRAINING_PRESETS)
@@ -187,17 +204,6 @@ class SeaArguments:
             self.sea_weight_schedule = preset["sea_weight_schedule"]
         if self.sea_log_scale_init is None:
             self.sea_log_scale_init = float(preset["sea_log_scale_init"])
-        if self.sea_weight < 0:
-            raise UserError(f"--sea_weight {self.sea_weight}: must not be negative")
-        if self.sea_window < 1:
-            raise UserError(f"--sea_window {self.sea_window}: must be at least 1")
-        if self.sea_log_scale_init > LOG_SCALE_MAX:
-            raise UserError(
-                f"--sea_log_scale_init {self.sea_log_scale_init}: at most ln 100 = 4.605, the "
-                "limit of the logit scale"
-            )
-        if self.sea_eval_steps < 1 or self.sea_eval_samples < 1 or self.sea_eval_words < 1:
-            raise UserError("--sea_eval_steps, _samples and _words must be at least 1")
         try:
             _ = self.pair_options
         except ValueError as error:
@@ -284,8 +290,11 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def __post_init__(self) -> None:
         """Fill in what LLaVA's users expect; refuse what is not there yet."""
-        super().__post_init__()
+        check_ranges("train", self)
         refused = {
+            "load_best_model_at_end": "no checkpoint is measured during training that could be "
+            "called the best; the last one is kept",
+            "eval_on_start": "--sea_eval_data is measured before the first step as it is",
             "save_only_model": "a checkpoint without its optimizer cannot be resumed",
             "label_smoothing_factor": "L_g is the plain next-token loss (eq. 12)",
             "neftune_noise_alpha": "noise on the embeddings would change what L_a compares with",
@@ -293,6 +302,16 @@ class TrainingArguments(transformers.TrainingArguments):
         for flag, reason in refused.items():
             if getattr(self, flag):
                 raise UserError(f"--{flag} {getattr(self, flag)}: not supported, {reason}")
+        if self.save_strategy == "best":
+            raise UserError("--save_strategy best: nothing says which is best; use steps or epoch")
+        check_output_dir(self.output_dir)
+        if self.deepspeed:
+            given, self.deepspeed = self.deepspeed, read_engine(self.deepspeed)
+            super().__post_init__()
+            check_agreement(describe(given), self.deepspeed, self)
+            self.deepspeed = given
+        else:
+            super().__post_init__()
         if self.eval_strategy != "no":
             raise UserError(
                 f"--eval_strategy {self.eval_strategy}: held-out measurements have flags of their "

@@ -105,6 +105,7 @@ class MeasureAlignment(TrainerCallback):
     ) -> None:
         """Measure the untrained projector; a resumed run has done so before."""
         if state.global_step == 0:
+            logger.info("measuring the untrained projector")
             self._measure(args, state)
 
     def on_step_end(

@@ -12,6 +12,7 @@ from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import vision_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.presets import LABEL_PRESETS
+from llava_sea.ranges import check_range, whole
 from llava_sea.train.arguments import SeaArguments
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ def open_labels(
 
     Raises:
         UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
-            or preset; the message names the field and both values.
+            or preset; the message names the field and both values. If the window is too large.
     """
+    why = f"a side of --vision_tower's {grid[0]} x {grid[1]} patches"
+    check_range("sea_window", sea.sea_window, whole(1, max(grid)), why)
     store = LabelStore(str(sea.sea_labels))
     where = f"--sea_labels {sea.sea_labels}"
     mined, now = store.manifest["geometry"], transform.geometry()

@@ -14,6 +14,7 @@ import torch
 from transformers import HfArgumentParser
 
 from llava_sea.errors import UserError
+from llava_sea.ranges import RANGES, check_range
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -77,7 +78,10 @@ def _modernise(flags: list[str]) -> list[str]:
     values = _split(flags)
     result: list[tuple[str, list[str]]] = []
     on_cpu = not torch.cuda.is_available()
-    use_cpu = any(name == "use_cpu" and _is_true(v) for name, v in values)
+    on = {name for name, value in values if _is_true(value)}
+    if {"fp16", "bf16"} <= on:
+        raise UserError("--fp16 True and --bf16 True: choose one of them")
+    use_cpu = "use_cpu" in on
     for name, value in values:
         if name in DROPPED:
             logger.warning("--%s is ignored: %s", name, DROPPED[name])
@@ -91,6 +95,8 @@ def _modernise(flags: list[str]) -> list[str]:
         if name == "report_to" and "wandb" in value and not importlib.util.find_spec("wandb"):
             logger.warning("--report_to wandb: wandb is not installed, using tensorboard")
             value = [{"wandb": "tensorboard"}.get(v, v) for v in value]
+        if name == "warmup_ratio":  # before it is renamed: 1 and more would be steps
+            check_range(name, _number(name, value), RANGES["train"][name])
         if name in RENAMED:
             if name in ("evaluation_strategy", "warmup_ratio"):
                 logger.info("--%s is called --%s today", name, RENAMED[name])
@@ -116,6 +122,13 @@ def _split(flags: list[str]) -> list[tuple[str, list[str]]]:
         else:
             grouped.append(("", [token]))
     return grouped
+
+
+def _number(name: str, value: list[str]) -> float:
+    try:
+        return float(value[0])
+    except (IndexError, ValueError):
+        raise UserError(f"--{name} {' '.join(value)}: must be a number") from None
 
 
 def _is_true(value: list[str]) -> bool:

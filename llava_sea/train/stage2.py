@@ -157,6 +157,12 @@ def load_model(
             attention=attention,
             cache_dir=args.cache_dir,
         )
+        layer = loaded.model.config.vision_feature_layer
+        if layer != model_args.mm_vision_select_layer:
+            raise UserError(
+                f"--mm_vision_select_layer {model_args.mm_vision_select_layer}: {path} is a LLaVA "
+                f"whose projector is fed by layer {layer}; give the flag that value"
+            )
         tokenizer = loaded.tokenizer
         tokenizer.model_max_length = args.model_max_length
         return loaded.model, tokenizer

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
+from typing import Any
+
+import torch
+from transformers import SchedulerType, Trainer, get_scheduler
+from transformers.training_args import OptimizerNames
 
 from llava_sea.errors import UserError
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
@@ -12,17 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArguments) -> None:
-    """Refuse flags of the other stage, those that say opposite things, impossible learning rates.
+    """Refuse flags of the other stage, those that say opposite things, schedules that cannot be.
 
     Raises:
         UserError: naming the flag and the way out.
     """
     for flag in ("learning_rate", "mm_projector_lr", "mm_vision_tower_lr"):
-        rate = getattr(args, flag)
-        if rate is not None and not 0 <= rate < math.inf:
-            raise UserError(f"--{flag} {rate}: a learning rate is a number from 0 up, like 2e-5")
-        if rate == 0:
+        if getattr(args, flag) == 0:
             logger.warning("--%s 0: what it is for learns nothing", flag)
+    _check_optimizer(args)
+    _check_schedule(args)
     if model.tune_mm_mlp_adapter:
         given = {
             "--lora_enable True": args.lora_enable,
@@ -58,3 +61,26 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
     for flag, is_given in given.items():
         if is_given:
             raise UserError(f"{flag} {reason}")
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Refuse an optimizer whose package is not installed."""
+    name = OptimizerNames(args.optim).value
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        needs_model = name.startswith(("galore", "apollo", "lomo", "adalomo"))
+        if isinstance(error, ImportError) or not needs_model:
+            raise UserError(f"--optim {name}: {error}") from None
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    """Refuse a schedule that its --lr_scheduler_kwargs do not fit."""
+    name = SchedulerType(args.lr_scheduler_type).value
+    options: Any = args.lr_scheduler_kwargs  # a dict once it is parsed
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)
+    try:
+        get_scheduler(name, optimizer, args.get_warmup_steps(100), 100, options)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        flags = f"--lr_scheduler_type {name} --lr_scheduler_kwargs {options}"
+        raise UserError(f"{flags}, --learning_rate {args.learning_rate:g}: {error}") from None

@@ -77,7 +77,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
         args=args,
         train_dataset=parts.dataset,
         data_collator=parts.collator,
-        callbacks=[MetricsFile(), ProgressLine(), *measure],
+        callbacks=[MetricsFile(), *measure, ProgressLine()],  # its clock starts after measuring
         sea=sea,
         saver=parts.saver,
     )

@@ -169,6 +169,15 @@ class LLaVATrainer(Trainer):
             )
         return optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """As Trainer; ZeRO's optimizers lack the rate that cosine_with_min_lr and others read."""
+        made: Any = self.optimizer if optimizer is None else optimizer
+        if not hasattr(made, "defaults"):
+            made.defaults = {"lr": self.args.learning_rate}
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay is for matrices; the temperature has none."""
         return [n for n in super().get_decay_parameter_names(model) if n != "head.log_scale_delta"]

@@ -57,8 +57,8 @@ def main() -> None:
         raise UserError("the warm start runs in one process: start it with python, on one device")
     model_args, data_args, sea, args = parse_args()
     model_args.tune_mm_mlp_adapter = True  # whether given or not: the projector is all there is
-    check_stage(model_args, sea, args)
     check_flags(sea, args)
+    check_stage(model_args, sea, args)
     transformers.set_seed(args.seed)
     output_dir = Path(args.output_dir or ".")
     records = load_records(data_args.data_path)

@@ -46,8 +46,6 @@ def train(
     steps = args.max_steps
     if steps <= 0:
         steps = math.ceil(args.num_train_epochs * len(loader) / accumulation)
-    if steps < 1:
-        raise UserError("--num_train_epochs 0: a warm start of no steps; leave it out")
     optimizer, schedule = _optimizer(model, args, steps)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batches = _batches(loader, args.device)

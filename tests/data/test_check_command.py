@@ -307,7 +307,7 @@ def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
     ("changes", "extra", "message"),
     [
         ({}, ["--lerning_rate", "1"], "--lerning_rate is not a flag; did you mean --learning_rate"),
-        ({}, ["--num_workers", "-1"], "must not be negative"),
+        ({}, ["--num_workers", "-1"], "--num_workers -1: must be"),
         ({}, ["--num_workers", "x"], "invalid int value: 'x'"),
         ({}, ["--losses", "/no such folder/x"], "--losses /no such folder/x: cannot be written"),
         ({}, ["--losses", "x", "--show", "1"], "leave --losses to another call"),

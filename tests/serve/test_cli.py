@@ -105,8 +105,8 @@ def test_llavas_defaults():
         (["--image-file", "none.png"], "--image-file none.png: no such file"),
         (["--model-path", "./nowhere"], "nowhere"),
         (["--model-base", "x"], "--model-base x: .* leave"),
-        (["--temperature", "-1"], "--temperature -1.0: must be 0"),
-        (["--max_new_tokens=0"], "--max-new-tokens 0: must be at least 1"),
+        (["--temperature", "-1"], "--temperature -1.0: must be 0, or a number from"),
+        (["--max_new_tokens=0"], "--max_new_tokens 0: must be a whole number from 1"),
         (["--conv-mode", "qwen"], r"has no <\|im_start\|>"),
     ],
 )

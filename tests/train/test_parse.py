@@ -49,8 +49,8 @@ def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
         (["--mm_projector_type", "linear"], "only mlp2x_gelu"),
         (["--mm_use_im_patch_token", "True"], "never grows the vocabulary"),
         (["--mm_patch_merge_type", "spatial"], "use flat"),
-        (["--sea_weight", "-1"], "must not be negative"),
-        (["--sea_window", "0"], "at least 1"),
+        (["--sea_weight", "-1"], "--sea_weight -1.0: must be a number from 0"),
+        (["--sea_window", "0"], "--sea_window 0: must be"),
         (["--sea_negatives", "all"], "invalid choice: 'all'"),
         (["--sea_weight_schedule", "cosine"], "invalid choice"),
         (["--bits", "4"], "add --lora_enable True"),
@@ -60,9 +60,16 @@ def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
         (["--save_only_model", "True"], "cannot be resumed"),
         (["--label_smoothing_factor", "0.1"], "plain next-token loss"),
         (["--evaluation_strategy", "steps"], "sea_eval_data"),
-        (["--sea_log_scale_init", "5"], "at most ln 100"),
+        (["--sea_log_scale_init", "5"], "to 4.605"),
         (["--mm_vision_select_feature", "cls_patch"], "use patch"),
         (["--learning_rate", "fast"], "learning_rate"),
+        (["--warmup_ratio", "much"], "--warmup_ratio much"),
+        (["--fp16", "True", "--bf16", "True"], "--fp16 True and --bf16 True"),
+        (["--fp16", "--bf16", "--use_cpu"], "--fp16 True and --bf16 True"),
+        (["--load_best_model_at_end", "True"], "--load_best_model_at_end True: not supported"),
+        (["--load_best_model_at_end", "True", "--save_strategy", "no"], "--load_best_model_at_end"),
+        (["--save_strategy", "best"], "--save_strategy best"),
+        (["--eval_on_start", "True"], "--eval_on_start True: not supported"),
     ],
 )
 def test_bad_flags_are_named(base, flags, message):
@@ -118,9 +125,55 @@ def test_learning_rates_are_numbers_from_zero_up(base, caplog, flag):
         check_stage(model, sea, args)
 
     for value in ("nan", "-1", "inf"):
-        with pytest.raises(UserError, match=f"--{flag} {value}.*: a learning rate is a number"):
+        with pytest.raises(UserError, match=f"--{flag} {value}.*: must be a number from 0"):
             check(value)
     check("1e-5")
     assert "learns nothing" not in caplog.text
     check("0")
     assert f"--{flag} 0: what it is for learns nothing" in caplog.text
+
+
+def test_an_output_dir_that_is_no_folder(base, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "broken").symlink_to(tmp_path / "gone")
+    for place in ("file", "file/run/1", "broken"):
+        with pytest.raises(UserError, match=f"--output_dir {tmp_path / place}: .* is no folder"):
+            parse_args([*base, "--output_dir", str(tmp_path / place)])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+MISSING = ("adamw_bnb_8bit", "galore_adamw", "lomo", "grokadamw", "schedule_free_adamw")
+
+
+@pytest.mark.parametrize("optimizer", [*MISSING, "adamw_torch_npu_fused", "adamw_anyprecision"])
+def test_an_optimizer_without_its_package(base, optimizer, monkeypatch):
+    for package in ("bitsandbytes", "galore_torch", "lomo", "grokadamw", "schedulefree"):
+        monkeypatch.setattr(
+            f"transformers.trainer_optimizer.is_{package}_available", lambda *a: False
+        )
+    model, _, sea, args = parse_args([*base, "--optim", optimizer, "--version", "v1"])
+    with pytest.raises(UserError, match=f"--optim {optimizer}: "):
+        check_stage(model, sea, args)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "fits"),
+    [
+        ("cosine_with_min_lr", '{"min_lr": 1e-6}', True),
+        ("cosine_with_min_lr", None, False),
+        ("cosine", '{"min_lr": 1e-6}', False),
+        ("cosine", "min_lr", False),
+        ("polynomial", None, True),
+        ("polynomial", '{"lr_end": 1}', False),
+        ("warmup_stable_decay", None, False),
+    ],
+)
+def test_a_schedule_and_its_options(base, schedule, options, fits):
+    flags = ["--version", "v1", "--lr_scheduler_type", schedule]
+    flags += ["--lr_scheduler_kwargs", options] if options else []
+    model, _, sea, args = parse_args([*base, *flags])
+    if fits:
+        check_stage(model, sea, args)
+        return
+    with pytest.raises(UserError, match=f"--lr_scheduler_type {schedule}"):
+        check_stage(model, sea, args)

@@ -204,11 +204,37 @@ def test_starts_from_a_given_projector(train_here, read_metrics):
         ({"sea_eval_data": "nowhere.json"}, r"nowhere\.json"),
         ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "no such file"),
         ({"model_max_length": 12}, "model_max_length"),
+        ({"mm_vision_select_layer": -99}, r"--mm_vision_select_layer -99: .* from -4 to 3 "),
+        ({"sea_window": 99}, r"--sea_window 99: .* from 1 to 4 "),
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: .*install"),
     ],
 )
 def test_wrong_input_is_a_clear_error(train_here, changes, message):
     with pytest.raises(UserError, match=message):
         train_here("run", **changes)
+
+
+def test_a_clip_is_no_language_model(train_here, tiny, monkeypatch):
+    monkeypatch.setattr("llava_sea.model.builder.load_tower", lambda *a, **k: 1 / 0)
+    shared = {"model_name_or_path": tiny.clip, "sea_eval_data": None}
+    with pytest.raises(UserError, match=f"--model_name_or_path {tiny.clip}.*'clip'.*no language"):
+        train_here("one", **shared)
+    stage2 = {"tune_mm_mlp_adapter": None, "sea_labels": None, "version": "v1"}
+    with pytest.raises(UserError, match=f"{tiny.clip}.*'clip'"):
+        train_here("two", **shared | stage2)
+
+
+def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch):
+    from llava_sea.progress import Progress
+    from llava_sea.train.evaluation import AlignmentEvaluator
+
+    events = []
+    monkeypatch.setattr(
+        AlignmentEvaluator, "measure", lambda *a: events.append("measured") or {"eval_gap": 1.0}
+    )
+    monkeypatch.setattr(Progress, "__call__", lambda self, phase, done, *a: events.append(done))
+    train_here("run", max_steps=2, save_strategy="no")
+    assert events[:3] == ["measured", 0, 1]
 
 
 def test_labels_that_do_not_fit_are_refused(train_here, tiny, tiny_labels, tiny_siglip_labels):

@@ -167,6 +167,8 @@ def test_a_llava_is_tuned_further(tune_here, read_metrics):
         assert tensors(further)[name].shape == tensor.shape  # the vocabulary does not grow again
     with pytest.raises(UserError, match="is a LLaVA with a projector of its own"):
         tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
+    with pytest.raises(UserError, match=r"--mm_vision_select_layer -1: .* by layer -2"):
+        tune_here("layer", model_name_or_path=first, mm_vision_select_layer=-1)
 
 
 def test_bad_records_are_counted_before_anything_is_built(

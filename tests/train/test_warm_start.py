@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_sea.errors import UserError
-from llava_sea.model.embedding import find_tensor
+from llava_sea.model.builder import build_llava
+from llava_sea.model.embedding import build_llava_without_llm, find_tensor
 from llava_sea.model.projector_io import read_projector
+from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import train as stage1_command
 from llava_sea.train import warm_start
+from llava_sea.train.run import log_trainable
 
 TABLE = "model.embed_tokens.weight"
 
@@ -112,6 +115,22 @@ def test_only_the_embeddings_are_read(run_here, only_embeddings, monkeypatch):
     assert real == {"embed_tokens.weight"}
 
 
+def test_a_tied_head_is_counted_once(tiny, tmp_path, caplog):
+    shutil.copytree(tiny.llm, folder := tmp_path / "tied")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    tables = []
+    for build in (build_llava, build_llava_without_llm):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="llava_sea"):
+            log_trainable(Stage1Model(build(str(folder), str(tiny.clip))))
+        tables.append(caplog.messages)
+    assert tables[0] == tables[1] and any("language model" in line for line in tables[0])
+
+
 def test_bfloat16(run_here, read_metrics):
     low = run_here(warm_start.main, "low", max_steps=3, bf16=True, use_cpu=True)
     exact = read_metrics(run_here(warm_start.main, "exact", max_steps=3))
@@ -140,7 +159,7 @@ def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):
         ({"lora_enable": True}, "lora_enable True belongs to stage 2"),
         ({"fp16": True, "use_cpu": True}, "use --bf16 True"),
         ({"optim": "adamw_torch_8bit"}, "--optim adamw_torch_8bit: leave it out"),
-        ({"max_steps": -1, "num_train_epochs": 0}, "no steps"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "--num_train_epochs 0.0: must be"),
         ({"optim": "adafactor"}, "--optim adafactor: leave it out"),
         ({"resume_from_checkpoint": "checkpoint-1"}, "writes at its end alone"),
         ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),

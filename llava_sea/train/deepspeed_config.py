@@ -1,0 +1,143 @@
+"""The JSON file of ``--deepspeed``: it decides about ZeRO, the flags decide about all else.
+
+Trainer lets an ``optimizer`` or ``scheduler`` block of the file win over the flags without a word:
+WarmupLR takes the cosine's place, and a learning rate of the projector's own is lost. DeepSpeed
+takes a key that is missing for a value of its own: no accumulation, no clipping. So the two blocks
+are taken out with a warning, missing keys are left to the flags, and a value that contradicts a
+flag is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.training_args import OptimizerNames
+
+from llava_sea.errors import UserError
+from llava_sea.model.load_weights import read_json
+
+logger = logging.getLogger(__name__)
+
+BLOCKS = ("zero_optimization", "fp16", "bf16", "amp", "torch_autocast")
+
+OFFLOADED = ("adamw_torch", "adamw_torch_fused", "adagrad", "paged_adamw_32bit", "lion_32bit")
+"""Values of --optim that DeepSpeed can compute on the CPU; accelerate makes Adam of others."""
+
+TAKEN_OUT = {
+    "optimizer": "--optim, --learning_rate, --mm_projector_lr, --weight_decay and --adam_* decide",
+    "scheduler": "--lr_scheduler_type and --warmup_steps decide",
+}
+BATCHES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
+    """Read the file, without what is not its business.
+
+    Args:
+        given: its path, or the JSON itself as text or read already.
+
+    Raises:
+        UserError: if it cannot be read, or is no configuration of ZeRO.
+    """
+    config = copy.deepcopy(given) if isinstance(given, dict) else _read(given)
+    file = describe(given)
+    _check_blocks(file, config)
+    for block, decides in TAKEN_OUT.items():
+        if config.pop(block, None) is not None:
+            logger.warning("%s: its block %r is left out; %s", file, block, decides)
+    if config.get("gradient_clipping") is None:
+        logger.warning(
+            "%s: has no 'gradient_clipping'; --max_grad_norm decides (0: no clipping, as in "
+            "LLaVA's runs with its zero2.json and zero3.json)",
+            file,
+        )
+    for key in (*BATCHES, "gradient_clipping"):
+        if config.get(key) is None:
+            config[key] = "auto"
+    for block in ("fp16", "bf16"):
+        config.setdefault(block, {}).setdefault("enabled", "auto")
+    return config
+
+
+def _check_blocks(file: str, config: Mapping[str, Any]) -> None:
+    zero = config.get("zero_optimization")
+    blocks = {name: config[name] for name in BLOCKS if name in config}
+    if isinstance(zero, dict):
+        offload = ("offload_optimizer", "offload_param")
+        blocks |= {name: zero[name] for name in offload if zero.get(name)}
+    for name, block in blocks.items():
+        if not isinstance(block, dict):
+            raise UserError(f"{file}: {name!r} must be an object")
+    if zero is None or zero.get("stage") not in (0, 1, 2, 3):
+        raise UserError(f"{file}: 'zero_optimization' needs a 'stage' from 0 to 3")
+    for name in ("amp", "torch_autocast"):
+        if config.get(name, {}).get("enabled"):
+            raise UserError(f"{file}: take {name!r} out; --fp16 and --bf16 decide the precision")
+
+
+def _read(given: str) -> dict[str, Any]:
+    if not given.lstrip().startswith("{"):
+        return read_json(Path(given))
+    try:
+        config: dict[str, Any] = json.loads(given)
+    except ValueError as error:
+        raise UserError(f"--deepspeed: no JSON ({error})") from None
+    return config
+
+
+def describe(given: str | dict[str, Any]) -> str:
+    """Return how messages call the file."""
+    is_path = isinstance(given, str) and not given.lstrip().startswith("{")
+    return f"--deepspeed {given}" if is_path else "--deepspeed"
+
+
+def check_agreement(file: str, config: Mapping[str, Any], args: Any) -> None:
+    """Refuse values that contradict a flag; "auto" never does.
+
+    Args:
+        file: how to call it.
+        config: of `read_engine`.
+        args: the training arguments.
+
+    Raises:
+        UserError: naming every value with its flag.
+    """
+    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    flags = {
+        "train_micro_batch_size_per_gpu": ("--per_device_train_batch_size", micro),
+        "gradient_accumulation_steps": ("--gradient_accumulation_steps", accumulation),
+        "train_batch_size": (
+            f"{args.world_size} processes x --per_device_train_batch_size x "
+            "--gradient_accumulation_steps",
+            args.world_size * micro * accumulation,
+        ),
+        "gradient_clipping": ("--max_grad_norm", args.max_grad_norm),
+    }
+    given = {key: config[key] for key in flags}
+    for block in ("fp16", "bf16"):
+        flags[f"{block}.enabled"] = (f"--{block}", getattr(args, block))
+        given[f"{block}.enabled"] = config[block]["enabled"]
+    differing = [
+        f"{key} is {json.dumps(given[key])} there, {flag} {value}"
+        for key, (flag, value) in flags.items()
+        if given[key] not in ("auto", value)
+    ]
+    if differing:
+        raise UserError(
+            f'{file}: {"; ".join(differing)}. Write "auto" there, or give the flag that value'
+        )
+    offload = config["zero_optimization"].get("offload_optimizer") or {}
+    is_offloaded = offload.get("device", "none") != "none"
+    forced = config.get("zero_force_ds_cpu_optimizer", True)
+    optimizer = OptimizerNames(args.optim).value
+    if is_offloaded and forced and optimizer not in OFFLOADED:
+        raise UserError(
+            f"--optim {optimizer}: {file} has 'offload_optimizer', where DeepSpeed would take "
+            f"Adam instead. Use one of {', '.join(OFFLOADED)}, or write "
+            '"zero_force_ds_cpu_optimizer": false there'
+        )
