@@ -1,8 +1,8 @@
 """Ranks: the processes that share a work of hours under ``torchrun`` or ``deepspeed``.
 
-They share a file system; the group that joins them (gloo, on the CPU) carries what the first found
-out, and at the end which of them failed. If one dies the launcher ends the others; if the launcher
-dies, even by ``kill -9``, they end themselves.
+They share a file system; the group that joins them (gloo, on the CPU) carries the findings of the
+first rank, and at the end which of them failed. If one dies the launcher ends the others; if the
+launcher dies, even by ``kill -9``, they end themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _USER_ERROR = 2
 class FailedElsewhereError(SystemExit):
     """The work failed, and the first process has the error and says it.
 
-    Ends this process without a word, or lets it go on to what is next, with the first.
+    Ends this process silently, or lets it continue with the next piece of work, as the first does.
     """
 
 
@@ -84,7 +84,7 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def first(self, work: Callable[[], Item]) -> Item:
-        """Let the first process do a piece of work, and return in each what it returned.
+        """Let the first process do a piece of work, and return its result in each.
 
         Raises:
             Exception: what the work raised, in the first process.

@@ -19,7 +19,7 @@ class Progress(tqdm):
 
     def __init__(
         self,
-        what: str,
+        items: str,
         total: int | None = None,
         *,
         done: int = 0,
@@ -30,7 +30,7 @@ class Progress(tqdm):
         """Show the first state.
 
         Args:
-            what: what is counted, a plural ("images"), behind whose it is ("clip: steps").
+            items: a plural ("images"), behind a name if there are several bars ("clip: steps").
             total: how many there are, if that is known.
             done: how many were done before; they do not count for the rate.
             every: seconds between two lines of a log.
@@ -42,9 +42,9 @@ class Progress(tqdm):
             more |= {"mininterval": every, "maxinterval": every, "miniters": 0}
             if total is not None:
                 more["bar_format"] = _LOG_LINE
-        unit = " " + what.rpartition(": ")[2]
+        unit = " " + items.rpartition(": ")[2]
         super().__init__(
-            desc=what,
+            desc=items,
             total=total,
             initial=done,
             unit=unit,
@@ -56,7 +56,7 @@ class Progress(tqdm):
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
-        """Return what shows a state."""
+        """Return the function that shows a state."""
         if file.isatty():
             return tqdm.status_printer(file)
         return lambda text: print(text, file=file, flush=True)

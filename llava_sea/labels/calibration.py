@@ -1,4 +1,4 @@
-"""What is measured once, on a sample of the corpus, before it is mined: the mean patch, the sign.
+"""The mean patch and the sign, measured once on a sample of the corpus before it is mined.
 
 The mean patch (``--sea_center corpus``) is subtracted from every patch. Some words score high with
 every patch: hubs. Less the mean patch, a score is ``v . t - mean . t``: the word's score less its
@@ -69,7 +69,7 @@ def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
 def find_center(
     output: Path, options: ExtractOptions, encoder: PatchEncoder, images: list[CorpusImage]
 ) -> NDArray[np.float32] | None:
-    """Return what an extraction subtracts: nothing, an earlier run's vector, or a new one.
+    """Return the vector to subtract: None, an earlier run's, or a new one.
 
     Raises:
         UserError: if no image can be read, or the kept vector is damaged.

@@ -28,7 +28,7 @@ _COSINE_WORDS = 4096  # words, evenly spaced over the list, for the share of neg
 
 @dataclass(frozen=True)
 class LiftMeasure:
-    """What labels of one kind do on the sample; rates are means over images."""
+    """How labels of one kind fare on the sample; rates are means over images."""
 
     sign: int
     own_rate: float  # share of an image's labels that occur in its own caption
@@ -66,7 +66,7 @@ def caption_rates(
 def measure_lift(
     sign: int, labels_IPN: NDArray[np.integer], own_I: Floats, other_I: Floats, words: Sequence[str]
 ) -> LiftMeasure:
-    """Sum up the images, at least two, with what `caption_rates` says of them."""
+    """Sum up at least two images, with their rates from `caption_rates`."""
     own, other = float(own_I.mean()), float(other_I.mean())
     root = math.sqrt(len(own_I))
     lift = own / other if other else (math.inf if own else math.nan)
@@ -104,7 +104,7 @@ def in_errors(difference: float, error: float) -> float:
 
 
 def finite(value: Any) -> Any:
-    """Round a tree of numbers for JSON; what is not finite becomes None."""
+    """Round a tree of numbers for JSON; NaN and infinity become None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What eq. 9 draws, computed instead of drawn: shares of right labels, and of patches that agree.
+"""The draws of eq. 9, as expected values: shares of right labels, and of patches that agree.
 
 A patch draws one of its labels with probability S / sum(S); scores not above 0 are no labels. So
 every measure here is an expected value, exact, and needs no random numbers.
@@ -6,7 +6,7 @@ every measure here is an expected value, exact, and needs no random numbers.
 Spatial consistency is the chance that two patches draw the same label: neighbours (side by side),
 against patches of the same image that are no neighbours, and against patches of other images.
 Labels that ignore the patch and name the whole image agree between neighbours, but as often
-between the others of the same image: the ratio of the first two is what says "local".
+between the others of the same image: the ratio of the first two says "local".
 
 Limits: patches without a label are left out of both; how many there are is counted beside.
 

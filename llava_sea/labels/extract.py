@@ -34,7 +34,7 @@ logger = logging.getLogger("llava_sea.labels.extract")
 
 
 def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> Path:
-    """Mine the labels of a corpus's images, or finish what an earlier run began.
+    """Mine the labels of a corpus's images, or finish an earlier run.
 
     The processes of `ranks` share the work; None is this one alone.
 
@@ -42,7 +42,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
         The folder of the finished label store.
 
     Raises:
-        UserError: for whatever is wrong with the flags, the data, an image, or the output folder.
+        UserError: if the flags, the data, an image or the output folder are wrong.
     """
     from llava_sea.labels.mine_shards import cannot_write, load_encoder, mine_shards
 
@@ -71,8 +71,8 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
                 len(plan.images) * plan.grid[0] * plan.grid[1] * plan.top_n * 5 / 2**30,
             )
             encoder = encoder or load_encoder(options, device)
-            what = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"
-            with Progress(what, count[1], shown=ranks.rank == 0) as progress:
+            shown = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"
+            with Progress(shown, count[1], shown=ranks.rank == 0) as progress:
                 mine_shards(plan, share, encoder, progress.update)
             ranks.raise_if_any_failed(None)
             ranks.first(lambda: _finish(plan, fields))
@@ -135,7 +135,7 @@ def _prepare(
 def _parameters(
     options: ExtractOptions, images: list[CorpusImage], encoder: PatchEncoder
 ) -> dict[str, Any]:
-    """What makes these labels these labels; a resumed run must agree on all of it."""
+    """Return all that decides the labels; a resumed run must agree on it."""
     from llava_sea.alignment.label_store import FORMAT
     from llava_sea.labels.images import ImageLoader
     from llava_sea.labels.words_file import read_words, words_sha256
@@ -198,7 +198,7 @@ def _copy_words(source: Path, output: Path, sha256: str) -> None:
 
 
 def _finish(plan: Plan, fields: dict[str, Any]) -> None:
-    """Verify all shards and make a store of them; say what was skipped."""
+    """Verify all shards and make a store of them; name the skipped images."""
     from llava_sea.alignment.label_store import LabelStore, finalize_store
     from llava_sea.labels import state
 

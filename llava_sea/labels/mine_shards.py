@@ -1,4 +1,4 @@
-"""Encode and mine the images of one shard after the other: what each rank of a run does.
+"""The work of a rank: encode and mine the images of one shard after the other.
 
 A shard holds `shard_size` images in the corpus's order and is written in one stroke, so a process
 that dies loses the shard in its hands and nothing else. Batches never cross shards: the result does

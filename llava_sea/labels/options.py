@@ -1,4 +1,4 @@
-"""The flags of the label extraction and of the quality measurement, and what is wrong with them.
+"""The flags of the label extraction and of the quality measurement, and their checks.
 
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
@@ -58,7 +58,7 @@ class CorpusOptions:
     dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
 
     def check(self, command: str) -> None:
-        """Refuse what is missing or cannot be.
+        """Refuse missing and impossible values.
 
         Raises:
             UserError: naming the flag.
@@ -77,7 +77,7 @@ class CorpusOptions:
 
 @dataclass(kw_only=True)
 class ExtractOptions(CorpusOptions):
-    """What to label, with what, and where to put it."""
+    """The corpus to label, the kind of labels, and their folder."""
 
     output_dir: str = flag("folder for the labels; an unfinished one is resumed", "")
     sea_preset: str = flag(
@@ -105,7 +105,7 @@ class ExtractOptions(CorpusOptions):
     local_rank: int = flag("set by the deepspeed launcher", -1)
 
     def resolved(self) -> ExtractOptions:
-        """Fill in what the preset decides; flags that were given win.
+        """Fill in the preset's values; flags that were given win.
 
         Raises:
             UserError: if a needed flag is missing or a value cannot be.
@@ -119,7 +119,7 @@ class ExtractOptions(CorpusOptions):
 
 @dataclass(kw_only=True)
 class QualityOptions(CorpusOptions):
-    """What to measure labels on, and with what."""
+    """The sample and the kinds of labels to measure."""
 
     output: str | None = flag("file for all numbers, as JSON")
     truth: str | None = flag(

@@ -1,6 +1,6 @@
 """Images to patch features in the space that the encoder shares with its text tower (SEA eq. 6).
 
-The model's own modules run up to the last block; what happens there is the choice of `features`:
+The model's own modules run up to the last block; there `features` decides:
 
 CLIP, ``y = visual_projection(post_layernorm(z))`` without the class token's row:
     vanilla  z = the last block's output, as printed in the paper
@@ -17,7 +17,7 @@ enters the joint space as the head would see it alone: ``o = out_proj(v_proj(z))
 ``y = o + mlp(layernorm(o))``, with the head's own weights and z after post_layernorm. There the
 last block's full output reaches the loss, and the value path is the head's: ``vanilla`` and
 ``value`` are one and the same. value2, qq and qq+kk change the last block as in CLIP. The paper
-does not say what it did.
+does not say how it used SigLIP.
 
 Limits: CLIP and SigLIP (with fixed-size SigLIP 2 checkpoints, which share SigLIP's classes).
 

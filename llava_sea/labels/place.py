@@ -1,6 +1,6 @@
 """Localisation test: labels of two half images against both captions.
 
-Caption lift cannot tell the place: an encoder that spreads what it sees over all patches names the
+Caption lift cannot tell the place: an encoder that spreads an object over all patches names the
 right words everywhere. So halves of two images are put together, the left of one and the right of
 the next, and the labels of each half are compared with both captions. A label that belongs where it
 stands is in its own half's caption and not in the other's. This needs captions alone, so real data
@@ -13,8 +13,8 @@ have it too. Only words that are in one of the two captions count.
                   halves. Each word of a caption counts the same, however few patches show it, so
                   things count as much as the background that covers most of the image.
 
-Limits: a half has lost what the caption says of the other half, which lowers recall alike for
-all labels. Neighbouring mosaics share an image; the standard errors take them as independent.
+Limits: a half lacks the words that its caption has for the other half, which lowers recall alike
+for all labels. Neighbouring mosaics share an image; the standard errors take them as independent.
 
 Shape letters: I mosaics, P patches, N labels of a patch, M labels of a half, Q words, W words of
 one caption.
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Place:
-    """What the mosaics say; errors are standard errors over mosaics (lift) and halves (recall)."""
+    """Results of the mosaics; errors are standard errors over mosaics (lift), halves (recall)."""
 
     lift: float
     lift_error: float

@@ -63,7 +63,7 @@ def measure_quality(options: QualityOptions) -> list[Row]:
     """Measure every kind of label that the options name: features x centre x sign x n.
 
     Raises:
-        UserError: for whatever is wrong with the flags, the data or an image.
+        UserError: if the flags, the data or an image are wrong.
     """
     from llava_sea.labels.quality_rows import measure_features
 

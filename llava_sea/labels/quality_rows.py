@@ -39,7 +39,7 @@ SIGNS = (1, -1)
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of label and what was measured of it."""
+    """One kind of label with all its measures."""
 
     features: str
     sign: int
@@ -58,7 +58,7 @@ class Row:
         return self.features, self.center, self.sign
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything for JSON; what is not finite becomes None."""
+        """Return everything for JSON; NaN and infinity become None."""
         return finite(asdict(self))
 
 
@@ -73,7 +73,7 @@ class KnownTruth:
 
 @dataclass(frozen=True)
 class Sample:
-    """The images to measure on, and with what."""
+    """The images to measure on, with encoder and words."""
 
     options: QualityOptions
     encoder: PatchEncoder

@@ -1,7 +1,7 @@
 """Measure the sign of eq. 8 by caption lift, before a corpus is mined with it.
 
-The paper ranks words by the negated cosine; whether that or the plain cosine names what a patch
-shows depends on the encoder and on the features. For a sample of images and both signs: how often
+The paper ranks words by the negated cosine; whether that or the plain cosine fits depends on the
+encoder and on the features. For a sample of images and both signs: how often
 does a kept label (top n, score above 0) occur in the image's own caption, and how often in
 another image's (`caption_lift.py`)? A sign is taken only if its lift stands out of the noise, and
 of the other sign's.
@@ -51,7 +51,7 @@ class SignReport:
     num_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers for a manifest; what is not finite becomes None."""
+        """Return the numbers for a manifest; NaN and infinity become None."""
         return finite(asdict(self))
 
 

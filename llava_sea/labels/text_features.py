@@ -40,7 +40,7 @@ _LEGACY_EOS = 2  # CLIP configs with this end token pool at the largest id inste
 
 
 class EncodedWords(NamedTuple):
-    """What `TextEncoder.encode_words` found."""
+    """Vectors of words, and the words that are too long for the text tower."""
 
     features_QD: NDArray[np.float32]
     too_long: list[str]

@@ -42,7 +42,7 @@ Counts = Counter[tuple[str, str]]
 
 @dataclass(kw_only=True)
 class WordListOptions:
-    """What goes into a word list, and where it goes."""
+    """The captions of a word list, its limits, and its file."""
 
     data_path: tuple[str, ...] = flag(
         "captions: LLaVA's JSON (the gpt turns), .jsonl (records, strings or objects with 'caption'"
@@ -65,7 +65,7 @@ class WordListOptions:
 
 @dataclass(frozen=True)
 class WordListSummary:
-    """What a word list holds and where it came from."""
+    """Counts of a word list's rows and of its sources."""
 
     captions: int
     words: int

@@ -111,7 +111,7 @@ def test_float16_scores_and_large_ids_as_the_slow_twin(
             assert not found_ids[patch][~kept].any()
 
 
-def test_a_picture_without_a_label_is_resampled_to_none():
+def test_an_image_without_a_label_is_resampled_to_none():
     overlap = grid_overlap((2, 2), (3, 3))
     none = overlap.of(np.flatnonzero(overlap.labelled(np.zeros(4, bool))))
     ids, scores = transfer_labels(np.ones((4, 2), np.uint32), np.zeros((4, 2), np.float16), none)
