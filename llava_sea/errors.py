@@ -14,6 +14,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from llava_sea.terminal import say
+
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
@@ -40,10 +42,10 @@ def _rank() -> str:
 
 def _say(text: str) -> None:
     line = f"{_rank()}error: {text}"
-    print(line, file=sys.stderr)
+    say(line, file=sys.stderr)
     if ERROR_FILE in os.environ:
         with contextlib.suppress(OSError), open(os.environ[ERROR_FILE], "a") as file:
-            print(line, file=file)
+            say(line, file=file)
 
 
 def run_command(main: Callable[[], object]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llava_sea.terminal import printable, say
+
 _LOG_LINE = "{desc}: {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"
 
 
@@ -57,9 +59,8 @@ class Progress(tqdm):
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
         """Return the function that shows a state."""
-        if file.isatty():
-            return tqdm.status_printer(file)
-        return lambda text: print(text, file=file, flush=True)
+        live = tqdm.status_printer(file) if file.isatty() else None
+        return lambda text: live(printable(text)) if live else say(text, file=file)
 
     def close(self) -> None:
         """Take the bar down; a log ends with the last state."""

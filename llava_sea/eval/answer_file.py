@@ -17,7 +17,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import read_rows
 from llava_sea.eval.question import Question
-from llava_sea.files import write_atomically
+from llava_sea.files import read_file, write_atomically
 
 Key = tuple[str, str]
 
@@ -96,7 +96,7 @@ class AnswerFile:
             if question.key in answers
         ]
         data = "".join(rows).encode()
-        if not self.path.is_file() or self.path.read_bytes() != data:
+        if not self.path.is_file() or read_file(self.path) != data:
             write_atomically(self.path, data)
         for shard in self.shards():
             shard.unlink()

@@ -17,6 +17,7 @@ from typing import Any
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answer_file import WAY_OUT, AnswerFile
+from llava_sea.files import open_file, read_json
 
 _FILES = (
     "*.safetensors",
@@ -39,7 +40,7 @@ def fingerprint(folder: Path) -> str:
     for path in sorted(found):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if size <= _WHOLE:
                 digest.update(file.read())
                 continue
@@ -71,7 +72,7 @@ def check_same_run(file: AnswerFile, run: Mapping[str, Any]) -> None:
     """
     if file.is_begun():
         try:
-            before = json.loads(file.run_file.read_bytes())
+            before = read_json(file.run_file)
             differing = [name for name in run if before[name] != run[name]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -30,6 +30,7 @@ from llava_sea.model.load_weights import read_json
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
+from llava_sea.terminal import say
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]
 
@@ -183,7 +184,7 @@ def _finish(file: AnswerFile, asked: int) -> None:
             "of them share? The same command goes on"
         )
     file.put_together(answers)
-    print(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
+    say(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
 
 
 def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.files import read_file
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Return the rows of an answer file with their line numbers; a cut last line is none.
 
     Raises:
-        UserError: if another line is no answer.
+        UserError: if it is no file, or another line is no answer.
     """
-    lines = path.read_bytes().split(b"\n")
+    lines = read_file(path).split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from llava_sea.processes import Processes
+from llava_sea.terminal import log_to, say
 
 
 def run_shared(work: Callable[[Processes], None]) -> None:
@@ -21,7 +22,7 @@ def run_shared(work: Callable[[Processes], None]) -> None:
     """
     # The tokenizer's own threads and ours would be in each other's way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    log_to(sys.stderr)
     if os.environ.get("RANK", "0") != "0":
         logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
 
@@ -32,7 +33,7 @@ def run_shared(work: Callable[[Processes], None]) -> None:
     try:
         work(processes)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        say("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         processes.stop()

@@ -32,6 +32,7 @@ from llava_sea.eval.score_file import add_score
 from llava_sea.eval.server_scores import read_server_scores
 from llava_sea.eval.table import print_table
 from llava_sea.processes import FailedElsewhereError, Processes
+from llava_sea.terminal import say
 
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
@@ -54,7 +55,7 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     tasks, lacking = there(select(args.only), args.data)
     if processes.rank == 0:
         for line in lacking:
-            print(line, flush=True)
+            say(line)
     if not tasks:
         raise UserError(
             f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
@@ -72,13 +73,13 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
             else:
                 columns[name][task.name] = outcome
     if processes.rank == 0:
-        print()
+        say()
         replaced = _fill_in(columns, returned)
         print_table(TASKS, columns, baseline)
         for line in [*replaced, *(line.partition(": no ")[0] for line in lacking)]:
-            print(line)
+            say(line)
         for name, folder in zip(names, folders, strict=True):
-            print(f"{name}: answers and scores are in {folder}")
+            say(f"{name}: answers and scores are in {folder}")
     if failures:
         lines = [f"{', '.join(them)}, {name}: {why}" for (name, why), them in failures.items()]
         raise UserError(

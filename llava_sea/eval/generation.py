@@ -28,6 +28,7 @@ from llava_sea.data.tokenize import stop_ids, tell_beyond, tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval.batches import plan_batches
 from llava_sea.eval.question import Question
+from llava_sea.files import IMAGE_BYTES, read_file
 from llava_sea.model.generate import generate, pad_prompts
 
 AHEAD = 2
@@ -146,10 +147,9 @@ class Answerer:
             path = resolve_image_path(self.image_folder, data, question.question_id)
             where = f"{where}: {path}"
             try:
-                data = path.read_bytes()
-            except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"{where}: cannot read the image ({reason})") from None
+                data = read_file(path, IMAGE_BYTES)
+            except UserError as error:
+                raise UserError(f"{question.name}: {error}") from None
         assert data is not None
         way_out = "replace it, and the same command goes on"
         return self.transform(decode_image(data, where, way_out))

@@ -6,10 +6,15 @@ the question. `LocalJudge` compares words; its grades are no LLM's and say so by
 
 `GradeCache` keeps each grade on disk as it is given, so a run that stopped goes on without paying
 twice, and the same answers get the same grades again.
+
+The key is the endpoint's alone: no redirect is followed, and wherever an endpoint's words are shown
+or kept, the key and a password of its address are starred out of them.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -22,9 +27,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from llava_sea.errors import UserError
+from llava_sea.files import LIST_BYTES, read_file
+from llava_sea.terminal import without_password
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,18 @@ class Judge(Protocol):
     def grade(self, case: Case) -> Grade: ...  # noqa: D102
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Take a redirect for the refusal that it is: another host would get the key and grade."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing."""
+
+
 class OpenAIJudge:
     """A model behind an OpenAI-compatible endpoint, at temperature 0."""
 
     deterministic = False
+    _LARGEST_REPLY = 2**20
     # What MM-Vet's official evaluator adds when it has to ask again, at 0 the first time and 0.5
     # warmer each time after that (github.com/yuweihao/MM-Vet, mm-vet_evaluator.py).
     _AGAIN = "\nPredict the correctness of the answer (digit): "
@@ -102,7 +117,8 @@ class OpenAIJudge:
 
         Args:
             base_url: as OpenAI's clients take it, e.g. "https://api.openai.com/v1"; "/v1" is
-                added to an address without a path.
+                added to an address without a path. With ``USER:PASSWORD@`` before the host these
+                are sent in place of a key.
             model: the model's name there.
             api_key: sent as a bearer token, if any.
             tries: how often a request is sent that fails, and how often a reply without a grade is
@@ -113,7 +129,7 @@ class OpenAIJudge:
             sleep: waits some seconds.
 
         Raises:
-            UserError: if `base_url` is no http address.
+            UserError: if `base_url` is no http address, or the key cannot be sent.
         """
         try:
             parts = urlsplit(base_url)
@@ -122,14 +138,29 @@ class OpenAIJudge:
         except ValueError:  # a bracket left open, a port that is no number
             right = False
         if not right:
+            shown = without_password(base_url.partition("?")[0])
             raise UserError(
-                f"the judge's address {base_url!r} must be like http://HOST:PORT/v1 or "
-                "https://HOST/v1"
+                f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1"
             )
-        path = parts.path.rstrip("/") or "/v1"
-        self._url = f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
-        self.name = f"{model} at {parts.netloc.rpartition('@')[2]}"
-        self._model, self._api_key = model, api_key.strip()
+        path, host = parts.path.rstrip("/") or "/v1", parts.netloc.rpartition("@")[2]
+        self._url = f"{parts.scheme}://{host}{path}/chat/completions"
+        self.name = f"{model} at {host}"
+        self._model = model
+        if parts.username is not None:
+            user, password = unquote(parts.username), unquote(parts.password or "")
+            encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+            self._authorization, secrets = f"Basic {encoded}", [encoded, password or user]
+        else:
+            key = api_key.strip()
+            if not all(c.isascii() and c.isprintable() for c in key):
+                raise UserError(
+                    "the judge's key holds characters that no key has; see OPENAI_API_KEY"
+                )
+            self._authorization, secrets = f"Bearer {key}" if key else "", [key]
+        # as they are, as an address has them, as JSON has them
+        written = {f(secret) for secret in secrets for f in (str, quote, quote_plus, _in_json)}
+        self._secrets = sorted(written - {""}, key=len, reverse=True)
+        self._opener = urllib.request.build_opener(_NoRedirects())
         self._tries, self._timeout, self._max_tokens = tries, timeout, max_tokens
         self._sleep = sleep
 
@@ -154,6 +185,7 @@ class OpenAIJudge:
             )
             text, model = _content(reply)
             value = read_grade(text)
+            text, model = self._starred(text), self._starred(model)
             if value is not None:
                 return Grade(value, text, model or self._model, _today())
             replies.append(text)
@@ -166,36 +198,53 @@ class OpenAIJudge:
     def _post(self, body: dict[str, Any], question_id: str) -> Any:
         """Send a request, again where that may help; None for a reply that is not JSON."""
         headers = {"Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self._authorization:
+            headers["Authorization"] = self._authorization
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
         where, trouble = f"judge {self.name}, question {question_id}", ""
         for attempt in range(self._tries):
             asked_wait = 0.0
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                    return _parsed(response.read())
+                with self._opener.open(request, timeout=self._timeout) as response:
+                    data = response.read(self._LARGEST_REPLY + 1)
+                if len(data) > self._LARGEST_REPLY:
+                    raise UserError(
+                        f"{where}: the reply of {self._url} is larger than "
+                        f"{self._LARGEST_REPLY:,} bytes; is it an endpoint of chat completions?"
+                    )
+                return _parsed(data)
             except urllib.error.HTTPError as error:
-                with error:
-                    said = error.read()[:500].decode(errors="replace")
-                trouble = f"HTTP {error.code}: {said}"
+                said = b""
+                with error, contextlib.suppress(OSError, http.client.HTTPException):
+                    said = error.read(self._LARGEST_REPLY)
+                said_text = self._starred(said.decode(errors="replace"))[:500]
+                trouble = f"HTTP {error.code}: {said_text}"
+                if 300 <= error.code < 400:
+                    raise UserError(
+                        f"{where}: {self._url} leads elsewhere (HTTP {error.code}), and the key is "
+                        "sent nowhere else; give the address that answers itself"
+                    ) from None
                 if error.code not in (408, 429) and error.code < 500:
                     raise UserError(
                         f"{where}: the endpoint {self._url} refused: {trouble}. Mend the model's "
                         "name, the key or the address"
-                    ) from error
+                    ) from None
                 wait = error.headers.get("Retry-After", "")
                 asked_wait = min(float(wait), 60.0) if wait.isdecimal() else 0.0
             except (OSError, http.client.HTTPException) as error:  # time-outs are OSErrors
-                trouble = repr(error)
-            except ValueError as error:
-                raise UserError(f"{where}: cannot be asked ({error}); see the key") from error
+                trouble = self._starred(repr(error))
             if attempt + 1 < self._tries:
                 self._sleep(max(2.0**attempt, asked_wait))
         raise UserError(
             f"{where}: no reply from {self._url} in {self._tries} tries, the last: {trouble}. "
             "Earlier grades are kept, and the same command goes on from here"
         )
+
+    def _starred(self, text: str) -> str:
+        """Return what an endpoint says without the key, should it say that again."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 class LocalJudge:
@@ -235,7 +284,7 @@ class GradeCache:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, and the grades' file is to be there; move it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.exists() else b""
+        data = read_file(path, LIST_BYTES) if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
@@ -287,6 +336,10 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]
 
 
 def _content(reply: Any) -> tuple[str, str]:

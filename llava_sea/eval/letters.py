@@ -13,6 +13,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.asked import with_prompt
 from llava_sea.eval.scorers.letters import score
+from llava_sea.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = score(answers, args.questions, benchmark=args.questions.stem)
     found = with_prompt(found, answers)
     missing = f", {found.missing} without an answer" if found.missing else ""
-    print(f"{found.benchmark}: {found.value:.1f} % of {found.questions} questions right{missing}")
+    say(f"{found.benchmark}: {found.value:.1f} % of {found.questions} questions right{missing}")
     for name, value in found.parts.items():
-        print(f"  {name}: {value:.1f} %")
-    print(f"Protocol: {args.questions}: {found.describe()}")
+        say(f"  {name}: {value:.1f} %")
+    say(f"Protocol: {args.questions}: {found.describe()}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from llava_sea.eval.question import (
     without_placeholder,
 )
 from llava_sea.eval.question_table import read_table
+from llava_sea.files import read_text
 
 __all__ = ["SINGLE_PRED_PROMPT", "Question", "distinct", "read_questions"]
 
@@ -48,7 +49,10 @@ def read_questions(
         UserError: naming file and line, if the file is none of these, a question lacks something,
             or a flag does not fit the kind of file.
     """
-    text = _read_text(path)
+    try:
+        text = read_text(path, None)
+    except UserError as error:
+        raise UserError(f"--question-file {error}") from None
     start = text.lstrip()[:1]
     if start == "{":
         if single_pred_prompt:
@@ -98,15 +102,6 @@ def distinct(questions: Iterable[Question]) -> dict[tuple[str, str], Question]:
                 "answers could not be told apart. Give each its own question_id"
             )
     return found
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"--question-file {path}: cannot be read ({error.strerror})") from None
 
 
 def _parse(text: str, where: object) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.outcome import Outcome
 from llava_sea.eval.score import Score
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 
 NAME = "scores.json"
 
@@ -24,12 +24,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
-            raise TypeError("no object of tasks")
-    except (OSError, ValueError, TypeError) as error:
+            raise UserError("no object of tasks")
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise UserError(
-            f"{path}: is no scores.json of this command ({error}); move it away"
+            f"{path}: is no scores.json of this command ({reason}); move it away"
         ) from None
     return content
 

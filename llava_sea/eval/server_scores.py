@@ -14,6 +14,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.benchmarks import TASKS
 from llava_sea.eval.score import Score
+from llava_sea.files import SETTINGS_BYTES, read_text
 
 
 def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, dict[str, Score]]:
@@ -28,10 +29,10 @@ def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, di
     """
     form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-    except OSError as error:
-        raise UserError(f"--server_scores {path}: {error.strerror}") from None
-    except ValueError as error:
+        content = json.loads(read_text(path, SETTINGS_BYTES), object_pairs_hook=_once)
+    except UserError as error:
+        raise UserError(f"--server_scores {error}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--server_scores {path}: not JSON ({error}); write {form}") from None
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f"--server_scores {path}: must be {form}")

@@ -17,6 +17,7 @@ from rich.table import Table
 from llava_sea.eval.compare import FLOOR, gains, one_a_benchmark
 from llava_sea.eval.outcome import Outcome, Submission, Task
 from llava_sea.eval.score import Score
+from llava_sea.terminal import open_console
 
 FILE_WIDTH = 140
 """Characters of a line where the output is no terminal."""
@@ -43,8 +44,8 @@ def print_table(
         console: where it goes; stdout if not given.
     """
     if console is None:
-        plain = Console()
-        console = plain if plain.is_terminal else Console(width=FILE_WIDTH)
+        plain = open_console()
+        console = plain if plain.is_terminal else open_console(width=FILE_WIDTH)
     scores = {
         name: {task: o for task, o in column.items() if isinstance(o, Score)}
         for name, column in columns.items()

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 from llava_sea.labels.images import CorpusImage, ImageLoader, spread
 from llava_sea.labels.mine_shards import encode_batches
 from llava_sea.labels.options import ExtractOptions
@@ -122,7 +122,7 @@ def find_sign(
         return SignChoice(int(options.sea_sign), None)
     path = work / "sign.json"
     if path.is_file():
-        kept = json.loads(path.read_text())
+        kept = read_json(path)
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     chosen = spread([i for i, text in enumerate(captions) if text.strip()], options.sign_sample)

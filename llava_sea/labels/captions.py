@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.files import open_file
 
 SUFFIXES = (".json", ".jsonl", ".txt")
 
@@ -68,7 +69,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for number, line in enumerate(file, 1):
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield number, text.removesuffix("\n").removesuffix("\r")
@@ -77,8 +78,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(
             f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
         ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _parse(text: str, where: str) -> Any:

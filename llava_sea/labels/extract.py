@@ -24,6 +24,7 @@ from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_range, whole
+from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.images import CorpusImage
@@ -186,12 +187,12 @@ def own_device(device: str, ranks: Processes | None = None) -> str:
 
 
 def _copy_words(source: Path, output: Path, sha256: str) -> None:
-    from llava_sea.files import write_atomically
+    from llava_sea.files import LIST_BYTES, read_file, write_atomically
 
     target = output / "words.tsv"
     if target.exists() and source.samefile(target):
         return
-    data = source.read_bytes()
+    data = read_file(source, LIST_BYTES)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"--words {source} was changed while this command started; run it again")
     write_atomically(target, data)
@@ -219,7 +220,7 @@ def main() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     ranks = Processes.start()
     # All ranks but the first would say the same once more.
     logging.getLogger("llava_sea").setLevel(logging.ERROR if ranks.rank else logging.INFO)

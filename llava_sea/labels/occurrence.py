@@ -10,7 +10,6 @@ Shape letters: I captions.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_sea.errors import UserError
+from llava_sea.files import LIST_BYTES, read_json
 
 _TOKEN = re.compile(r"[^\W_]+")
 
@@ -59,12 +59,14 @@ class Truth:
         """
         self._named = f"{flag} {path}"
         try:
-            data = json.loads(Path(path).read_text())
+            data = read_json(path, LIST_BYTES)
             self._sets = [frozenset(words) for words in data["words_sets"]]
             self._images: dict[str, list[int]] = data["images"]
             self._objects: dict[str, str] = data["objects"]
             self.grid: tuple[int, ...] = tuple(data["grid"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UserError as error:
+            raise UserError(f"{flag} {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self._named}: cannot be read ({error!r})") from None
 
     def words(self, image: str, patch: int) -> frozenset[str]:

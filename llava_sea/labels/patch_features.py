@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from llava_sea.errors import UserError
 from llava_sea.labels.options import FEATURES
+from llava_sea.pretrained import load_pretrained
 
 _SHAPE_FIELDS = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
 
@@ -83,8 +84,8 @@ class PatchEncoder:
         if family not in classes:
             raise UserError(_unpaired(family, str(path_or_id)))
         try:
-            model, info = classes[family].from_pretrained(
-                str(path_or_id), dtype=torch.float32, output_loading_info=True
+            model, info = load_pretrained(
+                classes[family], str(path_or_id), dtype=torch.float32, output_loading_info=True
             )
         except OSError as error:
             raise UserError(f"cannot load the vision tower {path_or_id}: {error}") from error
@@ -214,7 +215,7 @@ def _model_type(path_or_id: str | Path) -> str:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(path_or_id)).model_type
+        return load_pretrained(AutoConfig, str(path_or_id)).model_type
     except (OSError, ValueError) as error:
         raise UserError(
             f"no vision tower at {path_or_id}: expected a transformers folder with config.json and "

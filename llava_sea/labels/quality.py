@@ -35,6 +35,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import QualityOptions, parse_flags
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_range, whole
+from llava_sea.terminal import log_to, open_console, say
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from rich.table import Table
@@ -159,11 +160,9 @@ def best_n(rows: Sequence[Row]) -> Row:
 
 def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     """Print every kind of label at its best n, the chosen kind at every n, and a legend."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout)
+    console = open_console(file=sys.stdout)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, width=_WIDTH)
+        console = open_console(file=sys.stdout, width=_WIDTH)
     kinds = dict.fromkeys(row.kind for row in rows)
     console.print("every kind at its n of highest place lift")
     some = [best_n([row for row in rows if row.kind == kind]) for kind in kinds]
@@ -171,7 +170,7 @@ def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     if chosen is not None:
         console.print("\nthe chosen kind at every n")
         console.print(_table([row for row in rows if row.kind == chosen.kind], chosen))
-    print(_LEGEND + (_TRUTH if rows[0].precision is not None else ""))
+    say(_LEGEND + (_TRUTH if rows[0].precision is not None else ""))
 
 
 def _table(rows: Sequence[Row], chosen: Row | None) -> Table:
@@ -243,7 +242,7 @@ def main() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     rows = measure_quality(options)
     chosen = choose(rows)
     print_table(rows, chosen)
@@ -255,7 +254,7 @@ def main() -> None:
             "of a cut and joined image than in the other, so nothing is chosen. Ways out: more "
             "--num_images, a word list made from these captions, another --vision_tower"
         )
-    print(f"\nchosen (place recall; n by place lift): {flags_of(chosen)}")
+    say(f"\nchosen (place recall; n by place lift): {flags_of(chosen)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 
 _OURS = ("shard-", "words.tsv", "center.npy", "index.npy", "manifest.json", "work", ".")
 _LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a finished store
@@ -101,9 +101,9 @@ def plain(value: Any) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); delete the folder") from None
+        found: dict[str, Any] = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete the folder") from None
     return found
 
 

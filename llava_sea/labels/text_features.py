@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 from llava_sea.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -170,8 +170,8 @@ def encode_to_disk(
         UserError: if no word fits the text tower.
     """
     path, note = folder / "words.npy", folder / "words.json"
-    if note.exists() and path.exists():  # the note is written last
-        return WordVectors(str(path), json.loads(note.read_text())["too_long"])
+    if note.is_file() and path.is_file():  # the note is written last
+        return WordVectors(str(path), read_json(note)["too_long"])
     temporary = folder / "words.tmp.npy"
     array_QD = _new_array(temporary, (len(words), texts.joint_size))
     with Progress("words", len(words)) as progress:

@@ -29,6 +29,7 @@ from llava_sea.labels.tagging import BOUNDARY
 from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_ranges
+from llava_sea.terminal import say
 
 __all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
@@ -229,14 +230,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     start = time.monotonic()
     summary = build_word_list(options)
-    print(
+    say(
         f"{options.output}: {summary.entries:,} entries ({summary.words:,} words, "
         f"{summary.phrases:,} phrases, {summary.from_list:,} from the common list alone) "
         f"of {summary.captions:,} captions in {time.monotonic() - start:.1f} s"
     )
     if options.common_words is not None:
-        print(f"{options.common_words}: {summary.stopped:,} words are in the stop list, left out")
-    print(f"sha256 {summary.sha256}")
+        say(f"{options.common_words}: {summary.stopped:,} words are in the stop list, left out")
+    say(f"sha256 {summary.sha256}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
 from llava_sea.model.export_flags import parser
+from llava_sea.terminal import log_to, say
 
 
 def export(args: argparse.Namespace) -> None:
@@ -55,7 +56,7 @@ def export(args: argparse.Namespace) -> None:
     )
     llm: Any = loaded.model.config.text_config
     tower: Any = loaded.model.config.vision_config
-    print(
+    say(
         f"{args.model_path}: {loaded.kind}\n"
         f"  LLM {llm.model_type}, vision tower {tower.model_type} "
         f"({loaded.vision_tower}), pictures {loaded.image_aspect_ratio}, template {given.name}, "
@@ -66,7 +67,7 @@ def export(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
+    log_to(sys.stdout)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
     export(parser("python -m llava_sea.model.export", __doc__).parse_args(arguments))
 

@@ -20,6 +20,7 @@ from typing import Any
 from llava_sea.conversation import get_template
 from llava_sea.errors import run_command
 from llava_sea.model.export_flags import check_empty, parser
+from llava_sea.terminal import log_to, say
 
 
 def export_llm(args: argparse.Namespace) -> None:
@@ -49,7 +50,7 @@ def export_llm(args: argparse.Namespace) -> None:
     rows = read_json(Path(args.output_dir) / "config.json")["vocab_size"]
     less = f" ({former - rows} of an export for <image> taken out)" if rows < former else ""
     llm: Any = loaded.model.config.text_config
-    print(
+    say(
         f"{args.model_path}: {loaded.kind}\n"
         f"  LLM {llm.model_type}, {rows:,} rows{less}, {dtype}\n"
         f"written to {args.output_dir}: {', '.join(files)}"
@@ -58,7 +59,7 @@ def export_llm(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
+    log_to(sys.stdout)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
     export_llm(parser("python -m llava_sea.model.export_llm", __doc__).parse_args(arguments))
 

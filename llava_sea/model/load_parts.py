@@ -27,6 +27,7 @@ from llava_sea.model.load_source import (
 )
 from llava_sea.model.load_weights import read_json, read_tensors
 from llava_sea.model.load_whole import load_hf, load_llava_1_5
+from llava_sea.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _assemble(source: Source, base: str, kind: str, projector_path: str | None =
 def _stored_dtype(base: str, cache_dir: str | None) -> torch.dtype:
     check_exists(base, "--model-base")
     try:
-        dtype = AutoConfig.from_pretrained(base, cache_dir=cache_dir).dtype
+        dtype = load_pretrained(AutoConfig, base, cache_dir=cache_dir).dtype
     except (OSError, ValueError) as error:
         raise UserError(
             f"--model-base {base}: cannot be loaded ({str(error).splitlines()[0]})"

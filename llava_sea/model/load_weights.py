@@ -6,7 +6,6 @@ opened with `weights_only`, so code in one is refused, never run.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -19,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llava_sea import files
 from llava_sea.errors import UserError
+from llava_sea.files import open_file
 
 INDEXED = (
     ("model.safetensors.index.json", "model.safetensors"),
@@ -120,7 +121,7 @@ def _reason(error: Exception) -> str:
 
 def _is_zip(path: Path) -> bool:
     """Say whether torch can map the file: those written before torch 1.6 are no archives."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(2) == b"PK"
 
 
@@ -130,12 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if there is no such file or it holds something else.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error})") from None
+    value = files.read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: no JSON object")
     return value

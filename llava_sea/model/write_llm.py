@@ -60,7 +60,7 @@ def take_llm(loaded: Loaded) -> PreTrainedModel:
     llava: Any = loaded.model
     config = copy.deepcopy(llava.config.text_config)
     with torch.device("meta"), without_zero3():
-        llm: Any = AutoModelForCausalLM.from_config(config)
+        llm: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     setattr(llm, llm.base_model_prefix, llava.model.language_model)
     llm.set_output_embeddings(llava.lm_head)
     llm.config = llm.base_model.config = config

@@ -18,6 +18,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.files import write_atomically
 from llava_sea.ranges import check_ranges
 from llava_sea.report.folder import RunFolder, open_run
+from llava_sea.terminal import say
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if report.token_map is not None:
         files[output.with_name(f"{output.stem}_map.png")] = map_png(report.token_map)
     _write(files)
-    print(f"report: {output} (and {len(files) - 1} PNG files beside it)")
+    say(f"report: {output} (and {len(files) - 1} PNG files beside it)")
     return output
 
 

@@ -19,6 +19,7 @@ from llava_sea.errors import UserError
 from llava_sea.files import open_atomically, sha256_file
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.wrapped import WrappedLlava
+from llava_sea.terminal import log_to, say
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -85,7 +86,7 @@ IDENTITY_FLAGS = (
 def set_up_logging() -> None:
     """Log plainly to stdout, from rank 0: the others have nothing else to say but errors."""
     rank = os.environ.get("RANK", "0")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING, force=True)
+    log_to(sys.stdout, force=True)
     logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.ERROR)
     hf_logging.set_verbosity_warning()
     hf_logging.disable_progress_bar()
@@ -240,7 +241,7 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
             with path.open("rb") as source, open_atomically(output_dir / path.name) as copy:
                 shutil.copyfileobj(source, copy)
     logger.info("%s: this run has finished; nothing is left to train", output_dir)
-    print(summary(output_dir))
+    say(summary(output_dir))
 
 
 def check_size(num_records: int, args: TrainingArguments) -> None:

@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llava_sea.errors import EXIT_STATUS
 from llava_sea.processes import is_alive, launchers
+from llava_sea.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +92,10 @@ class StopOnSignal(TrainerCallback):
         logger.warning("%s: saving a checkpoint after this step, then ending", reason)
         if not self._reached_step_end.wait(self._grace_seconds) and not self._finished.is_set():
             # The main thread is stuck in a collective; no exception can reach it.
-            print(
+            say(
                 f"error: {reason}, and this step did not end within {self._grace_seconds:.0f} s; "
                 "most likely another process of this run has died. Nothing was saved at this "
                 "point; start the same command again, it goes on from the last complete checkpoint",
-                flush=True,
             )
             os._exit(EXIT_STATUS)
 

@@ -18,6 +18,7 @@ from llava_sea.data.check_text import errors_name
 from llava_sea.data.images import look_for_pictures
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, run_command
+from llava_sea.terminal import say
 from llava_sea.train import processes, run, stage1, stage2
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
@@ -102,7 +103,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
     trainer.save_state()
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
-        print(run.summary(output_dir))
+        say(run.summary(output_dir))
     processes.leave()
 
 

@@ -31,6 +31,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.files import write_atomically
 from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.terminal import say
 from llava_sea.train import arithmetic, run, stage1
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
 from llava_sea.train.checkpoint import claim_output_dir
@@ -66,7 +67,7 @@ def main() -> None:
     identity = run.identity(model_args, data_args, sea, args) | {"command": "warm_start"}
     claim_output_dir(output_dir, identity)
     if (output_dir / FLAGS_FILE).exists():
-        print(f"{output_dir}: this warm start has finished\n{how_to_go_on(output_dir)}")
+        say(f"{output_dir}: this warm start has finished\n{how_to_go_on(output_dir)}")
         return
     model = build_model(model_args, sea, args)
     _, dataset, collator = stage1.build_data(
@@ -78,7 +79,7 @@ def main() -> None:
     saver.save(model, output_dir, write=True)
     words = "\n".join(stage1_flags(output_dir))
     write_atomically(output_dir / FLAGS_FILE, f"{words}\n".encode())
-    print(how_to_go_on(output_dir))
+    say(how_to_go_on(output_dir))
 
 
 def check_flags(sea: SeaArguments, args: TrainingArguments) -> None:

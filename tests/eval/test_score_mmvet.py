@@ -1,6 +1,4 @@
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -33,50 +31,6 @@ def metadata(tmp_path):
 
 def answers(texts):
     return [Answer(key, "", text) for key, text in texts.items()]
-
-
-class Endpoint:
-    """A fake endpoint: gives the replies in order, the last one for ever, and keeps requests."""
-
-    def __init__(self):
-        self.replies, self.requests = [(200, "1.0")], []
-        self.given_up = threading.Event()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append((self.path, self.headers.get("Authorization"), body))
-                replies = endpoint.replies
-                status, text = replies.pop(0) if len(replies) > 1 else replies[0]
-                if status == "slow":
-                    endpoint.given_up.wait(5)
-                    return
-                if status == 200:
-                    message = {"choices": [{"message": {"content": text}}], "model": "judge-0613"}
-                    text = json.dumps(message)
-                self.send_response(status)
-                self.send_header("Retry-After", "3")
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    endpoint = Endpoint()
-    thread = threading.Thread(target=endpoint.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield endpoint
-    endpoint.server.shutdown()
-    thread.join()
-    endpoint.server.server_close()
 
 
 def judge_at(endpoint, waits=None, **options):
@@ -326,8 +280,9 @@ def test_a_key_is_taken_without_its_line_end(endpoint):
     judge = OpenAIJudge(endpoint.url, "m", "secret\r\n")
     assert judge.grade(Case("v1_0", "a", "a", "p")).value == 1.0
     assert endpoint.requests[0][1] == "Bearer secret"
-    with pytest.raises(UserError, match="see the key"):
-        OpenAIJudge(endpoint.url, "m", "two\nlines").grade(Case("v1_0", "a", "a", "p"))
+    with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:
+        OpenAIJudge(endpoint.url, "m", "two\nlines")
+    assert "two" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["0.5", 7, None, True])

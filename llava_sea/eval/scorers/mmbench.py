@@ -27,6 +27,7 @@ higher.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.mmbench_cells import is_absent, shown_options
 from llava_sea.eval.score import Score
 from llava_sea.eval.scorers.official import check_ids, percent
+from llava_sea.files import open_file
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000
@@ -66,8 +68,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     rows: list[dict[str, str]] = []
     seen: set[int] = set()
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file; put the official table there")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter="\t")
             header = next(reader, [])
             if not {"index", "question", "A", "B"} <= set(header):
@@ -86,8 +90,6 @@ def read_table(path: Path) -> list[dict[str, str]]:
                 seen.add(int(row["index"]))
                 row.pop("image", None)
                 rows.append(row)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; put the official table there") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table ({error}); fetch it again") from error
     return rows

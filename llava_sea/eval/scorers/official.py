@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.files import read_text
 
 
 def read_json(path: Path) -> Any:
@@ -78,11 +79,6 @@ def percent(part: float, whole: float) -> float:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path}: there is no such file; put the official file there") from error
-    except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror}; see its rights") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); fetch the official file again") from error
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file; put the official file there")
+    return read_text(path)
