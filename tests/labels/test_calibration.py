@@ -6,7 +6,6 @@ import pytest
 import torch
 from extract_world import NAMES
 
-from llava_sea.alignment import mine_top_words
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import load_records
@@ -52,17 +51,6 @@ def test_mean_is_over_all_patches_of_batches_of_any_size():
         mean_patch([])
 
 
-def test_centring_subtracts_each_words_mean_score():
-    patches, words = torch.randn(50, 6), torch.randn(20, 6)
-    centred = patches - torch.from_numpy(mean_patch([patches[None]]))
-    scores = patches @ words.T
-    wanted, ids = (scores - scores.mean(0)).topk(3)
-    found_ids, found = mine_top_words(centred, words, 3)
-    np.testing.assert_array_equal(found_ids, ids)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert not torch.equal(scores.topk(3).indices, ids)
-
-
 def test_extracted_labels_are_those_of_scores_less_the_sample_means(centred):
     store = LabelStore(extract_labels(centred))
     patches, words = encoded(centred)
@@ -86,15 +74,6 @@ def test_manifest_and_folder_hold_the_centre(centred, tmp_path):
     assert not (tmp_path / "plain" / "center.npy").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "field"), [({"sea_center": "none"}, "center"), ({"sign_sample": 8}, "sign_sample")]
-)
-def test_other_centre_is_refused_by_name(centred, change, field):
-    extract_labels(centred)
-    with pytest.raises(UserError, match=f"made with {field} = "):
-        extract_labels(dataclasses.replace(centred, **change))
-
-
 def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatch):
     broken = tmp_path / "images" / "sub" / "13.png"
     whole = broken.read_bytes()
@@ -102,8 +81,12 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     with pytest.raises(UserError, match="cannot be decoded"):
         extract_labels(centred)
     path = tmp_path / "labels" / "center.npy"
-    kept = np.load(path)
+    kept, data = np.load(path), path.read_bytes()
     broken.write_bytes(whole)
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
+        extract_labels(centred)
+    path.write_bytes(data)
 
     def forbidden(*_):
         raise AssertionError("the mean was taken a second time")
@@ -117,15 +100,6 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     )
     for name in first.images():
         np.testing.assert_array_equal(first.read(name).scores_PN, anew.read(name).scores_PN)
-
-
-def test_damaged_centre_is_named(centred, tmp_path):
-    (tmp_path / "images" / "sub" / "13.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="cannot be decoded"):
-        extract_labels(centred)
-    (tmp_path / "labels" / "center.npy").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
-        extract_labels(centred)
 
 
 def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):

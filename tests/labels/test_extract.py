@@ -158,23 +158,10 @@ def test_wrong_image_folder_and_no_images(world, tmp_path):
         extract_labels(world)
 
 
-def test_empty_word_list(world):
-    Path(world.words).write_text("word\tcount\tpos\n")
-    with pytest.raises(UserError, match="word list is empty"):
-        extract_labels(world)
-    assert not Path(world.output_dir).exists()
-
-
-def test_more_words_a_patch_than_the_list_has(world):
-    with pytest.raises(UserError, match=r"--sea_top_n 999: must be .* from 1 to \d+ .*words"):
-        extract_labels(using(world, sea_top_n=999))
-    assert not Path(world.output_dir).exists()
-
-
 def test_folder_with_other_things_is_not_touched(world, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "thesis.doc").write_text("precious")
-    with pytest.raises(UserError, match=r"holds thesis\.doc"):
+    with pytest.raises(UserError, match=r"thesis\.doc"):
         extract_labels(world)
     assert not (tmp_path / "labels" / "work").exists()
 

@@ -47,6 +47,7 @@ def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, fork
     Path(world.words).write_text("word\tcount\tpos\n")
     assert end(*fork(world, count=2)) == [2, 2]
     assert said(world).count("word list is empty") == 1
+    assert not Path(world.output_dir).exists()
 
 
 def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, fork):
