@@ -78,8 +78,10 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
         )
     vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
+    transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
+    transform.check_fits(vision)
     return Setup(
-        transform=ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
+        transform=transform,
         template=template,
         tokenizer=tokenizer,
         image_tokens=num_patches(vision),

@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.errors import UserError
-from llava_sea.files import read_json, write_atomically
+from llava_sea.files import write_atomically
 from llava_sea.labels.images import CorpusImage, ImageLoader, spread
 from llava_sea.labels.mine_shards import encode_batches
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.sign import choose_sign, format_table, measure_sign
+from llava_sea.labels.state import read_state
 from llava_sea.labels.text_features import WordVectors
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def find_sign(
         return SignChoice(int(options.sea_sign), None)
     path = work / "sign.json"
     if path.is_file():
-        kept = read_json(path)
+        kept = read_state(path, "sign", "measured")
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     chosen = spread([i for i, text in enumerate(captions) if text.strip()], options.sign_sample)

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
@@ -45,7 +45,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
     Raises:
         UserError: if the flags, the data, an image or the output folder are wrong.
     """
-    from llava_sea.labels.mine_shards import cannot_write, load_encoder, mine_shards
+    from llava_sea.labels.mine_shards import load_encoder, mine_shards
 
     options, ranks = options.resolved(), ranks or Processes()
     output, device = Path(options.output_dir), own_device(options.device, ranks)
@@ -57,7 +57,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
         return made
 
     try:
-        with ExitStack() as held:  # the folder's lock, in the first rank
+        with naming(output), ExitStack() as held:  # the folder's lock, in the first rank
             made = ranks.first(prepare)
             if made is None:
                 return output
@@ -78,7 +78,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
             ranks.raise_if_any_failed(None)
             ranks.first(lambda: _finish(plan, fields))
     except OSError as error:
-        raise UserError(cannot_write(output, error)) from error
+        raise UserError(cannot_write(error, "Finished shards are whole and kept")) from error
     return output
 
 
@@ -93,6 +93,7 @@ def _prepare(
 
     from llava_sea.data.images import look_for_pictures
     from llava_sea.data.records import load_records
+    from llava_sea.files import check_folder, only_writer
     from llava_sea.labels import state
     from llava_sea.labels.calibration import find_center, find_sign
     from llava_sea.labels.images import distinct_images
@@ -101,6 +102,7 @@ def _prepare(
     from llava_sea.labels.words_file import read_words
 
     output = Path(options.output_dir)
+    check_folder(output, "--output_dir")
     images, captions = distinct_images(load_records(options.data_path))
     look_for_pictures(options.image_folder, images)
     encoder = load_encoder(options, device)
@@ -109,8 +111,10 @@ def _prepare(
         state.clean_up(output)  # a kill may have come just before it
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
         return None, encoder
+    state.check_output(output, parameters)
     output.mkdir(parents=True, exist_ok=True)
-    held.enter_context(state.only_writer(output))
+    busy = f"--output_dir {output}: another extraction is writing there; wait for it to end"
+    held.enter_context(only_writer(output / ".lock", busy))
     state.begin_or_resume(output, parameters)
     work = state.work_folder(output)
     _copy_words(Path(options.words), output, parameters["words_sha256"])

@@ -10,7 +10,6 @@ Q words, D joint dimension.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +117,8 @@ def mine_shards(
     `report` is called with the number of images done since the last call.
 
     Raises:
-        UserError: for an image that cannot be read or has features that are no finite numbers, or
-            a disk that takes no more.
+        UserError: for an image that cannot be read or has features that are no finite numbers.
+        OSError: if the disk takes no more.
     """
     options = plan.options
     assert options.sea_features is not None
@@ -144,10 +143,7 @@ def mine_shards(
             report(len(batch.rows) + len(batch.skipped))
         folder = Path(options.output_dir)
         names = [image.image for image in images]
-        try:
-            write_shard(folder, number, names, ids_IPN, scores_IPN, crc_I, skipped)
-        except OSError as error:
-            raise UserError(cannot_write(folder, error)) from error
+        write_shard(folder, number, names, ids_IPN, scores_IPN, crc_I, skipped)
 
 
 def mine_batch(
@@ -167,12 +163,3 @@ def mine_batch(
     shape = (*patches_BPD.shape[:2], -1)
     ids_BPN = torch.where(kept_MN, ids_MN, 0).view(shape).cpu().numpy().astype(np.uint32)
     return ids_BPN, torch.where(kept_MN, scores_MN, 0.0).view(shape).cpu().numpy()
-
-
-def cannot_write(folder: Path, error: OSError) -> str:
-    """Say that a folder takes no more, how much room it has, and that nothing is lost."""
-    free = shutil.disk_usage(folder).free / 2**30
-    return (
-        f"cannot write to {folder}: {error.strerror or error} ({free:.2f} GiB are free there). "
-        "Finished shards are whole and kept: make room and run the same command again"
-    )

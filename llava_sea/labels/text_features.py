@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_sea.errors import UserError
-from llava_sea.files import read_json, write_atomically
+from llava_sea.errors import UserError, naming
+from llava_sea.files import write_atomically
+from llava_sea.labels.state import read_state
 from llava_sea.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def encode_to_disk(
     """
     path, note = folder / "words.npy", folder / "words.json"
     if note.is_file() and path.is_file():  # the note is written last
-        return WordVectors(str(path), read_json(note)["too_long"])
+        return WordVectors(str(path), read_state(note, "too_long")["too_long"])
     temporary = folder / "words.tmp.npy"
     array_QD = _new_array(temporary, (len(words), texts.joint_size))
     with Progress("words", len(words)) as progress:
@@ -198,8 +199,9 @@ def encode_to_disk(
 
 def _new_array(path: Path, shape: tuple[int, int]) -> Any:
     """Make a float32 array on disk, its room reserved: a mapped write to a full disk is fatal."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    with naming(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

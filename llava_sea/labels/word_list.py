@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import UserError, cannot_write, naming, run_command
+from llava_sea.files import check_folder
 from llava_sea.labels.captions import check_corpus, read_captions, read_lines
 from llava_sea.labels.options import flag, parse_flags
 from llava_sea.labels.phrases import PHRASE, POSSESSIVE, extract_entries, fold, split_tokens
@@ -93,14 +94,20 @@ def build_word_list(options: WordListOptions) -> WordListSummary:
     output = Path(options.output)
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file")
+    check_folder(output.parent, "--output")
+    try:
+        with naming(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=output.parent).close()  # look first: counting takes long
+            return _build(paths, output, options)
+    except OSError as error:
+        raise UserError(cannot_write(error, "No word list was written")) from error
+
+
+def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> WordListSummary:
     common, stopped = (
         ([], 0) if options.common_words is None else read_common_words(Path(options.common_words))
     )
-    try:  # counting takes long: look first
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
     counts: Counts = Counter()
     num_captions = 0
     with Progress("captions") as progress:

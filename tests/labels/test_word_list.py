@@ -127,7 +127,7 @@ def test_entries_are_sums_in_order(counts, common, min_count):
         ("a.txt", "a cat", {"num_workers": 0}, "--num_workers 0"),
         ("a.txt", "a cat\n" * 40 + "\n" + "a cat\n", {}, r"a\.txt, line 41"),
         ("a.txt", "a cat", {"output": "."}, "--output .*folder"),
-        ("a.txt", "a cat", {"output": "a.txt/w.tsv"}, "--output .*written"),
+        ("a.txt", "a cat", {"output": "a.txt/w.tsv"}, "--output .*a file"),
     ],
 )
 def test_bad_input_leaves_the_former_list_and_no_scraps(
@@ -140,6 +140,15 @@ def test_bad_input_leaves_the_former_list_and_no_scraps(
         build(Path(options.pop("output", "w.tsv")), Path(name), **options)
     assert Path("w.tsv").read_text() == "former"
     assert sorted(p.name for p in tmp_path.iterdir()) == [name, "w.tsv"]
+
+
+def test_a_full_disk_is_an_error_for_people(corpus, tmp_path, monkeypatch):
+    def full(path, entries):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(word_list, "write_words", full)
+    with pytest.raises(UserError, match=r"w\.tsv: No space left.*No word list was written"):
+        build(tmp_path / "w.tsv", corpus)
 
 
 def test_a_killed_worker_is_an_error_for_people(corpus, tmp_path, monkeypatch):
