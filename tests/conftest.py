@@ -188,7 +188,7 @@ def make_store(tiny: SimpleNamespace, tower: str, folder: Path, top_n: int = 3) 
 
     from llava_sea.alignment import finalize_store, write_shard
     from llava_sea.data.images import ImageTransform
-    from llava_sea.labels.fingerprint import vision_fingerprint
+    from llava_sea.labels.patch_features import vision_fingerprint
 
     folder.mkdir(parents=True)
     path = getattr(tiny, tower)

@@ -49,7 +49,6 @@ OPENS = {
     ("alignment/label_rows.py", "os.open"),  # without waiting, and compares what it finds
     ("data/check_record.py", "Image.open"),  # after a look at what it is
     ("data/images.py", "Image.open"),  # bytes
-    ("labels/counting.py", "path.open"),  # a scratch file of its own
     ("model/write_files.py", "open"),  # what it has just written
 }
 
