@@ -6,7 +6,6 @@ import signal
 import socket
 
 import pytest
-from llava_sea.report.folder import open_run
 from PIL import Image
 
 from llava_sea import files
@@ -25,6 +24,7 @@ from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.word_list import read_common_words
 from llava_sea.labels.words_file import read_words, words_sha256
 from llava_sea.model import load_weights
+from llava_sea.report.runs import open_run
 from llava_sea.serve.picture import open_picture
 
 
