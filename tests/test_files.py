@@ -6,7 +6,6 @@ import signal
 import socket
 
 import pytest
-from llava_sea.report.runs import open_run
 from PIL import Image
 
 from llava_sea import files
@@ -20,12 +19,13 @@ from llava_sea.eval.questions import read_questions
 from llava_sea.eval.score_file import read_scores
 from llava_sea.eval.scorers import mmbench, official
 from llava_sea.eval.server_scores import read_server_scores
-from llava_sea.labels.common_words import read_common_words
-from llava_sea.labels.json_stream import TextBlocks
+from llava_sea.labels.captions import read_captions
+from llava_sea.labels.occurrence import Truth
+from llava_sea.labels.word_list import read_common_words
 from llava_sea.labels.words_file import read_words, words_sha256
 from llava_sea.model import load_weights
+from llava_sea.report.runs import open_run
 from llava_sea.serve.image import open_image
-from llava_sea.train.evaluation import Truth
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ READERS = {
     "words": (read_words, "words.tsv", files.LIST_BYTES),
     "hash of words": (words_sha256, "words.tsv", None),
     "common words": (read_common_words, "2of12.txt", None),
-    "captions": (TextBlocks, "c.json", None),
+    "captions": (lambda path: list(read_captions(path)), "c.json", None),
     "settings": (load_weights.read_json, "config.json", files.SETTINGS_BYTES),
     "weights": (load_weights.read_tensors, "mm_projector.bin", None),
     "truth": (Truth, "truth.json", files.LIST_BYTES),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answer_file import AnswerFile
 from llava_sea.eval.answer_run import check_same_run, fingerprint, model_id, only_run
 from llava_sea.eval.generation import Answerer, Decoding, check_pictures
-from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
-from llava_sea.progress import Progress, counter
+from llava_sea.processes import Processes
+from llava_sea.progress import Progress
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 from llava_sea.terminal import say
 
@@ -57,7 +57,7 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
             _answer_share(args, processes, file, left, load or load_answerer)
         except UserError as raised:
             error = raised
-        processes.settle(error)
+        processes.raise_if_any_failed(error)
         processes.first(lambda: _finish(file, len(left)))
 
 
@@ -136,17 +136,6 @@ def to_bfloat16(model: nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-@contextmanager
-def progress(total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
-    """Show how far the first process is on stderr; yield what counts its questions."""
-    if processes.rank:
-        yield lambda done: None
-        return
-    shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
-    with Progress() as shown:
-        yield counter(shown, f"questions{shared}", total)
-
-
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
     """Check all that can be checked without the model; return the file and what is to be asked."""
     check_template_name(args.conv_mode)
@@ -178,10 +167,11 @@ def _answer_share(
         return
     path = file.shard(processes.rank, processes.count)
     answerer = load(args, pick_device(_own_gpu(args.device, processes)))
-    with progress(len(share), processes) as count:
+    what = "questions" if processes.count == 1 else f"rank 0 of {processes.count}: questions"
+    with Progress(what, len(share), shown=processes.rank == 0) as progress:
         for answered in answerer.answers(share):
             file.append(path, answered)
-            count(len(answered))
+            progress.update(len(answered))
 
 
 def _finish(file: AnswerFile, asked: int) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from llava_sea.eval.processes import Processes
+from llava_sea.processes import Processes
 from llava_sea.terminal import log_to, say
 
 

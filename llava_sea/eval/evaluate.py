@@ -27,11 +27,11 @@ from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
 from llava_sea.eval.outcome import Answered, Outcome, Task
-from llava_sea.eval.processes import FailedElsewhereError, Processes
 from llava_sea.eval.score import Score
 from llava_sea.eval.score_file import add_score
 from llava_sea.eval.server_scores import read_server_scores
 from llava_sea.eval.table import print_table
+from llava_sea.processes import FailedElsewhereError, Processes
 from llava_sea.terminal import say
 
 

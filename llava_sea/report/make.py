@@ -11,6 +11,7 @@ from transformers.utils import logging as hf_logging
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import embedding_rows
@@ -38,7 +39,6 @@ from llava_sea.report.runs import (
     names_of,
 )
 from llava_sea.report.token_map import make_map
-from llava_sea.train.evaluation import Truth
 
 FROM_LOG = "From the run's log. Values in training are of its first and its last logged step."
 PAIR_CAPTION = "From both runs' logs: the last value of each, before training the first."

@@ -26,13 +26,13 @@ from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tell_beyond
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.grid import Cell, Example, Grid, Near
 from llava_sea.report.measures import IN_CAPTION, PRECISION
 from llava_sea.report.runs import Projector
-from llava_sea.train.evaluation import Truth, embedding_length
+from llava_sea.train.evaluation import embedding_length
 
 WORD_BLOCK = 2048
 """Words are embedded in blocks, so that a list of millions costs memory for one block."""

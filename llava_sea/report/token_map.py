@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_sea.data.records import Record
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.report.reading import PatchReader
 from llava_sea.report.runs import Projector
-from llava_sea.train.evaluation import Truth
 
 MAP_IMAGES = 64
 NUM_OBJECT_GROUPS, NUM_OTHER_GROUPS = 4, 2

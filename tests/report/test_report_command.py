@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import Truth
 from llava_sea.report.__main__ import _write, main
 from llava_sea.report.measures import number
 from llava_sea.report.reading import PatchReader
 from llava_sea.report.runs import names_of, open_run
-from llava_sea.train.evaluation import Truth
 
 QUICK = {"map_points": 0, "num_images": 1}
 

@@ -1,17 +1,21 @@
-"""The processes of a run under ``torchrun`` or ``deepspeed``, without a word about models.
+"""Ranks: the processes that share a work of hours under ``torchrun`` or ``deepspeed``.
 
-They share the work and a file system; the group that joins them (gloo, on the CPU) carries what
-the first process found out, and at the end of the shares which of them failed. A process that dies
-is the launcher's to notice: it ends the others.
+They share a file system; the group that joins them (gloo, on the CPU) carries the findings of the
+first rank, and at the end which of them failed. If one dies the launcher ends the others; if the
+launcher dies, even by ``kill -9``, they end themselves.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
+
+import psutil
 
 from llava_sea.errors import UserError
 
@@ -26,7 +30,7 @@ _USER_ERROR = 2
 class FailedElsewhereError(SystemExit):
     """The work failed, and the first process has the error and says it.
 
-    Ends this process without a word, or lets it go on to what is next, with the first.
+    Ends this process silently, or lets it continue with the next piece of work, as the first does.
     """
 
 
@@ -65,6 +69,7 @@ class Processes:
         import torch.distributed as dist
 
         dist.init_process_group("gloo", timeout=_PATIENCE)
+        _end_with_launcher()
         return cls(rank, count, local_rank)
 
     def stop(self) -> None:
@@ -79,7 +84,7 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def first(self, work: Callable[[], Item]) -> Item:
-        """Let the first process do a piece of work, and return in each what it returned.
+        """Let the first process do a piece of work, and return its result in each.
 
         Raises:
             Exception: what the work raised, in the first process.
@@ -105,7 +110,7 @@ class Processes:
             raise SystemExit(_USER_ERROR)
         return result  # type: ignore[return-value]
 
-    def settle(self, error: UserError | None) -> None:
+    def raise_if_any_failed(self, error: UserError | None) -> None:
         """Wait until each process has done its share, or failed in it; all fail if one did.
 
         Args:
@@ -128,3 +133,41 @@ class Processes:
             raise FailedElsewhereError(_USER_ERROR)
         if texts:
             raise UserError("; ".join(texts))
+
+
+def launchers() -> list[psutil.Process]:
+    """The DeepSpeed or torchrun processes above this one; when they end, so shall the run."""
+    known = ("deepspeed", "torch.distributed", "torchrun", "torch/distributed", "train.launch")
+    found = []
+    for parent in psutil.Process().parents():
+        try:
+            command, name = " ".join(parent.cmdline()), parent.name()
+        except psutil.Error:
+            break
+        # A shell that names deepspeed on its command line may well end before the run does.
+        is_python = name.startswith(("python", "deepspeed", "torchrun"))
+        if not is_python or not any(launcher in command for launcher in known):
+            break
+        found.append(parent)
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end_with_launcher() -> None:
+    above = launchers()
+    if not above:
+        return
+
+    def watch() -> None:
+        while all(is_alive(process) for process in above):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

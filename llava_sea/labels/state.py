@@ -1,4 +1,4 @@
-"""What is already in an extraction's output folder, and may this run go on with it?
+"""The state of an extraction's output folder, and whether this run may resume it.
 
 An unfinished extraction keeps `work/` (its parameters, the encoded words, the measured sign) beside
 the shards; a finished one has a manifest and no `work/`. A run with other parameters is refused by
@@ -21,7 +21,7 @@ _LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a fini
 
 
 def work_folder(output: Path) -> Path:
-    """The folder of what only an unfinished extraction needs."""
+    """The folder of an unfinished extraction's state."""
     return output / "work"
 
 
@@ -76,13 +76,13 @@ def begin_or_resume(output: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def clean_up(output: Path) -> None:
-    """Remove what a finished store does not need; call it with the lock held, or when complete."""
+    """Remove the state of a finished store; call it with the lock held, or when complete."""
     shutil.rmtree(work_folder(output), ignore_errors=True)
     (output / ".lock").unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what comes back from JSON, so that the two compare equal."""
+    """Return a value as JSON gives it back, so that the two compare equal."""
     return json.loads(json.dumps(value))
 
 
