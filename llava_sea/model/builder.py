@@ -48,13 +48,13 @@ def build_llava(
     cache_dir: str | None = None,
     llm_options: Mapping[str, Any] | None = None,
 ) -> LlavaForConditionalGeneration:
-    """Build a Llava from its parts.
+    """Build a Llava from its parts; the paths are folders or hub ids.
 
     Args:
-        llm_path: folder or hub id of the language model.
-        tower_path: folder or hub id of the vision tower (or of the CLIP/SigLIP it belongs to).
+        llm_path: of the language model.
+        tower_path: of the vision tower, or of the CLIP or SigLIP that it belongs to.
         dtype: of all weights.
-        attention: transformers' name of the attention implementation; None lets it choose.
+        attention: transformers' name of the implementation; None lets it choose.
         select_layer: which hidden state feeds the projector (LLaVA: -2).
         projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
         seed: of the projector's first values.
@@ -98,11 +98,7 @@ def llava_config(
 ) -> LlavaConfig:
     """Put the parts' configurations together.
 
-    Args:
-        vision_config: of the tower.
-        text_config: of the LLM.
-        select_layer: which hidden state feeds the projector.
-        keep_cls: whether the class token, where there is one, goes to the LLM as well.
+    `keep_cls` says whether the class token, where there is one, goes to the LLM as well.
     """
     has_cls = TOWERS[vision_config.model_type].has_cls
     return LlavaConfig(
@@ -136,12 +132,9 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load the LLM's tokenizer, right-padded.
 
-    Args:
-        path: folder or hub id.
-        model_max_length: longest sequence; None keeps what the tokenizer says.
-        cache_dir: where hub files are cached.
-        pad: a template's pad token, for a tokenizer that names none; where it has no such token,
-            ``<unk>`` as in LLaVA, else EOS. Never a new token.
+    Without `model_max_length` the tokenizer's own stays. `pad` is a template's pad token, for a
+    tokenizer that names none; where it has no such token, ``<unk>`` as in LLaVA, else EOS. Never a
+    new token.
     """
     check_exists(path, "--model_name_or_path")
     length = {"model_max_length": model_max_length} if model_max_length else {}
@@ -153,12 +146,7 @@ def load_tokenizer(
 
 
 def llm_config(path: str, cache_dir: str | None = None, *, or_llava: bool = False) -> Any:
-    """Return the configuration of a language model.
-
-    Args:
-        path: folder or hub id.
-        cache_dir: where hub files are cached.
-        or_llava: accept a ``llava-hf`` checkpoint too.
+    """Return the configuration of a language model; `or_llava` accepts a ``llava-hf`` too.
 
     Raises:
         UserError: if there is none, or it is no language model's; names its model type.

@@ -51,10 +51,7 @@ def choose_chat_template(
 ) -> Choice:
     """Write a template in every way and keep the first whose ids are training's.
 
-    Args:
-        template: what the model was trained with.
-        training_tokenizer: the tokenizer of the training, without ``<image>``.
-        written_tokenizer: the same with the token ``<image>``.
+    The written tokenizer is the training's with the token ``<image>``.
     """
     chats = _chats(template)
     expected = [

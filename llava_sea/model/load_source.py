@@ -67,13 +67,8 @@ class Source:
 def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") -> Path:
     """Return a checkpoint's folder; what is no folder is a hub id, taken from the cache or the hub.
 
-    Args:
-        path: folder or hub id.
-        cache_dir: where hub files are cached.
-        flag: what messages call it.
-
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither; `flag` is what named it.
     """
     if Path(path).is_dir():
         return Path(path)

@@ -87,21 +87,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if there are none, or a file cannot be read as tensors.
     """
+    weights: dict[str, Tensor] = {}
+    for path in _some_weight_files(folder):
+        weights.update(read_tensors(path))
+    return weights
+
+
+def _some_weight_files(folder: Path) -> list[Path]:
     files = weight_files(folder)
     if not files:
         raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    weights: dict[str, Tensor] = {}
-    for path in files:
-        weights.update(read_tensors(path))
-    return weights
+    return files
 
 
 def check_model(path: str | Path) -> None:
     """See that a model's folder is whole, as far as its config.json and the files' heads tell.
 
-    Args:
-        path: of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
-            transformers puts on its base by itself.
+    It is of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
+    transformers puts on its base by itself.
 
     Raises:
         UserError: naming the file that is missing, damaged or cut off.
@@ -111,10 +114,7 @@ def check_model(path: str | Path) -> None:
         return
     if "model_type" not in read_json(folder / "config.json"):
         raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
-    files = weight_files(folder)
-    if not files:
-        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    for file in files:
+    for file in _some_weight_files(folder):
         if file.suffix != ".safetensors":
             read_tensors(file)
             continue

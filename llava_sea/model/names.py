@@ -57,11 +57,7 @@ def to_stock(name: str) -> str | None:
 
 
 def to_written(name: str, tower_type: str) -> str:
-    """Return the name on disk of a stock Llava's weight.
-
-    Args:
-        name: as in `LlavaForConditionalGeneration.state_dict()`.
-        tower_type: the vision tower's model type.
+    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`.
 
     Raises:
         ValueError: if a Llava has no such weight.

@@ -36,12 +36,8 @@ def load_training_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer without the token ``<image>``; its settings are `builder.load_tokenizer`'s.
 
-    Args:
-        path: folder or hub id.
-        model_max_length: None keeps what the tokenizer says.
-        model_type: of the LLM, for a folder whose config.json is LLaVA's: transformers chooses the
-            tokenizer's class by it, and "llava" there is not transformers' llava.
-        cache_dir: where hub files are cached.
+    `model_type` is the LLM's, for a folder whose config.json is LLaVA's: transformers chooses the
+    tokenizer's class by it, and "llava" there is not transformers' llava.
 
     Raises:
         UserError: if there is no tokenizer.
@@ -133,13 +129,9 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 def write_tokenizer(
     folder: Path, tokenizer: Any, chat_template: str | None, processor_class: str | None = None
 ) -> None:
-    """Write a tokenizer, so that transformers 4 reads it too, and the chat template.
+    """Write a tokenizer, so that transformers 4 reads it too, and the chat template (Jinja).
 
-    Args:
-        folder: where to.
-        tokenizer: its own chat template is dropped.
-        chat_template: Jinja; None writes none.
-        processor_class: the processor that it belongs to.
+    The tokenizer's own chat template is dropped.
     """
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)

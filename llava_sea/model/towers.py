@@ -50,10 +50,7 @@ TOWERS = {
 def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = "") -> Any:
     """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
 
-    Args:
-        path: folder or hub id.
-        cache_dir: where hub files are cached.
-        named_by: the checkpoint that names the tower, for messages.
+    `named_by` is the checkpoint that names the tower, for messages.
 
     Raises:
         UserError: if it cannot be found, or is of a kind this package does not know.

@@ -171,10 +171,7 @@ def _check_state(state: Mapping[str, Tensor], config: LlavaConfig, rows: int) ->
 def write_config(path: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Write config.json, of a Llava or of an LLM; old names of settings stand beside the new.
 
-    Args:
-        path: the file.
-        settings: as `to_diff_dict` gives them.
-        dtype: of the weights.
+    Settings are as `to_diff_dict` gives them.
     """
     content = copy.deepcopy(dict(settings))
     name = str(dtype).removeprefix("torch.")
@@ -216,13 +213,7 @@ def valid_generation_config(
     """Return generation settings that transformers saves, whatever the base model came with.
 
     Vicuna's have a temperature but no `do_sample`, which transformers refuses to save: settings of
-    sampling stay only where `do_sample` is.
-
-    Args:
-        live: the model's.
-        tokenizer: names BOS.
-        ends: tokens that end an answer.
-        pad_token_id: what pads.
+    sampling stay only where `do_sample` is. `ends` are the tokens that end an answer.
     """
     settings = {
         key: value

@@ -65,11 +65,8 @@ def write_llm(
 ) -> list[str]:
     """Write the LLM of a loaded checkpoint with its tokenizer; the checkpoint is used up.
 
-    Args:
-        folder: where to; other files in it are left alone.
-        loaded: what `load_llava` returned.
-        version: conversation template, if the checkpoint records none.
-        max_shard_size: of one file of weights.
+    Other files in the folder are left alone. `version` is the conversation template, if the
+    checkpoint records none.
 
     Returns:
         The names of the files written.
