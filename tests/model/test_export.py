@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 import torch
-from bos_case import with_bos
 from llava_layouts import write_full, write_lora, write_projector_only
-from model_world import CASES, write
+from model_world import CASES, with_bos, write
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -27,11 +26,6 @@ from llava_sea.model.load_weights import read_weights
 FORMATS = ("hf", "llm", "lmms")
 TEXT = "a red ball beside a green box"
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a ball?"}]}]
-
-
-@pytest.fixture(scope="module")
-def case(make_case):
-    return make_case("clip-pad-v1")
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,6 @@ from llava_sea.model.write import valid_generation_config, write_config
 from llava_sea.model.write_weights import grow
 
 
-@pytest.fixture(scope="module")
-def case(make_case):
-    return make_case("clip-pad-v1")
-
-
 def snapshot(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
