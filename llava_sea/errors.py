@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -63,3 +65,15 @@ def run_command(main: Callable[[], object]) -> None:
             "or mend the folder, then start the same command again"
         )
         raise SystemExit(2) from None
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a library that not every installation has.
+
+    Raises:
+        UserError: if it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f'{error}; install it with: pip install -e ".[{extra}]"') from None

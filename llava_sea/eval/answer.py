@@ -1,10 +1,10 @@
 """``python -m llava_sea.eval.answer``: answer a benchmark's questions, into LLaVA's answer file.
 
 LLaVA's flags (model_vqa_loader, model_vqa_science, model_vqa_mmbench), one command for the three.
-Kill it at any moment and start it again: what was answered is kept. Under ``torchrun``,
-``deepspeed --module`` or ``python -m llava_sea.train.launch --module`` the processes share the
-questions. How the answers were made stands beside them, in ``NAME.run.json``; answers that were
-made otherwise are not gone on from.
+Kill it at any moment and start it again: answers are kept. Under ``python -m
+llava_sea.train.launch --module``, ``torchrun`` or ``deepspeed --module`` the processes share the
+questions. ``NAME.run.json`` beside the answers says how they were made; answers that were made
+otherwise are not resumed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 
 from llava_sea.errors import run_command
-from llava_sea.eval.command import run_shared
+from llava_sea.eval.processes import run_shared
 from llava_sea.ranges import check_range, check_ranges, whole
 
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="LLaVA's jsonl, ScienceQA's JSON list or MMBench's TSV",
     )
-    add("image_folder", help="folder of the pictures that the questions name")
+    add("image_folder", help="folder of the images that the questions name")
     add("answers_file", required=True, help="where the answers go")
     add(
         "conv_mode",

@@ -1,19 +1,23 @@
-"""The processes of a run under ``torchrun`` or ``deepspeed``, without a word about models.
+"""Distributed helpers of the commands that answer questions: share, broadcast, collect errors.
 
-They share the work and a file system; the group that joins them (gloo, on the CPU) carries what
-the first process found out, and at the end of the shares which of them failed. A process that dies
-is the launcher's to notice: it ends the others.
+Under ``python -m llava_sea.train.launch --module``, ``torchrun`` or ``deepspeed`` the processes
+share the work and a file system. The group that joins them (gloo, on the CPU) carries what the
+first process found, and at the end of the shares which of them failed. If one dies, the launcher
+ends the others.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 from llava_sea.errors import UserError
+from llava_sea.terminal import log_to, say
 
 Item = TypeVar("Item")
 
@@ -24,21 +28,15 @@ _USER_ERROR = 2
 
 
 class FailedElsewhereError(SystemExit):
-    """The work failed, and the first process has the error and says it.
+    """The work failed; the first process has the error and says it.
 
-    Ends this process without a word, or lets it go on to what is next, with the first.
+    Ends this process silently, unless it is caught to start the next task with the first.
     """
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those of the run.
-
-    Attributes:
-        rank: its number, 0 for the one that reads and writes for all.
-        count: how many there are.
-        local_rank: its number on this machine, which is its GPU's.
-    """
+    """This process's place in the run: its rank, and its number on this machine (its GPU's)."""
 
     rank: int = 0
     count: int = 1
@@ -79,10 +77,10 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def first(self, work: Callable[[], Item]) -> Item:
-        """Let the first process do a piece of work, and return in each what it returned.
+        """Let the first process do a piece of work; return its result in all of them.
 
         Raises:
-            Exception: what the work raised, in the first process.
+            Exception: the one that the work raised, in the first process.
             FailedElsewhereError: in the others, if that was a `UserError`; any other ends them.
         """
         if self.count == 1:
@@ -105,11 +103,8 @@ class Processes:
             raise SystemExit(_USER_ERROR)
         return result  # type: ignore[return-value]
 
-    def settle(self, error: UserError | None) -> None:
-        """Wait until each process has done its share, or failed in it; all fail if one did.
-
-        Args:
-            error: why this one failed; None if it did not.
+    def raise_if_any_failed(self, error: UserError | None) -> None:
+        """Wait until each process has done its share, or failed in it with an error.
 
         Raises:
             UserError: in the first process, with the text of each error.
@@ -128,3 +123,28 @@ class Processes:
             raise FailedElsewhereError(_USER_ERROR)
         if texts:
             raise UserError("; ".join(texts))
+
+
+def run_shared(work: Callable[[Processes], None]) -> None:
+    """Run a command's work as one of the launcher's processes.
+
+    Raises:
+        UserError: as the work does.
+    """
+    # The tokenizer's own threads and ours would be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    log_to(sys.stderr)
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    processes = Processes.start()
+    try:
+        work(processes)
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        processes.stop()

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.compare import FLOOR, gains, one_a_benchmark
 from llava_sea.eval.outcome import Outcome, Submission, Task
-from llava_sea.eval.score import Score
+from llava_sea.eval.score import FLOOR, Score, gains
+from llava_sea.terminal import open_console
 
 FILE_WIDTH = 140
 """Characters of a line where the output is no terminal."""
@@ -43,8 +43,8 @@ def print_table(
         console: where it goes; stdout if not given.
     """
     if console is None:
-        plain = Console()
-        console = plain if plain.is_terminal else Console(width=FILE_WIDTH)
+        plain = open_console()
+        console = plain if plain.is_terminal else open_console(width=FILE_WIDTH)
     scores = {
         name: {task: o for task, o in column.items() if isinstance(o, Score)}
         for name, column in columns.items()
@@ -75,7 +75,7 @@ def print_table(
         sizes -= {0}  # a server does not say
         asked = f"{min(sizes):,}" if len(sizes) == 1 else "differ" if sizes else ""
         table.add_row(task.title, task.split, asked, *cells)
-    meant = {name: one_a_benchmark(found, tasks) for name, found in gained.items()}
+    meant = {name: first_split_per_benchmark(found, tasks) for name, found in gained.items()}
     if gained:
         table.add_section()
         table.add_row("mean gain", "", "", *_mean_gains(columns, meant))
@@ -96,6 +96,22 @@ def print_table(
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print_notes(rows, columns, console)
+
+
+def first_split_per_benchmark(
+    found: Mapping[str, float], tasks: Sequence[Task]
+) -> dict[str, float]:
+    """Return the gains that a mean is of: of a benchmark's splits the first that has one.
+
+    Args:
+        found: gains by task.
+        tasks: their order, of two splits the one that LLaVA reports first.
+    """
+    first: dict[str, str] = {}
+    for task in tasks:
+        if task.name in found:
+            first.setdefault(task.benchmark, task.name)
+    return {name: found[name] for name in first.values()}
 
 
 def _mean_gains(columns: Mapping[str, Column], gained: Mapping[str, Gains]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +144,73 @@ def conversations(tmp_path):
     path = tmp_path / "llava_test_CQM-A.json"
     path.write_text(json.dumps(rows, indent=1))
     return path
+
+
+class Endpoint:
+    """A fake endpoint: gives the replies in order, the last one for ever, and keeps requests."""
+
+    def __init__(self):
+        self.replies, self.requests, self.waits = [(200, "1.0")], [], []
+        self.given_up = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append((self.path, self.headers.get("Authorization"), body))
+                replies = endpoint.replies
+                status, text = replies.pop(0) if len(replies) > 1 else replies[0]
+                if status == "slow":
+                    endpoint.given_up.wait(600)
+                    return
+                if status == 200:
+                    message = {"choices": [{"message": {"content": text}}], "model": "judge-0613"}
+                    text = json.dumps(message)
+                self.send_response(status)
+                self.send_header("Retry-After", "3")
+                if 300 <= status < 400:
+                    self.send_header("Location", text)
+                self.end_headers()
+                with contextlib.suppress(OSError):  # who asks need not read all of it
+                    self.wfile.write(text.encode())
+
+            def do_GET(self):  # after a redirect that was followed
+                endpoint.requests.append((self.path, self.headers.get("Authorization"), None))
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def sleep(self, seconds: float) -> None:
+        """Take the place of `time.sleep` between two tries."""
+        self.waits.append(seconds)
+        self.given_up.set()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    thread = threading.Thread(target=endpoint.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield endpoint
+    endpoint.server.shutdown()
+    thread.join()
+    endpoint.server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch) -> Iterator[Endpoint]:
+    """A judge's endpoint; its `waits` are the seconds between tries, which are not slept."""
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as endpoint:
+        monkeypatch.setattr("time.sleep", endpoint.sleep)
+        yield endpoint
+
+
+@pytest.fixture
+def elsewhere(endpoint) -> Iterator[Endpoint]:
+    """Another one."""
+    with serving() as endpoint:
+        yield endpoint

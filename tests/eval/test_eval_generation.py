@@ -18,11 +18,9 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval import answer as command
-from llava_sea.eval.answer_run import fingerprint, model_id
 from llava_sea.eval.answering import to_bfloat16
-from llava_sea.eval.answers import read_answers
-from llava_sea.eval.batches import plan_batches
-from llava_sea.eval.generation import Answerer, Decoding
+from llava_sea.eval.answers import fingerprint, model_id, read_answers
+from llava_sea.eval.generation import Answerer, Decoding, plan_batches
 from llava_sea.eval.questions import distinct, read_questions
 
 NEW = 12
@@ -265,7 +263,7 @@ def test_an_error_of_the_first_process_is_said_once(flags, two_processes):
     more = ["--image-folder", "nowhere"]
     first, second = two_processes("llava_sea.eval.answer", [*flags, *more])
     assert (first.returncode, second.returncode) == (2, 2)
-    assert "003.png: no such picture" in first.stderr
+    assert "003.png: no such image" in first.stderr
     assert "Traceback" not in first.stderr + second.stderr and "error" not in second.stderr
 
 
@@ -338,7 +336,7 @@ def test_answers_to_other_questions_are_refused(flags, tmp_path, jsonl, monkeypa
     monkeypatch.setattr("llava_sea.eval.answering.load_llava", no_model)
     for fields, message in [
         ({"text": "Where?"}, r"tiny.jsonl:3: .*7, 'Which .* the question file does not ask"),
-        ({"image": "008.jpg"}, "tiny.jsonl:3: .*7, which has another picture"),
+        ({"image": "008.jpg"}, "tiny.jsonl:3: .*7, which has another image"),
     ]:
         change(jsonl, 2, **fields)
         with pytest.raises(UserError, match=message):
@@ -410,8 +408,8 @@ def test_scienceqa_and_mmbench(flags, tmp_path, conversations, table):
         (["--conv-mode", "v7"], "--conv-mode 'v7': no such template"),
         (["--device", "toaster"], "--device toaster: not on this machine"),
         (["--model-path", "./nowhere"], "nowhere"),
-        (["--image-folder", ""], "question '003' has the picture '003.png': give its folder"),
-        (["--image-folder", "no"], r"003'.*; .*7: no/004.jpg: no such picture .and 1 more"),
+        (["--image-folder", ""], "question '003' has the image '003.png': give its folder"),
+        (["--image-folder", "no"], r"003'.*; .*7: no/004.jpg: no such image .and 1 more"),
         (["--single-pred-prompt"], "--single-pred-prompt: .*Leave it out"),
     ],
 )
@@ -486,9 +484,9 @@ def test_the_models_name_is_llavas(path, name):
 
 
 def test_the_fingerprint_samples_large_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("llava_sea.eval.answer_run._WHOLE", 10)
-    monkeypatch.setattr("llava_sea.eval.answer_run._STEP", 100)
-    monkeypatch.setattr("llava_sea.eval.answer_run._SAMPLE", 10)
+    monkeypatch.setattr("llava_sea.eval.answers._WHOLE", 10)
+    monkeypatch.setattr("llava_sea.eval.answers._STEP", 100)
+    monkeypatch.setattr("llava_sea.eval.answers._SAMPLE", 10)
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(1000))
     zeros = fingerprint(tmp_path)

@@ -11,13 +11,13 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
+from llava_sea.eval.__main__ import parse
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.benchmarks import TASKS, select
-from llava_sea.eval.evaluate import results_folder, short_names, there
-from llava_sea.eval.flags import parse
+from llava_sea.eval.evaluate import results_folder, short_names
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.outcome import Answered, Submission
-from llava_sea.eval.server_scores import read_server_scores
+from llava_sea.eval.outcome import Answered, Submission, read_server_scores
+from llava_sea.eval.rehearsal import available_tasks
 from playground.benchmarks.build import build
 from playground.benchmarks.perfect import PERFECT, perfect_textvqa
 
@@ -56,7 +56,7 @@ def perfect(world, task):
 
 
 def test_the_miniature_eight_are_eight(world):
-    complete, lines = there(select(None), world)
+    complete, lines = available_tasks(select(None), world)
     assert [task.name for task in complete] == LOCAL
     assert lines == []  # a split that is not there is no lack where another is
 
@@ -160,7 +160,7 @@ def test_server_scores_that_are_wrong(tmp_path, content, message):
     path = tmp_path / "server.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        read_server_scores(path, ["x"])
+        read_server_scores(path, ["x"], TASKS)
     assert str(path) in str(caught.value)
 
 
@@ -168,7 +168,7 @@ def test_missing_files_are_named_and_the_others_run(world, tmp_path):
     shutil.copytree(world / "pope", tmp_path / "pope")
     shutil.copytree(world / "gqa", tmp_path / "gqa")
     shutil.rmtree(tmp_path / "gqa/data/images")
-    complete, lines = there(select(None), tmp_path)
+    complete, lines = available_tasks(select(None), tmp_path)
     assert [task.name for task in complete] == ["pope-test"] and len(lines) == 7
     gqa = next(line for line in lines if line.startswith("GQA"))
     assert str(tmp_path / "gqa/data/images") in gqa and "questions.json" not in gqa
@@ -233,7 +233,7 @@ def test_flags_that_cannot_be(answerer, flags, message):
 
 
 def test_a_wrong_checkpoint_is_told_before_missing_benchmarks(tmp_path):
-    with pytest.raises(UserError, match="checkpoints/typo: no such folder; mend"):
+    with pytest.raises(UserError, match="checkpoints/typo: no such folder; fix"):
         command.main(["checkpoints/typo", "--data", "nowhere"])
     stage1 = tmp_path / "stage1"
     stage1.mkdir()

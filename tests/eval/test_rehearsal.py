@@ -10,10 +10,9 @@ import pytest
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval import answering
-from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.eval.answer_run import check_same_run, fingerprint, only_run
+from llava_sea.eval.__main__ import parse
+from llava_sea.eval.answers import AnswerFile, fingerprint
 from llava_sea.eval.evaluate import results_folder
-from llava_sea.eval.flags import parse
 from playground.benchmarks.build import build
 
 BOM = b"\xef\xbb\xbf"
@@ -97,7 +96,7 @@ def listed_types(content):
         ("pope", lambda d: change_row(d / LABELS, 4, text=None), "coco_pope_random.json:5"),
         ("pope", lambda d: change_row(d / LABELS, 4, image=3), "coco_pope_random.json:5"),
         ("pope", lambda d: (d / LABELS).write_text(""), "has no label for"),
-        ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such picture"),
+        ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such image"),
         (
             "scienceqa",
             lambda d: change_json(d / "scienceqa/pid_splits.json", no_list),
@@ -119,7 +118,7 @@ def test_files_that_are_wrong_are_found_first(start, data, no_model, only, break
     "changes, message",
     [
         ({"text": "What else?"}, "has '.*' more than once"),
-        ({"image": "other.jpg"}, "has the id and text of .*:1 and another picture"),
+        ({"image": "other.jpg"}, "has the id and text of .*:1 and another image"),
     ],
 )
 @pytest.mark.parametrize(
@@ -143,14 +142,14 @@ def test_a_base_that_changed_is_noticed(answerer, tmp_path):
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None)
-    before = answering._fingerprint(args)
+    before = answering.checkpoint_fingerprint(args)
     assert before.startswith(fingerprint(adapter))
     args.model_base = str(base)
-    assert answering._fingerprint(args) == before
+    assert answering.checkpoint_fingerprint(args) == before
     change_json(base / "config.json", lambda config: config.update(text_config={}))
-    assert answering._fingerprint(args) != before
+    assert answering.checkpoint_fingerprint(args) != before
     args.model_base = None
-    assert answering._fingerprint(args) != before
+    assert answering.checkpoint_fingerprint(args) != before
 
 
 def test_the_templates_name_needs_no_model(answerer, tmp_path):
@@ -311,11 +310,11 @@ def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
 
 def test_of_two_runs_that_start_together_one_stops(tmp_path):
     file = AnswerFile(tmp_path / "new/a.jsonl", [], "m")
-    with only_run(file):
-        check_same_run(file, {"conv_mode": "v1"})  # nothing is answered yet
+    with file.only_run():
+        file.check_same_run({"conv_mode": "v1"})  # nothing is answered yet
         twin = AnswerFile(file.path, [], "m")
-        with pytest.raises(UserError, match="another process"), only_run(twin):
-            check_same_run(twin, {"conv_mode": "gemma"})
+        with pytest.raises(UserError, match="another process"), twin.only_run():
+            twin.check_same_run({"conv_mode": "gemma"})
     assert json.loads(file.run_file.read_text()) == {"conv_mode": "v1"}
 
 
