@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from llava_sea.terminal import open_console, say
+
 OnProgress = Callable[[str, int, int], None]
 """What a function calls with what it counts, how many are done, and how many there are."""
 
@@ -27,7 +29,6 @@ class Progress:
         self._bar: Any = None
         self._written = -math.inf
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
             from rich.table import Column
@@ -39,7 +40,7 @@ class Progress:
             self._bar = Bar(
                 BarColumn(bar_width=20),
                 text,
-                console=Console(stderr=True),
+                console=open_console(stderr=True),
                 redirect_stdout=redirect,
             )
 
@@ -95,7 +96,7 @@ class Progress:
             self._bar.update(self._tasks[phase], completed=done, text=text)
         elif now - self._written >= self._pause or done == total:
             self._written = now
-            print(text, file=sys.stderr, flush=True)
+            say(text, file=sys.stderr)
 
 
 def clock(seconds: float) -> str:

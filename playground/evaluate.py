@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPModel, LlamaForCausalLM
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import FEATURES
 from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.pretrained import load_pretrained
 from playground.answers import answer_rates
 from playground.captions import write_caption
 from playground.corpus import caption_words
@@ -187,8 +188,8 @@ def bar_of(llm: str, kind: str) -> float | None:
 
 def load_llm(folder: Path) -> tuple[LlamaForCausalLM, DocumentEncoder]:
     """Load an LLM in float32, and its tokenizer."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, DocumentEncoder(AutoTokenizer.from_pretrained(folder))
+    model = load_pretrained(LlamaForCausalLM, folder, dtype=torch.float32).eval()
+    return model, DocumentEncoder(load_pretrained(AutoTokenizer, folder))
 
 
 def evaluate_llm(folder: Path, split: Split = "test", per_kind: int = 200) -> list[Result]:
@@ -206,8 +207,8 @@ def evaluate_llm(folder: Path, split: Split = "test", per_kind: int = 200) -> li
 
 def evaluate_clip(folder: Path, split: Split = "test", count: int = 300) -> list[Result]:
     """Evaluate a CLIP folder."""
-    model = CLIPModel.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = load_pretrained(CLIPModel, folder).eval()
+    tokenizer = load_pretrained(AutoTokenizer, folder)
     naming = evaluate_naming(model, tokenizer, scenes_of(split, count, 1))
     encoder = PatchEncoder.from_pretrained(folder)
     scenes = scenes_of(split, count)
@@ -275,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not (folder / "config.json").is_file():
             raise UserError(f"no model in {folder}; run python -m playground.build first")
         try:
-            AutoConfig.from_pretrained(folder)
+            load_pretrained(AutoConfig, folder)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
         results = evaluator(folder, options.split)

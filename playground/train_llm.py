@@ -20,6 +20,7 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from llava_sea.pretrained import load_pretrained
 from playground.corpus import all_words, sample_captions
 from playground.distractors import distractors
 from playground.documents import BOS, END, EOS, DocumentEncoder, document_loss, draw_document
@@ -86,7 +87,7 @@ def train_tokenizer(folder: Path, seed: int = 0, vocab_size: int = VOCAB_SIZE) -
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     (folder / "tokenizer_config.json").write_text(TOKENIZER_CONFIG, "utf-8")
-    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    load_pretrained(AutoTokenizer, folder).save_pretrained(folder)
 
 
 TOKENIZER_CONFIG = """{
@@ -150,7 +151,7 @@ def train_llm(
     """
     torch.manual_seed(seed)
     train_tokenizer(folder, seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_pretrained(AutoTokenizer, folder)
     size = LLM_SIZES[name]
     schedule = schedule or size.schedule
     model = make_model(size, len(tokenizer))

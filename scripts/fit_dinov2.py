@@ -18,6 +18,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, Dinov2Model
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.pretrained import load_pretrained
 
 
 def fit(model: Dinov2Model, size: int) -> Dinov2Model:
@@ -50,8 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     if output.exists():
         raise UserError(f"--output_dir {output}: exists; remove it or give another")
     try:
-        model = AutoModel.from_pretrained(options.model)
-        processor = AutoImageProcessor.from_pretrained(options.model, backend="pil")
+        model = load_pretrained(AutoModel, options.model)
+        processor = load_pretrained(AutoImageProcessor, options.model, backend="pil")
     except (OSError, ValueError) as error:
         raise UserError(f"--model {options.model}: {str(error).splitlines()[0]}") from None
     if not isinstance(model, Dinov2Model):

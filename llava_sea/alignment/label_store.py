@@ -28,7 +28,12 @@ from numpy.typing import NDArray
 
 from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype, unpack_row
 from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, sha256_file, write_atomically
+from llava_sea.files import (
+    open_atomically,
+    read_file,
+    sha256_file,
+    write_atomically,
+)
 
 FORMAT = "llava_sea labels 3"
 _SIDECAR = {"format", "images", "sha256", "id_bytes", "skipped"}
@@ -153,7 +158,7 @@ class LabelStore:
                 )
             )
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(read_file(path))
         except ValueError as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
         self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
@@ -226,7 +231,7 @@ class LabelStore:
             LabelStoreError: if the list is missing or not the one the labels were mined with.
         """
         path = self.directory / "words.tsv"
-        data = path.read_bytes() if path.exists() else b""
+        data = read_file(path) if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != self.manifest.get("words_sha256"):
             raise LabelStoreError(
                 f"{path}: missing, or not the word list these labels were mined with"
@@ -273,7 +278,7 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
     if not path.exists():
         raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
     try:
-        sidecar: dict[str, Any] = json.loads(path.read_text())
+        sidecar: dict[str, Any] = json.loads(read_file(path))
     except ValueError as error:
         raise LabelStoreError(
             f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "

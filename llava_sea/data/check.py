@@ -10,7 +10,6 @@ for the loss of each record with ``--losses``.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.ranges import check_ranges
+from llava_sea.terminal import log_to
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--losses {own.losses}: cannot be written; name a file in a folder of yours"
         )
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    log_to(sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are forked
 
     # --help must not wait for torch

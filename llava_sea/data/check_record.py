@@ -25,6 +25,7 @@ from llava_sea.data.problems import Kind, Problem, strip_name
 from llava_sea.data.records import Record, RecordError
 from llava_sea.data.tokenize import tell_beyond, tokenize_record
 from llava_sea.errors import UserError
+from llava_sea.files import IMAGE_BYTES
 
 
 class Checked(NamedTuple):
@@ -161,8 +162,12 @@ def _picture_kind(folder: str, image: str) -> Kind:
         path = resolve_image_path(folder, image, "")
     except UserError:
         return problems.PICTURE_OUTSIDE
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         return problems.PICTURE_MISSING
+    if not os.path.isfile(path):
+        return problems.PICTURE_NOT_A_FILE
+    if os.path.getsize(path) > IMAGE_BYTES:
+        return problems.PICTURE_TOO_LARGE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

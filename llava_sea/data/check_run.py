@@ -21,6 +21,7 @@ from llava_sea.data.problems import DATA_FILE, LABEL_STORE, LOSS, SAME_ID, Probl
 from llava_sea.data.records import Record, RecordError, parse_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
+from llava_sea.files import open_atomically
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.progress import Progress
@@ -181,9 +182,8 @@ def compute_losses(
     dataset = LazySupervisedDataset(checked.records, data.image_folder, **reading)
     pad_id = padding_id(setup.tokenizer, setup.num_rows)
     collator = Collator(pad_id, setup.transform.resolution, setup.image_tokens)
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        with Progress() as progress, open(temporary, "w", encoding="utf-8") as file:
+        with Progress() as progress, open_atomically(Path(path)) as file:
             losses = all_losses(
                 Stage1Model(llava),
                 dataset,
@@ -201,9 +201,6 @@ def compute_losses(
                     findings.add(problem, data.data_path)
                 row = {"id": record.id, "index": record.index, "loss": finite}
                 row |= {"num_tokens": len(ids), "supervised_ids": ids}
-                file.write(json.dumps(row) + "\n")
-        os.replace(temporary, path)
+                file.write(json.dumps(row).encode() + b"\n")
     except OSError as error:
         raise UserError(f"--losses {path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from llava_sea.model.builder import (
     num_patches,
 )
 from llava_sea.model.load import embedding_rows
+from llava_sea.pretrained import load_pretrained
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -58,7 +59,7 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
     try:
-        config = AutoConfig.from_pretrained(tower_path, cache_dir=args.cache_dir)
+        config = load_pretrained(AutoConfig, tower_path, cache_dir=args.cache_dir)
     except (OSError, ValueError) as error:
         raise UserError(f"--vision_tower {tower_path}: {_first_line(error)}") from None
     num_rows = embedding_rows(llm_path, args.cache_dir)
@@ -77,8 +78,10 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
         )
     vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
+    transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
+    transform.check_fits(vision)
     return Setup(
-        transform=ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
+        transform=transform,
         template=template,
         tokenizer=tokenizer,
         image_tokens=num_patches(vision),

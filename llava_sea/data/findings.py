@@ -12,6 +12,7 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
+from llava_sea import terminal
 from llava_sea.data.check_record import Checked
 from llava_sea.data.problems import OF_LABELS, Kind, Problem
 
@@ -20,7 +21,7 @@ _CLEAR_LINE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2
 
 def open_console() -> Console:
     """Return a console on stdout that wraps and marks up nothing, in colour on a terminal."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return terminal.open_console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Findings:

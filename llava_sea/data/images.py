@@ -5,7 +5,8 @@ lying on their side), 16-bit pictures are scaled instead of clipped. An alpha ch
 in LLaVA. The format is told by content, not by name. `ImageTransform` is the tower's own processor,
 with LLaVA's ``--image_aspect_ratio`` before it.
 
-Limits: formats that photographs come in, one frame, `MAX_PIXELS` and `MAX_SIDE`; no remote files.
+Limits: regular files of `IMAGE_BYTES`, formats that photographs come in, one frame, `MAX_PIXELS`
+and `MAX_SIDE`; no remote files.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from llava_sea.errors import UserError
+from llava_sea.files import IMAGE_BYTES, read_file
+from llava_sea.pretrained import load_pretrained
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own threshold for a decompression bomb (a quarter GiB of RGB)."""
+"""Pillow's own threshold for a decompression bomb: a quarter GiB of RGB, 1.1 GB in a processor."""
 
 MAX_SIDE = 16_384
-"""Longest side; padded to a square this is 0.8 GB."""
+"""Longest side. The square that it is padded to (0.8 GB, 3.4 GB in a processor) is never made."""
+
+_BAND = 256  # rows of a large square that are there at a time
+_WHOLE_SQUARE = 2048  # side of the largest square that is made whole (12.6 MB)
 
 MAX_CROP_RATIO = 50
 """Longer strips than this are cut at both ends before a resize that a centre crop follows."""
@@ -96,15 +102,15 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
         record_id: the record's id, for messages.
 
     Raises:
-        UserError: naming record, file and reason, if there is no such picture, or it cannot be
-            decoded whole, or is larger than the limits.
+        UserError: naming record, file and reason, if there is no such picture, or it is no regular
+            file, cannot be decoded whole, or is larger than the limits.
     """
     path = resolve_image_path(folder, name, record_id)
     where = f"record {record_id!r}: {path}"
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{where}: cannot read the image ({error.strerror or error})") from None
+        data = read_file(path, IMAGE_BYTES)
+    except UserError as error:
+        raise UserError(f"record {record_id!r}: {error}") from None
     return LoadedImage(
         decode_image(data, where, "replace it or remove the record"), zlib.crc32(data)
     )
@@ -220,13 +226,33 @@ class ImageTransform:
         from transformers import AutoImageProcessor
 
         try:
-            processor = AutoImageProcessor.from_pretrained(vision_tower, backend="pil")
-        except (OSError, ValueError) as error:
+            processor = load_pretrained(AutoImageProcessor, vision_tower, backend="pil")
+        except UserError:
+            raise
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
                 f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
             ) from None
-        return cls(processor, aspect_ratio)
+        settings, _ = type(processor).get_image_processor_dict(vision_tower)
+        if "size" not in settings:  # transformers would take its own, another tower's
+            raise UserError(
+                f"--vision_tower {vision_tower}: its preprocessor_config.json names no size of "
+                "images; copy or download the file again"
+            )
+        try:
+            transform = cls(processor, aspect_ratio)
+            transform.geometry()
+            if not transform(Image.new("RGB", (3, 2))).isfinite().all():
+                raise ValueError("it makes pixels that are no finite numbers")
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"--vision_tower {vision_tower}: its preprocessor_config.json is damaged "
+                f"({error}); copy or download the file again"
+            ) from None
+        return transform
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the pixels ``(3, H, W)`` of an RGB picture."""
@@ -251,16 +277,52 @@ class ImageTransform:
             "std": [float(x) for x in processor.image_std] if processor.do_normalize else None,
         }
 
+    def check_fits(self, vision_config: Any) -> None:
+        """Refuse a processor that makes images of another size than the tower takes.
+
+        Raises:
+            UserError: naming both sizes.
+        """
+        size = vision_config.image_size
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        if self.resolution != wanted:
+            raise UserError(
+                f"--vision_tower: its preprocessor_config.json makes images of {self.resolution} "
+                f"pixels and its config.json says {wanted}; the files are of two towers, or "
+                "(DINOv2) the tower needs scripts/fit_dinov2.py"
+            )
+
     def _pad(self, image: Image.Image) -> Image.Image:
         """Centre the picture on a square of the mean colour, LLaVA's rounding."""
         width, height = image.size
-        if width == height:
-            return image
         side = max(width, height)
         red, green, blue = (int(mean * 255) for mean in self.processor.image_mean)
+        place = ((side - width) // 2, (side - height) // 2)
+        if side > _WHOLE_SQUARE and set(self._resize) in ({"shortest_edge"}, {"height", "width"}):
+            return self._pad_in_bands(image, side, place, (red, green, blue))
+        if width == height:
+            return image
         square = Image.new("RGB", (side, side), (red, green, blue))
-        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        square.paste(image, place)
         return square
+
+    def _pad_in_bands(
+        self, image: Image.Image, side: int, place: tuple[int, int], colour: tuple[int, int, int]
+    ) -> Image.Image:
+        """Pad and resize at once: what the processor makes of the square, without the square.
+
+        Pillow resizes each row by itself, rounds, and then the columns: bands of rows come to the
+        same pixels. The processor's own resize leaves the result as it is.
+        """
+        edge = self._resize.get("shortest_edge", 0)
+        height, width = self._resize.get("height", edge), self._resize.get("width", edge)
+        rows = Image.new("RGB", (width, side))
+        for top in range(0, side, _BAND):
+            count = min(_BAND, side - top)
+            band = Image.new("RGB", (side, count), colour)
+            band.paste(image, (place[0], place[1] - top))
+            rows.paste(band.resize((width, count), self.processor.resample), (0, top))
+        return rows.resize((width, height), self.processor.resample)
 
 
 def view(geometry: dict[str, Any]) -> tuple[str, float, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
+from llava_sea.files import read_text
 
 ROLES = ("human", "gpt")
 _NOT_READ = ("images", "video", "videos")
@@ -67,7 +68,7 @@ def load_records(path: str | os.PathLike[str]) -> list[Record]:
         UserError: with file, line and column if it is no JSON, with the record if its shape is
             wrong.
     """
-    text = _read_text(path)
+    text = _text(path)
     if _is_json_lines(path):
         lines = text.split("\n")
         rows = [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
@@ -97,7 +98,7 @@ def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError
     Raises:
         UserError: if the file cannot be read, is not UTF-8, or holds no list of records.
     """
-    text = _read_text(path)
+    text = _text(path)
     rows: Iterator[Any] = _lines(text, path) if _is_json_lines(path) else _list(text, path)
     index = -1
     for index, row in enumerate(rows):
@@ -158,13 +159,8 @@ def _check_list(rows: Any, path: str | os.PathLike[str]) -> list[Any]:
     return rows
 
 
-def _read_text(path: str | os.PathLike[str]) -> str:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the data file ({error.strerror})") from None
+def _text(path: str | os.PathLike[str]) -> str:
+    text = read_text(path, None)
     if not text.strip():
         raise UserError(f"{path}: the file is empty, it holds no records")
     return text

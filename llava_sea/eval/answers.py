@@ -13,18 +13,24 @@ answers in the same way resumes the file.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_sea.errors import UserError
-from llava_sea.files import open_file, read_file, read_json, write_atomically
+from llava_sea.errors import UserError, naming
+from llava_sea.files import (
+    check_folder,
+    only_writer,
+    open_file,
+    read_file,
+    read_json,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from llava_sea.eval.questions import Question
@@ -177,7 +183,7 @@ class AnswerFile:
     def append(self, path: Path, answered: Sequence[tuple[Question, str]]) -> None:
         """Add answers to the file of a process."""
         rows = [json.dumps(q.row(text, self.model_id)) + "\n" for q, text in answered]
-        with open(path, "ab") as file:
+        with naming(path), open(path, "ab") as file:
             file.write("".join(rows).encode())
 
     def check_same_run(self, run: Mapping[str, Any]) -> None:
@@ -195,7 +201,8 @@ class AnswerFile:
         if not self.is_begun():
             # In place: another file under this name would not be the one that is locked. A kill in
             # the middle leaves a broken one and no answers, and the next run writes it anew.
-            self.run_file.write_bytes(json.dumps(run, indent=2).encode() + b"\n")
+            with naming(self.run_file):
+                self.run_file.write_bytes(json.dumps(run, indent=2).encode() + b"\n")
             return
         try:
             before = read_json(self.run_file)
@@ -225,23 +232,14 @@ class AnswerFile:
                 f"{self.path}: holds answers, and no {self.run_file.name} beside it says how they "
                 f"were made, so they cannot be resumed. {WAY_OUT}"
             )
+        check_folder(self.path.parent, "--answers-file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.run_file, "a+b") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: another process is writing into it; wait for its end, or give "
-                    "another --answers-file (of llava_sea.eval: --output_dir)"
-                ) from None
-            except OSError:  # a file system without locks
-                yield
-                return
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    fcntl.flock(held, fcntl.LOCK_UN)
+        busy = (
+            f"{self.path}: another process is writing into it; wait for its end, or give another "
+            "--answers-file (of llava_sea.eval: --output_dir)"
+        )
+        with only_writer(self.run_file, busy):
+            yield
 
     def _foreign(self, row: Mapping[str, Any], place: str, known: bool) -> str:
         what = f"{place}: an answer to question {row['question_id']!r}, "

@@ -74,7 +74,7 @@ def settle_center(
     if options.sea_center == "none":
         return None
     path = output / "center.npy"
-    if path.exists():
+    if path.is_file():
         try:
             return np.load(path)
         except (ValueError, EOFError) as error:

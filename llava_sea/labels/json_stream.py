@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
+from llava_sea.files import open_file
 
 BLOCK_BYTES = 1 << 20
 MAX_ELEMENT_CHARS = 64 << 20
@@ -40,10 +41,7 @@ class TextBlocks:
         self._block_bytes = block_bytes
         self._lines = 1
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be opened: {error.strerror}") from error
+        self._file = open_file(path)
 
     def read(self) -> str:
         """The next block, or "" at the end of the file.

@@ -37,6 +37,8 @@ from torch.nn import functional as F
 from llava_sea.errors import UserError
 from llava_sea.labels.fingerprint import vision_fingerprint
 from llava_sea.labels.options import FEATURES
+from llava_sea.model.load_weights import check_model
+from llava_sea.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +87,10 @@ class PatchEncoder:
         classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
         if family not in classes:
             raise UserError(_unpaired(family, str(path_or_id)))
+        check_model(path_or_id)
         try:
-            model, info = classes[family].from_pretrained(
-                str(path_or_id), dtype=torch.float32, output_loading_info=True
+            model, info = load_pretrained(
+                classes[family], str(path_or_id), dtype=torch.float32, output_loading_info=True
             )
         except OSError as error:
             raise UserError(f"cannot load the vision tower {path_or_id}: {error}") from error
@@ -197,7 +200,7 @@ def _model_type(path_or_id: str | Path) -> str:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(path_or_id)).model_type
+        return load_pretrained(AutoConfig, str(path_or_id)).model_type
     except (OSError, ValueError) as error:
         raise UserError(
             f"no vision tower at {path_or_id}: expected a transformers folder with config.json and "

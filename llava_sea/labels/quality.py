@@ -23,6 +23,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
 from llava_sea.progress import OnProgress, counter
 from llava_sea.ranges import check_range, whole
+from llava_sea.terminal import log_to, say
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.pictures import Picture
@@ -170,7 +171,7 @@ def main() -> None:
     from llava_sea.progress import Progress
 
     transformers_logging.disable_progress_bar()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     with Progress() as progress:
         rows = measure_quality(options, progress)
     chosen = choose(rows)
@@ -183,7 +184,7 @@ def main() -> None:
             "of a cut and joined picture than in the other, so nothing is chosen. Ways out: more "
             "--num_images, a word list made from these captions, another --vision_tower"
         )
-    print(f"\nchosen (place recall; n by place lift): {flags_of(chosen)}")
+    say(f"\nchosen (place recall; n by place lift): {flags_of(chosen)}")
 
 
 if __name__ == "__main__":

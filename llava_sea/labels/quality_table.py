@@ -11,6 +11,7 @@ from rich.table import Table
 
 from llava_sea.labels.quality_choice import agreement_with_truth, best_n
 from llava_sea.labels.quality_rows import Row
+from llava_sea.terminal import open_console
 
 _WIDTH = 200  # columns of a file or a pipe, which have no width of their own
 
@@ -33,9 +34,9 @@ def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
         rows: all that was measured.
         chosen: the row to mark.
     """
-    console = Console(file=sys.stdout)
+    console = open_console(file=sys.stdout)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, width=_WIDTH)
+        console = open_console(file=sys.stdout, width=_WIDTH)
     kinds = dict.fromkeys(row.kind for row in rows)
     at_best_n = [best_n([row for row in rows if row.kind == kind]) for kind in kinds]
     console.print("every kind at its n of highest place lift")

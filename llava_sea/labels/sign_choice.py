@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.files import write_atomically
+from llava_sea.labels.extraction_state import read_state
 from llava_sea.labels.mine_shards import encode_batches, make_loader
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
@@ -56,8 +57,8 @@ def settle_sign(
         logger.info("sign %+d (forced)", int(options.sea_sign))
         return SignChoice(int(options.sea_sign), None)
     path = folder / "sign.json"
-    if path.exists():
-        kept = json.loads(path.read_text())
+    if path.is_file():
+        kept = read_state(path, "sign", "measured")
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     captioned = [i for i, caption in enumerate(captions) if caption.strip()]

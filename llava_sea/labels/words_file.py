@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, sha256_file
+from llava_sea.files import LIST_BYTES, open_atomically, read_file, sha256_file
 
 HEADER = "word\tcount\tpos"
 
@@ -41,9 +41,7 @@ def read_words(path: Path | str) -> list[WordEntry]:
     entries: list[WordEntry] = []
     seen: set[str] = set()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: the word list cannot be read: {error.strerror}") from error
+        lines = read_file(path, LIST_BYTES).decode().split("\n")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: is not UTF-8") from error
@@ -73,10 +71,7 @@ def words_sha256(path: Path | str) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        return sha256_file(Path(path))
-    except OSError as error:
-        raise UserError(f"{path}: the word list cannot be read: {error.strerror}") from error
+    return sha256_file(Path(path))
 
 
 def write_words(path: Path, entries: Iterable[WordEntry]) -> str:

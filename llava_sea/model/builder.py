@@ -34,7 +34,9 @@ from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
+from llava_sea.model.load_weights import check_model
 from llava_sea.model.projector_io import gathered, load_projector
+from llava_sea.pretrained import load_pretrained
 from llava_sea.ranges import check_range, whole
 
 logger = logging.getLogger(__name__)
@@ -75,13 +77,14 @@ def build_llava(
     Raises:
         UserError: if a part cannot be found, or is of a kind this package does not know.
     """
+    check_model(llm_path)
     options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
     check_is_llm(llm_path, cache_dir)
     tower = load_tower(tower_path, **options)
     check_select_layer(select_layer, tower.config, tower_path)
-    llm = AutoModelForCausalLM.from_pretrained(llm_path, **options, **(llm_options or {}))
+    llm = load_pretrained(AutoModelForCausalLM, llm_path, **options, **(llm_options or {}))
 
     has_cls = TOWER_HAS_CLS[tower.config.model_type]
     config = LlavaConfig(
@@ -130,7 +133,8 @@ def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
 def load_tower(path: str, **options: Any) -> PreTrainedModel:
     """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
     check_exists(path, "--vision_tower")
-    config = AutoConfig.from_pretrained(path, cache_dir=options.get("cache_dir"))
+    check_model(path)
+    config = load_pretrained(AutoConfig, path, cache_dir=options.get("cache_dir"))
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWER_HAS_CLS:
         raise UserError(
@@ -140,8 +144,8 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
     with quiet_transformers():
         tower_class: Any = MODEL_MAPPING[type(config)]
-        tower, report = tower_class.from_pretrained(
-            path, config=config, output_loading_info=True, **options
+        tower, report = load_pretrained(
+            tower_class, path, config=config, output_loading_info=True, **options
         )
     if report["missing_keys"]:
         raise UserError(
@@ -198,7 +202,9 @@ def check_is_llm(path: str, cache_dir: str | None = None) -> None:
     """
     check_exists(path, "--model_name_or_path")
     try:
-        config = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"--model_name_or_path {path}: {str(error).splitlines()[0]}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -32,6 +32,7 @@ from llava_sea.model.load_source import (
 )
 from llava_sea.model.load_weights import read_json
 from llava_sea.model.load_whole import load_hf, load_llava_1_5
+from llava_sea.pretrained import load_pretrained
 
 __all__ = ["Loaded", "embedding_rows", "is_llava", "load_llava"]
 
@@ -71,7 +72,7 @@ def embedding_rows(path: str, cache_dir: str | None = None) -> int:
         settings, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
         if load_config.is_llava(settings):
             return int(load_config.llm_settings(settings, Path(path)).vocab_size)
-        config: Any = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+        config: Any = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -120,6 +121,7 @@ def load_llava(
         )
     source = Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
     loaded = _LOADERS[kind](source)
+    loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
     return loaded

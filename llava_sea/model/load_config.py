@@ -18,6 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import TOWER_HAS_CLS, check_exists, num_patches
+from llava_sea.pretrained import load_pretrained
 
 _LLAVA_KEY = re.compile(
     r"(mm_|image_|tokenizer_|tune_|freeze_|unfreeze_|use_mm_|pretrain_mm_|conversation_template)"
@@ -113,7 +114,7 @@ def tower_config(path: str, where: Path, cache_dir: str | None) -> Any:
     """
     check_exists(path, "--vision_tower")
     try:
-        config = AutoConfig.from_pretrained(path, cache_dir=cache_dir)
+        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{where} names the vision tower {path!r}, which cannot be found "

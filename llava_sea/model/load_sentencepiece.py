@@ -34,6 +34,8 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from llava_sea.errors import UserError
+from llava_sea.files import SETTINGS_BYTES, read_file, read_json, read_text
+from llava_sea.pretrained import load_pretrained
 
 _ModelProto: Any = vars(sentencepiece_model_pb2)["ModelProto"]
 _SPACE = "▁"
@@ -89,9 +91,11 @@ def auto_tokenizer(
     proto = _sentencepiece_alone(path, cache_dir)
     if proto is None:
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                path, cache_dir=cache_dir, trust_remote_code=False, **options
+            tokenizer: PreTrainedTokenizerBase = load_pretrained(
+                AutoTokenizer, path, cache_dir=cache_dir, **options
             )
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: no tokenizer there, or a damaged one ({reason})") from None
@@ -101,7 +105,7 @@ def auto_tokenizer(
     with tempfile.TemporaryDirectory() as folder:
         _build(pieces).save(f"{folder}/tokenizer.json")
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-        result: Any = PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        result: Any = load_pretrained(PreTrainedTokenizerFast, folder, **options)
     result.name_or_path = path
     result.add_bos_token = bool(config.get("add_bos_token", True))  # as transformers 4
     result.add_eos_token = bool(config.get("add_eos_token", False))
@@ -129,7 +133,7 @@ def _find(path: str, name: str, cache_dir: str | None) -> Path | None:
 def _read(path: str, name: str, cache_dir: str | None) -> dict[str, Any]:
     file = _find(path, name, cache_dir)
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
+        return dict(read_json(file)) if file else {}
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: no settings of a tokenizer ({error})") from None
 
@@ -150,8 +154,8 @@ def _as_its_file(
     if not content or all(content.get(part) == loaded[part] for part in _READING):
         return tokenizer
     named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
-    result: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
-        path, cache_dir=cache_dir, **named | options
+    result: PreTrainedTokenizerBase = load_pretrained(
+        PreTrainedTokenizerFast, path, cache_dir=cache_dir, **named | options
     )
     return result
 
@@ -165,7 +169,7 @@ def _sentencepiece_alone(path: str, cache_dir: str | None) -> Any:
     if file is None or _find(path, "tokenizer.json", cache_dir):
         return None
     try:
-        proto = _ModelProto.FromString(file.read_bytes())
+        proto = _ModelProto.FromString(read_file(file, SETTINGS_BYTES))
     except DecodeError:
         return None
     if proto.pieces and proto.trainer_spec.model_type not in (_UNIGRAM, _BPE):
@@ -197,7 +201,7 @@ def _settings(
             config[f"{kind}_token"] = proto.pieces[number].piece
     template = _find(path, "chat_template.jinja", cache_dir)
     if template:
-        config["chat_template"] = template.read_text(encoding="utf-8")
+        config["chat_template"] = read_text(template, SETTINGS_BYTES)
     return {key: value for key, value in config.items() if key not in _OF_A_CLASS}, numbered
 
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_sea.data.images import ImageTransform
+from llava_sea.errors import UserError
 from llava_sea.model.builder import load_tower, quiet_transformers, without_zero3
 from llava_sea.model.load_config import llava_config, tower_config
 from llava_sea.model.load_names import Renamed, check_fit, rename, some
 from llava_sea.model.load_source import HF, LLAVA, Loaded, Source, tower_of, with_parts
 from llava_sea.model.load_tokenizer import load_training_tokenizer
 from llava_sea.model.load_weights import read_weights
+from llava_sea.pretrained import load_pretrained, without_code
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ TOWER = "model.vision_tower."
 
 def load_hf(source: Source) -> Loaded:
     """Load a ``llava-hf`` checkpoint: this package's own, or others'."""
-    config = LlavaConfig.from_dict(source.config)
+    config = LlavaConfig.from_dict(without_code(source.config))
     text_config: Any = config.text_config
     config.image_token_index = text_config.vocab_size
     model = _instantiate(source, config, rename(read_weights(source.folder), source.folder))
@@ -83,8 +85,14 @@ def _instantiate(
     source: Source, config: LlavaConfig, renamed: Renamed, *, without_tower: bool = False
 ) -> LlavaForConditionalGeneration:
     """Make the model from renamed weights, after comparing every name and shape with it."""
-    with torch.device("meta"), without_zero3():
-        shell = LlavaForConditionalGeneration(config)
+    try:
+        with torch.device("meta"), without_zero3():
+            shell = LlavaForConditionalGeneration(config)
+    except ValueError as error:  # a configuration that belongs to no model
+        raise UserError(
+            f"{source.folder}: its config.json has a part that transformers cannot make "
+            f"({str(error).splitlines()[0]})"
+        ) from None
     text_config: Any = config.text_config
     tied = bool(text_config.tie_word_embeddings)
     check_fit(
@@ -96,7 +104,8 @@ def _instantiate(
     _report(source.folder, renamed)
     options: dict[str, Any] = {"attn_implementation": source.attention} if source.attention else {}
     with quiet_transformers():
-        model: LlavaForConditionalGeneration = LlavaForConditionalGeneration.from_pretrained(
+        model: LlavaForConditionalGeneration = load_pretrained(
+            LlavaForConditionalGeneration,
             None,
             config=config,
             state_dict=renamed.weights,

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
+from llava_sea.files import LIST_BYTES, read_json, read_text
+from llava_sea.report.measures import MEASURES
 
 PROJECTOR = "mm_projector.bin"
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 METRICS = "metrics.jsonl"
 TRAINER_STATE = "trainer_state.json"
 SETTINGS = "run.json"
+_MEASURED = {"loss", *(key.key for measure in MEASURES for key in measure.keys)}
 
 Row = dict[str, Any]
 
@@ -122,15 +125,12 @@ def _find_projector(folder: Path, projector: str | Path | None, flag: str) -> Pa
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    if not path.exists():
         raise UserError(
             f"{path}: no such file. A stage-1 run writes it beside {PROJECTOR}; it names the "
             "language model and the vision tower"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: broken JSON ({error})") from None
+        )
+    config = read_json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no JSON object")
     return config
@@ -139,8 +139,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read_settings(root: Path) -> dict[str, Any]:
     """Return what the run was started with; it is for the reader alone, so it may be broken."""
     try:
-        settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(root / SETTINGS)
+    except UserError:
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -152,29 +152,49 @@ def _read_log(root: Path) -> tuple[list[Row], list[str]]:
     path = root / TRAINER_STATE
     if not path.is_file():
         return [], [f"The folder holds no {METRICS}, so there are no curves."]
+    state = read_json(path, LIST_BYTES)
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        rows = [row for row in history if isinstance(row["step"], int)]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [row for row in state["log_history"] if isinstance(row["step"], int)]
+        for row in rows:
+            _check_numbers(row)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: not a trainer's state ({error!r})") from None
     return rows, [f"The folder holds no {METRICS}; the curves are those of {TRAINER_STATE}."]
 
 
 def _read_lines(path: Path) -> list[Row]:
     rows: list[Row] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            int(row["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
+            _check_numbers(row)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
                 break  # a run that is going on, or was killed, may have written half a line
             raise UserError(
                 f"{path}, line {number}: not a JSON object with a step ({error!r})"
             ) from None
         rows.append(row)
     return sorted(rows, key=lambda row: int(row["step"]))
+
+
+def _check_numbers(row: Row) -> None:
+    """Refuse a row of the log whose step is none, or that has something else for a measure.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError: saying why.
+    """
+    if not isinstance(row, dict):
+        raise TypeError(f"a {type(row).__name__}")
+    for key in ("step", *sorted(_MEASURED & row.keys())):
+        value = row[key]
+        if value is None and key != "step":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{key} is {value!r}, not a number")
+        float(value)  # 400 digits are none that can be drawn
+    int(row["step"])
 
 
 def _step_of(after: Path, root: Path, rows: list[Row]) -> int | None:

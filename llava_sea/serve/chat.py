@@ -20,6 +20,7 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tell_beyond, tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.model.generate import generate
+from llava_sea.terminal import printable, say
 
 
 class AnswerStreamer(TextStreamer):
@@ -39,6 +40,7 @@ class AnswerStreamer(TextStreamer):
         self.space = text[len(shown) :]
         shown = shown if self.begun else shown.lstrip()
         self.begun = self.begun or bool(shown)
+        shown = printable(shown) if self.out.isatty() else shown
         self.out.write(shown + ("\n" if stream_end else ""))
         self.out.flush()
 
@@ -112,7 +114,7 @@ class Chat:
         after = places[-1] + 1 if places else 0
         before = self.tokenizer.decode(ids[: places[0]] if places else [])
         rest = self.tokenizer.decode(ids[after:])
-        print(
+        say(
             f"prompt: {before!r}, {len(places)} patches, {rest!r} ({len(ids)} tokens)\n"
             f"answer: {self.tokenizer.decode(new)!r} ({len(new)} tokens)",
             file=sys.stderr,

@@ -8,6 +8,7 @@ the end of the input ends the conversation. One picture a conversation.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.ranges import check_ranges
+from llava_sea.terminal import log_to, say
 
 if TYPE_CHECKING:
     from llava_sea.serve.chat import Chat
@@ -67,31 +69,52 @@ def typed_lines() -> Iterator[str]:
         try:
             line = input("USER: ")
         except EOFError:
-            print()
+            say()
             return
         if not line.strip():
             return
+        if not _is_text(line):
+            say(f"(that is not {sys.stdin.encoding} text)")
+            continue
         yield line.strip()
-        print()
+        say()
 
 
 def piped_lines() -> Iterator[str]:
-    """Yield questions from a pipe or file, until an empty line or its end."""
-    for line in sys.stdin:
+    """Yield questions from a pipe or file, until an empty line or its end.
+
+    Raises:
+        UserError: if one is not text; with its line.
+    """
+    for number, line in enumerate(sys.stdin, start=1):
         if not line.strip():
             return
+        if not _is_text(line):
+            raise UserError(
+                f"standard input, line {number}: not {sys.stdin.encoding} text; save the questions "
+                "as UTF-8"
+            )
         yield line.strip()
+
+
+def _is_text(line: str) -> bool:
+    """Say whether all of a line could be decoded; `main` lets bytes through that are no text."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def talk_in_terminal(chat: Chat, name: str) -> None:
     """Ask and answer; a question that cannot be answered does not end the conversation."""
-    print(f"Ask about {name}. An empty line or Ctrl-D ends the conversation.\n")
+    say(f"Ask about {name}. An empty line or Ctrl-D ends the conversation.\n")
     for question in typed_lines():
-        print("ASSISTANT: ", end="", flush=True)
+        say("ASSISTANT: ", end="")
         try:
             chat.ask(question, sys.stdout)
         except UserError as error:
-            print(f"({error})")
+            say(f"({error})")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -127,8 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
     terminal = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     # Only answers belong on stdout.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    log_to(sys.stderr)
     if options.debug or terminal:
         logging.getLogger("llava_sea").setLevel(logging.INFO)
     chat = open_chat(options)
@@ -139,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for question in piped_lines():
                 chat.ask(question, sys.stdout)
     except KeyboardInterrupt:
-        print()
+        say()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from urllib.parse import urlsplit
 
 from llava_sea.errors import UserError
+from llava_sea.terminal import without_password
 
 MAX_BYTES = 32 * 2**20
 MAX_SECONDS = 20.0
@@ -25,7 +26,7 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
     """Follow redirects to http and https alone; urllib's own goes to ftp as well."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        _check_scheme(newurl, f"{req.full_url} leads to {newurl}")
+        _check_address(newurl, f"{req.full_url} leads to {without_password(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -41,7 +42,7 @@ def download(url: str, max_bytes: int | None = None, max_seconds: float | None =
         UserError: if it is another kind of URL, cannot be fetched or is over a limit.
     """
     most, seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
-    _check_scheme(url, url)
+    _check_address(url, without_password(url))
     result: queue.Queue[bytes | Exception] = queue.Queue()
     deadline = time.monotonic() + seconds
     arguments = (url, most, deadline, result)
@@ -62,8 +63,17 @@ def download(url: str, max_bytes: int | None = None, max_seconds: float | None =
     raise UserError(f"{url}: cannot be fetched ({found}); check the address, or pass a local file")
 
 
-def _check_scheme(url: str, where: str) -> None:
-    scheme = urlsplit(url).scheme.lower()
+def _check_address(url: str, where: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # a bracket left open
+        raise UserError(f"{where}: is no address ({error})") from None
+    if "@" in parts.netloc:
+        raise UserError(
+            f"{where}: a user's name or password in an address is not sent; download it by other "
+            "means and pass the file"
+        )
+    scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
         raise UserError(f"{where}: only http:// and https:// are fetched, not {scheme}://")
 

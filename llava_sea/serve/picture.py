@@ -9,6 +9,7 @@ from PIL import Image
 
 from llava_sea.data.images import decode_image
 from llava_sea.errors import UserError
+from llava_sea.files import IMAGE_BYTES, read_file
 from llava_sea.serve.download import download
 
 
@@ -29,10 +30,8 @@ def open_picture(place: str) -> Image.Image:
         path = Path(place).expanduser()
         if not path.exists():
             raise UserError(f"{where}: no such file")
-        if not path.is_file():
-            raise UserError(f"{where}: is no file")
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{where}: cannot be read ({error.strerror or error})") from None
+            data = read_file(path, IMAGE_BYTES)
+        except UserError as error:
+            raise UserError(f"--image-file {error}") from None
     return decode_image(data, where, "pass another picture")

@@ -31,7 +31,9 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
     config = LlamaConfig(vocab_size=8, hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
     try:
         with torch.device("meta"), without_zero3():
-            AutoModel.from_config(config, attn_implementation=name, dtype=dtype)
+            AutoModel.from_config(
+                config, attn_implementation=name, dtype=dtype, trust_remote_code=False
+            )
     except (ImportError, ValueError) as error:
         raise UserError(
             f"--attn_implementation {name}: {error} Leave the flag out (train_mem.py then takes "

@@ -12,7 +12,6 @@ Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.errors import UserError
+from llava_sea.files import LIST_BYTES, read_json
 from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.model.stage1 import Stage1Model
 
@@ -44,12 +44,14 @@ class Truth:
         """
         self._path = path
         try:
-            data = json.loads(Path(path).read_text())
+            data = read_json(path, LIST_BYTES)
             self._sets = [frozenset(words) for words in data["words_sets"]]
             self._images: dict[str, list[int]] = data["images"]
             self._objects: dict[str, str] = data["objects"]
             self.grid: tuple[int, ...] = tuple(data["grid"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UserError as error:
+            raise UserError(f"--sea_eval_truth {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"--sea_eval_truth {path}: cannot be read ({error!r})") from None
 
     def words(self, image: str, patch: int) -> frozenset[str]:

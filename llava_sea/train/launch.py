@@ -19,6 +19,7 @@ from types import FrameType
 import psutil
 
 from llava_sea.errors import ERROR_FILE, EXIT_STATUS
+from llava_sea.terminal import say
 
 USER_ERROR = 2
 """Status of a command that said itself what was wrong (`llava_sea.errors`)."""
@@ -58,10 +59,10 @@ def main() -> int:
         return 0
     if said:
         # Above it are the tracebacks of the ranks that were left alone.
-        print(min(said, key=lambda line: line.startswith("[rank")), file=sys.stderr)
+        say(min(said, key=lambda line: line.startswith("[rank")), file=sys.stderr)
         return USER_ERROR
     goes_on = "its answers on disk" if _is_evaluation() else "the last complete checkpoint"
-    print(
+    say(
         f"error: a process of this run died (status {status}) and the others were ended; what it "
         f"said is above. The same command goes on from {goes_on}",
         file=sys.stderr,

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llava_sea.errors import EXIT_STATUS
+from llava_sea.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class StopOnSignal(TrainerCallback):
 
     def _watch_launcher(self) -> None:
         while not self._finished.wait(0.5):
-            gone = [p.pid for p in self._ancestors if not p.is_running()]
+            gone = [p.pid for p in self._ancestors if not is_alive(p)]
             if gone:
                 self._start_grace(f"the launcher (process {gone[0]}) is gone")
                 return
@@ -91,11 +92,10 @@ class StopOnSignal(TrainerCallback):
         logger.warning("%s: saving a checkpoint after this step, then ending", reason)
         if not self._reached_step_end.wait(self._grace_seconds) and not self._finished.is_set():
             # The main thread is stuck in a collective; no exception can reach it.
-            print(
+            say(
                 f"error: {reason}, and this step did not end within {self._grace_seconds:.0f} s; "
                 "most likely another process of this run has died. Nothing was saved at this "
                 "point; start the same command again, it goes on from the last complete checkpoint",
-                flush=True,
             )
             os._exit(EXIT_STATUS)
 
@@ -118,6 +118,14 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _launchers() -> list[psutil.Process]:

@@ -28,15 +28,16 @@ from transformers.training_args import OptimizerNames
 from llava_sea.alignment import AlignmentHead
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError, run_command
-from llava_sea.files import write_atomically
+from llava_sea.files import sha256_file, write_atomically
 from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.terminal import say
 from llava_sea.train import arithmetic, run, stage1
 from llava_sea.train.arguments import ModelArguments, SeaArguments, TrainingArguments
-from llava_sea.train.checkpoint import claim_output_dir
+from llava_sea.train.checkpoint import clean_up, only_run
 from llava_sea.train.llava_config import llava_config, llava_parts
 from llava_sea.train.parse import parse_args
-from llava_sea.train.saving import Stage1Saver
+from llava_sea.train.saving import STAGE1_FILES, Stage1Saver
 from llava_sea.train.stage_flags import check_stage
 from llava_sea.train.warm_start_loop import train
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 FLAGS_FILE = "stage1_flags"
 """Written last: where it is, the warm start has finished."""
+
+SUMS_FILE = "results.sha256"
 
 
 def main() -> None:
@@ -64,21 +67,43 @@ def main() -> None:
     records = load_records(data_args.data_path)
     transform = stage1.image_transform(model_args, data_args)
     identity = run.identity(model_args, data_args, sea, args) | {"command": "warm_start"}
-    claim_output_dir(output_dir, identity)
-    if (output_dir / FLAGS_FILE).exists():
-        print(f"{output_dir}: this warm start has finished\n{how_to_go_on(output_dir)}")
-        return
-    model = build_model(model_args, sea, args)
-    _, dataset, collator = stage1.build_data(
-        records, transform, model, model_args, data_args, sea, args
+    with only_run(output_dir, identity) as alone:
+        if alone:
+            clean_up(output_dir)
+        if is_finished(output_dir):
+            say(f"{output_dir}: this warm start has finished\n{how_to_go_on(output_dir)}")
+            return
+        model = build_model(model_args, sea, args)
+        _, dataset, collator = stage1.build_data(
+            records, transform, model, model_args, data_args, sea, args
+        )
+        run.check_size(len(dataset), args)
+        train(model, dataset, collator, args, output_dir / "metrics.jsonl")
+        saver = Stage1Saver(llava_config(model.llava, model_args, data_args, args))
+        saver.save(model, output_dir, write=True)
+        write_atomically(output_dir / SUMS_FILE, _sums(output_dir).encode())
+        words = "\n".join(stage1_flags(output_dir))
+        write_atomically(output_dir / FLAGS_FILE, f"{words}\n".encode())
+    say(how_to_go_on(output_dir))
+
+
+def is_finished(output_dir: Path) -> bool:
+    """Say whether a warm start has finished and its results are as it wrote them."""
+    if not (output_dir / FLAGS_FILE).exists():
+        return False
+    sums = output_dir / SUMS_FILE
+    if not sums.exists() or sums.read_text(errors="replace") == _sums(output_dir):
+        return True
+    logger.warning(
+        "%s: the results do not match %s; the warm start runs again", output_dir, SUMS_FILE
     )
-    run.check_size(len(dataset), args)
-    train(model, dataset, collator, args, output_dir / "metrics.jsonl")
-    saver = Stage1Saver(llava_config(model.llava, model_args, data_args, args))
-    saver.save(model, output_dir, write=True)
-    words = "\n".join(stage1_flags(output_dir))
-    write_atomically(output_dir / FLAGS_FILE, f"{words}\n".encode())
-    print(how_to_go_on(output_dir))
+    return False
+
+
+def _sums(output_dir: Path) -> str:
+    """Return the results' checksums, as sha256sum prints them."""
+    files = (output_dir / name for name in (*STAGE1_FILES, "metrics.jsonl"))
+    return "".join(f"{sha256_file(path)}  {path.name}\n" for path in files if path.is_file())
 
 
 def check_flags(sea: SeaArguments, args: TrainingArguments) -> None:

@@ -19,7 +19,7 @@ from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.sampler import EpochBatchSampler
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.progress import Progress
 from llava_sea.train.arguments import TrainingArguments
@@ -50,7 +50,8 @@ def train(
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batches = _batches(loader, args.device)
     model.train()
-    with open(metrics, "w") as file, Progress(seconds_between_lines=5.0) as progress:
+    shown = Progress(seconds_between_lines=5.0)
+    with naming(metrics), open(metrics, "w") as file, shown as progress:
         progress("steps", 0, steps)
         for step in range(1, steps + 1):
             loss = pairs = 0.0

@@ -31,12 +31,14 @@ from transformers import (
 )
 from transformers.models.clip import CLIPImageProcessorPil
 
+from llava_sea.pretrained import load_pretrained
+
 REPO = Path(__file__).parents[2]
 
 
 def make_world(root: Path, narrow: int, wide: int) -> None:
     """Write a random tower, an LLM with the miniature world's tokenizer, and two pictures."""
-    tokenizer = AutoTokenizer.from_pretrained(REPO / "playground/models/llm-small")
+    tokenizer = load_pretrained(AutoTokenizer, REPO / "playground/models/llm-small")
     heads = {"num_hidden_layers": 1, "num_attention_heads": 4}
     llm = LlamaConfig(vocab_size=len(tokenizer), hidden_size=wide, intermediate_size=256, **heads)
     LlamaForCausalLM(llm).save_pretrained(root / "llm")

@@ -25,6 +25,7 @@ from llava_sea.data.check_record import RecordChecker
 from llava_sea.data.problems import Kind
 from llava_sea.data.records import parse_records
 from llava_sea.errors import UserError
+from llava_sea.files import IMAGE_BYTES
 from llava_sea.model.builder import load_tokenizer
 
 
@@ -99,7 +100,7 @@ PLAIN = [
     (record(9, image="long.png"), ["PICTURE_TOO_LARGE"]),
     (record(10, image="damaged.jpg"), ["PICTURE_DAMAGED"]),
     (record(11, image="empty.jpg"), ["PICTURE_DAMAGED"]),
-    (record(12, image="folder.jpg"), ["PICTURE_MISSING"]),
+    (record(12, image="folder.jpg"), ["PICTURE_NOT_A_FILE"]),
     (record(13, image="unmined.jpg"), ["NO_LABELS"]),
     (record(14, image="changed.jpg"), ["LABELS_STALE"]),
     (record(15, image="skipped.jpg"), ["LABELS_SKIPPED"]),
@@ -158,13 +159,42 @@ def test_all_in_one_run_plain(tiny, bad_world, tmp_path, capsys):
     assert f"{store}: label store: {store / 'words.tsv'}: missing, or not the word list" in out
     line = next(line for line in out.splitlines() if " record 8 " in line)
     assert line == (
-        f"{data}: record 8 (id '8'): picture missing: {images / 'gone.jpg'}: cannot read the image "
+        f"{data}: record 8 (id '8'): picture missing: {images / 'gone.jpg'}: cannot be read "
         "(No such file or directory); put the file there, or remove the record"
     )
     assert re.search(r"record 20: broken JSON: broken JSON at line 2, column 8", out)
     assert re.search(r"\n +3  image tokens +write <image> once", out)
     count = sum(not KINDS[name].is_warning for _, names in rows for name in names) + 1
     assert f"\n{count} problems\n" in out and "\n3 warnings\n" in out
+
+
+def test_images_that_are_no_files(tiny, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", IMAGE_BYTES + 1)
+    Image.new("RGB", (8, 8)).save(tmp_path / "file.png")
+    (tmp_path / "link.png").symlink_to("file.png")
+    names = ["pipe.png", "zero.png", ".", "gone.png", "large.png", "link.png"]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([record(n, image=name) for n, name in enumerate(names)]))
+    assert main(base_flags(tiny, data, tmp_path)) == 1
+    out = capsys.readouterr().out
+    kinds_found = ["PICTURE_NOT_A_FILE"] * 3 + ["PICTURE_MISSING", "PICTURE_TOO_LARGE"]
+    assert found_in(out, data) == [(n, KINDS[kind].name) for n, kind in enumerate(kinds_found)]
+    assert f"record 1 (id '1'): not a file: {tmp_path / 'zero.png'}: is a device, not a file" in out
+
+
+def test_what_a_terminal_obeys_is_shown(tiny, tmp_path, capsys):
+    name = "\x1b[2J\r\n\x9b31m.png"
+    data = tmp_path / "data.json"
+    rows = [record(f"id {name}", image=name), record(f"id {name}"), {"id": name}]
+    data.write_text(json.dumps([*rows, record(3, gpt=f"{name} <image>")]))
+    assert main(base_flags(tiny, data)) == 1
+    main([*base_flags(tiny, data), "--show", "0", "1", "2", "3"])
+    seen = "".join(capsys.readouterr())
+    assert r"\x1b[2J" in seen and not set("\x1b\r\x9b") & set(seen)
 
 
 def test_all_in_one_run_v1(tiny, tmp_path, capsys):

@@ -118,7 +118,7 @@ def test_a_record_that_cannot_be_shown(tiny, flags, capsys, tmp_path):
     flags = [*flags, "--data_path", str(tmp_path / "data.json")]
     assert main([*flags, "--show", "1", "2"]) == 1
     out = capsys.readouterr().out
-    assert "gone.jpg: cannot read the image" in out
+    assert "gone.jpg: cannot be read (No such file" in out
     assert "record 2 (id 'rec-2'): \"conversations\" must be a list" in out
     with pytest.raises(UserError, match=r"--show 5: .* holds records 0 to 4"):
         main([*flags, "--show", "5"])

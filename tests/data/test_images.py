@@ -99,6 +99,41 @@ def test_names_with_dots_and_links(tmp_path):
     assert load_image(folder, "coco/a.png", "r").image.size == (4, 4)
 
 
+@pytest.mark.parametrize("resample", range(6))
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (299, 180), (180, 299), (257, 257)])
+def test_padding_in_bands_gives_llavas_pixels(monkeypatch, size, resample):
+    rng = np.random.default_rng(1)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    siglip = SiglipImageProcessorPil(size={"height": 28, "width": 35}, resample=resample)
+    for processor in (clip(resample=resample), siglip):
+        transform = ImageTransform(processor, "pad")
+        whole = transform(image)
+        assert size[0] == size[1] or torch.equal(
+            whole,
+            processor(
+                images=naive_pad(image, tuple(int(x * 255) for x in processor.image_mean)),
+                return_tensors="pt",
+            )["pixel_values"][0],
+        )
+        monkeypatch.setattr(images_module, "_WHOLE_SQUARE", 8)
+        monkeypatch.setattr(images_module, "_BAND", 37)
+        assert torch.equal(transform(image), whole)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("size", [(2, 5000), (5000, 2)])
+def test_no_large_square_is_made(monkeypatch, size):
+    new = Image.new
+
+    def small(mode, size, color=0):
+        assert size[0] * size[1] < 2**22
+        return new(mode, size, color)
+
+    image = new("RGB", size, (10, 200, 30))
+    monkeypatch.setattr(Image, "new", small)
+    assert ImageTransform(clip(336), "pad")(image).shape == (3, 336, 336)
+
+
 def naive_pad(image, colour):
     side = max(image.size)
     pixels = np.empty((side, side, 3), np.uint8)
@@ -201,6 +236,46 @@ def test_settings_that_give_no_fixed_size(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match=r"--vision_tower .* no image processor"):
             ImageTransform.from_pretrained(str(folder), "square")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        [],
+        3,
+        {"image_processor_type": "CLIPImageProcessor"},
+        {"size": {"shortest_edge": -3}},
+        {"size": {"shortest_edge": "x"}},
+        {"size": "large"},
+        {"crop_size": None},
+        {"resample": "x"},
+        {"rescale_factor": None},
+        {"image_mean": None},
+        {"image_mean": [0.5]},
+        {"image_std": [0, 0, 0]},
+    ],
+    ids=repr,
+)
+def test_a_damaged_preprocessor_config_is_one_line(tiny, tmp_path, settings):
+    whole = json.loads((tiny.clip / "preprocessor_config.json").read_text())
+    change = isinstance(settings, dict) and settings and "image_processor_type" not in settings
+    (tmp_path / "config.json").write_bytes((tiny.clip / "config.json").read_bytes())
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(whole | settings if change else settings))
+    message = rf"^--vision_tower {tmp_path}: .*preprocessor_config\.json"
+    with pytest.raises(UserError, match=message) as caught:
+        ImageTransform.from_pretrained(str(tmp_path), "pad")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_processor_of_another_tower_is_refused(tiny):
+    from transformers import AutoConfig
+
+    vision = AutoConfig.from_pretrained(tiny.clip).vision_config
+    ImageTransform.from_pretrained(str(tiny.clip), "square").check_fits(vision)
+    with pytest.raises(UserError, match=r"\(32, 32\) pixels .* says \(24, 24\)"):
+        ImageTransform(clip(), "square").check_fits(vision)
 
 
 def test_the_aspect_ratio_alone_decides_about_padding():

@@ -109,5 +109,5 @@ def test_lines_equal_split(tmp_path, lines, block_bytes, end):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"none\.json: cannot be opened: No such file"):
+    with pytest.raises(UserError, match=r"none\.json: cannot be read .No such file"):
         TextBlocks(tmp_path / "none.json")

@@ -291,7 +291,7 @@ def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys
         ({"image_folder": "/no/folder"}, "--image_folder /no/folder: no such folder"),
         ({"batch_size": "0"}, "--batch_size 0"),
         ({"truth": "/no/truth.json"}, "--truth /no/truth.json: cannot be read"),
-        ({"words": "/no/words.tsv"}, "/no/words.tsv: the word list cannot be read"),
+        ({"words": "/no/words.tsv"}, "/no/words.tsv: cannot be read"),
         ({"sea_topn": "3"}, "there is no flag '--sea_topn=3'"),
     ],
 )

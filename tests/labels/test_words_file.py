@@ -63,7 +63,7 @@ def test_files_that_are_no_list(tmp_path):
     path.write_bytes(f"{HEADER}\n".encode() + b"caf\xe9\t1\tNN\n")
     with pytest.raises(UserError, match="line 2: is not UTF-8"):
         read_words(path)
-    with pytest.raises(UserError, match=r"none\.tsv: the word list cannot be read"):
+    with pytest.raises(UserError, match=r"none\.tsv: cannot be read"):
         read_words(tmp_path / "none.tsv")
-    with pytest.raises(UserError, match=r"none\.tsv: the word list cannot be read"):
+    with pytest.raises(UserError, match=r"none\.tsv: cannot be read"):
         words_sha256(tmp_path / "none.tsv")

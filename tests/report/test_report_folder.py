@@ -100,3 +100,40 @@ def test_what_must_be_there_is_asked_for(run, tmp_path):
 def test_rows_are_in_the_order_of_steps(run):
     write_log(run, [evaluation(8, 1.0, 0.1), evaluation(0, 2.0, 0.2)])
     assert [row["step"] for row in open_run(run).rows] == [0, 8]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"step": 3, "loss": "4.0"}', "loss is '4.0', not a number"),
+        (b'{"step": "3", "loss": 4.0}', "step is '3', not a number"),
+        (b'{"step": 3, "eval_gap": [1]}', "eval_gap is .1., not a number"),
+        (b'{"step": null}', "step is None"),
+        (b'{"step": NaN}', "NaN"),
+        (b'{"step": Infinity}', "infinity"),
+        (b'{"step": 1, "loss": ' + b"1" * 400 + b"}", "too large"),
+        (b'"step"', "a str"),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_text_for_numbers_is_named(run, line, reason, last):
+    after = b"" if last else b'\n{"step": 9}\n'
+    (run / "metrics.jsonl").write_bytes(b'{"step": 0, "loss": null}\n' + line + after)
+    with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: .*{reason}"):
+        open_run(run)
+
+
+def test_a_trainers_state_with_text_for_numbers(run):
+    (run / "metrics.jsonl").unlink()
+    for history in ([{"step": 1, "loss": "x"}], [1], None):
+        (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+        with pytest.raises(UserError, match=r"trainer_state\.json: not a trainer's state"):
+            open_run(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "trainer_state.json", "config.json"])
+def test_bytes_that_are_no_text_are_named(run, name):
+    (run / "metrics.jsonl").rename(run / "trainer_state.json")
+    (run / name).write_bytes(b'{"step": 1}\n{"step": 2, "loss": "\xff"}\n')
+    with pytest.raises(UserError, match=rf"{name}: not UTF-8 text .byte 33, line 2"):
+        open_run(run)

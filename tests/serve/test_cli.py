@@ -13,6 +13,7 @@ import pytest
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
+from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.serve import cli
 
 QUESTIONS = ["What is it?", "Which colour?"]
@@ -56,7 +57,7 @@ def test_in_a_terminal(command, answers, monkeypatch, capsys, end):
         def isatty(self) -> bool:
             return True
 
-    typed = iter([QUESTIONS[0], "an <image>?", QUESTIONS[1], end])
+    typed = iter([QUESTIONS[0], "an <image>?", "caf\udce9?", QUESTIONS[1], end])
 
     def type_in(prompt: str) -> str:
         assert prompt == "USER: "
@@ -72,8 +73,29 @@ def test_in_a_terminal(command, answers, monkeypatch, capsys, end):
     assert "Ctrl-D ends" in out
     for answer in answers:
         assert f"ASSISTANT: {answer}\n" in out
-    assert "ASSISTANT: (leave <image> out" in out
+    assert "ASSISTANT: (leave <image> out" in out and " text)\n" in out
     assert next(typed, None) is None
+
+
+def test_a_pipe_of_bytes_that_are_no_text(command, answers, monkeypatch, capsys):
+    data = f"{QUESTIONS[0]}\ncaf\xe9?\n".encode("latin-1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    with pytest.raises(UserError, match=r"^standard input, line 2: not utf-8 text"):
+        cli.main(command)
+    assert capsys.readouterr().out == answers[0] + "\n"
+
+
+def test_a_base_that_is_no_language_model(tiny, talker, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("x\n"))
+    save_projector(
+        tmp_path / "mm_projector.bin", projector_state(talker.model.model.multi_modal_projector)
+    )
+    config = {"model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu"}
+    config |= {"mm_vision_tower": str(tiny.clip), "conversation_template": "v1"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    flags = ["--model-path", str(tmp_path), "--image-file", str(talker.picture)]
+    with pytest.raises(UserError, match=rf"^{tiny.clip}: .* a language model is needed"):
+        cli.main([*flags, "--model-base", str(tiny.clip)])
 
 
 def test_help_does_not_load_torch():

@@ -122,8 +122,21 @@ def test_what_is_no_picture(server, tmp_path):
         open_picture(f"{server}/fine")
     with pytest.raises(UserError, match="no such file"):
         open_picture(str(tmp_path / "none.png"))
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match=rf"--image-file {tmp_path}: is a folder"):
         open_picture(str(tmp_path))
     (tmp_path / "empty.png").touch()
     with pytest.raises(UserError, match=r"empty.png: the image file is empty"):
         open_picture(str(tmp_path / "empty.png"))
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://[::1/a.png", "https://a]b/c"])
+def test_an_address_that_is_none(url):
+    with pytest.raises(UserError, match=r"^http.*: is no address"):
+        open_picture(url)
+
+
+def test_a_password_is_neither_sent_nor_shown(server):
+    url = server.replace("//", "//me:secret@")
+    with pytest.raises(UserError, match=r"^http://\*\*\*@127.*password") as caught:
+        open_picture(f"{url}/picture")
+    assert "secret" not in str(caught.value)

@@ -145,6 +145,12 @@ def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):
     run_here(warm_start.main, "warm", max_steps=2)
     assert "has finished" in capsys.readouterr().out
     assert (warm / "mm_projector.bin").stat().st_mtime_ns == written
+    # a result that was damaged since is made again
+    whole = (warm / "mm_projector.bin").read_bytes()
+    (warm / "mm_projector.bin").write_bytes(whole[:-3])
+    run_here(warm_start.main, "warm", max_steps=2)
+    assert "the results do not match" in capsys.readouterr().out
+    assert (warm / "mm_projector.bin").read_bytes() == whole
     with pytest.raises(UserError, match=r"another run .max_steps: '2' there, '3' now"):
         run_here(warm_start.main, "warm", max_steps=3)
     run_here(stage1_command.train, "stage1", max_steps=1)

@@ -1,0 +1,52 @@
+"""The one place through which models, tokenizers and processors of a checkpoint are loaded.
+
+A checkpoint may bring code of its own (``auto_map``). Left to themselves, transformers' Auto
+classes ask on stdin whether to run it, and whoever pipes in a "y" runs it. It is never run here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+
+
+def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
+    """Return ``kind.from_pretrained(path, **options)``, without running code of the checkpoint.
+
+    Args:
+        kind: a class of transformers.
+        path: folder or hub id; None where the options hold the weights.
+        options: as the class takes them.
+
+    Raises:
+        UserError: if the checkpoint cannot be used without its code, or is of another kind.
+    """
+    try:
+        return kind.from_pretrained(path, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path}: cannot be used without the code that it brings (auto_map in its JSON "
+                "files), and such code is never run here; take a model that transformers knows"
+            ) from None
+        other = re.match(r"Unrecognized configuration class <class '(?:\w+\.)*(\w+)'>", str(error))
+        if other is None:
+            raise
+        needed = "a language model" if "CausalLM" in kind.__name__ else f"one for {kind.__name__}"
+        raise UserError(
+            f"{path}: is a model of another kind (its config.json makes a {other[1]}); {needed} is "
+            "needed here"
+        ) from None
+
+
+def without_code(settings: Any) -> Any:
+    """Return settings of a checkpoint, as JSON has them, without every ``auto_map``.
+
+    Models are made of such settings too, and the parts' classes may be asked for by them.
+    """
+    if isinstance(settings, dict):
+        return {key: without_code(value) for key, value in settings.items() if key != "auto_map"}
+    return [without_code(value) for value in settings] if isinstance(settings, list) else settings
