@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_sea.errors import run_command
-from llava_sea.eval.processes import run_shared
+from llava_sea.eval.answer import run_shared
 from llava_sea.ranges import check_ranges
 
 

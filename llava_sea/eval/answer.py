@@ -10,11 +10,15 @@ otherwise are not resumed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
 
 from llava_sea.errors import run_command
-from llava_sea.eval.processes import run_shared
+from llava_sea.processes import Processes
 from llava_sea.ranges import check_range, check_ranges, whole
+from llava_sea.terminal import log_to, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,6 +82,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     check_ranges("eval.answer", args)
     check_range("chunk_idx", args.chunk_idx, whole(0, args.num_chunks - 1), "below --num_chunks")
     return args
+
+
+def run_shared(work: Callable[[Processes], None]) -> None:
+    """Run the work of a command that asks questions, as one of the launcher's processes.
+
+    Raises:
+        UserError: as the work does.
+    """
+    # The tokenizer's own threads and ours would be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    log_to(sys.stderr)
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    processes = Processes.start()
+    try:
+        work(processes)
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        processes.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

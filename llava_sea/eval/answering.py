@@ -22,11 +22,11 @@ from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import AnswerFile, fingerprint, model_id
 from llava_sea.eval.generation import Answerer, Decoding, check_images
-from llava_sea.eval.processes import Processes
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
+from llava_sea.processes import Processes
 from llava_sea.progress import Progress, counter
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 from llava_sea.terminal import say

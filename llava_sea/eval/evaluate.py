@@ -25,7 +25,6 @@ from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
 from llava_sea.eval.outcome import Answered, Outcome, Task, add_score, read_server_scores
-from llava_sea.eval.processes import FailedElsewhereError, Processes
 from llava_sea.eval.rehearsal import (
     available_tasks,
     check_local_checkpoints,
@@ -34,6 +33,7 @@ from llava_sea.eval.rehearsal import (
 )
 from llava_sea.eval.score import Score, with_prompt
 from llava_sea.eval.table import print_table
+from llava_sea.processes import FailedElsewhereError, Processes
 from llava_sea.terminal import say
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +21,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform
+from llava_sea.errors import run_command
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.write import write_llava
+from playground.benchmarks.build import build
 
 
 @pytest.fixture(scope="session")
@@ -60,32 +63,54 @@ def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
     return parts
 
 
-@pytest.fixture
-def two_processes() -> Callable[[str, list[str]], list[subprocess.CompletedProcess]]:
-    """Run a module with flags as two processes of a launcher; return both, ended."""
+def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = (folder / f"{rank}.{name}").open("w")
+        os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+    torch.set_num_threads(1)  # a fork has no threads of its parent's
+    run_command(lambda: main([*flags, f"--local_rank={rank}"]))
 
-    def run(module: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
+
+@pytest.fixture
+def two_processes(tmp_path) -> Callable[[Callable, list[str]], list[SimpleNamespace]]:
+    """Run a command's main as two forked ranks; return status and output of both."""
+
+    def run(main: Callable, flags: list[str]) -> list[SimpleNamespace]:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
-        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", module, *flags, f"--local_rank={rank}"],
-                env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+        folder = tmp_path / "ranks"
+        folder.mkdir()
+        fork = multiprocessing.get_context("fork")
+        ranks = [
+            fork.Process(target=_run_rank, args=(main, flags, rank, port, folder))
             for rank in range(2)
         ]
-        said = [process.communicate(timeout=120) for process in started]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(timeout=600)
         return [
-            subprocess.CompletedProcess(process.args, process.returncode, *texts)
-            for process, texts in zip(started, said, strict=True)
+            SimpleNamespace(
+                status=rank.exitcode,
+                out=(folder / f"{number}.stdout").read_text(),
+                err=(folder / f"{number}.stderr").read_text(),
+            )
+            for number, rank in enumerate(ranks)
         ]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory) -> Path:
+    """The miniature eight."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    build(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

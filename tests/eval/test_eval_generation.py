@@ -261,11 +261,10 @@ def test_shards_of_another_number_of_processes_are_gone_on_from(flags, tmp_path,
     assert not list(folder.glob("*shard*"))
 
 
-@pytest.mark.deepspeed
 def test_two_processes_share_the_questions(flags, tmp_path, two_processes):
-    first, second = two_processes("llava_sea.eval.answer", flags)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert first.stdout.endswith("6 answers, 5 of them asked for now\n") and not second.stdout
+    first, second = two_processes(command.main, flags)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert first.out.endswith("6 answers, 5 of them asked for now\n") and not second.out
     together = out(tmp_path).read_bytes()
     assert sorted(p.name for p in out(tmp_path).parent.iterdir()) == [
         "tiny.jsonl",
@@ -276,13 +275,11 @@ def test_two_processes_share_the_questions(flags, tmp_path, two_processes):
     assert out(tmp_path).read_bytes() == together
 
 
-@pytest.mark.deepspeed
 def test_an_error_of_the_first_process_is_said_once(flags, two_processes):
-    more = ["--image-folder", "nowhere"]
-    first, second = two_processes("llava_sea.eval.answer", [*flags, *more])
-    assert (first.returncode, second.returncode) == (2, 2)
-    assert "003.png: no such image" in first.stderr
-    assert "Traceback" not in first.stderr + second.stderr and "error" not in second.stderr
+    first, second = two_processes(command.main, [*flags, "--image-folder", "nowhere"])
+    assert (first.status, second.status) == (2, 2)
+    assert "003.png: no such image" in first.err
+    assert "Traceback" not in first.err + second.err and "error" not in second.err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from llava_sea.eval import answering
 from llava_sea.eval.__main__ import parse
 from llava_sea.eval.answers import AnswerFile, fingerprint
 from llava_sea.eval.evaluate import results_folder
-from playground.benchmarks.build import build
 
 BOM = b"\xef\xbb\xbf"
 POPE = "pope/llava_pope_test.jsonl"
@@ -21,10 +20,9 @@ LABELS = "pope/coco/coco_pope_random.json"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(eight, tmp_path_factory) -> Path:
     """The miniature eight, with few questions."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    build(folder)
+    folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
     for path in folder.glob("*/llava_*.jsonl"):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:: 50 if path.parent.name == "pope" else 100]))
@@ -179,12 +177,18 @@ def vqa(data: Path) -> Path:
     return data / "vqav2/v2_mscoco_val2014_annotations.json"
 
 
-def test_byte_order_marks_do_not_matter(start, data, tmp_path):
+def test_byte_order_marks_do_not_matter(start, data, tmp_path, capsys):
+    only = ("--only", "vqav2,gqa,vizwiz,textvqa,pope")
+    start(*only)
+    scores = next((tmp_path / "out").glob("*/scores.json"))
+    without = json.loads(scores.read_text())
     for path in [*data.glob("*/*.jsonl"), *data.glob("*/*.json"), *data.glob("gqa/data/*.json")]:
         path.write_bytes(BOM + path.read_bytes())
     server = tmp_path / "server.json"
     server.write_bytes(BOM + b"{}")
-    start("--only", "vqav2,gqa,vizwiz,textvqa,pope", "--server_scores", server)
+    start(*only, "--server_scores", server)
+    assert capsys.readouterr().out.count(" 0 of them asked for now") == 5
+    assert json.loads(scores.read_text()) == without and len(without) == 5
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '[["a", 1]]'])
@@ -261,15 +265,14 @@ def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_pa
     assert scores.keys() == {"mmvet-test"}
 
 
-@pytest.mark.deepspeed
 def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
     path = break_picture(data)  # the second process's
     places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
-    first, second = two_processes("llava_sea.eval", flags)
-    assert (first.returncode, second.returncode) == (2, 0), first.stderr + second.stderr
-    assert "not scored: POPE test" in first.stderr and path.name in first.stderr
-    assert "│ MM-Vet" in first.stdout and "error" not in second.stderr
+    first, second = two_processes(command.main, flags)
+    assert (first.status, second.status) == (2, 0), first.err + second.err
+    assert "not scored: POPE test" in first.err and path.name in first.err
+    assert "│ MM-Vet" in first.out and "error" not in second.err
 
 
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_table(start, monkeypatch, capsys):

@@ -1,23 +1,23 @@
-"""Distributed helpers of the commands that answer questions: share, broadcast, collect errors.
+"""Ranks: the processes that share a work of hours under ``torchrun`` or ``deepspeed``.
 
-Under ``python -m llava_sea.train.launch --module``, ``torchrun`` or ``deepspeed`` the processes
-share the work and a file system. The group that joins them (gloo, on the CPU) carries what the
-first process found, and at the end of the shares which of them failed. If one dies, the launcher
-ends the others.
+They share a file system; the group that joins them (gloo, on the CPU) carries the findings of the
+first rank, and at the end which of them failed. If one dies the launcher ends the others; if the
+launcher dies, even by ``kill -9``, they end themselves.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import psutil
+
 from llava_sea.errors import UserError
-from llava_sea.terminal import log_to, say
 
 Item = TypeVar("Item")
 
@@ -28,15 +28,21 @@ _USER_ERROR = 2
 
 
 class FailedElsewhereError(SystemExit):
-    """The work failed; the first process has the error and says it.
+    """The work failed, and the first process has the error and says it.
 
-    Ends this process silently, unless it is caught to start the next task with the first.
+    Ends this process silently, or lets it continue with the next piece of work, as the first does.
     """
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place in the run: its rank, and its number on this machine (its GPU's)."""
+    """This process's place among those of the run.
+
+    Attributes:
+        rank: its number, 0 for the one that reads and writes for all.
+        count: how many there are.
+        local_rank: its number on this machine, which is its GPU's.
+    """
 
     rank: int = 0
     count: int = 1
@@ -63,6 +69,7 @@ class Processes:
         import torch.distributed as dist
 
         dist.init_process_group("gloo", timeout=_PATIENCE)
+        _end_with_launcher()
         return cls(rank, count, local_rank)
 
     def stop(self) -> None:
@@ -77,10 +84,10 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def first(self, work: Callable[[], Item]) -> Item:
-        """Let the first process do a piece of work; return its result in all of them.
+        """Let the first process do a piece of work, and return its result in each.
 
         Raises:
-            Exception: the one that the work raised, in the first process.
+            Exception: what the work raised, in the first process.
             FailedElsewhereError: in the others, if that was a `UserError`; any other ends them.
         """
         if self.count == 1:
@@ -104,7 +111,10 @@ class Processes:
         return result  # type: ignore[return-value]
 
     def raise_if_any_failed(self, error: UserError | None) -> None:
-        """Wait until each process has done its share, or failed in it with an error.
+        """Wait until each process has done its share, or failed in it; all fail if one did.
+
+        Args:
+            error: why this one failed; None if it did not.
 
         Raises:
             UserError: in the first process, with the text of each error.
@@ -125,26 +135,39 @@ class Processes:
             raise UserError("; ".join(texts))
 
 
-def run_shared(work: Callable[[Processes], None]) -> None:
-    """Run a command's work as one of the launcher's processes.
+def launchers() -> list[psutil.Process]:
+    """The DeepSpeed or torchrun processes above this one; when they end, so shall the run."""
+    known = ("deepspeed", "torch.distributed", "torchrun", "torch/distributed", "train.launch")
+    found = []
+    for parent in psutil.Process().parents():
+        try:
+            command, name = " ".join(parent.cmdline()), parent.name()
+        except psutil.Error:
+            break
+        # A shell that names deepspeed on its command line may well end before the run does.
+        is_python = name.startswith(("python", "deepspeed", "torchrun"))
+        if not is_python or not any(launcher in command for launcher in known):
+            break
+        found.append(parent)
+    return found
 
-    Raises:
-        UserError: as the work does.
-    """
-    # The tokenizer's own threads and ours would be in each other's way.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    log_to(sys.stderr)
-    if os.environ.get("RANK", "0") != "0":
-        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
 
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.disable_progress_bar()
-    processes = Processes.start()
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
     try:
-        work(processes)
-    except KeyboardInterrupt:
-        say("stopped; the same command resumes from here", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        processes.stop()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end_with_launcher() -> None:
+    above = launchers()
+    if not above:
+        return
+
+    def watch() -> None:
+        while all(is_alive(process) for process in above):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
