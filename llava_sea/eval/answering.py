@@ -39,11 +39,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def answer(args: argparse.Namespace, processes: Processes, load: Loader | None = None) -> None:
     """Answer the questions that the flags name.
 
-    Args:
-        args: of `llava_sea.eval.answer`.
-        processes: those that share the work.
-        load: gives the model; `load_answerer` if not given.
-
     Raises:
         UserError: if a flag, a question, an image, the checkpoint or the answer file is not
             right; earlier answers are kept. Of several processes the first raises it.
@@ -105,11 +100,7 @@ def template_name(args: argparse.Namespace) -> str:
 
 
 def refuse_caption_only(template: Template, checkpoint: str) -> None:
-    """Refuse the template that leaves questions out.
-
-    Raises:
-        UserError: naming the checkpoint.
-    """
+    """Raise a `UserError` over the template that leaves questions out."""
     if template.caption_only:
         raise UserError(
             f"{checkpoint}: with the template {template.name!r}, stage 1's, a model sees the "

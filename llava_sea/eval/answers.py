@@ -117,13 +117,7 @@ class AnswerFile:
     """The answer file that a run writes."""
 
     def __init__(self, path: Path, questions: Sequence[Question], model_id: str) -> None:
-        """Name the file.
-
-        Args:
-            path: the answer file.
-            questions: all that it answers when it is whole, in its order; repeats get a row each.
-            model_id: the model's name in its rows.
-        """
+        """Name the file, its questions in its order (repeats get a row each), and the model."""
         self.path, self.questions, self.model_id = path, questions, model_id
         self._stem = path.name.removesuffix(".jsonl")
         self.run_file = path.with_name(f"{self._stem}.run.json")
@@ -190,10 +184,7 @@ class AnswerFile:
         """Hold that the answers on disk were made as this run makes its own; note how.
 
         Call it under `only_run`: of two runs that start together, one must not note its own way
-        over the other's.
-
-        Args:
-            run: name to value of everything that must agree; names are flags, with ``_`` for ``-``.
+        over the other's. `run` has all that must agree, by the flags' names.
 
         Raises:
             UserError: if they were not, or nothing says how they were made.

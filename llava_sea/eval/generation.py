@@ -173,13 +173,8 @@ class Answerer:
 def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterator[list[int]]:
     """Yield the positions of prompts that go together, the longest of a window first.
 
-    A prompt longer than `roomy` is cut short by the context's end: only prompts as long as it is
-    may stand beside it, or it would cut theirs.
-
-    Args:
-        lengths: of the prompts, in tokens.
-        batch_size: of a batch at most.
-        roomy: length up to which the context has room for the longest answer.
+    The context has room for the longest answer up to `roomy` tokens. The answer to a longer prompt
+    is cut short: only prompts as long as it is may stand beside it, or it would cut theirs.
     """
     size = WINDOW * batch_size
     for start in range(0, len(lengths), size):

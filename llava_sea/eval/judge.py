@@ -30,13 +30,9 @@ from llava_sea.terminal import without_password
 
 @dataclass(frozen=True)
 class Case:
-    """An answer to grade.
+    """An answer to grade; `prompt` is the whole text for an LLM.
 
-    Attributes:
-        question_id: of the question, for errors and the record.
-        truth: the right answer; ``<AND>`` joins parts that belong together, ``<OR>`` alternatives.
-        prediction: the answer.
-        prompt: the whole text for an LLM, question, truth and prediction included.
+    In `truth` ``<AND>`` joins parts that belong together, ``<OR>`` alternatives.
     """
 
     question_id: str
@@ -47,14 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Grade:
-    """A judge's grade.
-
-    Attributes:
-        value: 0.0 (wrong) to 1.0 (right).
-        reply: the judge's words.
-        model: the model's name as the endpoint gives it.
-        date: of grading, UTC, e.g. "2026-01-31".
-    """
+    """A grade from 0.0 (wrong) to 1.0 (right), with the judge's words and the day (UTC)."""
 
     value: float
     reply: str
@@ -94,13 +83,11 @@ class OpenAIJudge:
         """Take an endpoint.
 
         Args:
-            base_url: as OpenAI's clients take it, e.g. "https://api.openai.com/v1"; "/v1" is
-                added to an address without a path. With ``USER:PASSWORD@`` before the host these
-                are sent in place of a key.
+            base_url: as OpenAI's clients take it; "/v1" is added to an address without a path.
+                ``USER:PASSWORD@`` before the host are sent in place of a key.
             model: the model's name there.
-            api_key: sent as a bearer token, if any.
-            tries: how often a request is sent that fails, and how often a reply without a grade is
-                asked for again.
+            api_key: a bearer token; none for a server that wants none.
+            tries: of a request that fails, and of a prompt whose reply has no grade.
             timeout: seconds for a reply.
 
         Raises:

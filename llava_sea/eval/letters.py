@@ -34,11 +34,7 @@ class _Choice:
 
 
 def score(answers: Sequence[Answer], questions: Path) -> Score:
-    """Score answers to multiple-choice questions.
-
-    Args:
-        answers: by question id.
-        questions: LLaVA's jsonl with "answer" (A, B, C or D) in each line; "category" may be there.
+    """Score answers to multiple-choice questions; these may have a "category".
 
     Returns:
         The accuracy; of its parts, "unread answers" is the share without a letter, the others are

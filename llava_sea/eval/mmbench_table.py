@@ -23,14 +23,7 @@ Row = dict[str, str]
 
 
 def read_table(path: Path, text: str | None = None) -> list[Row]:
-    """Read the table.
-
-    Args:
-        path: the .tsv.
-        text: of the file, where it has been read.
-
-    Returns:
-        The rows, columns in the file's order; "index" is a whole number and unique.
+    """Read the table, from its text where that has been read; each row's index is unique.
 
     Raises:
         UserError: if the file is not there or is no such table, naming the row by its index.

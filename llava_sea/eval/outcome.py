@@ -34,7 +34,7 @@ Outcome = Score | Submission
 
 @dataclass(frozen=True)
 class Answered:
-    """A task that was answered, as `Task.finish` takes it.
+    """A task's answers, as `Task.finish` takes them.
 
     Attributes:
         data: the benchmarks' folder, LLaVA's ``playground/data/eval``.
@@ -142,11 +142,6 @@ def read_server_scores(
     path: Path, checkpoints: Collection[str], tasks: Sequence[Task]
 ) -> dict[str, dict[str, Score]]:
     """Return the scores that servers returned, by checkpoint and task.
-
-    Args:
-        path: the user's file.
-        checkpoints: the names that it may use.
-        tasks: those that it may name.
 
     Raises:
         UserError: if it is not of its form, or names another checkpoint or task.

@@ -21,17 +21,13 @@ from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.outcome import Answered, Task, read_scores
 from llava_sea.eval.questions import distinct, read_questions
 from llava_sea.eval.scorers.official import refuse_twins
+from llava_sea.files import check_folder
 from llava_sea.model.load_source import find_folder, recognise
 from llava_sea.model.load_weights import read_json
 
 
 def available_tasks(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list[str]]:
-    """Return the tasks whose files are there, and a line on each benchmark that has none.
-
-    Args:
-        tasks: those that were asked for.
-        data: the benchmarks' folder.
-    """
+    """Return the tasks whose files are there, and a line on each benchmark that has none."""
     complete = [task for task in tasks if not task.missing(data)]
     lines = []
     for benchmark in dict.fromkeys(task.benchmark for task in tasks):
@@ -71,13 +67,8 @@ def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
                 f"{other} and {checkpoint} would both have their results in {folder}; give them "
                 "in runs of their own, each with another --output_dir"
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-            raise UserError(
-                f"{folder}: no folder for results can be made there ({error.strerror}); give "
-                "another --output_dir"
-            ) from None
+        check_folder(folder, "--output_dir")
+        folder.mkdir(parents=True, exist_ok=True)
         read_scores(folder)
 
 
@@ -109,10 +100,7 @@ def rehearse_all(tasks: Sequence[Task], data: Path, folders: Sequence[Path]) -> 
 def rehearse(task: Task, data: Path, folders: Sequence[Path]) -> None:
     """Read all that a task needs, as far as no model is needed for it.
 
-    Args:
-        task: its files are there.
-        data: the benchmarks' folder.
-        folders: of the results. Images are looked for if one of them has no answers yet.
+    Images are looked for if one of the folders of results has no answers yet.
 
     Raises:
         UserError: naming the file and the place in it.

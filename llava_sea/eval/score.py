@@ -71,13 +71,7 @@ class Score:
 
 
 def with_prompt(score: Score, answers: Sequence[Answer], template: str = "") -> Score:
-    """Return a score whose protocol says how its questions were asked.
-
-    Args:
-        score: of the answers.
-        answers: each with its prompt.
-        template: the conversation template's name, "" where it is not known.
-    """
+    """Return a score of answers that says how they were asked; template "" is not known."""
     protocol = {"prompt": prompt_form(answers), **score.protocol}
     return dataclasses.replace(score, protocol=protocol, template=template)
 

@@ -82,14 +82,8 @@ def write_mmbench(
 ) -> int:
     """Write MMBench's .xlsx: some columns of the table go, prediction comes after the options.
 
-    Args:
-        answers: by row index, rotations included.
-        table: the official .tsv that was asked, dev or test.
-        path: the .xlsx.
-        allow_missing: rows without an answer stay empty; the server counts them wrong.
-
     Returns:
-        How many rows have no answer.
+        How many rows have no answer; with `allow_missing` these stay empty, and count as wrong.
 
     Raises:
         UserError: if an answer is to no row, a row has none, or a text is too long for a cell.

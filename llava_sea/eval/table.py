@@ -34,13 +34,13 @@ def print_table(
     baseline: str | None,
     console: Console | None = None,
 ) -> None:
-    """Print it.
+    """Print the table on stdout, or on another console.
 
     Args:
         tasks: its rows; those with no outcome in any column are left out.
         columns: checkpoints by name.
-        baseline: the name of the one that the others are compared with; None for none.
-        console: where it goes; stdout if not given.
+        baseline: the name of the column that the others are compared with.
+        console: another place than stdout.
     """
     if console is None:
         plain = open_console()
@@ -101,12 +101,7 @@ def print_table(
 def first_split_per_benchmark(
     found: Mapping[str, float], tasks: Sequence[Task]
 ) -> dict[str, float]:
-    """Return the gains that a mean is of: of a benchmark's splits the first that has one.
-
-    Args:
-        found: gains by task.
-        tasks: their order, of two splits the one that LLaVA reports first.
-    """
+    """Return one gain for each benchmark, by task: the first of its splits that has one."""
     first: dict[str, str] = {}
     for task in tasks:
         if task.name in found:

@@ -20,10 +20,6 @@ from llava_sea.eval.scorers.vqa import Annotated, score_questions
 def score(answers: Sequence[Answer], annotations: Path) -> Score:
     """Score answers to GQA.
 
-    Args:
-        answers: with the official question ids.
-        annotations: testdev_balanced_questions.json.
-
     Returns:
         Accuracy. Parts are "open" (structural type query) and "binary" (every other type, as
         eval.py has it), "structural: TYPE" and "semantic: TYPE".

@@ -52,12 +52,7 @@ _REFUSALS = (  # VLMEvalKit's, word for word
 
 
 def read_letter(text: str, options: dict[str, str]) -> str | None:
-    """Return the option that an answer gives, None where it gives none.
-
-    Args:
-        text: the answer.
-        options: letter to text, of the options that the row shows.
-    """
+    """Return the letter of the option that an answer gives, None where it gives none."""
     if any(refusal in text for refusal in _REFUSALS):
         return None
     words = text.translate(_BLANKS).split()
@@ -80,10 +75,6 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
 
 def score(answers: Sequence[Answer], table: Path) -> Score:
     """Score answers to MMBench.
-
-    Args:
-        answers: by row index, rotations included.
-        table: the official .tsv with answers, e.g. mmbench_dev_20230712.tsv.
 
     Returns:
         The circular accuracy over questions. Of its parts, "vanilla" is the share of right rows,

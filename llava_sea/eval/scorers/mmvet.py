@@ -89,8 +89,8 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
     Args:
         answers: by id, "v1_0" or 0.
         metadata: mm-vet.json, ``{"v1_0": {"question", "answer", "capability": [...], ...}}``.
-        judge: who grades.
-        cache: a .jsonl beside the results that keeps the grades; a run that stopped resumes.
+        judge: grades the answers.
+        cache: a .jsonl that keeps the grades.
 
     Raises:
         UserError: if a file is wrong, an answer is to no question, or the judge gives no grade.

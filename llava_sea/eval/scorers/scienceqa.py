@@ -35,10 +35,10 @@ def read_letter(text: str) -> str | None:
 
 
 def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
-    """Score answers to ScienceQA.
+    """Score answers to ScienceQA; answers to problems without an image may be among them.
 
     Args:
-        answers: by problem id; answers to the problems without an image may be among them.
+        answers: by problem id.
         problems: problems.json, ``{pid: {"choices", "answer", "image", "subject", ...}}``.
         splits: pid_splits.json, ``{split: [pid, ...]}``.
 

@@ -27,10 +27,6 @@ _OCR = "\nReference OCR token:"
 def score(answers: Sequence[Answer], annotations: Path) -> Score:
     """Score answers to TextVQA.
 
-    Args:
-        answers: with the images' ids, and with their prompts.
-        annotations: TextVQA_0.5.1_val.json.
-
     Returns:
         VQA accuracy. Questions that the annotations ask twice about an image share the answer.
 

@@ -38,13 +38,7 @@ _HUMAN_ANSWERS = 10
 
 @dataclass(frozen=True)
 class Annotated:
-    """A question as the annotations have it.
-
-    Attributes:
-        key: joins it with its answer.
-        answers: ten human answers, or the one right answer.
-        kinds: the parts of the score that it counts in, e.g. ``("yes/no",)``.
-    """
+    """A question's key, its ten human answers (or the right one), and its parts of the score."""
 
     key: str
     answers: tuple[str, ...]
@@ -58,10 +52,6 @@ def vqa_accuracy(answer: str, human_answers: Sequence[str]) -> float:
     and by 1 at most; the mean over the left-out ones is the accuracy. Of ten, 1 equal answer gives
     0.3, 2 give 0.6, 3 give 0.9 and 4 or more give 1. (The short form min(1, equal / 3), which is
     often quoted, is another number.)
-
-    Args:
-        answer: normalised as the human answers are.
-        human_answers: at least two.
     """
     equal, total = human_answers.count(answer), len(human_answers)
     left_out_equal = equal * min(3, equal - 1) if equal else 0
@@ -76,14 +66,7 @@ def score_questions(
     annotations: Path,
     **fields: Any,
 ) -> Score:
-    """Mark every question and average.
-
-    Args:
-        questions: all that the score is made of.
-        texts: answers by key.
-        mark: gives an answer's mark, 0 to 1, from the text and the annotated answers.
-        annotations: the file, for messages.
-        fields: of the `Score`: benchmark, metric, split, protocol.
+    """Mark every question's text from 0 to 1 and average; `fields` are the `Score`'s others.
 
     Raises:
         UserError: if there are no questions, or answers to other questions.
@@ -139,14 +122,7 @@ def _annotated(rows: Sequence[Any], key: str, annotations: Path) -> list[Annotat
 
 
 def score_vqav2(answers: Sequence[Answer], annotations: Path) -> Score:
-    """Score answers to VQAv2.
-
-    Args:
-        answers: with the official question ids.
-        annotations: v2_mscoco_val2014_annotations.json.
-
-    Returns:
-        VQA accuracy, with that of each answer type ("yes/no", "number", "other") as parts.
+    """Score answers to VQAv2, with the accuracy of each answer type as parts.
 
     Raises:
         UserError: if the annotations are not the official ones or empty, if an answered question
@@ -179,20 +155,11 @@ def _mark_vqav2(text: str, humans: tuple[str, ...]) -> float:
 
 
 def score_vizwiz(answers: Sequence[Answer], annotations: Path, questions: Path) -> Score:
-    """Score answers to VizWiz.
+    """Score answers to VizWiz, with the accuracy of each answer type as parts.
 
     Its questions are known by their images, one question each, and answer files carry question
-    ids, so the question file says which image an id is.
-
-    Args:
-        answers: with the question file's ids.
-        annotations: val.json.
-        questions: the file that was asked, a JSON object a line with "question_id" and "image". An
-            image of the annotations that it lacks is a question without an answer.
-
-    Returns:
-        VQA accuracy, with that of each answer type ("yes/no", "number", "other", "unanswerable")
-        as parts.
+    ids, so the question file says which image an id is. An image of the annotations that it lacks
+    is a question without an answer.
 
     Raises:
         UserError: if a file is not as it should be or empty, if an answered question is not in the
