@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_sea.errors import run_command
-from llava_sea.eval.answer import run_shared
+from llava_sea.eval.answer import SHARED_FLAGS, run_shared
 from llava_sea.ranges import check_ranges
 
 
@@ -41,14 +41,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("judge", choices=("local",), help="local: MM-Vet by words found, not by an LLM")
     add("judge_url", help="OpenAI-compatible endpoint that judges MM-Vet; its key: OPENAI_API_KEY")
     add("judge_model", help="the judge's model, e.g. gpt-4-0613")
-    add("model_base", help="LLM or LLaVA that projectors or adapters belong to")
-    add(
-        "conv_mode", help="conversation template; the one recorded with the checkpoint if not given"
-    )
-    add("batch_size", type=int, default=16, help="questions at a time (%(default)s)")
-    add("device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
-    add("dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    add("cache_dir", help="where hub files are cached")
+    for name, options in SHARED_FLAGS.items():
+        add(name, **options)
     add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
     args = parser.parse_args(arguments)
     check_ranges("eval", args)

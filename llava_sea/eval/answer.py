@@ -14,11 +14,26 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llava_sea.errors import run_command
 from llava_sea.processes import Processes
 from llava_sea.ranges import check_range, check_ranges, whole
 from llava_sea.terminal import log_to, say
+
+SHARED_FLAGS: dict[str, dict[str, Any]] = {
+    "model_base": {"help": "LLM or LLaVA that a projector or adapter belongs to"},
+    "conv_mode": {"help": "conversation template; the checkpoint's, where recorded, if not given"},
+    "batch_size": {"type": int, "default": 16, "help": "questions at a time (%(default)s)"},
+    "device": {"help": "cuda, cuda:1, cpu, ...; cuda where it is there if not given"},
+    "dtype": {
+        "choices": ("auto", "float32", "bfloat16", "float16"),
+        "default": "auto",
+        "help": "of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
+    },
+    "cache_dir": {"help": "where hub files are cached"},
+}
+"""Flags of `llava_sea.eval` too, which it hands to each task."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument(*names, **options)  # type: ignore[arg-type]
 
     add("model_path", required=True, help="checkpoint: folder or hub id")
-    add("model_base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("vision_tower", help="instead of the tower that is recorded")
     add(
         "question_file",
@@ -42,10 +56,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("image_folder", help="folder of the images that the questions name")
     add("answers_file", required=True, help="where the answers go")
-    add(
-        "conv_mode",
-        help="conversation template; the one of the training, where it is recorded, if not given",
-    )
     add(
         "temperature",
         type=float,
@@ -57,17 +67,10 @@ def parser() -> argparse.ArgumentParser:
     add("max_new_tokens", type=int, default=128, help="longest answer (%(default)s)")
     add("num_chunks", type=int, default=1, help="LLaVA's way to share work: parts (%(default)s)")
     add("chunk_idx", type=int, default=0, help="which part, from 0; each its own answer file")
-    add("batch_size", type=int, default=16, help="questions at a time (%(default)s)")
     add("single_pred_prompt", action="store_true", help="ask for an option's letter")
     add("lang", choices=("en", "cn"), default="en", help="of that request (%(default)s)")
-    add("device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
-    add(
-        "dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
-    )
-    add("cache_dir", help="where hub files are cached")
+    for name, flag in SHARED_FLAGS.items():
+        add(name, **flag)
     add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
     return result
 

@@ -59,7 +59,8 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
             f"--data {args.data}: none of the benchmarks is there; the lines above name the "
             "missing files and their sources"
         )
-    processes.first(lambda: _check(args, tasks, folders))
+    processes.first(lambda: check_places(args, folders))
+    processes.first(lambda: rehearse_all(tasks, args.data, folders))
     columns: dict[str, dict[str, Outcome]] = {}
     failures: dict[tuple[str, str], list[str]] = {}  # tasks by checkpoint and error
     for name, checkpoint, folder in zip(names, args.checkpoints, folders, strict=True):
@@ -83,11 +84,6 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
         raise UserError(
             f"not scored: {'; '.join(lines)}. All answers are kept, and the same command resumes"
         )
-
-
-def _check(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
-    check_places(args, folders)
-    rehearse_all(tasks, args.data, folders)
 
 
 def _fill_in(
@@ -136,7 +132,7 @@ def _checkpoint(
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
         try:
-            flags = answer.parse(_flags(args, checkpoint, task, path))
+            flags = _flags(args, checkpoint, task, path)
             answer_questions(flags, processes, load)
             if processes.rank:
                 continue
@@ -154,18 +150,16 @@ def _checkpoint(
         yield task, outcome
 
 
-def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> list[str]:
-    flags = ["--model_path", checkpoint, "--answers_file", str(path)]
-    flags += ["--question_file", str(args.data / task.questions)]
-    if task.images:
-        flags += ["--image_folder", str(args.data / task.images)]
-    if task.ask_letter:
-        flags.append("--single_pred_prompt")
-    flags += ["--max_new_tokens", str(task.max_new_tokens)]
-    for name in ("model_base", "conv_mode", "batch_size", "device", "dtype", "cache_dir"):
-        value = getattr(args, name)
-        if value is not None:
-            flags += [f"--{name}", str(value)]
+def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> argparse.Namespace:
+    """Return a task's flags of `llava_sea.eval.answer`."""
+    questions = str(args.data / task.questions)
+    files = ["--question_file", questions, "--answers_file", str(path)]
+    flags = answer.parse(["--model_path", checkpoint, *files])
+    flags.image_folder = str(args.data / task.images) if task.images else None
+    flags.single_pred_prompt = task.ask_letter
+    flags.max_new_tokens = task.max_new_tokens
+    for name in answer.SHARED_FLAGS:
+        setattr(flags, name, getattr(args, name))
     return flags
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from llava_sea.errors import UserError, import_extra, naming
@@ -51,23 +51,11 @@ class Grade:
     date: str
 
 
-class Judge(Protocol):
-    """Grades answers; grades are kept under its name.
-
-    `deterministic` says that the same case has the same grade at any time.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def deterministic(self) -> bool: ...  # noqa: D102
-
-    def grade(self, case: Case) -> Grade: ...  # noqa: D102
-
-
 class OpenAIJudge:
-    """A model behind an OpenAI-compatible endpoint, at temperature 0."""
+    """A model behind an OpenAI-compatible endpoint, at temperature 0.
+
+    Not `deterministic`: the same case may have another grade at another time.
+    """
 
     deterministic = False
     _LARGEST_REPLY = 2**20
@@ -220,6 +208,9 @@ class LocalJudge:
         )
         value = int(share * 10 + 0.5) / 10
         return Grade(value, f"{value:.1f}", self.name, _today())
+
+
+Judge = OpenAIJudge | LocalJudge
 
 
 class GradeCache:

@@ -8,7 +8,6 @@ the table.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
 from llava_sea.eval.judge import Judge
 from llava_sea.eval.score import Score
-from llava_sea.files import SETTINGS_BYTES, read_json, read_text, write_atomically
+from llava_sea.files import read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,9 @@ def read_server_scores(
     """
     form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
     try:
-        content = json.loads(read_text(path, SETTINGS_BYTES), object_pairs_hook=_once)
+        content = read_json(path)
     except UserError as error:
         raise UserError(f"--server_scores {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--server_scores {path}: not JSON ({error}); write {form}") from None
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f"--server_scores {path}: must be {form}")
     known = {task.name: task for task in tasks}
@@ -176,10 +173,3 @@ def read_server_scores(
                 protocol={"scored by": "the server"},
             )
     return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of the JSON; its names must differ, or the last would hide the others."""
-    if twins := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"of an object's names {twins[0]!r} is there twice")
-    return dict(pairs)

@@ -94,8 +94,12 @@ def print_table(
         line = f"gain: relative to {baseline}, where protocols agree; the mean takes one a "
         line += f"benchmark, of its first split that has one ({counts})"
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
     _print_notes(rows, columns, console)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def first_split_per_benchmark(
@@ -149,12 +153,10 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
                 said.setdefault(outcome.describe(), []).append(name)
         for text, names in said.items():
             whose = "" if len(said) == 1 else f" ({', '.join(names)})"
-            line = f"  {task.title} {task.split}{whose}: {text}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"  {task.title} {task.split}{whose}: {text}")
     templates = "; ".join(filter(None, (_templates(*item) for item in columns.items())))
     if templates:
-        line = f"\nConversation templates: {templates}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"\nConversation templates: {templates}")
     waiting = [
         (task, name, outcome)
         for task in rows
@@ -164,5 +166,5 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
     if waiting:
         console.print("\nTo be submitted (scores that come back: --server_scores FILE):")
     for task, name, outcome in waiting:
-        text = f"  {task.title} {task.split}, {name}: {outcome.path} -> {outcome.server}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        where = f"{outcome.path} -> {outcome.server}"
+        _say(console, f"  {task.title} {task.split}, {name}: {where}")

@@ -138,8 +138,7 @@ def test_names_and_folders(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "not JSON"),
-        ('{"x": {"vizwiz-test": 1}, "x": {}}', "'x' is there twice"),
+        ("{", "broken JSON"),
         ("[1]", "must be"),
         ('{"other": {"gqa-testdev_balanced": 1}}', "none of the checkpoints"),
         ('{"x": {"gqa": 62.0}}', "no task 'gqa'"),

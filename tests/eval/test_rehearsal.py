@@ -204,7 +204,7 @@ def test_another_scores_json_is_left_alone(start, answerer, tmp_path, no_model, 
 def test_places_are_looked_at_first(start, answerer, data, tmp_path, no_model):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UserError, match="--output_dir .* is a file"):
+        with pytest.raises(UserError, match=r"--output_dir .* is a file"):
             start("--only", "pope", "--output_dir", place)
     with pytest.raises(UserError, match=r"CHECKPOINT .*: no such folder"):
         start("--only", "pope", checkpoint=tmp_path / "typo")
