@@ -9,7 +9,8 @@ import pytest
 from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.data import check
 from llava_sea.errors import UserError
-from llava_sea.eval import answer, flags, letters
+from llava_sea.eval import __main__ as evaluate
+from llava_sea.eval import answer, letters
 from llava_sea.labels import quality, word_list
 from llava_sea.labels.options import parse_options
 from llava_sea.model import export
@@ -26,7 +27,7 @@ COMMANDS = {
     "labels.word_list": lambda more: word_list.main(["--data_path=d", "--output=o", *more]),
     "labels.extract": lambda more: parse_options([*LABELS, "--output_dir=o", *more]).resolved(),
     "labels.quality": lambda more: quality.parse_options([*LABELS, *more]).resolved(),
-    "eval": lambda more: flags.parse(["checkpoint", *more]),
+    "eval": lambda more: evaluate.parse(["checkpoint", *more]),
     "eval.answer": lambda more: answer.parse(
         ["--model_path=m", "--question_file=q", "--answers_file=a", *more]
     ),

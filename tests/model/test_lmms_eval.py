@@ -15,7 +15,7 @@ from model_world import run_elsewhere, tokens_of, with_bos, write
 from PIL import Image
 
 from llava_sea.eval.generation import Answerer, Decoding
-from llava_sea.eval.question import Question
+from llava_sea.eval.questions import Question
 from llava_sea.model.export import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LMMS_PYTHON")

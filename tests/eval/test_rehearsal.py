@@ -10,11 +10,9 @@ import pytest
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval import answering
-from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.eval.answer_run import check_same_run, fingerprint, only_run
+from llava_sea.eval.__main__ import parse
+from llava_sea.eval.answers import AnswerFile, fingerprint
 from llava_sea.eval.evaluate import results_folder
-from llava_sea.eval.flags import parse
-from playground.benchmarks.build import build
 
 BOM = b"\xef\xbb\xbf"
 POPE = "pope/llava_pope_test.jsonl"
@@ -22,10 +20,9 @@ LABELS = "pope/coco/coco_pope_random.json"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def world(eight, tmp_path_factory) -> Path:
     """The miniature eight, with few questions."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    build(folder)
+    folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
     for path in folder.glob("*/llava_*.jsonl"):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:: 50 if path.parent.name == "pope" else 100]))
@@ -97,7 +94,7 @@ def listed_types(content):
         ("pope", lambda d: change_row(d / LABELS, 4, text=None), "coco_pope_random.json:5"),
         ("pope", lambda d: change_row(d / LABELS, 4, image=3), "coco_pope_random.json:5"),
         ("pope", lambda d: (d / LABELS).write_text(""), "has no label for"),
-        ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such picture"),
+        ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such image"),
         (
             "scienceqa",
             lambda d: change_json(d / "scienceqa/pid_splits.json", no_list),
@@ -119,7 +116,7 @@ def test_files_that_are_wrong_are_found_first(start, data, no_model, only, break
     "changes, message",
     [
         ({"text": "What else?"}, "has '.*' more than once"),
-        ({"image": "other.jpg"}, "has the id and text of .*:1 and another picture"),
+        ({"image": "other.jpg"}, "has the id and text of .*:1 and another image"),
     ],
 )
 @pytest.mark.parametrize(
@@ -143,14 +140,14 @@ def test_a_base_that_changed_is_noticed(answerer, tmp_path):
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None)
-    before = answering._fingerprint(args)
+    before = answering.checkpoint_fingerprint(args)
     assert before.startswith(fingerprint(adapter))
     args.model_base = str(base)
-    assert answering._fingerprint(args) == before
+    assert answering.checkpoint_fingerprint(args) == before
     change_json(base / "config.json", lambda config: config.update(text_config={}))
-    assert answering._fingerprint(args) != before
+    assert answering.checkpoint_fingerprint(args) != before
     args.model_base = None
-    assert answering._fingerprint(args) != before
+    assert answering.checkpoint_fingerprint(args) != before
 
 
 def test_the_templates_name_needs_no_model(answerer, tmp_path):
@@ -180,12 +177,18 @@ def vqa(data: Path) -> Path:
     return data / "vqav2/v2_mscoco_val2014_annotations.json"
 
 
-def test_byte_order_marks_do_not_matter(start, data, tmp_path):
+def test_byte_order_marks_do_not_matter(start, data, tmp_path, capsys):
+    only = ("--only", "vqav2,gqa,vizwiz,textvqa,pope")
+    start(*only)
+    scores = next((tmp_path / "out").glob("*/scores.json"))
+    without = json.loads(scores.read_text())
     for path in [*data.glob("*/*.jsonl"), *data.glob("*/*.json"), *data.glob("gqa/data/*.json")]:
         path.write_bytes(BOM + path.read_bytes())
     server = tmp_path / "server.json"
     server.write_bytes(BOM + b"{}")
-    start("--only", "vqav2,gqa,vizwiz,textvqa,pope", "--server_scores", server)
+    start(*only, "--server_scores", server)
+    assert capsys.readouterr().out.count(" 0 of them asked for now") == 5
+    assert json.loads(scores.read_text()) == without and len(without) == 5
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '[["a", 1]]'])
@@ -200,8 +203,8 @@ def test_another_scores_json_is_left_alone(start, answerer, tmp_path, no_model, 
 
 def test_places_are_looked_at_first(start, answerer, data, tmp_path, no_model):
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file/below", "/proc/nowhere"):
-        with pytest.raises(UserError, match="another --output_dir"):
+    for place in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UserError, match=r"--output_dir .* is a file"):
             start("--only", "pope", "--output_dir", place)
     with pytest.raises(UserError, match=r"CHECKPOINT .*: no such folder"):
         start("--only", "pope", checkpoint=tmp_path / "typo")
@@ -262,15 +265,14 @@ def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_pa
     assert scores.keys() == {"mmvet-test"}
 
 
-@pytest.mark.deepspeed
 def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
     path = break_picture(data)  # the second process's
     places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
-    first, second = two_processes("llava_sea.eval", flags)
-    assert (first.returncode, second.returncode) == (2, 0), first.stderr + second.stderr
-    assert "not scored: POPE test" in first.stderr and path.name in first.stderr
-    assert "│ MM-Vet" in first.stdout and "error" not in second.stderr
+    first, second = two_processes(command.main, flags)
+    assert (first.status, second.status) == (2, 0), first.err + second.err
+    assert "not scored: POPE test" in first.err and path.name in first.err
+    assert "│ MM-Vet" in first.out and "error" not in second.err
 
 
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_table(start, monkeypatch, capsys):
@@ -311,11 +313,11 @@ def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
 
 def test_of_two_runs_that_start_together_one_stops(tmp_path):
     file = AnswerFile(tmp_path / "new/a.jsonl", [], "m")
-    with only_run(file):
-        check_same_run(file, {"conv_mode": "v1"})  # nothing is answered yet
+    with file.only_run():
+        file.check_same_run({"conv_mode": "v1"})  # nothing is answered yet
         twin = AnswerFile(file.path, [], "m")
-        with pytest.raises(UserError, match="another process"), only_run(twin):
-            check_same_run(twin, {"conv_mode": "gemma"})
+        with pytest.raises(UserError, match="another process"), twin.only_run():
+            twin.check_same_run({"conv_mode": "gemma"})
     assert json.loads(file.run_file.read_text()) == {"conv_mode": "v1"}
 
 

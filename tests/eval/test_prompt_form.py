@@ -3,8 +3,7 @@
 import pytest
 
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.asked import prompt_form, with_prompt
-from llava_sea.eval.score import Score
+from llava_sea.eval.score import Score, prompt_form, with_prompt
 
 SHORT = "Answer the question using a single word or phrase."
 ASIDE = "When the provided information is insufficient, respond with 'Unanswerable'."
