@@ -56,7 +56,6 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
         UserError: if it cannot be found, or is of a kind this package does not know.
     """
     check_exists(path, "--vision_tower")
-    check_model(path)
     try:
         config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
     except UserError:
@@ -84,6 +83,8 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
     Raises:
         UserError: as `tower_config`, or if weights are missing.
     """
+    check_exists(path, "--vision_tower")
+    check_model(path)
     config = tower_config(path, options.get("cache_dir"))
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
     with quiet_transformers():

@@ -79,6 +79,11 @@ def test_a_tower_named_by_hub_id_is_overridden(case, tmp_path):
     with pytest.raises(UserError, match=r"openai/clip-vit-none.*--vision_tower"):
         load_llava(str(folder))
     assert_same_model(load_llava(str(folder), vision_tower=case.tower), case)
+    described = tmp_path / "tower"  # the weights are in the checkpoint
+    described.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(f"{case.tower}/{name}", described)
+    assert_same_model(load_llava(str(folder), vision_tower=str(described)), case)
 
 
 @pytest.mark.parametrize("style", ["ours", "module names", "transformers 5.23", "bin"])
