@@ -49,7 +49,8 @@ OPENS = {
     ("alignment/label_rows.py", "os.open"),  # without waiting, and compares what it finds
     ("data/check_record.py", "Image.open"),  # after a look at what it is
     ("data/images.py", "Image.open"),  # bytes
-    ("labels/counting.py", "path.open"),  # a scratch file of its own
+    ("report/charts.py", "Image.open"),  # bytes that it has just drawn
+    ("report/charts.py", "(files('llava_sea.report') / 'style.css').read_text"),  # the package's
     ("model/write_files.py", "open"),  # what it has just written
 }
 

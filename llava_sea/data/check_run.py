@@ -143,9 +143,9 @@ def _check_items(
         num_workers = 0 if few else len(os.sched_getaffinity(0))
     lengths = Lengths()
     first: dict[str, int] = {}
-    with Progress() as progress:
+    with Progress("records", len(items)) as progress:
         results = check_records(
-            checker, items, num_workers, lambda done: progress("records", done, len(items))
+            checker, items, num_workers, lambda done: progress.update(done - progress.n)
         )
         for item, checked in zip(items, results, strict=True):
             lengths.add(checked)
@@ -183,7 +183,10 @@ def compute_losses(
     pad_id = padding_id(setup.tokenizer, setup.num_rows)
     collator = Collator(pad_id, setup.transform.resolution, setup.image_tokens)
     try:
-        with Progress() as progress, open_atomically(Path(path)) as file:
+        with (
+            Progress("losses", len(dataset)) as progress,
+            open_atomically(Path(path)) as file,
+        ):
             losses = all_losses(
                 Stage1Model(llava),
                 dataset,
@@ -192,7 +195,7 @@ def compute_losses(
                 batch_size=args.per_device_eval_batch_size,
                 device=args.device,
                 num_workers=num_workers,
-                progress=lambda done: progress("losses", done, len(dataset)),
+                progress=lambda done: progress.update(done - progress.n),
             )
             for record, (loss, ids) in zip(checked.records, losses, strict=True):
                 finite = loss if abs(loss) < float("inf") else None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
 from llava_sea.processes import Processes
-from llava_sea.progress import Progress, counter
+from llava_sea.progress import Progress
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 from llava_sea.terminal import say
 
@@ -121,17 +121,6 @@ def to_bfloat16(model: nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-@contextmanager
-def progress(total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
-    """Show the first process's progress on stderr; yield a function that counts questions."""
-    if processes.rank:
-        yield lambda done: None
-        return
-    shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
-    with Progress() as shown:
-        yield counter(shown, f"questions{shared}", total)
-
-
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
     """Check all that can be checked without the model; return the file and the questions left."""
     check_template_name(args.conv_mode)
@@ -163,10 +152,11 @@ def _answer_share(
         return
     path = file.shard(processes.rank, processes.count)
     answerer = load(args, pick_device(_own_gpu(args.device, processes)))
-    with progress(len(share), processes) as count:
+    what = "questions" if processes.count == 1 else f"rank 0 of {processes.count}: questions"
+    with Progress(what, len(share), shown=processes.rank == 0) as progress:
         for answered in answerer.answers(share):
             file.append(path, answered)
-            count(len(answered))
+            progress.update(len(answered))
 
 
 def _finish(file: AnswerFile, asked: int) -> None:

@@ -216,8 +216,8 @@ def claim_output_dir(
     if not path.is_file():
         refuse_other_things(output_dir, "--output_dir", (RUN,))  # another rank may just write it
     elif any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
-        mended = _check_same(output_dir, _read_run(path), run, resume_from)
-        if mended and write:
+        data_changed = _check_same(output_dir, _read_run(path), run, resume_from)
+        if data_changed and write:
             logger.warning(
                 "%s: going on with a data file that has changed since the run began, as named by "
                 "--resume_from_checkpoint; with --group_by_modality_length a changed record may "

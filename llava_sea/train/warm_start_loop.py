@@ -50,9 +50,8 @@ def train(
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batches = _batches(loader, args.device)
     model.train()
-    shown = Progress(seconds_between_lines=5.0)
+    shown = Progress("steps", steps, every=5.0)
     with naming(metrics), open(metrics, "w") as file, shown as progress:
-        progress("steps", 0, steps)
         for step in range(1, steps + 1):
             loss = pairs = 0.0
             for batch in islice(batches, accumulation):
@@ -74,7 +73,8 @@ def train(
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 text = f"L_a {loss:.3f}  tau {row['temperature']:.4g}  N {pairs:.4g}"
-                progress("steps", step, steps, text)
+                progress.set_postfix_str(text, refresh=False)
+                progress.update(step - progress.n)
 
 
 def _loss(model: Stage1Model, batch: dict[str, Any], args: TrainingArguments) -> Any:

@@ -137,7 +137,7 @@ def test_an_output_dir_that_is_no_folder(base, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "broken").symlink_to(tmp_path / "gone")
     for place in ("file", "file/run/1", "broken"):
-        with pytest.raises(UserError, match=f"--output_dir {tmp_path / place}: .* is no folder"):
+        with pytest.raises(UserError, match=f"--output_dir {tmp_path / place}: .* no folder"):
             parse_args([*base, "--output_dir", str(tmp_path / place)])
     assert (tmp_path / "file").read_text() == "mine"
 
