@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -110,6 +111,16 @@ def eight(tmp_path_factory) -> Path:
     """The miniature eight."""
     folder = tmp_path_factory.mktemp("benchmarks")
     build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few(eight, tmp_path_factory) -> Path:
+    """The miniature eight, with few questions."""
+    folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
+    for path in folder.glob("*/llava*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:: 50 if path.parent.name == "pope" else 100]))
     return folder
 
 

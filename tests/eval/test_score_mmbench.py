@@ -198,11 +198,6 @@ def test_a_table_that_lacks_a_rotation_is_told_by_the_protocol(tmp_path):
     assert result.protocol["rotations"] == "1 questions have fewer than options, the first is 7"
 
 
-def test_always_the_same_letter_gets_no_question_right(table):
-    result = score(answers(dict.fromkeys(RIGHT, "A")), table)
-    assert (result.value, result.parts["vanilla"]) == (0.0, 40.0)
-
-
 def test_the_test_table_is_for_the_server(tmp_path):
     at = HEADER.index("answer")
     path = write_table(

@@ -90,13 +90,6 @@ def test_vqav2_by_hand(vqav2_file):
     )
 
 
-def test_vqav2_perfect_answers(vqav2_file):
-    texts = {1000: "yes", 1001: "4", 1002: "blue", 1003: "lawn"}
-    score = score_vqav2([asked(*item) for item in texts.items()], vqav2_file)
-    assert score.value == 100
-    assert score.missing == 0
-
-
 def test_vqav2_unanimous_answers_are_compared_as_they_are(tmp_path):
     rows = [
         {"question_id": 1, "answer_type": "other", "answers": humans((" two\n", 10))},
