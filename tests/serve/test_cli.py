@@ -94,7 +94,7 @@ def test_a_base_that_is_no_language_model(tiny, talker, tmp_path, monkeypatch):
     config |= {"mm_vision_tower": str(tiny.clip), "conversation_template": "v1"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     flags = ["--model-path", str(tmp_path), "--image-file", str(talker.picture)]
-    with pytest.raises(UserError, match=rf"^{tiny.clip}: .* a language model is needed"):
+    with pytest.raises(UserError, match=rf"{tiny.clip}: .*language model"):
         cli.main([*flags, "--model-base", str(tiny.clip)])
 
 
