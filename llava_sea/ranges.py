@@ -118,7 +118,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "sea_eval_samples": whole(1),
         "sea_eval_words": whole(1),
     },
-    "data.check": {
+    "check": {
         "show": whole(0),
         "max_problems": whole(0),
         "num_workers": whole(0, 1024),

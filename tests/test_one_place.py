@@ -47,7 +47,6 @@ def test_no_checkpoint_is_loaded_around_the_one_place(folder):
 # What opens a file by itself, and why nothing else can be there.
 OPENS = {
     ("alignment/label_rows.py", "os.open"),  # without waiting, and compares what it finds
-    ("data/check_record.py", "Image.open"),  # after a look at what it is
     ("data/images.py", "Image.open"),  # bytes
     ("labels/counting.py", "path.open"),  # a scratch file of its own
     ("model/write_files.py", "open"),  # what it has just written

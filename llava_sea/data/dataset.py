@@ -28,7 +28,9 @@ from llava_sea.alignment.sampling import (
 )
 from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import Template
+from llava_sea.data import problems
 from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.problems import RecordError
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tokenize_record
 from llava_sea.errors import UserError
@@ -79,7 +81,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.template = template
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
-        self.model_max_length = model_max_length
+        self.reading = (template, tokenizer, image_tokens, model_max_length)
         self.label_store = label_store
         self.window = window
         self.seed = seed
@@ -126,9 +128,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         """
         index, epoch = item if isinstance(item, tuple) else (item, 0)
         record = self.records[index]
-        ids, labels, mask = tokenize_record(
-            record, self.template, self.tokenizer, self.image_tokens, self.model_max_length
-        )
+        ids, labels, mask = tokenize_record(record, *self.reading)
         sample = {
             "input_ids": torch.tensor(ids, dtype=torch.int64),
             "labels": torch.tensor(labels, dtype=torch.int64),
@@ -136,7 +136,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         }
         crc32 = 0
         if record.images:
-            loaded = [load_image(self.image_folder, name, record.id) for name in record.images]
+            try:
+                loaded = [load_image(self.image_folder, name, record.id) for name in record.images]
+            except RecordError as error:
+                raise record.error(error.kind, error.what) from None
             sample["pixel_values"] = torch.stack([self.transform(one.image) for one in loaded])
             crc32 = loaded[0].crc32
         if self.label_store is not None:
@@ -157,12 +160,13 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         try:
             stored = store.read(record.image)
         except ValueError as error:
-            raise UserError(f"{record.name}: {error}") from None
+            raise record.error(problems.LABEL_STORE, str(error)) from None
         if stored.crc32 != crc32:
-            raise UserError(
-                f"{record.name}: the labels in {store.directory} were mined for another picture "
-                f"than {record.image!r} in {self.image_folder} (its bytes changed, or it is "
-                "another folder); extract the labels again, into a new folder"
+            raise record.error(
+                problems.LABELS_STALE,
+                f"the labels in {store.directory} were mined for another image than "
+                f"{record.image!r} in {self.image_folder} (its bytes changed, or it is another "
+                "folder); extract the labels again, into a new folder",
             )
         # As `sample_pairs`; only the patches that are drawn have their labels resampled.
         rng = pair_generator(self.seed, epoch, record.index)

@@ -25,8 +25,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from llava_sea.data import problems
+from llava_sea.data.problems import Kind, RecordError
 from llava_sea.errors import UserError
-from llava_sea.files import IMAGE_BYTES, read_file
+from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
 from llava_sea.pretrained import load_pretrained
 
 MAX_PIXELS = 89_478_485
@@ -58,14 +60,16 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
     """Return the file of a record's "image"; links inside the folder may lead anywhere.
 
     Raises:
-        UserError: if the name is absolute or leaves the folder.
+        RecordError: if the name is absolute or leaves the folder.
     """
     normal = os.path.normpath(name)
     outside = normal == os.pardir or normal.startswith(os.pardir + os.sep)
     if os.path.isabs(name) or outside or "\0" in name:
-        raise UserError(
-            f"record {record_id!r}: the image {name!r} is not below the image folder; write its "
-            "path relative to --image_folder, without '..' (a link inside the folder may lead out)"
+        raise RecordError(
+            problems.IMAGE_OUTSIDE,
+            f"the image {name!r} is not below the image folder; write its path relative to "
+            "--image_folder, without '..' (a link inside the folder may lead out)",
+            record_id=record_id,
         )
     return Path(folder) / name
 
@@ -102,18 +106,36 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
         record_id: the record's id, for messages.
 
     Raises:
-        UserError: naming record, file and reason, if there is no such picture, or it is no regular
+        RecordError: naming record, file and reason, if there is no such image, or it is no regular
             file, cannot be decoded whole, or is larger than the limits.
     """
     path = resolve_image_path(folder, name, record_id)
-    where = f"record {record_id!r}: {path}"
     try:
         data = read_file(path, IMAGE_BYTES)
+        image = decode_image(data, str(path), "replace it or remove the record")
     except UserError as error:
-        raise UserError(f"record {record_id!r}: {error}") from None
-    return LoadedImage(
-        decode_image(data, where, "replace it or remove the record"), zlib.crc32(data)
-    )
+        raise RecordError(_kind(error, path), str(error), record_id=record_id) from None
+    return LoadedImage(image, zlib.crc32(data))
+
+
+class ImageError(UserError):
+    """An image file that cannot be used; `is_too_large`, or damaged."""
+
+    def __init__(self, text: str, *, is_too_large: bool = False) -> None:
+        super().__init__(text)
+        self.is_too_large = is_too_large
+
+
+def _kind(error: UserError, path: Path) -> Kind:
+    """Say what kind of fault keeps an image from being read."""
+    if isinstance(error, ImageError):
+        return problems.IMAGE_TOO_LARGE if error.is_too_large else problems.IMAGE_DAMAGED
+    if isinstance(error, NotAFileError):
+        return problems.NOT_A_FILE
+    if not path.exists():
+        return problems.IMAGE_MISSING
+    is_too_large = path.stat().st_size > IMAGE_BYTES
+    return problems.IMAGE_TOO_LARGE if is_too_large else problems.IMAGE_DAMAGED
 
 
 def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
@@ -125,25 +147,27 @@ def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
         way_out: what to do about a damaged one, for messages.
 
     Raises:
-        UserError: if it cannot be decoded whole, or is larger than the limits.
+        ImageError: if it cannot be decoded whole, or is larger than the limits.
     """
     if not data:
-        raise UserError(f"{where}: the image file is empty")
+        raise ImageError(f"{where}: the image file is empty")
     try:
         image = Image.open(BytesIO(data), formats=_known_formats())
         width, height = image.size
         if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
             return _to_rgb(_upright(image))
-    except (
-        Exception
-    ) as error:  # a decoder raises anything on a damaged file; the reason is passed on
+    except Exception as error:  # a decoder raises anything on a damaged file
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"not a picture in a known format ({', '.join(_known_formats())})"
-        raise UserError(f"{where}: the image cannot be decoded ({reason}); {way_out}") from None
-    raise UserError(
+        raise ImageError(
+            f"{where}: the image cannot be decoded ({reason}); {way_out}",
+            is_too_large=isinstance(error, Image.DecompressionBombError),
+        ) from None
+    raise ImageError(
         f"{where}: the image is {width} x {height} pixels, the limits are {MAX_PIXELS:,} pixels "
-        f"and {MAX_SIDE:,} on a side; make it smaller"
+        f"and {MAX_SIDE:,} on a side; make it smaller",
+        is_too_large=True,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import Segment, Template, render, render_prompt
+from llava_sea.data import problems
 from llava_sea.data.control_tokens import has_typed, make_twin
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
@@ -299,13 +300,17 @@ def _check_length(
     record: Record, labels: list[int], image_mask: list[bool], model_max_length: int
 ) -> None:
     if all(label == IGNORE_INDEX for label in labels):
-        raise UserError(f"{record.name}: no answer to learn from; give it one or remove the record")
+        raise record.error(
+            problems.NOTHING_SUPERVISED, "no answer to learn from; give it one or remove the record"
+        )
     if len(labels) <= model_max_length:
         return
-    whose = "the picture's" if len(record.images) < 2 else "pictures'"
-    length = f"{record.name} is {len(labels)} tokens long, {sum(image_mask)} of them {whose}"
+    whose = "the image's" if len(record.images) < 2 else "images'"
+    length = f"is {len(labels)} tokens long, {sum(image_mask)} of them {whose}"
     way_out = f"--model_max_length {model_max_length}; raise it, or shorten or remove the record"
     if any(image_mask[model_max_length:]):
-        raise UserError(f"{length}; the picture's tokens are cut off by {way_out}")
+        raise record.error(problems.TOO_LONG, f"{length}; they are cut off by {way_out}")
     if all(label == IGNORE_INDEX for label in labels[:model_max_length]):
-        raise UserError(f"{length}; all that is to be learned is cut off by {way_out}")
+        raise record.error(
+            problems.TOO_LONG, f"{length}; all that is to be learned is cut off by {way_out}"
+        )

@@ -117,6 +117,22 @@ class WrappedLlava(nn.Module):
         embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
         return embedded
 
+    def hidden_states(
+        self, visual_IPD: Tensor, input_ids: Tensor, attention_mask: Tensor, image_mask: Tensor
+    ) -> Tensor:
+        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places.
+
+        Arguments as `language_loss`.
+        """
+        embeds_BLD = self.embed(input_ids)
+        embeds_BLD = embeds_BLD.masked_scatter(
+            image_mask[..., None], visual_IPD.to(embeds_BLD.dtype)
+        )
+        hidden_BLD: Tensor = self.language_model(
+            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return hidden_BLD
+
     def language_loss(
         self,
         visual_IPD: Tensor,
@@ -134,13 +150,7 @@ class WrappedLlava(nn.Module):
             labels: ``(B, L)``, -100 where not supervised.
             image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
         """
-        embeds_BLD = self.embed(input_ids)
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask[..., None], visual_IPD.to(embeds_BLD.dtype)
-        )
-        hidden_BLD = self.language_model(
-            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden_BLD = self.hidden_states(visual_IPD, input_ids, attention_mask, image_mask)
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
         lm_loss_sum = self.token_loss(

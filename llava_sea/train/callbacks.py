@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llava_sea.data.check_text import errors_name
 from llava_sea.progress import Progress
 from llava_sea.train.evaluation import AlignmentEvaluator
 
@@ -89,11 +88,10 @@ class ProgressLine(TrainerCallback):
 class MeasureAlignment(TrainerCallback):
     """Runs the evaluator before the first step, every K steps, and after the last."""
 
-    def __init__(self, evaluator: AlignmentEvaluator, every: int, file: str) -> None:
-        """Measure with `evaluator` every `every` steps, on the records of `file`."""
+    def __init__(self, evaluator: AlignmentEvaluator, every: int) -> None:
+        """Measure with `evaluator` every `every` steps."""
         self.evaluator = evaluator
         self.every = every
-        self.file = file
         self.trainer: Any = None
 
     def on_train_begin(
@@ -115,6 +113,5 @@ class MeasureAlignment(TrainerCallback):
 
     def _measure(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self.trainer
-        with errors_name(self.file):
-            metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
+        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
         trainer.log(dict(metrics))

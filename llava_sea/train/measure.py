@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_sea.data.check_text import check_conversations
-from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
@@ -55,7 +54,7 @@ def build_measurements(
     records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
     if not records:
         raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has a picture")
-    check_conversations(records, reading["template"], sea.sea_eval_data)
+    check_conversations(records, reading["template"])
     if len(everything) > len(records):
         logger.info("measuring on %d of %d held-out records", len(records), len(everything))
     entries = read_words(word_list)[: sea.sea_eval_words]
@@ -66,7 +65,7 @@ def build_measurements(
     dataset = LazySupervisedDataset(
         records, sea.sea_eval_image_folder or data_args.image_folder, **reading
     )
-    check_tokens(dataset, num_rows, sea.sea_eval_data)
+    check_tokens(dataset, num_rows)
     evaluator = AlignmentEvaluator(
         dataset,
         Collator(
@@ -82,4 +81,4 @@ def build_measurements(
         rank=args.process_index,
         world_size=args.world_size,
     )
-    return MeasureAlignment(evaluator, sea.sea_eval_steps, sea.sea_eval_data)
+    return MeasureAlignment(evaluator, sea.sea_eval_steps)

@@ -10,11 +10,10 @@ import torch
 
 from llava_sea.alignment import AlignmentHead
 from llava_sea.conversation import get_template
-from llava_sea.data.check_text import check_conversations
-from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
+from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
@@ -63,7 +62,7 @@ def prepare(
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
-    check_conversations(records, get_template(model_args.version), data_args.data_path)
+    check_conversations(records, get_template(model_args.version))
     model = build_model(model_args, sea, args, pick_attention)
     reading, dataset, collator = build_data(
         records, transform, model, model_args, data_args, sea, args
@@ -142,7 +141,7 @@ def build_data(
         seed=args.seed,
         keep_top_n=sea.pair_options.need_top_n,
     )
-    check_tokens(dataset, rows, data_args.data_path)
+    check_tokens(dataset, rows)
     collator = Collator(
         padding_id(tokenizer, rows),
         transform.resolution,

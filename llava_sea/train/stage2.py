@@ -12,12 +12,11 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.conversation import get_template
-from llava_sea.data.check_text import check_conversations
-from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
+from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template, padding_id
 from llava_sea.errors import UserError
@@ -72,7 +71,7 @@ def prepare(
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
     template = get_template(model_args.version)
-    check_conversations(records, template, data_args.data_path)
+    check_conversations(records, template)
     llava, tokenizer = load_model(model_args, args, pick_attention)
     check_template(template, tokenizer)
     config = mm_config(llava, model_args, data_args, args)
@@ -114,7 +113,7 @@ def prepare(
         model_max_length=args.model_max_length,
         seed=args.seed,
     )
-    check_tokens(dataset, model.num_rows, data_args.data_path)
+    check_tokens(dataset, model.num_rows)
     shared = (
         padding_id(tokenizer, model.num_rows),
         transform.resolution,

@@ -14,7 +14,6 @@ from pathlib import Path
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llava_sea.data.check_text import errors_name
 from llava_sea.data.images import look_for_pictures
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, run_command
@@ -91,8 +90,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        with errors_name(data_args.data_path):
-            trainer.train(resume_from_checkpoint=resume_from)
+        trainer.train(resume_from_checkpoint=resume_from)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from llava_sea.alignment import PatchWords
+from llava_sea.data.loader import Loader
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
 from llava_sea.errors import UserError
 from llava_sea.model.builder import zero3_is_on
@@ -96,10 +97,10 @@ class LLaVATrainer(Trainer):
                 accumulation=self.args.gradient_accumulation_steps,
             )
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        return Loader(
             self.train_dataset,
+            self.data_collator,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
