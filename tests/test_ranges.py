@@ -40,7 +40,7 @@ COMMANDS = {
     "model.export_llm": export_llm.main,
     "model.export_lmms": export_lmms.main,
 }
-SHARED = dict.fromkeys(("train.train", "train.train_mem", "train.warm_start"), "train")
+SHARED = dict.fromkeys(("train.train", "train.train_mem"), "train")
 SHARED["model.merge"] = "model.export"
 """Commands that have another's flags."""
 

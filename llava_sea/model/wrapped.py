@@ -26,7 +26,7 @@ class StepLosses(NamedTuple):
     """The losses of one micro-batch on one rank, not yet normalised over ranks."""
 
     lm_loss_sum: Tensor
-    """Next-token loss (eq. 12) summed over this rank's supervised tokens."""
+    """Next-token loss (eq. 12) summed over this rank's supervised tokens; 0 without the LLM."""
     num_tokens: Tensor
     """How many they are."""
     sea_loss: Tensor | None = None

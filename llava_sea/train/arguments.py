@@ -168,6 +168,13 @@ class SeaArguments:
             "2.659, CLIP's)."
         },
     )
+    sea_align_only: bool = field(
+        default=False,
+        metadata={
+            "help": "A warm start before stage 1: the alignment loss alone, lambda 1; the LLM is "
+            "not run, of it only the embedding table is read."
+        },
+    )
     sea_transfer: bool = field(
         default=False,
         metadata={"help": "Allow labels mined with another encoder than --vision_tower."},

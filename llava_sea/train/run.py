@@ -19,7 +19,7 @@ from llava_sea.errors import UserError
 from llava_sea.files import open_atomically, sha256_file
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.terminal import log_to, say
+from llava_sea.terminal import log_to
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -241,7 +241,6 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
             with path.open("rb") as source, open_atomically(output_dir / path.name) as copy:
                 shutil.copyfileobj(source, copy)
     logger.info("%s: this run has finished; nothing is left to train", output_dir)
-    say(summary(output_dir))
 
 
 def check_size(num_records: int, args: TrainingArguments) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from llava_sea.alignment import AlignmentHead
 from llava_sea.conversation import get_template
@@ -18,7 +20,9 @@ from llava_sea.data.records import Record
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
+from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import arithmetic, run
 from llava_sea.train.arguments import (
@@ -31,7 +35,7 @@ from llava_sea.train.labels import open_labels
 from llava_sea.train.llava_config import llava_config, llava_parts
 from llava_sea.train.measure import build_measurements
 from llava_sea.train.prepared import PickAttention, Prepared
-from llava_sea.train.saving import Stage1Saver
+from llava_sea.train.saving import HEAD_FILE, Stage1Saver
 from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,21 @@ def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
     run.save_initial_projector(trainer, output_dir)
 
 
+def write_next_flags(output_dir: Path) -> str:
+    """Write the flags with which stage 1 starts from a warm start's results; return them as a line.
+
+    They go into ``stage1_flags``, a word a line, for scripts.
+    """
+    log_scale = float(load_file(output_dir / HEAD_FILE)["log_scale"])
+    flags = {
+        "--pretrain_mm_mlp_adapter": str(output_dir / "mm_projector.bin"),
+        "--sea_log_scale_init": f"{min(log_scale, 4.605):.4f}",  # ln 100 rounded up is refused
+    }
+    words = [word for flag in flags.items() for word in flag]
+    write_atomically(output_dir / "stage1_flags", "".join(f"{w}\n" for w in words).encode())
+    return f"stage 1 starts from it with\n  {shlex.join(words)}"
+
+
 def build_model(
     model_args: ModelArguments,
     sea: SeaArguments,
@@ -89,9 +108,10 @@ def build_model(
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
     dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
-    llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
+    build = build_llava_without_llm if sea.sea_align_only else build_llava
+    llava = build(**llava_parts(model_args, args), dtype=dtype, attention=attention)
     head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
-    model = Stage1Model(llava, head, sea.sea_negatives)
+    model = Stage1Model(llava, head, sea.sea_negatives, align_only=sea.sea_align_only)
     if not args.deepspeed:
         model.trainable_to_float32()
     run.log_trainable(model)

@@ -34,6 +34,8 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
             "--group_by_modality_length True": args.group_by_modality_length,
             "--pack_sequences True": args.pack_sequences,
         }
+        if sea.sea_align_only:
+            _check_align_only(sea, args)
         reason = (
             "belongs to stage 2; --tune_mm_mlp_adapter True is stage 1, which trains the "
             "projector alone on records with one picture each"
@@ -42,6 +44,7 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
         given = {
             "--sea_labels": sea.sea_labels is not None,
             "--sea_eval_data": sea.sea_eval_data is not None,
+            "--sea_align_only True": sea.sea_align_only,
         }
         reason = "belongs to stage 1: add --tune_mm_mlp_adapter True, or leave it out"
         if model.version in ("plain", "v0_plain"):
@@ -61,6 +64,24 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
     for flag, is_given in given.items():
         if is_given:
             raise UserError(f"{flag} {reason}")
+
+
+def _check_align_only(sea: SeaArguments, args: TrainingArguments) -> None:
+    """Refuse what needs the LLM that is not there."""
+    if not sea.enabled:
+        raise UserError("--sea_align_only True needs --sea_labels and a --sea_weight above 0")
+    if args.use_liger_kernel:
+        raise UserError("--use_liger_kernel True: leave it out with --sea_align_only True")
+    engine = getattr(args, "hf_deepspeed_config", None)
+    if engine is not None and engine.is_zero3():
+        raise UserError(
+            "--sea_align_only True holds no LLM that ZeRO-3 could partition; use zero2.json"
+        )
+    if sea.sea_eval_data is not None:
+        logger.warning(
+            "--sea_eval_data is left out: its measures run the LLM"
+        )
+        sea.sea_eval_data = None
 
 
 def _check_optimizer(args: TrainingArguments) -> None:

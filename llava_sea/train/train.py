@@ -19,6 +19,7 @@ from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, run_command
 from llava_sea.terminal import say
 from llava_sea.train import processes, run, stage1, stage2
+from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
 from llava_sea.train.checkpoint import claim_output_dir
 from llava_sea.train.parse import parse_args
@@ -64,6 +65,7 @@ def train(pick_attention: PickAttention | None = None) -> None:
     if resume_from and run.is_finished(resume_from):
         if args.process_index == 0:
             run.finish_from(Path(resume_from), output_dir)
+            tell_results(output_dir, sea)
         processes.leave()
         return
 
@@ -101,8 +103,15 @@ def train(pick_attention: PickAttention | None = None) -> None:
     trainer.save_state()
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
-        say(run.summary(output_dir))
+        tell_results(output_dir, sea)
     processes.leave()
+
+
+def tell_results(output_dir: Path, sea: SeaArguments) -> None:
+    """Print the numbers before and after; after a warm start also the flags for stage 1."""
+    say(run.summary(output_dir))
+    if sea.sea_align_only:
+        say(stage1.write_next_flags(output_dir))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 def sea_weight(sea: SeaArguments, progress: float) -> float:
-    """Return lambda (eq. 13) at a share of the run's steps: constant, or to 0 at its middle."""
+    """Return lambda (eq. 13) at a share of the run's steps: constant, or to 0 at its middle.
+
+    Of the alignment loss alone it is 1.
+    """
+    if sea.sea_align_only:
+        return 1.0
     if sea.sea_weight_schedule == "decay":
         return sea.sea_weight * max(0.0, 1.0 - 2.0 * progress)
     return sea.sea_weight
@@ -120,11 +125,12 @@ class LLaVATrainer(Trainer):
         """Return L_g + lambda * L_a (eq. 13), scaled for the engine to average over ranks."""
         output: StepLosses = model(**inputs)
         world = self.args.world_size
-        tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
-        scale = world if self.args.average_tokens_across_devices else 1
-        lm_loss = output.lm_loss_sum * scale / tokens
-        loss = lm_loss
-        self._add("lm_loss", lm_loss)
+        loss: Any = 0.0
+        if not self.sea.sea_align_only:
+            tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
+            scale = world if self.args.average_tokens_across_devices else 1
+            loss = output.lm_loss_sum * scale / tokens
+            self._add("lm_loss", loss)
         if output.sea_loss is not None and output.num_pairs is not None:
             share = output.sea_loss / self.current_gradient_accumulation_steps
             pairs = output.num_pairs / self.current_gradient_accumulation_steps
@@ -199,7 +205,7 @@ class LLaVATrainer(Trainer):
                 means /= self.args.world_size
             logs.update(zip(self._sums, means.tolist(), strict=True))
             if not means.isfinite().all():
-                raise UserError(self._diverged(f"the loss is {logs['lm_loss']:g}"))
+                raise UserError(self._diverged(f"the loss is {means.tolist()[0]:g}"))
             if "sea_loss" in self._sums:
                 logs.update(self._log_alignment())
             self._sums, self._steps_summed = {}, set()
