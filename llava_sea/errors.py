@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend, and how commands show them.
+"""Errors that are the user's to fix, and how commands show them.
 
 A `UserError` names the file, the record or the flag and the way out. Commands print its text alone:
-a traceback would hide the one line that helps. Any other exception is a defect of this package and
-keeps its traceback.
+a traceback would hide the one line that helps. A write that failed is told in the same manner.
+Any other exception is a defect of this package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from llava_sea.terminal import say
 
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_CANNOT_WRITE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
+_TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|unexpected pos|iostream error")
 
+KEPT = "What was complete on disk before stays as it is"
 
 ERROR_FILE = "LLAVA_SEA_ERROR_FILE"
 """Environment variable naming a file that each error's line is added to.
@@ -48,19 +54,93 @@ def _say(text: str) -> None:
             say(line, file=file)
 
 
+def failed_write(error: BaseException, place: Path | None = None) -> OSError | None:
+    """Return the OSError of a write that failed, None for an error of another kind.
+
+    The libraries that write tensors and tokenizers raise errors of their own. Rust's hold the
+    system's number; torch's hold none, so the disk is looked at.
+
+    Args:
+        error: any error.
+        place: the file or folder, for an error that names none.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
+    if isinstance(error, RuntimeError) and _TORCH_CANNOT_WRITE.search(str(error)):
+        full = place is not None and _free(place) < 1 << 20
+        number = errno.ENOSPC if full else errno.EFBIG if _largest_file() else errno.EIO
+    if number not in _CANNOT_WRITE:
+        return None
+    if isinstance(error, OSError) and (error.filename or place is None):
+        return error
+    return OSError(number, os.strerror(number), *([str(place)] if place else []))
+
+
+def newest_file(folder: Path) -> Path:
+    """Return the file that was written last: where a write failed without a name, it was this."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
+
+
+@contextlib.contextmanager
+def naming(place: Path, *, newest: bool = False) -> Iterator[None]:
+    """Name a file or folder in the error of a write that fails within, if it names none.
+
+    Args:
+        place: the file or folder.
+        newest: name the folder's newest file instead.
+
+    Raises:
+        OSError: for a write that failed, whatever was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        failed = failed_write(error, newest_file(place) if newest else place)
+        if failed is None or failed is error:
+            raise
+        raise failed from error
+
+
+def cannot_write(error: OSError, kept: str = KEPT) -> str:
+    """Say which file could not be written and why, what is not lost, and the way out."""
+    text = f"{error.filename or 'a file cannot be written'}: {error.strerror or error}"
+    if error.errno == errno.EFBIG and (limit := _largest_file()):
+        text += f" (a file may have {limit:,} bytes: ulimit -f)"
+    elif error.errno in _FULL and error.filename:
+        text += f" ({_free(Path(str(error.filename))) / 1e9:.2f} GB are free there)"
+    return f"{text}. {kept}: make room or fix the folder, then start the same command again"
+
+
+def _free(place: Path) -> int:
+    there = next((path for path in (place, *place.absolute().parents) if path.exists()), Path("/"))
+    return shutil.disk_usage(there).free
+
+
+def _largest_file() -> int | None:
+    """The limit that the shell has set, if there is one."""
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def run_command(main: Callable[[], object]) -> None:
-    """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2."""
+    """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2.
+
+    So does a write that failed.
+    """
     try:
         main()
     except UserError as error:
         _say(str(error))
         raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+    except Exception as error:
+        failed = failed_write(error)
+        if failed is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        _say(
-            f"{place}{error.strerror}. What was complete on disk before stays as it is; make room "
-            "or mend the folder, then start the same command again"
-        )
+        _say(cannot_write(failed))
         raise SystemExit(2) from None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,14 @@ def no_engine_left_over() -> Iterator[None]:
     integration = sys.modules.get("transformers.integrations.deepspeed")
     if integration is not None:
         integration.unset_hf_deepspeed_config()
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """Set the largest size of a file, as ulimit -f does, until the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,24 @@ def test_later_ranks_say_which_they_are(capsys, monkeypatch):
     assert capsys.readouterr().err == "[rank 1] error: no\n"
 
 
-def test_a_full_disk_is_the_users_to_mend(capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/disk/file"), "/disk/file: No space"),
+        (OSError(errno.EROFS, "Read-only file system", "/disk/file"), "/disk/file: Read-only"),
+        (Exception("I/O error: File too large (os error 27)"), "File too large"),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+            "a file",
+        ),
+    ],
+)
+def test_a_full_disk_is_the_users_to_fix(capsys, error, said):
     with pytest.raises(SystemExit) as end:
-        run_command(raising(OSError(errno.ENOSPC, "No space left on device", "/disk/file")))
+        run_command(raising(error))
     assert end.value.code == 2
-    assert "/disk/file: No space left on device" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line and "start the same command again" in line
 
 
 def test_other_errors_are_ours():

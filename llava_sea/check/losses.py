@@ -10,7 +10,6 @@ V words.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from llava_sea.data.loader import Loader
 from llava_sea.data.problems import LOSS
 from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
+from llava_sea.files import open_atomically
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.progress import Progress
@@ -139,9 +139,8 @@ def write_losses(
         device=args.device,
         num_workers=num_workers,
     )
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        with Progress() as progress, open(temporary, "w", encoding="utf-8") as file:
+        with Progress() as progress, open_atomically(Path(path)) as file:
             rows = zip(checked.records, losses, strict=True)
             for done, (record, (loss, ids)) in enumerate(rows, 1):
                 finite = loss if abs(loss) < float("inf") else None
@@ -149,10 +148,7 @@ def write_losses(
                     findings.add(record.error(LOSS, f"it is {loss}"))
                 row = {"id": record.id, "index": record.index, "loss": finite}
                 row |= {"num_tokens": len(ids), "supervised_ids": ids}
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row).encode() + b"\n")
                 progress("losses", done, len(dataset))
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"--losses {path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

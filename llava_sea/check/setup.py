@@ -79,9 +79,11 @@ def load_setup(arguments: Arguments) -> Setup:
         )
     vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
+    transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
+    transform.check_fits(vision)
     return Setup(
         arguments,
-        ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio),
+        transform,
         template,
         tokenizer,
         image_tokens=num_patches(vision),

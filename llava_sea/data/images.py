@@ -251,12 +251,32 @@ class ImageTransform:
 
         try:
             processor = load_pretrained(AutoImageProcessor, vision_tower, backend="pil")
-        except (OSError, ValueError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
                 f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
             ) from None
-        return cls(processor, aspect_ratio)
+        settings, _ = type(processor).get_image_processor_dict(vision_tower)
+        if "size" not in settings:  # transformers would take its own, another tower's
+            raise UserError(
+                f"--vision_tower {vision_tower}: its preprocessor_config.json names no size of "
+                "images; copy or download the file again"
+            )
+        try:
+            transform = cls(processor, aspect_ratio)
+            transform.geometry()
+            if not transform(Image.new("RGB", (3, 2))).isfinite().all():
+                raise ValueError("it makes pixels that are no finite numbers")
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"--vision_tower {vision_tower}: its preprocessor_config.json is damaged "
+                f"({error}); copy or download the file again"
+            ) from None
+        return transform
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the pixels ``(3, H, W)`` of an RGB picture."""
@@ -280,6 +300,21 @@ class ImageTransform:
             "mean": [float(x) for x in processor.image_mean] if processor.do_normalize else None,
             "std": [float(x) for x in processor.image_std] if processor.do_normalize else None,
         }
+
+    def check_fits(self, vision_config: Any) -> None:
+        """Refuse a processor that makes images of another size than the tower takes.
+
+        Raises:
+            UserError: naming both sizes.
+        """
+        size = vision_config.image_size
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        if self.resolution != wanted:
+            raise UserError(
+                f"--vision_tower: its preprocessor_config.json makes images of {self.resolution} "
+                f"pixels and its config.json says {wanted}; the files are of two towers, or "
+                "(DINOv2) the tower needs scripts/fit_dinov2.py"
+            )
 
     def _pad(self, image: Image.Image) -> Image.Image:
         """Centre the picture on a square of the mean colour, LLaVA's rounding."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.eval.answers import read_rows
 from llava_sea.eval.question import Question
 from llava_sea.files import read_file, write_atomically
@@ -104,7 +104,7 @@ class AnswerFile:
     def append(self, path: Path, answered: Sequence[tuple[Question, str]]) -> None:
         """Add answers to the file of a process."""
         rows = [json.dumps(q.row(text, self.model_id)) + "\n" for q, text in answered]
-        with open(path, "ab") as file:
+        with naming(path), open(path, "ab") as file:
             file.write("".join(rows).encode())
 
     def _foreign(self, row: Mapping[str, Any], place: str, known: bool) -> str:

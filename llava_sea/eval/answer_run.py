@@ -7,17 +7,16 @@ under the same name is told apart, a change of a few bytes of its weights need n
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.eval.answer_file import WAY_OUT, AnswerFile
-from llava_sea.files import open_file, read_json
+from llava_sea.files import check_folder, only_writer, open_file, read_json
 
 _FILES = (
     "*.safetensors",
@@ -87,7 +86,8 @@ def check_same_run(file: AnswerFile, run: Mapping[str, Any]) -> None:
         return
     # In place: another file under this name would not be the one that is locked. A kill in the
     # middle leaves a broken one and no answers, and the next run writes it anew.
-    file.run_file.write_bytes(json.dumps(run, indent=2).encode() + b"\n")
+    with naming(file.run_file):
+        file.run_file.write_bytes(json.dumps(run, indent=2).encode() + b"\n")
 
 
 @contextmanager
@@ -105,23 +105,14 @@ def only_run(file: AnswerFile) -> Iterator[None]:
             f"{file.path}: holds answers, and no {file.run_file.name} beside it says how they "
             f"were made, so they cannot be gone on from. {WAY_OUT}"
         )
+    check_folder(file.path.parent, "--answers-file")
     file.path.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.run_file, "a+b") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{file.path}: another process is writing into it; wait for its end, or give "
-                "another --answers-file (of llava_sea.eval: --output_dir)"
-            ) from None
-        except OSError:  # a file system without locks
-            yield
-            return
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                fcntl.flock(held, fcntl.LOCK_UN)
+    busy = (
+        f"{file.path}: another process is writing into it; wait for its end, or give another "
+        "--answers-file (of llava_sea.eval: --output_dir)"
+    )
+    with only_writer(file.run_file, busy):
+        yield
 
 
 def _flag(name: str) -> str:

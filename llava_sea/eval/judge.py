@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.files import LIST_BYTES, read_file
 from llava_sea.terminal import without_password
 
@@ -310,7 +310,7 @@ class GradeCache:
             grade = judge.grade(case)
             row = {"question_id": case.question_id, "judge": key[0], "prompt_sha256": key[1]}
             row |= {"answer": case.prediction} | asdict(grade)
-            with open(self._path, "ab") as file:
+            with naming(self._path), open(self._path, "ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
             self._grades[key] = grade
         return self._grades[key]

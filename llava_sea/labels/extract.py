@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
 from llava_sea.progress import OnProgress, counter
 from llava_sea.ranges import check_range, whole
@@ -46,12 +46,14 @@ def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) 
     """
     from llava_sea.data.images import look_for_pictures
     from llava_sea.data.records import load_records
+    from llava_sea.files import check_folder, only_writer
     from llava_sea.labels import extraction_state as state
-    from llava_sea.labels.mine_shards import cannot_write, load_encoder
+    from llava_sea.labels.mine_shards import KEPT, load_encoder
     from llava_sea.labels.pictures import distinct_pictures
 
     options = options.resolved()
     output = Path(options.output_dir)
+    check_folder(output, "--output_dir")
     pictures, captions = distinct_pictures(load_records(options.data_path))
     look_for_pictures(options.image_folder, pictures)
     encoder = load_encoder(options, usable_devices(options.device)[0])
@@ -60,14 +62,16 @@ def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) 
         state.clean_up(output)  # a kill may have come just before it
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
         return output
+    state.check_output(output, parameters)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with state.only_writer(output):
+        busy = f"--output_dir {output}: another extraction is writing there; wait for it to end"
+        with naming(output), only_writer(output / ".lock", busy):
             state.begin_or_resume(output, parameters)
             _run(options, encoder, pictures, captions, parameters, progress)
             state.clean_up(output)
     except OSError as error:
-        raise UserError(cannot_write(output, error)) from error
+        raise UserError(cannot_write(error, KEPT)) from error
     return output
 
 

@@ -7,24 +7,26 @@ the name of the first field that differs, and so is a folder that holds anything
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
-from llava_sea.files import read_json, write_atomically
+from llava_sea.files import read_json, refuse_other_things, sha256_file, write_atomically
 
-_OURS = ("shard-", "words.tsv", "center.npy", "index.npy", "manifest.json", "work", ".")
 _LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a finished store
 
 
 def work_folder(output: Path) -> Path:
     """The folder of what only an unfinished extraction needs."""
     return output / "work"
+
+
+def _parameters_file(output: Path) -> Path:
+    return work_folder(output) / "parameters.json"
 
 
 def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
@@ -37,29 +39,36 @@ def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     labels = {k: v for k, v in parameters.items() if k not in _LAYOUT_ONLY}
-    _refuse_difference(labels, _read_json(path), output)
+    _refuse_difference(labels, read_state(path), output)
     LabelStore(output).words()  # says so if it is damaged
     return True
+
+
+def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
+    """See that the folder is these parameters', or empty.
+
+    Raises:
+        UserError: if it was begun with other parameters or holds other things.
+    """
+    path = _parameters_file(output)
+    if path.is_file():
+        _refuse_difference(parameters, read_state(path), output)
+        return
+    words = output / "words.tsv"
+    given = words.is_file() and sha256_file(words) == parameters["words_sha256"]
+    refuse_other_things(output, "--output_dir", ("work", words.name) if given else ("work",))
+    refuse_other_things(work_folder(output), "--output_dir")  # it is deleted at the end
 
 
 def begin_or_resume(output: Path, parameters: Mapping[str, Any]) -> None:
     """Make the folder ready for these parameters; call it with the lock held.
 
     Raises:
-        UserError: if the folder was begun with other parameters or holds other things.
+        UserError: as `check_output`.
     """
-    path = work_folder(output) / "parameters.json"
-    if path.is_file():
-        _refuse_difference(parameters, _read_json(path), output)
-    else:
-        foreign = [item.name for item in output.iterdir() if not item.name.startswith(_OURS)]
-        shards = any(output.glob("shard-*"))
-        if foreign or shards:
-            found = foreign[0] if foreign else "shards of an extraction whose work/ is gone"
-            raise UserError(
-                f"--output_dir {output} holds {found}: choose an empty folder, for nothing is "
-                "overwritten"
-            )
+    check_output(output, parameters)
+    path = _parameters_file(output)
+    if not path.is_file():
         work_folder(output).mkdir(exist_ok=True)
         write_atomically(path, json.dumps(dict(parameters), indent=1).encode())
     for left_over in (*output.glob(".*.tmp*"), *work_folder(output).glob("*.tmp*")):
@@ -72,38 +81,28 @@ def clean_up(output: Path) -> None:
     (output / ".lock").unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def only_writer(output: Path) -> Iterator[None]:
-    """Hold the folder against a second extraction; the system lets go when this process ends.
-
-    Raises:
-        UserError: if another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such lock on this system
-        yield
-        return
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"--output_dir {output}: another extraction is writing there; wait for it to end"
-            ) from None
-        yield
-
-
 def plain(value: Any) -> Any:
     """Turn a value into what comes back from JSON, so that the two compare equal."""
     return json.loads(json.dumps(value))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_state(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that an earlier run left.
+
+    Raises:
+        UserError: if it is damaged, or one of `keys` is missing.
+    """
     try:
         found: dict[str, Any] = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: no JSON object")
+        missing = [key for key in keys if key not in found]
+        if missing:
+            raise UserError(f"{path}: {missing[0]} is missing")
     except UserError as error:
-        raise UserError(f"{error}; delete the folder") from None
+        raise UserError(
+            f"{error}; damaged: delete the folder, or extract the labels into another one"
+        ) from None
     return found
 
 

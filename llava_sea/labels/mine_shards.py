@@ -10,7 +10,6 @@ Q words, D joint dimension.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,13 @@ from llava_sea.alignment.label_store import shard_is_done, write_shard
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
 from llava_sea.data.images import ImageTransform
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, cannot_write
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.pictures import LoadedBatch, Picture, PictureLoader
 from llava_sea.labels.word_vectors import WordVectors
+
+KEPT = "Finished shards are whole and kept"
 
 # Patches mined at a time. The CPU keeps Q / 128 maxima of each (0.5 GB at 4M words); a GPU goes
 # through 4,096 at a time by itself, and 32 pictures of CLIP or SigLIP should be one call.
@@ -156,7 +157,7 @@ def mine_shards(
                 folder, number, [p.image for p in pictures], ids_IPN, scores_IPN, crc_I, skipped
             )
         except OSError as error:
-            raise UserError(cannot_write(folder, error)) from error
+            raise UserError(cannot_write(error, KEPT)) from error
 
 
 def _require_finite(patches_BPD: Tensor, pictures: list[Picture], options: ExtractOptions) -> None:
@@ -195,12 +196,3 @@ def mine_batch(
     shape = (*patches_BPD.shape[:2], -1)
     ids_BPN = torch.where(kept_MN, ids_MN, 0).view(shape).cpu().numpy().astype(np.uint32)
     return ids_BPN, torch.where(kept_MN, scores_MN, 0.0).view(shape).cpu().numpy()
-
-
-def cannot_write(folder: Path, error: OSError) -> str:
-    """Say that a folder takes no more, how much room it has, and that nothing is lost."""
-    free = shutil.disk_usage(folder).free / 2**30
-    return (
-        f"cannot write to {folder}: {error.strerror or error} ({free:.2f} GiB are free there). "
-        "Finished shards are whole and kept: make room and run the same command again"
-    )

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from llava_sea.errors import UserError
 from llava_sea.labels.fingerprint import vision_fingerprint
 from llava_sea.labels.options import FEATURES
+from llava_sea.model.load_weights import check_model
 from llava_sea.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class PatchEncoder:
         classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
         if family not in classes:
             raise UserError(_unpaired(family, str(path_or_id)))
+        check_model(path_or_id)
         try:
             model, info = load_pretrained(
                 classes[family], str(path_or_id), dtype=torch.float32, output_loading_info=True

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_sea.files import read_json, write_atomically
+from llava_sea.files import write_atomically
+from llava_sea.labels.extraction_state import read_state
 from llava_sea.labels.mine_shards import encode_batches, make_loader
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
@@ -57,7 +58,7 @@ def settle_sign(
         return SignChoice(int(options.sea_sign), None)
     path = folder / "sign.json"
     if path.is_file():
-        kept = read_json(path)
+        kept = read_state(path, "sign", "measured")
         logger.info("sign %+d (measured before)", kept["sign"])
         return SignChoice(kept["sign"], kept["measured"])
     captioned = [i for i, caption in enumerate(captions) if caption.strip()]

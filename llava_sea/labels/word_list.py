@@ -9,7 +9,7 @@ the same bytes, whatever the number of workers. Limits: English captions.
 from __future__ import annotations
 
 import argparse
-import errno
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import UserError, cannot_write, failed_write, run_command
+from llava_sea.files import check_folder, remove_left_overs
 from llava_sea.labels.captions import check_corpus, iter_caption_batches
 from llava_sea.labels.common_words import read_common_words
 from llava_sea.labels.counting import (
@@ -92,17 +93,19 @@ def build_word_list(
     total_bytes = check_corpus(data_paths)
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file")
+    check_folder(output.parent, "--output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(output.parent, r"\.words-(\d+)-\w+")
         # Beside the output and not in /tmp, which may be held in memory.
-        with tempfile.TemporaryDirectory(prefix=".words-", dir=output.parent) as folder:
+        prefix = f".words-{os.getpid()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent) as folder:
             return _build(data_paths, output, options, Path(folder), total_bytes)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{output.parent}: the disk is full; no word list written") from error
-        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-            raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
-        raise
+        failed = failed_write(error, output)
+        if failed is None:
+            raise
+        raise UserError(cannot_write(failed, "No word list was written")) from error
 
 
 def _build(

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_sea.errors import UserError
-from llava_sea.files import read_json, write_atomically
+from llava_sea.errors import UserError, naming
+from llava_sea.files import write_atomically
+from llava_sea.labels.extraction_state import read_state
 from llava_sea.labels.text_features import TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def encode_to_disk(
     """
     path, note = folder / "words.npy", folder / "words.json"
     if note.is_file() and path.is_file():  # the note is written last
-        return WordVectors(str(path), read_json(note)["too_long"])
+        return WordVectors(str(path), read_state(note, "too_long")["too_long"])
     if progress is not None:
         progress(0)
     temporary = folder / "words.tmp.npy"
@@ -85,8 +86,9 @@ def encode_to_disk(
 
 def _new_array(path: Path, shape: tuple[int, int]) -> Any:
     """Make a float32 array on disk, its room reserved: a mapped write to a full disk is fatal."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    with naming(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

@@ -34,6 +34,7 @@ from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
+from llava_sea.model.load_weights import check_model
 from llava_sea.model.projector_io import gathered, load_projector
 from llava_sea.pretrained import load_pretrained
 from llava_sea.ranges import check_range, whole
@@ -76,6 +77,7 @@ def build_llava(
     Raises:
         UserError: if a part cannot be found, or is of a kind this package does not know.
     """
+    check_model(llm_path)
     options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
@@ -131,6 +133,7 @@ def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
 def load_tower(path: str, **options: Any) -> PreTrainedModel:
     """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
     check_exists(path, "--vision_tower")
+    check_model(path)
     config = load_pretrained(AutoConfig, path, cache_dir=options.get("cache_dir"))
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWER_HAS_CLS:

@@ -9,17 +9,21 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
-from llava_sea.model.export_flags import parser
+from llava_sea.model.export_flags import check_output, claimed, parser
 from llava_sea.terminal import log_to, say
 
 
-def export(args: argparse.Namespace) -> None:
-    """Load and write, and say what was recognised and written."""
+def export(args: argparse.Namespace, command: str = "export") -> None:
+    """Load and write, and say what was recognised and written.
+
+    Args:
+        args: of `llava_sea.model.export_flags.parser`.
+        command: which one this is part of: no other one's folder is written into.
+    """
     import torch
     from transformers.utils import logging as hf_logging
 
@@ -27,9 +31,7 @@ def export(args: argparse.Namespace) -> None:
     from llava_sea.model.write import write_llava
 
     hf_logging.disable_progress_bar()
-    output = Path(args.output_dir)
-    if output.exists() and Path(args.model_path).exists() and output.samefile(args.model_path):
-        raise UserError(f"--output_dir {output}: is the checkpoint itself; choose another folder")
+    check_output(args, command)
     given = get_template(args.version) if args.version else None
     loaded = load_llava(
         args.model_path,
@@ -45,15 +47,16 @@ def export(args: argparse.Namespace) -> None:
                 "give it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
             )
         given = get_template(loaded.version)
-    files = write_llava(
-        output,
-        loaded.model,
-        loaded.tokenizer,
-        loaded.transform,
-        given,
-        extra_config={"mm_vision_tower": loaded.vision_tower},
-        max_shard_size=args.max_shard_size,
-    )
+    with claimed(args, command) as output:
+        files = write_llava(
+            output,
+            loaded.model,
+            loaded.tokenizer,
+            loaded.transform,
+            given,
+            extra_config={"mm_vision_tower": loaded.vision_tower},
+            max_shard_size=args.max_shard_size,
+        )
     llm: Any = loaded.model.config.text_config
     tower: Any = loaded.model.config.vision_config
     say(

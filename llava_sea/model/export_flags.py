@@ -1,4 +1,4 @@
-"""What the export commands share: their flags, and the folder that must be empty.
+"""What the export commands share: their flags, and the folder that is theirs alone.
 
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
@@ -6,10 +6,15 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llava_sea.conversation import TEMPLATES
-from llava_sea.errors import UserError
+from llava_sea.files import only_writer, refuse_other_things
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -40,18 +45,37 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     return result
 
 
-def check_empty(folder: Path) -> None:
-    """Refuse an output folder with something in it: two models in one folder are neither.
+def check_output(args: argparse.Namespace, command: str) -> None:
+    """Refuse an output folder that holds anything but what the same command wrote.
 
     Raises:
         UserError: naming what it holds.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder}: is no folder; choose another place")
-    if folder.is_dir() and any(folder.iterdir()):
-        from llava_sea.model.load_weights import listing
+    if not _mark(args, command).is_file():
+        refuse_other_things(Path(args.output_dir), "--output_dir")
 
-        raise UserError(
-            f"--output_dir {folder}: is not empty, it holds {listing(folder)}; choose another "
-            "folder or empty it"
-        )
+
+@contextmanager
+def claimed(args: argparse.Namespace, command: str) -> Iterator[Path]:
+    """Make the output folder and hold it against a second export; an empty file marks it as ours.
+
+    Raises:
+        UserError: as `check_output`, or if another process writes there.
+    """
+    check_output(args, command)
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"--output_dir {folder}: another export is writing there; wait for its end"
+    with only_writer(_mark(args, command), busy):
+        yield folder
+
+
+def _mark(args: argparse.Namespace, command: str) -> Path:
+    """Return the file that tells a folder of this command and these flags from others."""
+    flags = {name: str(value) for name, value in sorted(vars(args).items())}
+    for name in ("model_path", "model_base", "vision_tower"):
+        if os.path.isdir(flags[name]):  # however it is spelled
+            flags[name] = os.path.realpath(flags[name])
+    flags["output_dir"] = ""  # it may be moved
+    digest = hashlib.sha256(json.dumps([command, flags]).encode()).hexdigest()
+    return Path(args.output_dir) / f".export-{digest[:16]}"

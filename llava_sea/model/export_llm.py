@@ -14,12 +14,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import run_command
-from llava_sea.model.export_flags import check_empty, parser
+from llava_sea.model.export_flags import check_output, claimed, parser
 from llava_sea.terminal import log_to, say
 
 
@@ -31,7 +30,7 @@ def export_llm(args: argparse.Namespace) -> None:
     from llava_sea.model.load_weights import read_json
     from llava_sea.model.write_llm import write_llm
 
-    check_empty(Path(args.output_dir))
+    check_output(args, "export_llm")
     if args.version:
         get_template(args.version)
     loaded = load_llava(
@@ -44,10 +43,9 @@ def export_llm(args: argparse.Namespace) -> None:
     embedding: Any = loaded.model.get_input_embeddings()
     former = len(embedding.weight)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    files = write_llm(
-        args.output_dir, loaded, version=args.version, max_shard_size=args.max_shard_size
-    )
-    rows = read_json(Path(args.output_dir) / "config.json")["vocab_size"]
+    with claimed(args, "export_llm") as output:
+        files = write_llm(output, loaded, version=args.version, max_shard_size=args.max_shard_size)
+    rows = read_json(output / "config.json")["vocab_size"]
     less = f" ({former - rows} of an export for <image> taken out)" if rows < former else ""
     llm: Any = loaded.model.config.text_config
     say(

@@ -22,7 +22,7 @@ from llava_sea.conversation import get_template
 from llava_sea.errors import run_command
 from llava_sea.files import write_atomically
 from llava_sea.model.export import export
-from llava_sea.model.export_flags import check_empty, parser
+from llava_sea.model.export_flags import claimed, parser
 from llava_sea.terminal import log_to, say
 
 
@@ -76,10 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to(sys.stdout)
     logging.getLogger("llava_sea").setLevel(logging.INFO)
     args = parser("python -m llava_sea.model.export_lmms", __doc__).parse_args(arguments)
-    output = Path(args.output_dir)
-    check_empty(output)
-    export(args)
-    end = fit_tokenizer(output)
+    export(args, "export_lmms")
+    with claimed(args, "export_lmms") as output:
+        end = fit_tokenizer(output)
     say(
         f"for lmms-eval alone: no BOS from the tokenizer, answers end at {end}\n"
         f"  lmms_eval --model llava_hf --model_args pretrained={output},device_map=auto ..."

@@ -121,6 +121,7 @@ def load_llava(
         )
     source = Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
     loaded = _LOADERS[kind](source)
+    loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
     return loaded

@@ -27,6 +27,7 @@ from llava_sea.model.load_source import (
 )
 from llava_sea.model.load_weights import read_json, read_tensors
 from llava_sea.model.load_whole import load_hf, load_llava_1_5
+from llava_sea.model.projector_io import LLAVA_TO_HF
 from llava_sea.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -126,5 +127,8 @@ def _load_trained_whole(source: Source, model: LlavaForConditionalGeneration) ->
     for name in ("non_lora_trainables.bin", "mm_projector.bin"):
         path = source.folder / name
         if path.is_file():
-            return load_whole(model, read_tensors(path), path)
+            weights = read_tensors(path)
+            bare = LLAVA_TO_HF if name == "mm_projector.bin" else {}
+            named = {f"mm_projector.{k}" if k in bare else k: t for k, t in weights.items()}
+            return load_whole(model, named, path)
     return []

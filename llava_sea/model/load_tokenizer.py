@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from llava_sea.constants import IMAGE_TOKEN
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.load_weights import read_json
 
@@ -58,7 +58,7 @@ def load_training_tokenizer(
     if not tokenizer.is_fast:
         raise UserError(f"{path}: {type(tokenizer).__name__} is no fast tokenizer; use a fast one")
     legacy = getattr(tokenizer, "legacy", None)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         tokenizer.save_pretrained(folder)
         without_image_token(Path(folder))
         if legacy is not None:

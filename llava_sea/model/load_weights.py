@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -76,6 +76,35 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def check_model(path: str | Path) -> None:
+    """See that a model's folder is whole, as far as its config.json and the files' heads tell.
+
+    Args:
+        path: of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
+            transformers puts on its base by itself.
+
+    Raises:
+        UserError: naming the file that is missing, damaged or cut off.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "adapter_config.json").is_file():
+        return
+    if "model_type" not in read_json(folder / "config.json"):
+        raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
+    files = weight_files(folder)
+    if not files:
+        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
+    for file in files:
+        if file.suffix != ".safetensors":
+            read_tensors(file)
+            continue
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(_damaged(file, error)) from None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read one file of tensors, safetensors by its ending, else torch's format.
 
@@ -91,9 +120,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise EOFError("its end is missing")
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (SafetensorError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path}: damaged or cut off ({str(error) or 'it is empty'}); copy or download it again"
-        ) from None
+        raise UserError(_damaged(path, error)) from None
     except Exception as error:  # unpickling raises anything on what is no file of tensors
         raise UserError(
             f"{path}: not a file of tensors alone; it was not loaded, since a pickle can run code "
@@ -107,6 +134,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if strange:
         raise UserError(f"{path}: holds something else than tensors under {', '.join(strange[:5])}")
     return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path}: damaged or cut off ({str(error) or 'it is empty'}); copy or download it again"
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """LLaVA's `mm_projector.bin`, out and in.
 
 Keys as LLaVA writes them: ``model.mm_projector.{0,2}.{weight,bias}``. Read with `weights_only`, and
-with any prefix before ``mm_projector.`` (LoRA and DeepSpeed runs add their own). Under ZeRO-3 the
-parameters are gathered for reading and writing.
+with any prefix before ``mm_projector.`` (LoRA and DeepSpeed runs add their own) or none at all.
+Under ZeRO-3 the parameters are gathered for reading and writing.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     strange = []
     for key, tensor in loaded.items():
-        _, found, name = key.rpartition("mm_projector.")
-        if found and name in LLAVA_TO_HF:
+        name = key.rpartition("mm_projector.")[2]  # all of it, where the projector's keys are bare
+        if name in LLAVA_TO_HF and LLAVA_TO_HF[name] not in state:
             state[LLAVA_TO_HF[name]] = tensor
         else:
             strange.append(key)

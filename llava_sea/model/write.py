@@ -66,7 +66,8 @@ def write_llava(
         The names of the files written.
 
     Raises:
-        UserError: if the model has weights that the format cannot hold, or there is no room.
+        UserError: if the model has weights that the format cannot hold.
+        OSError: if a file cannot be written.
     """
     folder = Path(folder)
     state = dict(model.state_dict() if state_dict is None else state_dict)

@@ -11,9 +11,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from llava_sea.errors import naming
+from llava_sea.files import is_alive
 
 _LAST = ("model.safetensors.index.json", "config.json")
 _OF_A_MODEL = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
@@ -26,18 +30,31 @@ def replaced_together(folder: Path) -> Iterator[Path]:
     Weights of an earlier save that the new one does not have (other shards) are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f".saving-{os.getpid()}"
-    for left in folder.glob(".saving-*"):
+    left_overs = [path for path in folder.glob(".saving-*") if not _is_being_written(path)]
+    for left in left_overs:
         if not (left / "former").exists():  # else a kill within the moving: the only copy
             shutil.rmtree(left, ignore_errors=True)
-    staging.mkdir()
+    staging = Path(tempfile.mkdtemp(prefix=f".saving-{os.getpid()}-", dir=folder))
     try:
-        yield staging
-        for path in staging.iterdir():
-            _flush(path)
-        _install(staging, folder)
+        with naming(staging, newest=True):
+            yield staging
+            for path in staging.iterdir():
+                _flush(path)
+            _install(staging, folder)
+        for left in left_overs:  # now there is a newer one
+            shutil.rmtree(left, ignore_errors=True)
+    except OSError as error:
+        if error.filename:
+            error.filename = str(error.filename).replace(str(staging), str(folder))
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_being_written(staging: Path) -> bool:
+    """Containers give the same id to one process after the other: ours may be a killed one's."""
+    pid = staging.name.split("-")[1]
+    return pid.isdecimal() and int(pid) != os.getpid() and is_alive(int(pid))
 
 
 def _flush(path: Path) -> None:

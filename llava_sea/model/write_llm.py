@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from llava_sea.conversation import get_template
 from llava_sea.data.tokenize import padding_id, stop_ids
+from llava_sea.errors import naming
 from llava_sea.model.builder import without_zero3
-from llava_sea.model.export_flags import check_empty
 from llava_sea.model.load import Loaded
 from llava_sea.model.load_weights import read_json
 from llava_sea.model.write import ROWS_MULTIPLE
@@ -113,7 +113,7 @@ def write_llm(
     """Write the LLM of a loaded checkpoint with its tokenizer; the checkpoint is used up.
 
     Args:
-        folder: where to; new or empty.
+        folder: where to; other files in it are left alone.
         loaded: what `load_llava` returned.
         version: conversation template, if the checkpoint records none.
         max_shard_size: of one file of weights.
@@ -122,17 +122,17 @@ def write_llm(
         The names of the files written.
 
     Raises:
-        UserError: if there is something in the folder already.
+        OSError: if a file cannot be written.
     """
     folder = Path(folder)
-    check_empty(folder)
     generation_config = generation_settings(loaded, version)
     llm = take_llm(loaded)
     llm.generation_config = generation_config
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.padding_side = "left"
     with replaced_together(folder) as staging:
-        llm.save_pretrained(staging, max_shard_size=max_shard_size)
+        with naming(staging / "model.safetensors"):
+            llm.save_pretrained(staging, max_shard_size=max_shard_size)
         _for_old_readers(staging / "config.json")
         _write_tokenizer(staging, tokenizer)
         return sorted(path.name for path in staging.iterdir())

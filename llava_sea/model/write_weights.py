@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
 from llava_sea.model.write_names import to_legacy
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -83,7 +82,7 @@ def write_weights(
         The files' names.
 
     Raises:
-        UserError: if a file cannot be written.
+        OSError: if a file cannot be written.
     """
     width = torch.empty(0, dtype=dtype).element_size()
     tables = (EMBEDDING, HEAD)
@@ -122,13 +121,8 @@ def _named(shards: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _save(shard: dict[str, Tensor], path: Path) -> None:
-    try:
+    with naming(path):
         path.touch()
         mode = path.stat().st_mode  # as the umask has it; safetensors' file is the owner's alone
         save_file(shard, path, metadata={"format": "pt"})
         path.chmod(mode)
-    except SafetensorError as error:  # a full disk arrives as this
-        raise UserError(
-            f"{path.parent.parent}: the weights cannot be written ({error}). What was complete "
-            "there before stays as it is; make room and save again"
-        ) from None

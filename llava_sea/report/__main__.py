@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError, run_command
-from llava_sea.files import write_atomically
+from llava_sea.errors import UserError, cannot_write, run_command
+from llava_sea.files import check_folder, read_file, write_atomically
 from llava_sea.ranges import check_ranges
 from llava_sea.report.folder import RunFolder, open_run
 from llava_sea.terminal import say
@@ -107,6 +107,12 @@ def _output(requested: str | None, run: RunFolder) -> Path:
     output = Path(requested) if requested else run.root / run.report_name()
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; name the HTML file")
+    check_folder(output.parent, "--output")
+    if output.is_file() and b'<p class="kicker">' not in read_file(output):
+        raise UserError(
+            f"--output {output}: holds something else than a report. Nothing was changed; choose "
+            "another name"
+        )
     if (output.parent / "checksums.json").is_file():
         raise UserError(
             f"--output {output}: a checkpoint with a file more is refused when it is resumed from; "
@@ -121,7 +127,7 @@ def _write(files: dict[Path, Any]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+            raise UserError(cannot_write(error)) from None
 
 
 if __name__ == "__main__":

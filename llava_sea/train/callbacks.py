@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llava_sea.errors import naming
+from llava_sea.files import write_atomically
 from llava_sea.progress import Progress
 from llava_sea.train.evaluation import AlignmentEvaluator
 
@@ -34,7 +36,7 @@ class MetricsFile(TrainerCallback):
                     continue  # the last line of a killed run may be half a line
                 if step <= state.global_step:
                     kept.append(line + "\n")
-        self._path.write_text("".join(kept))
+        write_atomically(self._path, "".join(kept).encode())
 
     def on_log(
         self,
@@ -46,7 +48,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Append one line."""
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            with open(self._path, "a") as file:
+            with naming(self._path), open(self._path, "a") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 

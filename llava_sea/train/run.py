@@ -15,8 +15,8 @@ from typing import Any
 from transformers.utils import logging as hf_logging
 
 from llava_sea.data.words import WordTokens
-from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, sha256_file
+from llava_sea.errors import UserError, cannot_write, failed_write
+from llava_sea.files import open_atomically, remove, sha256_file
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.terminal import log_to
@@ -26,7 +26,7 @@ from llava_sea.train.arguments import (
     SeaArguments,
     TrainingArguments,
 )
-from llava_sea.train.checkpoint import complete_checkpoints, verify
+from llava_sea.train.checkpoint import DRY_SAVE, complete_checkpoints, read_checksums, verify
 from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,8 @@ def _pair_flags(sea: SeaArguments) -> str | bool:
 def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | None:
     """Return the checkpoint to go on from: the one asked for, else the latest complete one.
 
+    What is returned here is loaded, DeepSpeed's pickles too: only this run's own folder is taken.
+
     Raises:
         UserError: if the one asked for is not there, or the checkpoint is damaged.
     """
@@ -197,7 +199,7 @@ def dry_save(trainer: LLaVATrainer, output_dir: Path) -> None:
     Raises:
         UserError: if it cannot be saved, or a checkpoint would not fit on the disk.
     """
-    folder = output_dir / ".dry-save"
+    folder = output_dir / DRY_SAVE
     writes = trainer.args.process_index == 0
     if writes:
         shutil.rmtree(folder, ignore_errors=True)
@@ -217,11 +219,11 @@ def dry_save(trainer: LLaVATrainer, output_dir: Path) -> None:
                 f"--output_dir {output_dir}: {free / 1e9:.1f} GB are free and a checkpoint needs "
                 f"{needed / 1e9:.1f}; make room, choose another folder, or pass --save_strategy no"
             )
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir}: the model cannot be saved there ({error}); nothing has "
-            "been trained yet. Make room, or choose another folder"
-        ) from error
+    except Exception as error:
+        failed = failed_write(error, output_dir)
+        if failed is None:
+            raise
+        raise UserError(cannot_write(failed, "Nothing has been trained yet")) from error
     finally:
         if writes:
             shutil.rmtree(folder, ignore_errors=True)
@@ -234,13 +236,35 @@ def is_finished(checkpoint: str) -> bool:
 
 
 def finish_from(checkpoint: Path, output_dir: Path) -> None:
-    """Put a last checkpoint's results into the output folder, if the run could not any more."""
+    """Put a last checkpoint's results into the output folder, those that are not there or damaged.
+
+    Args:
+        checkpoint: verified; its checksums are those of the results too.
+        output_dir: the run's folder.
+    """
+    sums = read_checksums(checkpoint)
     for path in checkpoint.iterdir():
+        target = output_dir / path.name
         of_the_trainer = any(path.match(pattern) for pattern in TRAINER_FILES)
-        if path.is_file() and not of_the_trainer and not (output_dir / path.name).exists():
-            with path.open("rb") as source, open_atomically(output_dir / path.name) as copy:
-                shutil.copyfileobj(source, copy)
+        if not path.is_file() or of_the_trainer or _is_whole(target, sums[path.name]):
+            continue
+        if target.exists():
+            logger.warning("%s is not as the run left it; copied from %s", target, checkpoint.name)
+        with path.open("rb") as source, open_atomically(target) as copy:
+            shutil.copyfileobj(source, copy)
+    for left in output_dir.glob(".saving-*"):  # of a run killed while it wrote the results
+        remove(left)
     logger.info("%s: this run has finished; nothing is left to train", output_dir)
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Compare a result with its checksum; the trainer's state goes on after the checkpoint."""
+    try:
+        if path.name == "trainer_state.json":
+            return isinstance(json.loads(path.read_bytes()), dict)
+        return sha256_file(path) == sha256
+    except (OSError, ValueError):
+        return False
 
 
 def check_size(num_records: int, args: TrainingArguments) -> None:
@@ -265,9 +289,24 @@ def log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> N
         )
 
 
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the log; it may be gone, or a line of it half written, and the results are whole."""
+    rows = []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError("no JSON object")
+            rows.append(row)
+        except (ValueError, TypeError) as error:
+            logger.warning("%s, line %d: cannot be read (%s); left out", path, number, error)
+    return rows
+
+
 def summary(output_dir: Path) -> str:
     """Return the numbers before and after, read back from metrics.jsonl."""
-    rows = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = _read_metrics(output_dir / "metrics.jsonl")
     names = {
         "lm_loss": "L_g (training)",
         "sea_loss": "L_a",
@@ -284,7 +323,7 @@ def summary(output_dir: Path) -> str:
     }
     lines = [f"{'':24s}{'first':>10s}{'last':>10s}"]
     for key, name in names.items():
-        values = [row[key] for row in rows if key in row]
+        values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
         if values:
             lines.append(f"{name:24s}{values[0]:10.4f}{values[-1]:10.4f}")
     projector = output_dir / "mm_projector.bin"

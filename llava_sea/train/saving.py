@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform
+from llava_sea.errors import naming
 from llava_sea.files import write_atomically
 from llava_sea.model.load_weights import read_tensors
 from llava_sea.model.lora import lora_parameters, non_lora_parameters, restore_lora
@@ -34,6 +35,7 @@ from llava_sea.model.write import write_llava
 HEAD_FILE = "alignment_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 NON_LORA_FILE = "non_lora_trainables.bin"
+STAGE1_FILES = ("mm_projector.bin", HEAD_FILE, "config.json")
 
 
 class Saver(Protocol):
@@ -131,7 +133,8 @@ class LoraSaver:
         write_atomically(folder / ADAPTER_FILE, data)
         save_projector(folder / NON_LORA_FILE, others)
         _write_config(folder, self.config)
-        self.lora.save_pretrained(str(folder))
+        with naming(folder / "adapter_config.json"):
+            self.lora.save_pretrained(str(folder))
 
     def load(self, model: WrappedLlava, folder: Path) -> None:
         """Load the adapters and the projector."""

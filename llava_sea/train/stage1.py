@@ -129,6 +129,7 @@ def build_data(
 ) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
     """Build captions and pictures, with SEA their labels; also how records become tensors."""
     config = model.llava.config
+    transform.check_fits(config.vision_config)
     tokenizer = load_tokenizer(
         model_args.model_name_or_path,
         model_max_length=args.model_max_length,

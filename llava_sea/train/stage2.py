@@ -74,6 +74,7 @@ def prepare(
     check_conversations(records, template)
     llava, tokenizer = load_model(model_args, args, pick_attention)
     check_template(template, tokenizer)
+    transform.check_fits(llava.config.vision_config)
     config = mm_config(llava, model_args, data_args, args)
     saver: Saver
     if args.lora_enable:

@@ -78,9 +78,7 @@ def _check_align_only(sea: SeaArguments, args: TrainingArguments) -> None:
             "--sea_align_only True holds no LLM that ZeRO-3 could partition; use zero2.json"
         )
     if sea.sea_eval_data is not None:
-        logger.warning(
-            "--sea_eval_data is left out: its measures run the LLM"
-        )
+        logger.warning("--sea_eval_data is left out: its measures run the LLM")
         sea.sea_eval_data = None
 
 

@@ -82,7 +82,7 @@ class StopOnSignal(TrainerCallback):
 
     def _watch_launcher(self) -> None:
         while not self._finished.wait(0.5):
-            gone = [p.pid for p in self._ancestors if not p.is_running()]
+            gone = [p.pid for p in self._ancestors if not is_alive(p)]
             if gone:
                 self._start_grace(f"the launcher (process {gone[0]}) is gone")
                 return
@@ -118,6 +118,14 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _launchers() -> list[psutil.Process]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import transformers
@@ -16,12 +17,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava_sea.data.images import look_for_pictures
 from llava_sea.data.records import load_records
-from llava_sea.errors import EXIT_STATUS, run_command
+from llava_sea.errors import EXIT_STATUS, naming, run_command
 from llava_sea.terminal import say
 from llava_sea.train import processes, run, stage1, stage2
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.callbacks import MetricsFile, ProgressLine
-from llava_sea.train.checkpoint import claim_output_dir
+from llava_sea.train.checkpoint import clean_up, only_run
 from llava_sea.train.parse import parse_args
 from llava_sea.train.prepared import PickAttention
 from llava_sea.train.stage_flags import check_stage
@@ -40,6 +41,12 @@ def train(pick_attention: PickAttention | None = None) -> None:
     Raises:
         UserError: if a flag, a file or the output folder is wrong.
     """
+    with ExitStack() as held:
+        _train(pick_attention, held)
+
+
+def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
+    """Run the stage; what must be let go at the end is entered into `held`."""
     run.set_up_logging()
     processes.start_engine()
     model_args, data_args, sea, args = parse_args()
@@ -55,13 +62,13 @@ def train(pick_attention: PickAttention | None = None) -> None:
     identity = run.identity(model_args, data_args, sea, args)
     with_picture = sum(record.image is not None for record in records)
     identity["records"] = f"{len(records)} ({with_picture} with a picture)"
-    claim_output_dir(
-        output_dir,
-        identity,
-        resume_from=args.resume_from_checkpoint,
-        write=args.process_index == 0,
+    asked = args.resume_from_checkpoint
+    alone = held.enter_context(
+        only_run(output_dir, identity, resume_from=asked, write=args.process_index == 0)
     )
-    resume_from = run.find_checkpoint(output_dir, args.resume_from_checkpoint)
+    resume_from = run.find_checkpoint(output_dir, asked)
+    if alone:
+        clean_up(output_dir)
     if resume_from and run.is_finished(resume_from):
         if args.process_index == 0:
             run.finish_from(Path(resume_from), output_dir)
@@ -100,7 +107,8 @@ def train(pick_attention: PickAttention | None = None) -> None:
         sys.exit(EXIT_STATUS)
 
     # What came out: LLaVA's files, and the numbers before and after.
-    trainer.save_state()
+    with naming(output_dir / "trainer_state.json"):
+        trainer.save_state()
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         tell_results(output_dir, sea)

@@ -24,7 +24,7 @@ from transformers import Trainer
 from llava_sea.alignment import PatchWords
 from llava_sea.data.loader import Loader
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
 from llava_sea.model.builder import zero3_is_on
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
@@ -284,11 +284,11 @@ class LLaVATrainer(Trainer):
         keep, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: saving failed ({error}). Earlier checkpoints are untouched; make room "
-                "or mend the folder, then start the same command again"
-            ) from error
+        except Exception as error:
+            failed = failed_write(error, newest_file(path))
+            if failed is None:
+                raise
+            raise UserError(cannot_write(failed, "Earlier checkpoints are untouched")) from error
         finally:
             self.args.save_total_limit = keep
         self._barrier()
@@ -298,7 +298,10 @@ class LLaVATrainer(Trainer):
         self._barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Without DeepSpeed the weights come from the files that the saver wrote."""
+        """Without DeepSpeed the weights come from the files that the saver wrote.
+
+        DeepSpeed loads shards of its own, which are pickles: `checkpoint` says what that means.
+        """
         self.saver.load(self.wrapped, Path(resume_from_checkpoint))
 
     def _barrier(self) -> None:

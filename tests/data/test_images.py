@@ -238,6 +238,46 @@ def test_settings_that_give_no_fixed_size(tmp_path):
             ImageTransform.from_pretrained(str(folder), "square")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        [],
+        3,
+        {"image_processor_type": "CLIPImageProcessor"},
+        {"size": {"shortest_edge": -3}},
+        {"size": {"shortest_edge": "x"}},
+        {"size": "large"},
+        {"crop_size": None},
+        {"resample": "x"},
+        {"rescale_factor": None},
+        {"image_mean": None},
+        {"image_mean": [0.5]},
+        {"image_std": [0, 0, 0]},
+    ],
+    ids=repr,
+)
+def test_a_damaged_preprocessor_config_is_one_line(tiny, tmp_path, settings):
+    whole = json.loads((tiny.clip / "preprocessor_config.json").read_text())
+    change = isinstance(settings, dict) and settings and "image_processor_type" not in settings
+    (tmp_path / "config.json").write_bytes((tiny.clip / "config.json").read_bytes())
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(whole | settings if change else settings))
+    message = rf"^--vision_tower {tmp_path}: .*preprocessor_config\.json"
+    with pytest.raises(UserError, match=message) as caught:
+        ImageTransform.from_pretrained(str(tmp_path), "pad")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_processor_of_another_tower_is_refused(tiny):
+    from transformers import AutoConfig
+
+    vision = AutoConfig.from_pretrained(tiny.clip).vision_config
+    ImageTransform.from_pretrained(str(tiny.clip), "square").check_fits(vision)
+    with pytest.raises(UserError, match=r"\(32, 32\) pixels .* says \(24, 24\)"):
+        ImageTransform(clip(), "square").check_fits(vision)
+
+
 def test_the_aspect_ratio_alone_decides_about_padding():
     from transformers import LlavaImageProcessorPil
 

@@ -18,7 +18,8 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval import answer as command
-from llava_sea.eval.answer_run import fingerprint, model_id
+from llava_sea.eval.answer_file import AnswerFile
+from llava_sea.eval.answer_run import fingerprint, model_id, only_run
 from llava_sea.eval.answering import to_bfloat16
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.batches import plan_batches
@@ -40,6 +41,24 @@ def flags(answerer, tiny, jsonl, tmp_path) -> list[str]:
 
 def out(tmp_path: Path) -> Path:
     return tmp_path / "answers" / "tiny.jsonl"
+
+
+def test_answers_that_cannot_be_written_name_their_file(jsonl, tmp_path, file_limit):
+    questions = read_questions(jsonl)
+    file = AnswerFile(tmp_path / "answers.jsonl", questions, "x")
+    file.append(file.path, [(questions[0], "yes")])
+    file_limit(file.path.stat().st_size + 10)
+    with pytest.raises(OSError, match="File too large") as caught:
+        file.append(file.path, [(questions[1], "no")])
+    assert caught.value.filename == str(file.path)
+
+
+def test_answers_below_a_file_are_refused(jsonl, tmp_path):
+    (tmp_path / "file").touch()
+    file = AnswerFile(tmp_path / "file" / "x.jsonl", read_questions(jsonl), "x")
+    message = "^--answers-file .* is a file, no folder"
+    with pytest.raises(UserError, match=message), only_run(file):
+        pass
 
 
 def rows(path: Path) -> list[dict]:

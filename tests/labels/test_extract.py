@@ -208,17 +208,35 @@ def test_more_words_a_patch_than_the_list_has(world):
 def test_folder_with_other_things_is_not_touched(world, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "thesis.doc").write_text("precious")
-    with pytest.raises(UserError, match=r"holds thesis\.doc"):
+    with pytest.raises(UserError, match=r"holds other things \(thesis\.doc\)"):
         extract_labels(world)
     assert not (tmp_path / "labels" / "work").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["parameters.json", "words.json", "sign.json"])
+def test_a_damaged_state_is_one_line(world, monkeypatch, name, content):
+    from llava_sea.labels import sign_choice
+    from llava_sea.labels.extraction_state import work_folder
+
+    path = work_folder(Path(world.output_dir)) / name
+    auto = using(world, sea_sign="auto")
+    monkeypatch.setattr(sign_choice, "measure_sign", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # cut off
+        extract_labels(auto)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|made with") as caught:
+        extract_labels(auto)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) or (name, content) == ("parameters.json", b"{}")
+
+
 def test_second_writer_is_refused(world):
-    from llava_sea.labels.extraction_state import only_writer
+    from llava_sea.files import only_writer
 
     Path(world.output_dir).mkdir()
     with (
-        only_writer(Path(world.output_dir)),
+        only_writer(Path(world.output_dir) / ".lock", "busy"),
         pytest.raises(UserError, match="another extraction is writing"),
     ):
         extract_labels(world)
@@ -237,7 +255,9 @@ def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeyp
         save(file, array, *args)
 
     monkeypatch.setattr(label_store.np, "save", full)
-    with pytest.raises(UserError, match=r"No space left.*GiB are free.*run the same command"):
+    with pytest.raises(
+        UserError, match=r"shard-00002\.labels\.npy: No space left.*GB are free.*same command"
+    ):
         extract_labels(world)
     monkeypatch.undo()
     assert len(list(Path(world.output_dir).glob("shard-*.json"))) == 2

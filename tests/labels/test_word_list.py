@@ -118,12 +118,19 @@ def test_an_error_late_in_the_corpus_reaches_through_the_workers(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_what_a_killed_run_left_is_removed(corpus, tmp_path):
+    for pid in (2**22 + 1, 1):  # one that can't be, one that is alive
+        (tmp_path / f".words-{pid}-x" / "run").mkdir(parents=True)
+    build_word_list([corpus], tmp_path / "w.tsv", WordListOptions(num_workers=1))
+    assert [p.name for p in tmp_path.glob(".words-*")] == [".words-1-x"]
+
+
 def test_a_full_disk_is_an_error_for_people(corpus, tmp_path, monkeypatch):
     def full(path, entries):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(word_list, "write_words", full)
-    with pytest.raises(UserError, match="the disk is full; no word list written"):
+    with pytest.raises(UserError, match=r"w\.tsv: No space left.*No word list was written"):
         build_word_list([corpus], tmp_path / "w.tsv", WordListOptions(num_workers=1))
 
 

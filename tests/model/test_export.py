@@ -1,6 +1,7 @@
 """`python -m llava_sea.model.export` and `merge`: what they say and what they write."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import torch
 from llava_layouts import write_full, write_lora, write_projector_only
 from model_world import write
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, run_command
+from llava_sea.model import export, export_llm, export_lmms
 from llava_sea.model.export import main
 from llava_sea.model.load import load_llava
 
@@ -81,3 +83,45 @@ def test_errors_name_the_flag(case, tmp_path):
         main(["--model_path", str(source), "--output_dir", "out", "--version", "v9"])
     with pytest.raises(UserError, match="choose another folder"):
         main(["--model_path", str(source), "--output_dir", str(source), "--version", "v1"])
+
+
+@pytest.mark.parametrize("command", [export, export_llm, export_lmms])
+def test_the_same_command_goes_over_its_own_output_and_no_other_does(case, tmp_path, command):
+    write(case, tmp_path / "x")
+    out = tmp_path / "out"
+    flags = ["--model_path", str(tmp_path / "x"), "--output_dir", str(out)]
+    command.main(flags)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    # cut off while the new files took the old ones' place
+    for name in ("config.json", "tokenizer_config.json"):
+        (out / name).unlink()
+    (out / ".saving-4711-x" / "former").mkdir(parents=True)
+    command.main(["--model-path", f"{tmp_path}/./x", *flags[2:]])
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    other = export if command is not export else export_llm
+    for main_, changed in ((command.main, [*flags, "--dtype", "bfloat16"]), (other.main, flags)):
+        with pytest.raises(UserError, match="holds other things"):
+            main_(changed)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+
+
+@pytest.mark.parametrize("command", [export, export_llm, export_lmms])
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_file_that_cannot_be_written_is_one_line(
+    case, tmp_path, capsys, file_limit, command, file
+):
+    write(case, tmp_path / "x")
+    out = tmp_path / "out"
+    flags = ["--model_path", str(tmp_path / "x"), "--output_dir", str(out)]
+    command.main(flags)
+    size = (out / file).stat().st_size
+    shutil.rmtree(out)
+    capsys.readouterr()
+    file_limit(size - 1)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: command.main(flags))
+    assert end.value.code == 2
+    (line,) = [said for said in capsys.readouterr().err.splitlines() if "error" in said]
+    assert line.startswith("error: ") and "File too large (a file may have" in line
+    assert file != "model.safetensors" or line.startswith(f"error: {out / file}: ")
+    assert not [path for path in (out.iterdir() if out.exists() else []) if path.name[0] != "."]

@@ -141,9 +141,9 @@ def test_errors_name_the_flag(case, tmp_path):
         main(["--model_path", "./nowhere", "--output_dir", str(tmp_path / "out")])
     write(case, tmp_path / "llava")
     for out in (tmp_path / "llava", tmp_path):
-        with pytest.raises(UserError, match=r"is not empty.*choose another folder"):
+        with pytest.raises(UserError, match=r"holds other things.*choose another folder"):
             main(["--model_path", str(tmp_path / "llava"), "--output_dir", str(out)])
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="it is a file, no folder"):
         main(["--model_path", str(tmp_path / "llava"), "--output_dir", str(tmp_path / "file")])

@@ -77,5 +77,5 @@ def test_what_else_a_post_processor_does_stays(make_case, tmp_path):
 
 def test_a_full_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match=r"holds other things \(file\)"):
         main(["--model_path", "anything", "--output_dir", str(tmp_path)])

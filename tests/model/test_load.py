@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.model.builder import build_llava, load_tower
+from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.load import embedding_rows, load_llava
 
 
@@ -255,6 +259,54 @@ class TestWhatIsWrong:
         self.change(folder, lambda w: w.update(twice))
         with pytest.raises(UserError, match="are the same weight"):
             load_llava(str(folder))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+HARM = {
+    "cut": (lambda folder: cut(folder / "model.safetensors"), "model.safetensors: damaged or cut"),
+    "empty": (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged or cut off"),
+    "gone": (lambda folder: (folder / "model.safetensors").unlink(), "no weights there"),
+    "cut torch": (lambda folder: cut(to_torch(folder)), "pytorch_model.bin: damaged or cut off"),
+    "text": (lambda folder: to_torch(folder).write_text("Git LFS"), "not a file of tensors alone"),
+    "shard": (lambda folder: only_an_index(folder), "1 of the 1 files .* are not there: a.safe"),
+    "config": (lambda folder: cut(folder / "config.json"), "config.json: no JSON"),
+    "{}": (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
+}
+
+
+def to_torch(folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder / "pytorch_model.bin"
+
+
+def only_an_index(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "a.safetensors"}}')
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("part", ["tower", "llm", "embeddings", "labels' tower"])
+def test_a_damaged_part_is_one_line(tiny, tmp_path, part, harm):
+    folder = tmp_path / "part"
+    shutil.copytree(tiny.llm if part in ("llm", "embeddings") else tiny.clip, folder)
+    spoil, message = HARM[harm]
+    spoil(folder)
+    load = {
+        "tower": lambda: load_tower(str(folder)),
+        "llm": lambda: build_llava(str(folder), str(tiny.clip)),
+        "embeddings": lambda: build_llava_without_llm(str(folder), str(tiny.clip)),
+        "labels' tower": lambda: PatchEncoder.from_pretrained(folder),
+    }[part]
+    if part == "labels' tower" and harm in ("config", "{}"):
+        message = "no vision tower at .*config.json"
+    with pytest.raises(UserError, match=message) as caught:
+        load()
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_layouts_are_llavas(case):

@@ -43,6 +43,15 @@ def test_on_a_plain_llm(case, tmp_path, form):
     assert loaded.image_aspect_ratio == "pad" and loaded.tokenizer.model_max_length == 777
 
 
+def test_its_projector_beside_it_with_bare_keys(case, tmp_path):
+    folder = write_lora(case, tmp_path / "x", str(case.llm))
+    state = torch.load(folder / "non_lora_trainables.bin", weights_only=True)
+    (folder / "non_lora_trainables.bin").unlink()
+    bare = {name.rpartition("mm_projector.")[2]: tensor for name, tensor in state.items()}
+    torch.save(bare, folder / "mm_projector.bin")
+    assert_merged(load_llava(str(folder)), case)
+
+
 def test_on_a_llava(case, tmp_path):
     base = write_full(case, tmp_path / "base", form="safetensors")
     folder = write_lora(case, tmp_path / "x", "elsewhere/base")

@@ -37,8 +37,10 @@ def write(path, value, cut=0, **options):
         (projector() | {KEYS[0]: torch.tensor([1.0, float("nan")])}, {}, "are not finite"),
         (projector() | {KEYS[3]: torch.tensor([1.0, float("inf")])}, {}, "are not finite"),
         ({KEYS[0]: torch.ones(8)}, {}, "Missing: .'0.bias', '2.weight', '2.bias'."),
+        (projector() | {"0.bias": torch.ones(8)}, {}, "nothing; not understood: .'0.bias'"),
+        ({"linear_1.weight": torch.ones(8)}, {}, "Missing: .'0.weight'.* understood: .'linear_1"),
     ],
-    ids=["bare", "none", "cut", "old-cut", "code", "nan", "inf", "missing"],
+    ids=["bare", "none", "cut", "old-cut", "code", "nan", "inf", "missing", "twice", "strange"],
 )
 def test_what_is_no_projector_is_said(tmp_path, monkeypatch, value, options, message):
     monkeypatch.chdir(tmp_path)
@@ -57,6 +59,20 @@ def test_what_is_no_torch_file(tmp_path, content, message):
     (tmp_path / "mm_projector.bin").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_projector(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "mm_projector.", "module.base_model.mm_projector."])
+def test_any_prefix_is_taken_and_none(tmp_path, prefix):
+    path = tmp_path / "mm_projector.bin"
+    names = [key.replace("model.mm_projector.", prefix) for key in KEYS]
+    write(path, {name: torch.full((8,), float(n)) for n, name in enumerate(names)})
+    state = read_projector(path)
+    assert {name: float(tensor[0]) for name, tensor in state.items()} == {
+        "linear_1.weight": 0,
+        "linear_1.bias": 1,
+        "linear_2.weight": 2,
+        "linear_2.bias": 3,
+    }
 
 
 def test_a_projector_is_read(tmp_path):

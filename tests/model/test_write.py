@@ -253,15 +253,16 @@ def test_a_move_that_fails_puts_the_earlier_files_back(case, tmp_path, monkeypat
     assert load_llava(str(tmp_path)).model.dtype == torch.float32
 
 
-def test_a_full_disk_is_told_from_a_defect(case, tmp_path, monkeypatch):
+def test_a_full_disk_that_safetensors_meets_names_the_file(case, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     def full(*_args, **_options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("llava_sea.model.write_weights.save_file", full)
-    with pytest.raises(UserError, match=r"cannot be written .* stays as it is"):
+    with pytest.raises(OSError, match=r"No space left.*/model\.safetensors") as caught:
         write(case, tmp_path)
+    assert caught.value.errno == 28
 
 
 def test_generation_settings_that_transformers_refuses_are_put_right(case, tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
-from llava_sea.report.__main__ import main
+from llava_sea.report.__main__ import _write, main
 from llava_sea.report.measures import number
 
 
@@ -181,6 +181,19 @@ def test_projector_of_unknown_origin_is_measured_on_the_pictures(world, tmp_path
 def test_wrong_flags_are_named(world, flags, message):
     with pytest.raises(UserError, match=re.escape(message)):
         main(argv({**world, **flags}))
+
+
+def test_a_file_that_is_no_report_is_left(world, tmp_path, file_limit):
+    path = tmp_path / "x.html"
+    path.write_text("<html>my thesis</html>")
+    for output, message in ((path, "something else than a report"), (path / "x", "is a file, no")):
+        with pytest.raises(UserError, match=message) as caught:
+            main(argv({**world, "output": output}))
+        assert str(caught.value).startswith("--output ")
+    assert path.read_text() == "<html>my thesis</html>"
+    file_limit(100)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/y\.html: File too large"):
+        _write({tmp_path / "y.html": bytes(101)})
 
 
 def test_config_that_names_no_llm(world):

@@ -1,11 +1,18 @@
 """Sealing, verifying, passing over and rotating checkpoints; claiming an output folder."""
 
+import os
+import time
+
 import pytest
 
 from llava_sea.errors import UserError
+from llava_sea.files import only_writer
+from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.checkpoint import (
     claim_output_dir,
+    clean_up,
     complete_checkpoints,
+    only_run,
     rotate,
     seal,
     verify,
@@ -39,8 +46,40 @@ def test_changed_files_are_refused(tmp_path, harm):
         (path / "global_step" / "rank1.pt").write_bytes(b"more")
     with pytest.raises(
         UserError, match=r"does not match its checksums.*Delete the folder.*an older one"
-    ):
+    ) as caught:
         verify(path)
+    # whoever changes a shard can change its checksum: only the folder's origin is a protection
+    assert "can run code: resume only from folders of your own" in str(caught.value)
+    assert "loaded only as this run wrote them" not in str(caught.value)
+
+
+DAMAGE = {"empty": b"", "cut": b'{"lr": ', "list": b"[]", "null": b"null", "bytes": b"\xff\xfe{}"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checksum_file_is_one_clear_line(tmp_path, damage):
+    make(tmp_path, 2)
+    path = make(tmp_path, 4) / "checksums.json"
+    path.write_bytes(DAMAGE[damage])
+    for resume in (None, str(path.parent)):  # never without a word from the one before it
+        with pytest.raises(UserError, match=r"damaged \(.*Delete the folder to resume") as caught:
+            find_checkpoint(tmp_path, resume)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert complete_checkpoints(tmp_path)[-1] == path.parent and path.parent.is_dir()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_file_is_one_clear_line(tmp_path, damage):
+    run = tmp_path / "run.json"
+    run.write_bytes(DAMAGE[damage])
+    claim_output_dir(tmp_path, {"lr": "1"})  # nothing was saved: it is written anew
+    make(tmp_path, 2)
+    claim_output_dir(tmp_path, {"lr": "1"})
+    run.write_bytes(DAMAGE[damage])
+    with pytest.raises(UserError, match=r"damaged \(.*choose another --output_dir") as caught:
+        claim_output_dir(tmp_path, {"lr": "1"})
+    assert str(caught.value).startswith(f"{run}: ") and "\n" not in str(caught.value)
+    assert run.read_bytes() == DAMAGE[damage]
 
 
 def test_cut_off_checkpoints_are_passed_over(tmp_path, caplog):
@@ -71,6 +110,79 @@ def test_rotation_keeps_the_latest_complete_ones(tmp_path):
     assert [p.name for p in complete_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-10"]
 
 
+def test_rotation_removes_older_checkpoints_that_were_cut_off(tmp_path):
+    for step in (2, 4, 6, 8, 10):
+        make(tmp_path, step, sealed=step in (4, 8))
+    rotate(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_what_killed_runs_left_is_removed_by_the_next_start(tmp_path, caplog):
+    run = {"lr": "1"}
+    claim_output_dir(tmp_path, run)
+    for step in (9, 10, 12):
+        make(tmp_path, step, sealed=step == 9)
+    left = [
+        ".model.safetensors.4711.tmp",
+        ".run.json.12.tmp",
+        ".dry-save/.saving-3/x",
+        ".saving-4/x",
+    ]
+    only_copy, others = [".saving-5/former/config.json"], [".gitkeep", "notes.tmp", "runs/.x.7.tmp"]
+    for name in [*left, *only_copy, *others]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 9)
+    with only_run(tmp_path, run) as alone:
+        assert alone
+        clean_up(tmp_path)
+    kept = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    of_9 = {f"checkpoint-9/{name}" for name in ("checksums.json", "mm_projector.bin")}
+    of_9.add("checkpoint-9/global_step/rank0.pt")
+    assert kept == {"run.json", ".lock", *only_copy, *others, *of_9}
+    for name in ("checkpoint-10", "checkpoint-12", ".model.safetensors.4711.tmp", ".dry-save"):
+        assert f"{tmp_path / name} was cut off while it was written; it is removed" in caplog.text
+
+
+def test_a_second_run_in_the_folder_is_refused_and_removes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "WAIT_S", 0.1)
+    claim_output_dir(tmp_path, {"lr": "1"})
+    make(tmp_path, 2, sealed=False)  # being written
+    with (
+        only_writer(tmp_path / ".lock", ""),
+        pytest.raises(UserError, match="another process is writing there"),
+        only_run(tmp_path, {"lr": "1"}),
+    ):
+        pass
+    assert (tmp_path / "checkpoint-2").is_dir()
+    with only_run(tmp_path, {"lr": "1"}, write=False) as alone:  # as ranks other than the first
+        assert not alone
+
+
+def test_a_run_waits_for_the_former_ones_end(tmp_path, caplog):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with only_writer(tmp_path / ".lock", ""):
+            os.write(writer, b"1")
+            time.sleep(0.5)
+        os._exit(0)
+    os.read(reader, 1)
+    with only_run(tmp_path, {"lr": "1"}) as alone:
+        assert alone
+    os.waitpid(child, 0)
+    assert "held by another process; waiting" in caplog.text
+
+
+def test_a_warm_starts_folder_is_not_stage_1s(tmp_path):
+    flags = {"lr": "1", "seed": "1"}
+    claim_output_dir(tmp_path, flags | {"command": "warm_start"})
+    (tmp_path / "mm_projector.bin").touch()
+    claim_output_dir(tmp_path, flags | {"command": "warm_start"})
+    with pytest.raises(UserError, match="command: 'warm_start' there, None now"):
+        claim_output_dir(tmp_path, flags)
+
+
 def test_another_runs_folder_is_refused_and_untouched(tmp_path):
     claim_output_dir(tmp_path, {"lr": "1", "seed": "1"})
     claim_output_dir(tmp_path, {"lr": "2", "seed": "1"})  # nothing was saved: free to change
@@ -84,7 +196,7 @@ def test_another_runs_folder_is_refused_and_untouched(tmp_path):
 
 def test_checkpoints_of_other_software_are_refused(tmp_path):
     make(tmp_path, 2)
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match=r"holds other things \(checkpoint-2\)"):
         claim_output_dir(tmp_path, {"lr": "1"})
 
 
@@ -99,11 +211,14 @@ def test_checkpoints_of_other_software_are_refused(tmp_path):
         "adapter_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "preprocessor_config.json",
+        "trainer_state.json",
+        "thesis.doc",
     ],
 )
-def test_weights_of_other_software_are_not_overwritten(tmp_path, name):
+def test_a_folder_that_holds_other_things_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"dear")
-    with pytest.raises(UserError, match=rf"something else \({name}; no run.json"):
+    with pytest.raises(UserError, match=rf"holds other things \({name}\)\. Nothing was changed"):
         claim_output_dir(tmp_path, {"lr": "1"})
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -325,7 +325,7 @@ def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm,
             train_here("run", model_name_or_path=grown_llm, **{flag: data})
 
 
-def test_a_finished_run_is_left_as_it_is(train_here, capsys):
+def test_a_finished_run_is_left_as_it_is_or_put_right(train_here, capsys):
     output_dir = train_here("run", max_steps=3, save_steps=2)
     before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
     assert train_here("run", max_steps=3, save_steps=2) == output_dir
@@ -336,6 +336,25 @@ def test_a_finished_run_is_left_as_it_is(train_here, capsys):
     (output_dir / "mm_projector.bin").unlink()
     train_here("run", max_steps=3, save_steps=2)
     assert (output_dir / "mm_projector.bin").read_bytes() == before[output_dir / "mm_projector.bin"]
+    # results that were damaged since, and what killed runs left
+    for name in ("mm_projector.bin", "alignment_head.safetensors", "config.json"):
+        data = before[output_dir / name]
+        (output_dir / name).write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    (output_dir / "trainer_state.json").write_bytes(b'{"epoch": 0.')
+    for name in (".config.json.4711.tmp", "checkpoint-9/optimizer.pt", ".saving-4/former/x"):
+        (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (output_dir / name).touch()
+    capsys.readouterr()
+    train_here("run", max_steps=3, save_steps=2)
+    said = capsys.readouterr().out
+    state = output_dir / "trainer_state.json"
+    assert json.loads(state.read_bytes())["global_step"] == 3
+    after = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file() and p != state}
+    del before[state]
+    assert after == before
+    for name in ("mm_projector.bin", "alignment_head.safetensors", "config.json", state.name):
+        assert f"{output_dir / name} is not as the run left it" in said
+    assert "checkpoint-9 was cut off" in said
 
 
 def test_results_without_checkpoints_are_not_overwritten(train_here):
@@ -344,7 +363,7 @@ def test_results_without_checkpoints_are_not_overwritten(train_here):
     with pytest.raises(UserError, match="results of another run"):
         train_here("run", max_steps=2, save_strategy="no", seed=7)
     (output_dir / "run.json").unlink()
-    with pytest.raises(UserError, match="weights of something else"):
+    with pytest.raises(UserError, match=r"holds other things \(.*mm_projector\.bin"):
         train_here("run", max_steps=2, save_strategy="no")
     assert (output_dir / "mm_projector.bin").read_bytes() == before
 
@@ -410,6 +429,25 @@ def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
         train_here("run", sea_eval_truth=truth)
 
 
+def test_a_checkpoint_file_that_torch_cannot_write_is_named(train_here, file_limit, tmp_path):
+    file_limit(20_000)  # the optimizer's has 22 kB
+    with pytest.raises(UserError, match=r"checkpoint-2/optimizer\.pt: File too large.*ulimit -f"):
+        train_here("run", max_steps=2, sea_eval_data=None)
+
+
+def test_a_result_that_cannot_be_written_is_named(train_here, monkeypatch, tmp_path):
+    import errno
+
+    from llava_sea.train.trainer import LLaVATrainer
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LLaVATrainer, "save_state", full)
+    with pytest.raises(OSError, match=r"No space left .*run/trainer_state\.json"):
+        train_here("run", max_steps=1, sea_eval_data=None)
+
+
 def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):
     import errno
 
@@ -423,7 +461,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch,
         real(path, state)
 
     monkeypatch.setattr(saving, "save_projector", full)
-    with pytest.raises(UserError, match=r"checkpoint-4: saving failed.*No space left"):
+    with pytest.raises(UserError, match=r"checkpoint-4/mm_projector\.bin: No space left"):
         train_here("run", save_steps=2, save_total_limit=1)
     (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
     assert former.name == "checkpoint-2"

@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(saving, "write_llava", full)
-    with pytest.raises(UserError, match=r"cannot be saved there.*No space.*nothing has been"):
+    with pytest.raises(UserError, match=r"run: No space.*Nothing has been trained yet"):
         tune_here("run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -233,11 +233,26 @@ def test_a_failed_save_leaves_the_former_checkpoint_whole(tune_here, monkeypatch
         real(folder, *args, **options)
 
     monkeypatch.setattr(saving, "write_llava", full)
-    with pytest.raises(UserError, match="checkpoint-6: saving failed"):
+    with pytest.raises(UserError, match=r"checkpoint-6: No space left.*Earlier checkpoints"):
         tune_here("run", save_total_limit=1)
     (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
     assert former.name == "checkpoint-3"
     LlavaForConditionalGeneration.from_pretrained(former)
+
+
+def test_a_finished_runs_damaged_weights_are_put_right(tune_here, capsys):
+    output_dir = tune_here("run", max_steps=2)
+    before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
+    assert tune_here("run", max_steps=2) == output_dir
+    assert {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()} == before
+    weights = output_dir / "model.safetensors"
+    weights.write_bytes(before[weights][:-7])
+    (output_dir / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st')  # as a full disk leaves it
+    tune_here("run", max_steps=2)
+    assert weights.read_bytes() == before[weights]
+    said = capsys.readouterr().out
+    assert f"{weights} is not as the run left it" in said
+    assert "metrics.jsonl, line 2: cannot be read" in said
 
 
 def test_vicunas_generation_config_is_made_sound(tune_here, tiny, tmp_path):
