@@ -32,8 +32,7 @@ from llava_sea.files import open_atomically
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.progress import Progress
-from llava_sea.train.arithmetic import dtype_and_attention
-from llava_sea.train.llava_config import llava_parts
+from llava_sea.train.precision import build_options
 
 _BATCHES_IN_A_BLOCK = 64
 
@@ -118,8 +117,7 @@ def write_losses(
         num_workers: processes that read images.
     """
     model_args, data, _, args = setup.arguments
-    dtype, attention = dtype_and_attention(args, None)
-    llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
+    llava = build_llava(**build_options(model_args, args))
     dataset = LazySupervisedDataset(
         checked.records,
         data.image_folder,

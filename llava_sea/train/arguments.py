@@ -6,7 +6,6 @@ a flag that nobody knows fails with the nearest name.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,21 +13,10 @@ import transformers
 
 from llava_sea.alignment.options import POSITIVES, TARGETS, PairOptions
 from llava_sea.errors import UserError
+from llava_sea.files import check_folder
 from llava_sea.presets import TRAINING_PRESETS
 from llava_sea.ranges import check_ranges
 from llava_sea.train.deepspeed_config import check_agreement, describe, read_engine
-
-
-def check_output_dir(output_dir: str | None) -> None:
-    """Refuse an output folder that is a file, or lies below one.
-
-    Raises:
-        UserError: naming the file.
-    """
-    path = Path(output_dir or ".").absolute()
-    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not nearest.is_dir():
-        raise UserError(f"--output_dir {output_dir}: {nearest} is no folder; choose another place")
 
 
 @dataclass
@@ -311,7 +299,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 raise UserError(f"--{flag} {getattr(self, flag)}: not supported, {reason}")
         if self.save_strategy == "best":
             raise UserError("--save_strategy best: nothing says which is best; use steps or epoch")
-        check_output_dir(self.output_dir)
+        check_folder(Path(self.output_dir or "."), "--output_dir")
         if self.deepspeed:
             given, self.deepspeed = self.deepspeed, read_engine(self.deepspeed)
             super().__post_init__()

@@ -12,6 +12,7 @@ Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.preflight import check_conversations, check_tokens
+from llava_sea.data.records import load_records
+from llava_sea.data.tokenize import padding_id
+from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import LIST_BYTES, read_json
 from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.word_list import read_words
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train.arguments import DataArguments, SeaArguments, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 WORD_BLOCK = 2048
 
@@ -233,3 +246,104 @@ class AlignmentEvaluator:
                 1.0, sums["objects"]
             )
         return result
+
+
+class MeasureAlignment(TrainerCallback):
+    """Runs the evaluator before the first step, every K steps, and after the last."""
+
+    def __init__(self, evaluator: AlignmentEvaluator, every: int) -> None:
+        """Measure with `evaluator` every `every` steps."""
+        self.evaluator = evaluator
+        self.every = every
+        self.trainer: Any = None
+
+    def on_train_begin(
+        self,
+        args: transformers.TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Measure the untrained projector; a resumed run has done so before."""
+        if state.global_step == 0:
+            logger.info("measuring the untrained projector")
+            self._measure(args, state)
+
+    def on_step_end(
+        self,
+        args: transformers.TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Measure every so many steps and after the last."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            should_log = control.should_log
+            self._measure(args, state)
+            control.should_log = should_log  # logging a measurement takes the step's own log back
+
+    def _measure(self, args: transformers.TrainingArguments, state: TrainerState) -> None:
+        trainer = self.trainer
+        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
+        trainer.log(dict(metrics))
+
+
+def build_measurements(
+    sea: SeaArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+    reading: dict[str, Any],
+    num_rows: int,
+) -> MeasureAlignment | None:
+    """Return the callback that measures, or None when there is nothing to measure on.
+
+    Args:
+        sea: says which records, words and truth.
+        data_args: the image folder, where the held-out records have none of their own.
+        args: ranks and batch size.
+        reading: how records become tensors; the same as in training.
+        num_rows: of the LLM's embedding table.
+
+    Raises:
+        UserError: if a file is missing or broken.
+    """
+    if sea.sea_eval_data is None:
+        logger.info("no --sea_eval_data: TACS, gap and nearest words are not measured")
+        return None
+    word_list = sea.sea_eval_word_list
+    if word_list is None and sea.sea_labels is not None:
+        word_list = str(Path(sea.sea_labels) / "words.tsv")
+    if word_list is None:
+        raise UserError("--sea_eval_data needs words: pass --sea_eval_word_list words.tsv")
+    everything = load_records(sea.sea_eval_data)
+    records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
+    if not records:
+        raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has a picture")
+    check_conversations(records, reading["template"])
+    if len(everything) > len(records):
+        logger.info("measuring on %d of %d held-out records", len(records), len(everything))
+    entries = read_words(word_list)[: sea.sea_eval_words]
+    words = np.array([entry.word for entry in entries])
+    tokens = tokenize_words(words.tolist(), reading["tokenizer"], num_rows)
+    kept_Q = ~tokens.dropped_Q
+    truth = Truth(sea.sea_eval_truth) if sea.sea_eval_truth is not None else None
+    dataset = LazySupervisedDataset(
+        records, sea.sea_eval_image_folder or data_args.image_folder, **reading
+    )
+    check_tokens(dataset, num_rows)
+    evaluator = AlignmentEvaluator(
+        dataset,
+        Collator(
+            padding_id(reading["tokenizer"], num_rows),
+            reading["transform"].resolution,
+            image_tokens=reading["image_tokens"],
+        ),
+        reading["tokenizer"],
+        words[kept_Q].tolist(),
+        tokens.ids_QM[kept_Q],
+        truth=truth,
+        batch_size=args.per_device_eval_batch_size,
+        rank=args.process_index,
+        world_size=args.world_size,
+    )
+    return MeasureAlignment(evaluator, sea.sea_eval_steps)

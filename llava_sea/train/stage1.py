@@ -18,27 +18,29 @@ from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import padding_id
-from llava_sea.data.words import tokenize_words
+from llava_sea.data.words import WordTokens, tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
 from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train import arithmetic, run
+from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
     SeaArguments,
     TrainingArguments,
 )
+from llava_sea.train.evaluation import build_measurements
 from llava_sea.train.labels import open_labels
-from llava_sea.train.llava_config import llava_config, llava_parts
-from llava_sea.train.measure import build_measurements
-from llava_sea.train.prepared import PickAttention, Prepared
-from llava_sea.train.saving import HEAD_FILE, Stage1Saver
-from llava_sea.train.trainer import LLaVATrainer
+from llava_sea.train.precision import PickAttention, build_options, log_trainable, weights_dtype
+from llava_sea.train.saving import HEAD_FILE, Stage1Saver, llava_config
+from llava_sea.train.trainer import Prepared
 
 logger = logging.getLogger(__name__)
+
+INITIAL_PROJECTOR = "mm_projector_initial.bin"
 
 
 def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
@@ -80,9 +82,11 @@ def prepare(
     )
 
 
-def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
-    """Keep the untrained projector; this also shows that the folder can be written."""
-    run.save_initial_projector(trainer, output_dir)
+def save_initial_projector(model: WrappedLlava, args: TrainingArguments) -> None:
+    """Keep the projector as it was before the first step, for the report's "before"."""
+    state = projector_state(model.projector)
+    if args.process_index == 0:
+        save_projector(Path(args.output_dir or ".") / INITIAL_PROJECTOR, state)
 
 
 def write_next_flags(output_dir: Path) -> str:
@@ -107,14 +111,15 @@ def build_model(
     pick_attention: PickAttention | None,
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
-    dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
+    options = build_options(model_args, args, pick_attention)
     build = build_llava_without_llm if sea.sea_align_only else build_llava
-    llava = build(**llava_parts(model_args, args), dtype=dtype, attention=attention)
-    head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
+    llava = build(**options)
+    start = sea.sea_log_scale_init or 0.0
+    head = AlignmentHead(start).to(options["dtype"]) if sea.enabled else None
     model = Stage1Model(llava, head, sea.sea_negatives, align_only=sea.sea_align_only)
     if not args.deepspeed:
         model.trainable_to_float32()
-    run.log_trainable(model)
+    log_trainable(model)
     return model
 
 
@@ -146,7 +151,7 @@ def build_data(
     rows = model.num_rows
     if sea.enabled:
         # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
-        rounded = arithmetic.weights_dtype(args) == torch.float16
+        rounded = weights_dtype(args) == torch.float16
         tower = (
             load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
         )
@@ -171,5 +176,17 @@ def build_data(
         words=words,
         options=sea.pair_options,
     )
-    run.log_losses_of_labels(dataset.num_without_labels, words)
+    _log_losses_of_labels(dataset.num_without_labels, words)
     return reading, dataset, collator
+
+
+def _log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> None:
+    """Say what of the labels cannot be used."""
+    if num_without_labels:
+        logger.warning("%d records have pictures without labels", num_without_labels)
+    if words is not None and words.num_dropped:
+        logger.warning(
+            "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "
+            "embedding table, and can be no target",
+            words.num_dropped,
+        )

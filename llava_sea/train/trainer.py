@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import logging
 import shutil
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from llava_sea.alignment import PatchWords
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.loader import Loader
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
@@ -30,12 +33,24 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
-from llava_sea.train.arithmetic import describe
+from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
+from llava_sea.train.precision import describe
 from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """What each stage hands to the run: everything that a trainer needs and that flags decide."""
+
+    model: WrappedLlava
+    dataset: LazySupervisedDataset
+    collator: Collator
+    saver: Saver
+    measure: MeasureAlignment | None = None
 
 
 def sea_weight(sea: SeaArguments, progress: float) -> float:
@@ -60,15 +75,14 @@ class LLaVATrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._steps_summed: set[int] = set()
         options, model = kw["args"], kw["model"]
-        liger = bool(options.use_liger_kernel)
         used = "none"
-        if liger:
+        if options.use_liger_kernel:
             used = use_liger(model, options.liger_kernel_config, zero3=zero3_is_on())
-        # transformers would patch a causal LM's forward, which is never called here, and say that
-        # it has found none.
-        options.use_liger_kernel = False
+            # transformers would patch a causal LM's forward, which is never called here.
+            options.use_liger_kernel = False
+        # transformers would delete older checkpoints before the new one is sealed.
+        self._num_kept, options.save_total_limit = options.save_total_limit, None
         super().__init__(*args, **kw)
-        options.use_liger_kernel = liger
         logger.info("%s; Liger: %s", describe(model), used)
 
     # --- data ---------------------------------------------------------------------------------
@@ -266,12 +280,10 @@ class LLaVATrainer(Trainer):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         engine: Any = self.model_wrapped
-        whole = engine.save_checkpoint
-        engine.save_checkpoint = partial(whole, exclude_frozen_parameters=True)
-        try:
-            super()._save_optimizer_and_scheduler(output_dir)
-        finally:
-            engine.save_checkpoint = whole
+        engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
+            schedule: Any = self.lr_scheduler
+            torch.save(schedule.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, wait for all ranks, seal, and only then delete older checkpoints."""
@@ -281,7 +293,6 @@ class LLaVATrainer(Trainer):
             (path / checkpoints.CHECKSUMS).unlink(missing_ok=True)
             shutil.rmtree(path)
         self._barrier()
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:
@@ -289,12 +300,10 @@ class LLaVATrainer(Trainer):
             if failed is None:
                 raise
             raise UserError(cannot_write(failed, "Earlier checkpoints are untouched")) from error
-        finally:
-            self.args.save_total_limit = keep
         self._barrier()
         if self.args.should_save:
             checkpoints.seal(path)
-            checkpoints.rotate(root, keep)
+            checkpoints.rotate(root, self._num_kept)
         self._barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

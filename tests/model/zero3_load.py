@@ -15,7 +15,7 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_lora import base_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.write import write_llava
-from llava_sea.train.processes import init_distributed, leave
+from llava_sea.train.setup import init_distributed, leave
 
 arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
 folders, out = json.loads(arguments[0]), Path(arguments[1])

@@ -1,4 +1,4 @@
-"""What a run computes with: the weights' dtype, TF32, the attention."""
+"""What a run computes with: the weights' dtype, TF32, the attention, what of it is trained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from transformers import AutoModel, LlamaConfig
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import TrainingArguments
+from llava_sea.train.arguments import ModelArguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+PickAttention = Callable[[torch.dtype], str]
+"""Names the attention for weights of a dtype."""
 
 
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
@@ -42,7 +45,7 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
 
 
 def dtype_and_attention(
-    args: TrainingArguments, pick: Callable[[torch.dtype], str] | None
+    args: TrainingArguments, pick: PickAttention | None
 ) -> tuple[torch.dtype, str | None]:
     """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log.
 
@@ -55,6 +58,37 @@ def dtype_and_attention(
     attention = args.attn_implementation or (pick(dtype) if pick else None)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
     return dtype, attention
+
+
+def build_options(
+    model_args: ModelArguments, args: TrainingArguments, pick: PickAttention | None = None
+) -> dict[str, Any]:
+    """Return what `build_llava` takes from the flags, by name.
+
+    Raises:
+        UserError: if transformers does not have the flag's attention, or not on this machine.
+    """
+    dtype, attention = dtype_and_attention(args, pick)
+    return {
+        "llm_path": model_args.model_name_or_path,
+        "tower_path": str(model_args.vision_tower),
+        "select_layer": model_args.mm_vision_select_layer,
+        "projector_path": model_args.pretrain_mm_mlp_adapter,
+        "seed": args.seed,
+        "cache_dir": args.cache_dir,
+        "dtype": dtype,
+        "attention": attention,
+    }
+
+
+def log_trainable(model: WrappedLlava) -> None:
+    """Log what is trained and what is frozen, with counts."""
+    logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
+    for name, modules in model.parts().items():
+        counts = {True: 0, False: 0}
+        for parameter in {p for module in modules for p in module.parameters()}:
+            counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
+        logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
 
 
 def describe(model: WrappedLlava) -> str:
