@@ -34,7 +34,7 @@ Faults = list[tuple[Kind, str]]
 
 
 class Checked(NamedTuple):
-    """What came of a record; both counts are before a cut, and 0 where there are no tokens."""
+    """The result for a record; both counts are before a cut, and 0 where there are no tokens."""
 
     problems: list[RecordError]
     num_tokens: int = 0

@@ -1,4 +1,4 @@
-"""What reading a record depends on, put together from the training flags as training does."""
+"""Tokenizer, template and image transform of a run, loaded from its flags as training does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Setup:
 
     @property
     def reading(self) -> tuple[Template, Any, int]:
-        """What `tokenize_record` takes between a record and the longest sequence."""
+        """The arguments of `tokenize_record` between the record and the longest sequence."""
         return self.template, self.tokenizer, self.image_tokens
 
     @property

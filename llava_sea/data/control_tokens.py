@@ -2,7 +2,7 @@
 
 A tokenizer makes a control token of the word wherever it stands. In training that stays so, as in
 LLaVA, and is counted. In chat and in questions of files a person's text is text: there the prompt
-is encoded by a twin of the tokenizer whose special tokens bear names that nobody can type, and only
+is encoded by a twin of the tokenizer whose special tokens have names that nobody can type, and only
 the template writes those. All other text gets the same ids from both.
 """
 

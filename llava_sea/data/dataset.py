@@ -2,10 +2,10 @@
 
 What comes out depends on the data, the seed, the epoch and the record's index alone, so any number
 of workers, in any order, resumed anywhere, give the same. The epoch comes with the index
-(`llava_sea.data.sampler`). Labels are rows of files, read when their picture is; what that costs
-beside the picture `scripts/bench/data_workers.py` measures.
+(`llava_sea.data.sampler`). Labels are rows of files, read when their image is; what that costs
+beside the image `scripts/bench/data_workers.py` measures.
 
-Shape letters: L tokens, P patches, K pairs of a picture, N labels of a patch.
+Shape letters: L tokens, P patches, K pairs of an image, N labels of a patch.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         keep_top_n: bool = False,
     ) -> None:
-        """Keep the parts; with a label store, see that it has every picture.
+        """Keep the parts; with a label store, see that it has every image.
 
         Args:
             records: the data.
-            image_folder: where the records' pictures are.
+            image_folder: where the records' images are.
             transform: the vision tower's.
             template: how conversations are written.
             tokenizer: the language model's, fast.
-            image_tokens: P, the tokens of a picture.
+            image_tokens: P, the tokens of an image.
             model_max_length: longest sequence, in tokens.
-            label_store: labels for the pictures; None trains without SEA.
+            label_store: labels for the images; None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
                 differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
@@ -73,7 +73,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             keep_top_n: give each pair its patch's top n words and scores too.
 
         Raises:
-            UserError: if a picture has no labels, or the grid does not hold P patches.
+            UserError: if an image has no labels, or the grid does not hold P patches.
         """
         self.records = records
         self.image_folder = image_folder
@@ -93,7 +93,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             if self.grid[0] * self.grid[1] != image_tokens:
                 raise UserError(
                     f"{label_store.directory}: labels for {self.grid[0]} x {self.grid[1]} patches "
-                    f"do not fit the {image_tokens} tokens of a picture; mine them with this tower"
+                    f"do not fit the {image_tokens} tokens of an image; mine them with this tower"
                 )
             self._overlap = grid_overlap(label_store.grid, self.grid)
             self.pairs_per_record = num_windows(self.grid, window)
@@ -104,7 +104,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """LLaVA's measure of each record: its words and picture tokens; negative if text only."""
+        """LLaVA's measure of each record: its words and image tokens; negative if text only."""
         return [self._modality_length(record) for record in self.records]
 
     def _modality_length(self, record: Record) -> int:
@@ -147,7 +147,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         return sample
 
     def _pairs(self, record: Record, epoch: int, crc32: int) -> dict[str, Tensor]:
-        """Draw the record's pairs; none for text, or for a picture that mining had to skip."""
+        """Draw the record's pairs; none for text, or for an image that mining had to skip."""
         store = self.label_store
         assert store is not None
         if record.image is None or record.image in store.skipped:
@@ -187,10 +187,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
 
 def check_store(records: Sequence[Record], store: LabelStore) -> int:
-    """See that a store has every record's picture; count those that mining had to skip.
+    """See that a store has every record's image; count those that mining had to skip.
 
     Raises:
-        UserError: with the number of pictures missing and the first of them.
+        UserError: with the number of images missing and the first of them.
     """
     missing = [r for r in records if r.image is not None and r.image not in store]
     if missing:

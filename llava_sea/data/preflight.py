@@ -1,4 +1,4 @@
-"""All records of a data set, asked before a run what would end it at the step that meets them.
+"""Checks of all records before a run, so that none ends it at the step that meets it.
 
 `check_conversations` reads the texts alone: a fraction of a minute for LLaVA's 665,000 records.
 `check_tokens` tokenises records only where the tokenizer has more tokens than the LLM's embedding

@@ -1,4 +1,4 @@
-"""What can be wrong with a record: its kinds, each with the way out, and the error that has one.
+"""Kinds of problems with a record, each with its way out, and the error that carries one.
 
 A problem stops a training run, or would train on something else than was meant; a warning does not.
 """

@@ -1,7 +1,7 @@
 """Records: LLaVA's JSON list (or one JSON object a line) into checked, typed records.
 
 Everything that can be wrong with the text is found here, before a run, and named by record: see
-`llava_sea.data.images` for the pictures and `llava_sea.conversation` for what a template needs.
+`llava_sea.data.images` for the images and `llava_sea.conversation` for what a template needs.
 Limits: the file is held in memory.
 """
 
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What messages call the record."""
+        """The record's name in messages."""
         return record_name(self.index, self.id)
 
     def error(self, kind: Kind, what: str) -> RecordError:

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from llava_sea.data.balance import balance
-
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Yields this rank's batches of (index, epoch)."""
@@ -85,7 +83,7 @@ POOL_STEPS = 50
 class ModalityBatchSampler(EpochBatchSampler):
     """Steps of one modality and like length (``--group_by_modality_length``).
 
-    A step that has text alone on one rank and pictures on another waits for the slower one, and
+    A step that has text alone on one rank and images on another waits for the slower one, and
     padding costs as much as it is long. What is left of either modality at an epoch's end makes the
     last steps, which are mixed, as in LLaVA.
     """
@@ -96,7 +94,7 @@ class ModalityBatchSampler(EpochBatchSampler):
         """Prepare the order.
 
         Args:
-            lengths: of the records, negative for those without a picture.
+            lengths: of the records, negative for those without an image.
             batch_size: records of one rank in one micro-batch.
             accumulation: micro-batches of a step.
             options: as for `EpochBatchSampler`.
@@ -120,43 +118,3 @@ class ModalityBatchSampler(EpochBatchSampler):
             left.append(shuffled[whole:])
         order = [steps[i] for i in generator.permutation(len(steps))]
         return np.concatenate([*order, generator.permutation(np.concatenate(left))])
-
-
-class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Another sampler's steps, cut into micro-batches of like token count (``--pack_sequences``).
-
-    Each optimizer step sees the records it would see unpacked, and a micro-batch has
-    `batch_size` records on average: which rank gets which record is what changes, so that no rank
-    waits for one whose records are long. Of equal input every rank computes the same division.
-    """
-
-    def __init__(self, sampler: EpochBatchSampler, lengths: Sequence[int], *, accumulation: int):
-        """Prepare the division.
-
-        Args:
-            sampler: decides what each step sees.
-            lengths: of the records; the sign is ignored (`ModalityBatchSampler`'s will do).
-            accumulation: micro-batches of a step.
-        """
-        self.sampler = sampler
-        self.batch_size = sampler.batch_size
-        self.drop_last = sampler.drop_last
-        self.lengths = np.maximum(np.abs(np.asarray(lengths)), 1)
-        self.accumulation = accumulation
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        world, rank = self.sampler.world_size, self.sampler.rank
-        epoch = self.sampler.epoch_of()
-        order = self.sampler.epoch_order(epoch)
-        step = self.batch_size * world * self.accumulation
-        for start in range(0, len(order), step):
-            records = order[start : start + step]
-            lengths = self.lengths[records].tolist()
-            parts = balance(lengths, len(records) // self.batch_size)
-            # Ranks run in step: what they do at a time is alike too.
-            parts.sort(key=lambda part: sum(lengths[number] for number in part))
-            for part in parts[rank::world]:
-                yield [(int(records[number]), epoch) for number in part]

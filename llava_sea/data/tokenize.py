@@ -1,10 +1,10 @@
-"""A record into token ids, labels and the places of the picture's tokens.
+"""A record into token ids, labels and the places of the image's tokens.
 
-The text between two pictures is tokenised in one piece, as LLaVA does, and a token is supervised if
+The text between two images is tokenised in one piece, as LLaVA does, and a token is supervised if
 it overlaps supervised text (character offsets): SentencePiece and byte-level BPE behave differently
 at a cut, and counting tokens of pieces goes wrong at every one of them. There is one exception: a
 model answers after the prompt's own tokens, so a prompt whose last token would merge with the
-answer (one that begins with white space) is tokenised apart. The picture's tokens are written out
+answer (one that begins with white space) is tokenised apart. The image's tokens are written out
 (P each), so lengths are known; their ids are placeholders that nothing looks at.
 
 Limits: needs a tokenizer with offsets ("fast"; every Llama, Gemma, Phi and Qwen tokenizer is one).
@@ -26,7 +26,7 @@ from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 
 PLACEHOLDER_ID = 0
-"""Token id at a picture's places: a row that every embedding table has."""
+"""Token id at an image's places: a row that every embedding table has."""
 
 Encoded = tuple[list[int], list[tuple[int, int]]]
 """Token ids and the characters ``[start, end)`` of each."""
@@ -38,7 +38,7 @@ _TAIL, _COMPARED = 8, 3
 
 
 class Tokenized(NamedTuple):
-    """Three lists of the same length: ids, labels (-100 where not supervised), picture places."""
+    """Three lists of the same length: ids, labels (-100 where not supervised), image places."""
 
     input_ids: list[int]
     labels: list[int]
@@ -83,12 +83,12 @@ def tokenize_record(
         record: the conversation.
         template: how it is written.
         tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of a picture.
-        model_max_length: the sequence is cut to this many tokens, the picture's included.
+        image_tokens: P, the number of tokens of an image.
+        model_max_length: the sequence is cut to this many tokens, the image's included.
 
     Raises:
         UserError: if nothing of the record is supervised, or the cut takes away all that is, or
-            takes away tokens of the picture.
+            takes away tokens of the image.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -128,11 +128,11 @@ def tokenize_prompt(
         turns: human and gpt in turn, the last one human.
         template: how they are written.
         tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of a picture.
-        num_images: pictures there are; None takes each ``<image>`` for one.
+        image_tokens: P, the number of tokens of an image.
+        num_images: images there are; None takes each ``<image>`` for one.
 
     Returns:
-        ids and picture places, of the same length.
+        ids and image places, of the same length.
 
     Raises:
         UserError: as `render_prompt`.
@@ -189,7 +189,7 @@ def _leading_ids(tokenizer: Any, template: Template) -> list[int]:
 
 
 def _chunks(segments: list[Segment]) -> Iterator[list[Segment] | None]:
-    """Yield the runs of text segments, and None for each picture between them."""
+    """Yield the runs of text segments, and None for each image between them."""
     run: list[Segment] = []
     for segment in segments:
         if segment.is_image:
@@ -237,7 +237,7 @@ def _tokenize_text(
         text: prompts and answers in turn.
         supervised: 1 for each character of an answer.
         prompt_ends: places in the text, ascending.
-        encode: of this text; it may go on after another one.
+        encode: of this text; which may continue another one.
         anew: of a text that begins.
 
     Returns:
@@ -283,7 +283,7 @@ def _prompt_length(
 
 
 def _going_on(encode: Encode) -> Encode:
-    """Return what encodes a text that goes on after another: no prefix space is put before it."""
+    """Return what encodes a text that continues another: no prefix space is put before it."""
     anchor, _ = encode(_ANCHOR)
     skip, shift = len(anchor), len(_ANCHOR)
 

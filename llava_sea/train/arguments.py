@@ -21,7 +21,7 @@ from llava_sea.train.deepspeed_config import check_agreement, describe, read_eng
 
 @dataclass
 class ModelArguments:
-    """What the model is made of."""
+    """The parts of the model."""
 
     model_name_or_path: str = field(
         metadata={"help": "Base LLM, in stage 2 or a LLaVA: folder or hub id."}
@@ -84,7 +84,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it learns from."""
+    """The data."""
 
     data_path: str = field(metadata={"help": "LLaVA-style JSON list (or .jsonl) of records."})
     image_folder: str = field(metadata={"help": 'Folder that records\' "image" is relative to.'})

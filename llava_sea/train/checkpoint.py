@@ -206,7 +206,7 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
-    """Compare a result with its checksum; the trainer's state goes on after the checkpoint."""
+    """Compare a result with its checksum; the trainer's state changes after the checkpoint."""
     try:
         if path.name == "trainer_state.json":
             return isinstance(json.loads(path.read_bytes()), dict)

@@ -1,4 +1,4 @@
-"""What stage 1 does to the visual tokens, measured on held-out pictures while it runs.
+"""Held-out measurements of stage 1 while it runs: where its visual tokens lie in the LLM.
 
 Always together: caption loss, TACS (eq. 14), modality gap (eq. 5), and how often a patch's nearest
 word (eq. 4) is right: one of its true words where these are known, else at least a word of the
@@ -7,7 +7,7 @@ mean lengths of visual tokens and embedding rows stand beside the gap. The words
 frequent of the list, embedded in blocks by all ranks at the same time: under ZeRO-3 a rank that
 looks up embeddings alone waits for ever.
 
-Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D hidden size.
+Shape letters: I images, P patches, Q words, T tokens of a word or caption, D hidden size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORD_BLOCK = 2048
 
 
 class Truth:
-    """The true words of every patch, where the pictures' maker knows them (the miniature world)."""
+    """The true words of every patch, where the images' maker knows them (the miniature world)."""
 
     def __init__(self, path: str | Path) -> None:
         """Read a truth file: ``words_sets``, and per image the set's number for each patch.
@@ -318,7 +318,7 @@ def build_measurements(
     everything = load_records(sea.sea_eval_data)
     records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
     if not records:
-        raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has a picture")
+        raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has an image")
     check_conversations(records, reading["template"])
     if len(everything) > len(records):
         logger.info("measuring on %d of %d held-out records", len(records), len(everything))

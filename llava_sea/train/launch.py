@@ -61,10 +61,10 @@ def main() -> int:
         # Above it are the tracebacks of the ranks that were left alone.
         say(min(said, key=lambda line: line.startswith("[rank")), file=sys.stderr)
         return USER_ERROR
-    goes_on = "its answers on disk" if _is_evaluation() else "the last complete checkpoint"
+    kept = "its answers on disk" if _is_evaluation() else "the last complete checkpoint"
     say(
         f"error: a process of this run died (status {status}) and the others were ended; what it "
-        f"said is above. The same command goes on from {goes_on}",
+        f"said is above. The same command resumes from {kept}",
         file=sys.stderr,
     )
     return status

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and a line of progress while it runs, a table at its end."""
+"""metrics.jsonl and a line of progress while a run runs, a table of numbers at its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Open the file at the step that the run goes on from."""
+        """Open the file at the step that the run resumes from."""
         self._path = Path(args.output_dir or ".") / "metrics.jsonl"
         if not state.is_world_process_zero:
             return
@@ -57,7 +57,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start at the step that the run goes on from."""
+        """Start at the step that the run resumes from."""
         self._progress = Progress(seconds_between_lines=5.0)
         if state.is_world_process_zero:
             self._progress.start()

@@ -52,7 +52,7 @@ RESULTS = (
     "adapter_*",
     "tokenizer*",
 )
-"""What a run may leave or another software's checkpoint may consist of."""
+"""Files and folders that a run, or another software's checkpoint, consists of."""
 
 PATHS = ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "image_folder")
 """Of a run's identity, those that may be spelled in several ways."""
@@ -140,7 +140,7 @@ def claim_output_dir(
     """Tie an output folder to a run, or check that it is the same run's.
 
     A folder that holds other things is refused. A data file that was fixed is accepted: where
-    nothing else differs, the number of records with and without a picture (``records``) is the
+    nothing else differs, the number of records with and without an image (``records``) is the
     same, and a checkpoint of the folder is named.
 
     Args:

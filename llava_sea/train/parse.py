@@ -170,7 +170,7 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
             _check_align_only(sea, args)
         reason = (
             "belongs to stage 2; --tune_mm_mlp_adapter True is stage 1, which trains the "
-            "projector alone on records with one picture each"
+            "projector alone on records with one image each"
         )
     else:
         given = {

@@ -1,4 +1,4 @@
-"""What a run computes with: the weights' dtype, TF32, the attention, what of it is trained."""
+"""How a run computes: the weights' dtype, TF32, the attention; the table of trained parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PickAttention = Callable[[torch.dtype], str]
 
 
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
-    """Return what the flags make the weights: bfloat16, float16 or float32."""
+    """Return the dtype of the weights by the flags."""
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
 
 
@@ -82,7 +82,7 @@ def build_options(
 
 
 def log_trainable(model: WrappedLlava) -> None:
-    """Log what is trained and what is frozen, with counts."""
+    """Log the numbers of trained and of frozen parameters, part by part."""
     logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
     for name, modules in model.parts().items():
         counts = {True: 0, False: 0}
@@ -92,7 +92,7 @@ def log_trainable(model: WrappedLlava) -> None:
 
 
 def describe(model: WrappedLlava) -> str:
-    """Say in a line what a run computes with: dtypes, TF32, attention."""
+    """Return a line with the dtypes, TF32 and attention of a run."""
     dtypes = {
         kind: sorted(
             {

@@ -1,7 +1,7 @@
-"""What a run writes as its model, and how it is read back: one saver for each kind of run.
+"""Savers write the model of a run and read it back; each kind of run has one.
 
 Under DeepSpeed the engine keeps its own copy of what is trained, beside these files; without it a
-run goes on from them. Saving is a collective under ZeRO-3: every rank calls it, one writes.
+run resumes from them. Saving is a collective under ZeRO-3: every rank calls it, one writes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class WholeModelSaver:
         state = whole_tensors(model.llava.named_parameters(), keep=write)
         if write:
             # Without DeepSpeed what is trained is float32 beside a frozen rest in bfloat16: rounded
-            # it could not be gone on from.
+            # it could not be resumed.
             mixed = any(tensor.dtype == torch.float32 for tensor in state.values())
             write_llava(
                 folder,

@@ -1,4 +1,4 @@
-"""What stage 1 is made of: a frozen Llava, its projector, the alignment head, captions, labels."""
+"""Stage 1: a frozen Llava with its projector trained, the alignment head, captions, labels."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def build_data(
     sea: SeaArguments,
     args: TrainingArguments,
 ) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
-    """Build captions and pictures, with SEA their labels; also how records become tensors."""
+    """Build captions and images, with SEA their labels; also how records become tensors."""
     config = model.llava.config
     transform.check_fits(config.vision_config)
     tokenizer = load_tokenizer(
@@ -183,7 +183,7 @@ def build_data(
 def _log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> None:
     """Say what of the labels cannot be used."""
     if num_without_labels:
-        logger.warning("%d records have pictures without labels", num_without_labels)
+        logger.warning("%d records have images without labels", num_without_labels)
     if words is not None and words.num_dropped:
         logger.warning(
             "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "

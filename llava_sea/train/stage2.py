@@ -1,4 +1,4 @@
-"""What stage 2 is made of: the LLM and projector (or adapters) to train, and conversations.
+"""Stage 2: the LLM and projector, or adapters, trained on conversations.
 
 The model is put together from an LLM, a tower and stage 1's projector, or it is a LLaVA already
 (``--model_name_or_path`` of LLaVA's finetune_task scripts): what the folder holds decides.

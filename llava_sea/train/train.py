@@ -104,7 +104,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
-        logger.warning("stopped after step %d; start again to go on", trainer.state.global_step)
+        logger.warning("stopped after step %d; the same command resumes", trainer.state.global_step)
         sys.exit(EXIT_STATUS)
 
     # What came out: LLaVA's files, and the numbers before and after.

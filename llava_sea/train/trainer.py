@@ -26,7 +26,8 @@ from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.loader import Loader
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
+from llava_sea.data.packing import PackedBatchSampler
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
 from llava_sea.model.builder import zero3_is_on
 from llava_sea.model.stage1 import Stage1Model
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Prepared:
-    """What each stage hands to the run: everything that a trainer needs and that flags decide."""
+    """A stage's parts for the trainer."""
 
     model: WrappedLlava
     dataset: LazySupervisedDataset
@@ -229,7 +230,7 @@ class LLaVATrainer(Trainer):
         sealed = checkpoints.complete_checkpoints(Path(self.args.output_dir or "."))
         kept = f"; {sealed[-1]} is the last good checkpoint" if sealed else ""
         return (
-            f"step {self.state.global_step}: {what}, training cannot go on{kept}. Lower "
+            f"step {self.state.global_step}: {what}, training cannot continue{kept}. Lower "
             f"--learning_rate {self.args.learning_rate:g} or raise --warmup_steps, in another "
             "--output_dir"
         )

@@ -119,10 +119,10 @@ def picture_bytes(tmp_path, **options):
     ("make", "message"),
     [
         (lambda p: b"", "the image file is empty"),
-        (lambda p: b"<html>not found</html>", "not a picture in a known format .JPEG"),
+        (lambda p: b"<html>not found</html>", "not an image in a known format .JPEG"),
         (
             lambda p: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "not a picture in a known",
+            "not an image in a known",
         ),
         (lambda p: picture_bytes(p)[:-400], "cannot be decoded .*truncated"),
         (lambda p: png_that_claims(60_000, 60_000), "cannot be decoded .*decompression bomb"),

@@ -267,7 +267,7 @@ def test_clean_data_with_fitting_labels(tiny, tiny_labels, capsys):
 def test_labels_of_another_transform_or_encoder(tiny, tiny_labels, tiny_siglip_labels, capsys):
     flags = base_flags(tiny, tiny.data)
     assert main([*flags, "--sea_labels", str(tiny_labels), "--image_aspect_ratio", "pad"]) == 1
-    assert "label store: the pictures were transformed differently" in capsys.readouterr().out
+    assert "label store: the images were transformed differently" in capsys.readouterr().out
     assert main([*flags, "--sea_labels", str(tiny_siglip_labels)]) == 1
     assert "label store: " in capsys.readouterr().out
     assert main([*flags, "--sea_labels", str(tiny.images), "--sea_weight", "0"]) == 0

@@ -102,9 +102,7 @@ def test_a_workers_error_keeps_what_it_carries(make, world, workers):
     data = make(records=[*world.records[:2], record], label_store=None)
     loader = iter(Loader(data, list, batch_size=2, num_workers=workers))
     assert len(next(loader)) == 2
-    with pytest.raises(
-        RecordError, match=r"^data.json: record 2 \(id 'id2'\): .*gone.png"
-    ) as e:
+    with pytest.raises(RecordError, match=r"^data.json: record 2 \(id 'id2'\): .*gone.png") as e:
         next(loader)
     assert (e.value.kind, e.value.index) == (IMAGE_MISSING, 2)
 

@@ -59,8 +59,8 @@ def test_what_a_rank_said_is_the_last_line(launched):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train_mem.py"], "goes on from the last complete checkpoint"),
-        (["--module", "llava_sea.eval", "--benchmark", "gqa"], "goes on from its answers on disk"),
+        (["train_mem.py"], "resumes from the last complete checkpoint"),
+        (["--module", "llava_sea.eval", "--benchmark", "gqa"], "resumes from its answers on disk"),
     ],
 )
 def test_a_death_without_a_word_says_how_to_go_on(launched, arguments, message):
