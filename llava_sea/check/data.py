@@ -52,11 +52,7 @@ def check_data(
 ) -> CheckedFile:
     """Check labels, training data and held-out data; return the training data.
 
-    Args:
-        setup: what reading a record depends on.
-        findings: takes the problems.
-        open_images: False leaves the image files alone.
-        num_workers: processes; None for one a core unless there is little to do.
+    Without `num_workers` there is one process a core, unless there is little to do.
     """
     _, data, sea, _ = setup.arguments
     store = _check_labels(setup, findings) if sea.enabled else None

@@ -83,14 +83,7 @@ def all_losses(
 ) -> Iterator[RecordLoss]:
     """Yield the loss of every record of a data set, in order.
 
-    Args:
-        stage1: the model; put into eval mode and moved to `device`.
-        dataset: the records, without labels.
-        collator: makes batches of them.
-        lengths: each record's number of tokens.
-        batch_size: records of one forward pass.
-        device: where to compute.
-        num_workers: processes that read images.
+    `lengths` are the records' numbers of tokens; the model is put into eval mode and moved.
     """
     stage1.eval().to(device)
     blocks = list(like_lengths(lengths, batch_size))
@@ -109,12 +102,7 @@ def write_losses(
 ) -> None:
     """Write each record's loss as a JSON line; the file appears when it is whole.
 
-    Args:
-        path: the file; an older one is replaced.
-        setup: the flags (model, its dtype and batch size), and how records are read.
-        checked: records without problems.
-        findings: takes losses that are not finite; they are written as null.
-        num_workers: processes that read images.
+    Losses that are not finite are written as null and go to `findings`.
     """
     model_args, data, _, args = setup.arguments
     llava = build_llava(**build_options(model_args, args))

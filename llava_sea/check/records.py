@@ -166,11 +166,7 @@ def check_records(
     Most of the work is tokenising, Python all the way: therefore processes. They are forked, so
     that the records are in each without being sent.
 
-    Args:
-        checker: what is asked.
-        items: the records, or what is wrong with them.
-        num_workers: processes; 0 does the work in this one.
-        progress: called with the number of records done.
+    With 0 workers this process does it. `progress` is called with the number of records done.
 
     Raises:
         UserError: if a worker process was killed.

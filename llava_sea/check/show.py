@@ -101,12 +101,7 @@ def token_runs(tokens: Tokenized, bos_id: int | None) -> list[Run]:
 
 
 def show_tokens(tokens: Tokenized, tokenizer: Any) -> Iterator[Line]:
-    """Yield the display: the text run by run, then the token ids run by run.
-
-    Args:
-        tokens: the record, tokenised (and cut) for training.
-        tokenizer: what tokenised it.
-    """
+    """Yield the display: the text run by run, then the token ids run by run."""
     bos_id = tokenizer.bos_token_id
     runs = token_runs(tokens, bos_id)
     chunk = 0  # where the text that was tokenised in one piece begins

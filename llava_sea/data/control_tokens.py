@@ -81,12 +81,7 @@ class Twin:
 
 @lru_cache(maxsize=4)
 def make_twin(tokenizer: Any, template: Template) -> Twin:
-    """Rename the control tokens of a tokenizer and of a template; ids and all other rules stay.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        template: whose tokens remain control tokens.
-    """
+    """Rename the control tokens of a tokenizer and of a template; ids and all other rules stay."""
     nonce = secrets.token_hex(8)
     words = control_tokens(tokenizer, template)
     names = {word: f"<|{nonce}-{number}|>" for number, word in enumerate(sorted(words))}

@@ -77,9 +77,7 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
 def look_for_pictures(folder: str | os.PathLike[str], images: Iterable[tuple[str, str]]) -> None:
     """Refuse a folder that holds none of the first images: all of them would be missing.
 
-    Args:
-        folder: the image folder.
-        images: the names of images, and the ids of their records; there may be none.
+    `images` are names of images and the ids of their records; there may be none.
 
     Raises:
         UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
@@ -99,11 +97,6 @@ def look_for_pictures(folder: str | os.PathLike[str], images: Iterable[tuple[str
 
 def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> LoadedImage:
     """Read a record's image.
-
-    Args:
-        folder: the image folder.
-        name: the record's "image".
-        record_id: the record's id, for messages.
 
     Raises:
         RecordError: naming record, file and reason, if there is no such image, or it is no regular
@@ -141,10 +134,7 @@ def _kind(error: UserError, path: Path) -> Kind:
 def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
     """Decode an image file's bytes into upright RGB.
 
-    Args:
-        data: the file.
-        where: what it is, for messages.
-        way_out: what to do about a damaged one, for messages.
+    `where` (the file) and `way_out` (for a damaged one) are for messages.
 
     Raises:
         ImageError: if it cannot be decoded whole, or is larger than the limits.

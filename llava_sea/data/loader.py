@@ -20,10 +20,7 @@ class Loader(DataLoader[Any]):
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], **options: Any) -> None:
         """Take what `DataLoader` takes.
 
-        Args:
-            dataset: samples by number, or by whatever the sampler yields.
-            collate: makes a batch of samples.
-            options: DataLoader's.
+        `options` are DataLoader's; items of the data set are whatever the sampler yields.
         """
         super().__init__(_Batches(dataset, collate), collate_fn=_unchanged, **options)
 

@@ -38,10 +38,7 @@ class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
     def __init__(self, sampler: EpochBatchSampler, lengths: Sequence[int], *, accumulation: int):
         """Prepare the division.
 
-        Args:
-            sampler: decides what each step sees.
-            lengths: of the records; the sign is ignored (`ModalityBatchSampler`'s will do).
-            accumulation: micro-batches of a step.
+        The sign of `lengths` is ignored: those of `ModalityBatchSampler` will do.
         """
         self.sampler = sampler
         self.batch_size = sampler.batch_size
@@ -131,10 +128,6 @@ def _positions(lengths: Sequence[int]) -> Tensor:
 def balance(lengths: Sequence[int], parts: int) -> list[list[int]]:
     """Split items into parts whose sums are alike: the longest first, each to the smallest part.
 
-    Args:
-        lengths: of the items, positive.
-        parts: how many; no part is empty if there are as many items.
-
     Returns:
         The items' numbers, ascending within a part; equal input gives equal output.
     """
@@ -149,10 +142,6 @@ def balance(lengths: Sequence[int], parts: int) -> list[list[int]]:
 
 def fill_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Put items into few rows of at most `limit`: alike if they can be, else first-fit decreasing.
-
-    Args:
-        lengths: of the items, none above the limit.
-        limit: the longest row.
 
     Raises:
         ValueError: if an item is longer than the limit.

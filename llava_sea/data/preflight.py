@@ -111,10 +111,6 @@ def _warn(records: Sequence[Record], is_odd: Callable[[Record], bool], what: str
 def check_tokens(dataset: LazySupervisedDataset, num_rows: int) -> None:
     """See that the embedding table has every token; say how many special tokens are typed in texts.
 
-    Args:
-        dataset: its records, and how they are read.
-        num_rows: of the table.
-
     Raises:
         UserError: with the number of records that hold a token beyond the table, the first of them
             and the places of the next few.

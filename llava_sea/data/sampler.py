@@ -9,6 +9,7 @@ of ranks. The last global batch is filled up from the epoch's beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +17,30 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
+@dataclass(eq=False)
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Yields this rank's batches of (index, epoch)."""
+    """Yields this rank's batches of (index, epoch).
 
-    def __init__(
-        self,
-        num_records: int,
-        batch_size: int,
-        *,
-        rank: int,
-        world_size: int,
-        seed: int,
-        epoch_of: Callable[[], int],
-        drop_last: bool = False,
-        shuffle: bool = True,
-    ) -> None:
-        """Prepare the order.
+    Attributes:
+        num_records: length of the data set.
+        batch_size: records of one rank in one micro-batch.
+        rank: this process, from 0.
+        world_size: number of processes.
+        seed: the run's data seed.
+        epoch_of: called when an epoch begins; tells which, from 0.
+        drop_last: leave out the last global batch if it is not full.
+        shuffle: False keeps the file's order.
+    """
 
-        Args:
-            num_records: length of the data set.
-            batch_size: records of one rank in one micro-batch.
-            rank: this process, from 0.
-            world_size: number of processes.
-            seed: the run's data seed.
-            epoch_of: called when an epoch begins; tells which, from 0.
-            drop_last: leave out the last global batch if it is not full.
-            shuffle: False keeps the file's order.
-        """
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.epoch_of = epoch_of
-        self.drop_last = drop_last
-        self.shuffle = shuffle
+    num_records: int
+    batch_size: int
+    _: KW_ONLY
+    rank: int
+    world_size: int
+    seed: int
+    epoch_of: Callable[[], int]
+    drop_last: bool = False
+    shuffle: bool = True
 
     def __len__(self) -> int:
         whole = self.batch_size * self.world_size
@@ -91,14 +81,7 @@ class ModalityBatchSampler(EpochBatchSampler):
     def __init__(
         self, lengths: Sequence[int], batch_size: int, *, accumulation: int, **options: Any
     ):
-        """Prepare the order.
-
-        Args:
-            lengths: of the records, negative for those without an image.
-            batch_size: records of one rank in one micro-batch.
-            accumulation: micro-batches of a step.
-            options: as for `EpochBatchSampler`.
-        """
+        """Take lengths, negative for records without an image; options as `EpochBatchSampler`."""
         super().__init__(len(lengths), batch_size, **options)
         self.lengths = np.asarray(lengths)
         self.accumulation = accumulation

@@ -79,12 +79,7 @@ def tokenize_record(
     BOS comes first, once: the tokenizer's, if it adds one, else the template's; it is never
     supervised.
 
-    Args:
-        record: the conversation.
-        template: how it is written.
-        tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of an image.
-        model_max_length: the sequence is cut to this many tokens, the image's included.
+    The sequence is cut to `model_max_length` tokens, the image's (`image_tokens` each) included.
 
     Raises:
         UserError: if nothing of the record is supervised, or the cut takes away all that is, or
@@ -124,12 +119,7 @@ def tokenize_prompt(
     The turns are text: a special token typed in them stays the word, where training, as LLaVA, has
     the token.
 
-    Args:
-        turns: human and gpt in turn, the last one human.
-        template: how they are written.
-        tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of an image.
-        num_images: images there are; None takes each ``<image>`` for one.
+    `num_images` None takes each ``<image>`` for one.
 
     Returns:
         ids and image places, of the same length.

@@ -186,9 +186,7 @@ def is_finished(checkpoint: str) -> bool:
 def finish_from(checkpoint: Path, output_dir: Path) -> None:
     """Put a last checkpoint's results into the output folder, those that are not there or damaged.
 
-    Args:
-        checkpoint: verified; its checksums are those of the results too.
-        output_dir: the run's folder.
+    The checkpoint is verified; its checksums are those of the results too.
     """
     sums = read_checksums(checkpoint)
     for path in checkpoint.iterdir():

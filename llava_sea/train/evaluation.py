@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,6 @@ def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.dev
     """Return the mean length of the embedding rows of the words' tokens, each token once.
 
     Every rank calls it at the same time.
-
-    Args:
-        stage1: looks up embeddings.
-        word_ids_QT: the words' token ids, padded with -1.
-        device: where the embeddings are.
     """
     ids = word_ids_QT[word_ids_QT >= 0].unique()
     blocks = (stage1.embed(block.to(device)) for block in ids.split(WORD_BLOCK))
@@ -118,54 +114,49 @@ def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.dev
     return total / max(1, len(ids))
 
 
+@dataclass
 class AlignmentEvaluator:
-    """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time."""
+    """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time.
 
-    def __init__(
-        self,
-        dataset: Any,
-        collator: Any,
-        tokenizer: Any,
-        words: Sequence[str],
-        word_ids_QT: NDArray[np.int32],
-        *,
-        truth: Truth | None = None,
-        batch_size: int = 16,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Prepare.
+    Attributes:
+        dataset: held-out records, without labels; indexed by position.
+        collator: makes batches of them.
+        tokenizer: the LLM's, for the captions' tokens.
+        words: the words nearest ones are sought among.
+        word_ids: their token ids ``(Q, T)``, padded with -1.
+        truth: true words of the patches, if known.
+        batch_size: records of one forward pass.
+        rank: this process.
+        world_size: number of processes.
+    """
 
-        Args:
-            dataset: held-out records, without labels; indexed by position.
-            collator: makes batches of them.
-            tokenizer: the LLM's, for the captions' tokens.
-            words: the words nearest ones are sought among.
-            word_ids_QT: their token ids, padded with -1.
-            truth: true words of the patches, if known.
-            batch_size: records of one forward pass.
-            rank: this process.
-            world_size: number of processes.
-        """
-        self.dataset, self.collator, self.words, self.truth = dataset, collator, words, truth
-        self.word_ids_QT = torch.from_numpy(np.asarray(word_ids_QT, dtype=np.int64))
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        if truth is not None:
-            for record in dataset.records:
-                truth.check(record.image, dataset.image_tokens)
-        captions = [record.turns[-1].text.strip() for record in dataset.records]
-        encoded = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    dataset: Any
+    collator: Any
+    tokenizer: Any
+    words: Sequence[str]
+    word_ids: NDArray[np.int32]
+    _: KW_ONLY
+    truth: Truth | None = None
+    batch_size: int = 16
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Tokenise the captions and look for words in them."""
+        self.word_ids_QT = torch.from_numpy(np.asarray(self.word_ids, dtype=np.int64))
+        if self.truth is not None:
+            for record in self.dataset.records:
+                self.truth.check(record.image, self.dataset.image_tokens)
+        captions = [record.turns[-1].text.strip() for record in self.dataset.records]
+        encoded = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         self.caption_ids = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
-        self.caption_words = [set(ids.tolist()) for ids in find_occurrences(captions, words)]
+        self.caption_words = [set(ids.tolist()) for ids in find_occurrences(captions, self.words)]
 
     @torch.no_grad()
     def measure(self, model: Any, stage1: Stage1Model, device: torch.device) -> dict[str, float]:
         """Return ``eval_*`` values over all held-out records, the same on every rank.
 
-        Args:
-            model: called for the losses; the engine that wraps `stage1`, or `stage1` itself.
-            stage1: looks up embeddings.
-            device: where batches go.
+        `model` is called for the losses: the engine around `stage1`, or `stage1` itself.
         """
         was_training = stage1.training
         model.eval()
@@ -296,13 +287,6 @@ def build_measurements(
     num_rows: int,
 ) -> MeasureAlignment | None:
     """Return the callback that measures, or None when there is nothing to measure on.
-
-    Args:
-        sea: says which records, words and truth.
-        data_args: the image folder, where the held-out records have none of their own.
-        args: ranks and batch size.
-        reading: how records become tensors; the same as in training.
-        num_rows: of the LLM's embedding table.
 
     Raises:
         UserError: if a file is missing or broken.

@@ -26,12 +26,6 @@ def open_labels(
 ) -> LabelStore:
     """Open ``--sea_labels`` and check it against the run.
 
-    Args:
-        sea: the alignment flags.
-        tower: the run's vision tower, compared with the labels' encoder.
-        transform: the run's image transform.
-        grid: rows and columns of the tower's patches.
-
     Raises:
         UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
             or preset; the message names the field and both values. If the window is too large.

@@ -108,11 +108,7 @@ def only_run(
 ) -> Iterator[bool]:
     """Claim an output folder and hold it against a second run.
 
-    Args:
-        output_dir: as `claim_output_dir`, like the others.
-        run: as there.
-        resume_from: as there.
-        write: as there; without it nothing is held.
+    Arguments as `claim_output_dir`; without `write` nothing is held.
 
     Yields:
         Whether it is held; False also on a file system without locks.

@@ -55,8 +55,7 @@ class _Parser(HfArgumentParser):
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """Parse flags.
 
-    Args:
-        argv: the flags; default: the process's.
+    Default: those of the process.
 
     Raises:
         UserError: on a missing, unknown or impossible flag, with the nearest name or the way out.

@@ -186,11 +186,6 @@ def quantization(args: TrainingArguments, dtype: torch.dtype, *, zero3: bool) ->
     Quantised are the LLM's linear layers without its head. Not under ZeRO-3, which would have to
     cut quantised weights into parts.
 
-    Args:
-        args: bits, double_quant, quant_type and the device.
-        dtype: that products are computed in.
-        zero3: whether ZeRO-3 is on.
-
     Raises:
         UserError: without bitsandbytes, or under ZeRO-3.
     """

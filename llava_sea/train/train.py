@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 def train(pick_attention: PickAttention | None = None) -> None:
     """Run the stage that the flags of the command line name.
 
-    Args:
-        pick_attention: names the attention for weights of a dtype; None leaves it to transformers.
+    `pick_attention` None leaves the attention to transformers.
 
     Raises:
         UserError: if a flag, a file or the output folder is wrong.

@@ -7,9 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -371,9 +369,9 @@ def test_exit_status(tiny, tmp_path, monkeypatch, capsys, case, status):
     assert ("error: --shwo is not a flag" in capsys.readouterr().err) is (status == 2)
 
 
-def test_help_is_quick(repo: Path):
-    start = time.monotonic()
-    command = [sys.executable, "-m", "llava_sea.check", "--help"]
-    out = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - start < 5
-    assert all(flag in out for flag in ("--show", "--losses", "--max_problems", "--no_images"))
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from llava_sea.check.__main__ import _own_flags; _own_flags().format_help();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -126,19 +125,3 @@ def test_special_tokens_in_texts_are_counted_once(dataset, caplog):
     check_tokens(data, num_rows)
     assert len(caplog.messages) == 1
     assert re.match(r"data.json: 2 records .*'</s>' \(3\), '<s>' \(1\)", caplog.messages[0])
-
-
-def test_looking_for_them_takes_a_fraction_of_a_minute_for_llavas_665k(dataset):
-    turns = ("<image>\nWhat is in this picture?", "a ball " * 30) + ("And now?", "a box " * 20) * 4
-    data, num_rows = dataset([record(n, *turns) for n in range(2000)])
-    start = time.process_time()
-    check_tokens(data, num_rows)
-    assert (time.process_time() - start) * 665 / 2 < 60
-
-
-def test_it_takes_a_fraction_of_a_minute_for_llavas_665k():
-    turns = ("<image>\nWhat is in this picture?", "a ball " * 30) + ("And now?", "a box " * 20) * 4
-    rows = [record(n, *turns) for n in range(2000)]
-    start = time.process_time()
-    check_conversations(rows, V1)
-    assert (time.process_time() - start) * 665 / 2 < 60
