@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llava_sea.terminal import say
 
@@ -144,3 +146,15 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         _say(cannot_write(failed))
         raise SystemExit(2) from None
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a library that not every installation has.
+
+    Raises:
+        UserError: if it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f'{error}; install it with: pip install -e ".[{extra}]"') from None

@@ -133,7 +133,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "sign_sample": whole(1),
         "batch_size": whole(1),
         "shard_size": whole(1),
-        "num_workers": whole(0, 1024),
+        "local_rank": whole(-1),
         "loader_threads": whole(1, 1024),
     },
     "labels.quality": {

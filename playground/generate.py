@@ -26,6 +26,7 @@ from typing import Any
 from PIL import Image
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.progress import Progress
 from playground.captions import write_caption
 from playground.distractors import distractors
 from playground.instructions import (
@@ -34,7 +35,6 @@ from playground.instructions import (
     heldout_questions,
     instruction_records,
 )
-from playground.progress import Progress
 from playground.render import render_scene
 from playground.scene import sample_scene
 from playground.truth import object_patches, patch_words
@@ -143,7 +143,7 @@ def write_world(folder: Path, parameters: Parameters) -> None:
     """Write all pictures and JSON files into an existing empty folder."""
     truth = TruthTable()
     total = parameters.num_train + parameters.num_heldout
-    progress = Progress("pictures", total)
+    progress = Progress("pictures", total, every=30.0)
     shown: dict[str, list[Shown]] = {name: [] for name, _ in SPLITS}
     for name, split in SPLITS:
         records = []
@@ -160,7 +160,7 @@ def write_world(folder: Path, parameters: Parameters) -> None:
             records.append(_make_record(rng, f"{name}-{index:06d}", image, caption.text))
             truth.add(image, patch_words(scene), object_patches(scene))
             shown[name].append(Shown(image, scene))
-            progress.advance()
+            progress.update()
         _write_json(folder / ("pretrain.json" if name == "train" else f"{name}.json"), records, 1)
     progress.close()
     asked = heldout_questions(shown["heldout"], parameters.seed)

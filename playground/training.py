@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from playground.progress import Progress
+from llava_sea.progress import Progress
 
 STATE_FOLDER = Path(__file__).parent / "data" / "build"
 """Where unfinished trainings keep their state."""
@@ -128,7 +128,7 @@ def fit(
             first, seconds = state["step"], state["seconds"]
     model.train()
     started = saved = time.monotonic()
-    progress = Progress(f"{name}: steps", schedule.end, done=first)
+    progress = Progress(f"{name}: steps", schedule.end, done=first, every=30.0)
     mean_loss = float("nan")
     for step in range(first, schedule.end):
         with torch.autocast(device.type, torch.bfloat16):
@@ -142,7 +142,8 @@ def fit(
             optimizer.step()
         value = loss.item()
         mean_loss = value if math.isnan(mean_loss) else 0.95 * mean_loss + 0.05 * value
-        progress.advance(f"loss {mean_loss:.3f}")
+        progress.set_postfix_str(f"loss {mean_loss:.3f}", refresh=False)
+        progress.update()
         if time.monotonic() - saved > SAVE_EVERY_S and step + 1 < schedule.end:
             saved = time.monotonic()
             spent = seconds + saved - started

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Labels for every patch, once for a corpus: its words and phrases, then the best of them for each
-# patch of each picture (SEA 3.1). Without arguments for the miniature world.
+# patch of each image (SEA 3.1). Without arguments for the miniature world.
 #   bash scripts/extract_labels.sh [flags of llava_sea.labels.extract, e.g. --sea_preset paper]
 #   RECIPE=vicuna-7b  SEA_PRESET=paper  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
-# Stopped at any moment, it goes on where it was; finished labels cost it some seconds.
+#   NUM_GPUS=... (all; they share the images)   DRY_RUN=1 (print the commands)
+# Stopped at any moment, it resumes where it was; finished labels cost it some seconds.
 set -euo pipefail
 case "${SEA_PRESET:-best}" in best | paper) ;; *)
   echo "SEA_PRESET=$SEA_PRESET: choose best or paper" >&2
@@ -22,9 +23,17 @@ WORD_LIST=(
   --min_count "${MIN_COUNT:-1}"                 # rarer words and phrases are left out
   ${COMMON_WORDS:+--common_words "$COMMON_WORDS"} # frequent words to add: the paper's 2of12
 )
+NUM_GPUS=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)}
+LAUNCH=(python -m llava_sea.labels.extract)
+if [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; then
+  LAUNCH=(
+    python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
+    --module llava_sea.labels.extract
+  )
+fi
 EXTRACT=(
-  python -m llava_sea.labels.extract
-  --data_path "$PRETRAIN_DATA"                  # the pictures that its records name, once each
+  "${LAUNCH[@]}"
+  --data_path "$PRETRAIN_DATA"                  # the images that its records name, once each
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square                   # must be the training's: the same pixels
   --vision_tower "${LABEL_TOWER:-$VISION_TOWER}" # with its text tower; training's, or a transfer's

@@ -10,7 +10,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,11 +43,21 @@ def no_engine_left_over() -> Iterator[None]:
 
 
 @pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
+def file_limit() -> Callable[[int], None]:
     """Set the largest size of a file, as ulimit -f does, until the test ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return lambda size: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Take a test's limit back before pytest reports: its own output may be a larger file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="session")
@@ -178,7 +188,7 @@ def make_store(tiny: SimpleNamespace, tower: str, folder: Path, top_n: int = 3) 
 
     from llava_sea.alignment import finalize_store, write_shard
     from llava_sea.data.images import ImageTransform
-    from llava_sea.labels.fingerprint import vision_fingerprint
+    from llava_sea.labels.patch_features import vision_fingerprint
 
     folder.mkdir(parents=True)
     path = getattr(tiny, tower)

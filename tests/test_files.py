@@ -15,17 +15,17 @@ from llava_sea.data.records import load_records, parse_records
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import read_rows
 from llava_sea.eval.judge import GradeCache
+from llava_sea.eval.mmbench_table import read_table
+from llava_sea.eval.outcome import read_scores, read_server_scores
 from llava_sea.eval.questions import read_questions
-from llava_sea.eval.score_file import read_scores
-from llava_sea.eval.scorers import mmbench, official
-from llava_sea.eval.server_scores import read_server_scores
-from llava_sea.labels.common_words import read_common_words
-from llava_sea.labels.json_stream import TextBlocks
+from llava_sea.eval.scorers import official
+from llava_sea.labels.captions import read_captions
+from llava_sea.labels.occurrence import Truth
+from llava_sea.labels.word_list import read_common_words
 from llava_sea.labels.words_file import read_words, words_sha256
 from llava_sea.model import load_weights
-from llava_sea.report.folder import open_run
+from llava_sea.report.runs import open_run
 from llava_sea.serve.picture import open_picture
-from llava_sea.train.evaluation import Truth
 
 
 @pytest.fixture(autouse=True)
@@ -117,15 +117,15 @@ READERS = {
     "questions": (read_questions, "q.jsonl", None),
     "answers": (read_rows, "a.jsonl", None),
     "scores": (scores, "scores.json", files.SETTINGS_BYTES),
-    "scores of servers": (lambda path: read_server_scores(path, []), "s", files.SETTINGS_BYTES),
+    "scores of servers": (lambda path: read_server_scores(path, [], []), "s", files.SETTINGS_BYTES),
     "official JSON": (official.read_json, "o.json", files.LIST_BYTES),
     "official lines": (lambda path: official.read_jsonl(path, []), "o.jsonl", files.LIST_BYTES),
-    "official table": (mmbench.read_table, "o.tsv", None),
+    "official table": (read_table, "o.tsv", None),
     "grades": (GradeCache, "grades.jsonl", files.LIST_BYTES),
     "words": (read_words, "words.tsv", files.LIST_BYTES),
     "hash of words": (words_sha256, "words.tsv", None),
     "common words": (read_common_words, "2of12.txt", None),
-    "captions": (TextBlocks, "c.json", None),
+    "captions": (lambda path: list(read_captions(path)), "c.json", None),
     "settings": (load_weights.read_json, "config.json", files.SETTINGS_BYTES),
     "weights": (load_weights.read_tensors, "mm_projector.bin", None),
     "truth": (Truth, "truth.json", files.LIST_BYTES),

@@ -1,21 +1,25 @@
-"""Progress: lines in a log, a bar on a terminal."""
+"""Progress: lines in a log, a live bar on a terminal."""
 
 from __future__ import annotations
 
-import math
+import io
 import sys
 
 import pytest
 
-from llava_sea import progress as module
-from llava_sea.progress import Progress, clock, counter
+from llava_sea.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 @pytest.fixture
 def at(monkeypatch):
     """Set the clock."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
     def set_clock(seconds):
         now[0] = 100.0 + seconds
@@ -24,64 +28,50 @@ def at(monkeypatch):
 
 
 def test_a_log_has_a_line_now_and_then_and_the_last(at, capsys):
-    with Progress(seconds_between_lines=10.0) as progress:
-        progress("pictures", 0, 1000)
+    with Progress("images", 1000, every=10.0) as progress:
         at(5)
-        progress("pictures", 50, 1000)  # too soon
+        progress.update(50)  # too soon
         at(10)
-        progress("pictures", 200, 1000, "all well")
+        progress.set_postfix_str("all well", refresh=False)
+        progress.update(150)
         at(11)
-        progress("pictures", 1000, 1000)
-    assert capsys.readouterr().err.splitlines() == [
-        "pictures: 0/1,000, ? left",
-        "pictures: 200/1,000, 0:00:40 left, 20.0 pictures/s, all well",
-        "pictures: 1,000/1,000, 0:00:00 left, 90.9 pictures/s",
+        progress.update(800)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "images: 0/1000",
+        "images: 200/1000",
+        "images: 1000/1000",
     ]
+    assert lines[1] == "images: 200/1000, 00:40 left, 20.00 images/s, all well"
 
 
-def test_what_was_done_before_is_not_in_the_rate(at, capsys):
-    progress = Progress(seconds_between_lines=0.0)
-    progress("clip: steps", 900, 1000)
+def test_items_done_before_are_not_in_the_rate(at, capsys):
+    progress = Progress("clip: steps", 1000, done=900, every=0.0)
     at(20)
-    progress("clip: steps", 910, 1000)
-    at(21)
-    progress("clip: steps", 963, 1000)
+    progress.update(10)
+    progress.close()
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "clip: steps: 910/1,000, 0:03:00 left, 2.0 s each",
-        "clip: steps: 963/1,000, 0:00:12 left, 3.0 steps/s",
+        "clip: steps: 910/1000, 03:00 left,  2.00s/ steps"
     ]
 
 
-def test_another_estimate_wins(at, capsys):
-    progress = Progress(seconds_between_lines=0.0)
-    progress("runs", 1, 9)
-    at(7)
-    progress("runs", 2, 9, "llm-small 7 s", seconds_left=3725.2)
-    assert capsys.readouterr().err.splitlines()[-1] == "runs: 2/9, 1:02:05 left, llm-small 7 s"
+def test_an_unknown_total_is_counted_and_other_ranks_are_silent(at, capsys):
+    with Progress("captions") as progress, Progress("captions", shown=False) as silent:
+        at(1)
+        progress.update(7)
+        silent.update(7)
+    assert [line.split("[")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "captions: 0 captions ",
+        "captions: 7 captions ",
+    ]
 
 
-def test_on_a_terminal_there_is_a_bar_and_an_error_takes_it_down(at, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with pytest.raises(KeyboardInterrupt), Progress() as progress:
-        progress("words", 0, 50)
+def test_on_a_terminal_there_is_a_live_line_and_an_error_takes_it_down(at, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(KeyboardInterrupt), Progress("words", 50) as progress:
         at(5)
-        progress("words", 10, 50, "[unk] " + "long " * 50)  # no markup, cut at the line's end
-        assert progress._bar.live.is_started
+        progress.update(10)
         raise KeyboardInterrupt
-    assert not progress._bar.live.is_started
-    shown = capsys.readouterr().err
-    assert "words: 10/50, 0:00:20 left, 2.0 words/s, [unk]" in shown
-
-
-def test_a_counter_adds_up_and_needs_no_progress():
-    seen = []
-    count = counter(lambda *state: seen.append(state), "pictures", 5)
-    count(2)
-    count(3)
-    assert seen == [("pictures", 2, 5), ("pictures", 5, 5)]
-    counter(None, "pictures", 5)(2)
-
-
-def test_a_clock():
-    assert clock(3725.2) == "1:02:05" and clock(math.nan) == "?" and clock(90000) == "25:00:00"
+    shown = terminal.getvalue()
+    assert "\rwords:  20%" in shown and "10/50" in shown and shown.endswith("\n")

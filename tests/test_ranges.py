@@ -9,10 +9,10 @@ import pytest
 from llava_sea.alignment.loss import LOG_SCALE_MAX
 from llava_sea.check import __main__ as check
 from llava_sea.errors import UserError
-from llava_sea.eval import answer, flags, letters
-from llava_sea.labels import word_list
+from llava_sea.eval import __main__ as evaluate
+from llava_sea.eval import answer, letters
+from llava_sea.labels import quality, word_list
 from llava_sea.labels.options import parse_options
-from llava_sea.labels.quality_options import parse_quality_options
 from llava_sea.model import export, export_llm, export_lmms
 from llava_sea.ranges import RANGES, check_ranges
 from llava_sea.report import __main__ as report
@@ -26,8 +26,8 @@ COMMANDS = {
     "check": lambda more: check.main([*TRAINING, *more]),
     "labels.word_list": lambda more: word_list.main(["--data_path=d", "--output=o", *more]),
     "labels.extract": lambda more: parse_options([*LABELS, "--output_dir=o", *more]).resolved(),
-    "labels.quality": lambda more: parse_quality_options([*LABELS, *more]).resolved(),
-    "eval": lambda more: flags.parse(["checkpoint", *more]),
+    "labels.quality": lambda more: quality.parse_options([*LABELS, *more]).resolved(),
+    "eval": lambda more: evaluate.parse(["checkpoint", *more]),
     "eval.answer": lambda more: answer.parse(
         ["--model_path=m", "--question_file=q", "--answers_file=a", *more]
     ),

@@ -71,7 +71,7 @@ def parse_training(flags):
 
 
 def parse_evaluation(flags):
-    from llava_sea.eval.flags import parse
+    from llava_sea.eval.__main__ import parse
 
     assert parse(flags).checkpoints
 

@@ -223,7 +223,7 @@ def test_an_active_environment_with_the_package_is_used_as_it_is(checkout, tmp_p
 def test_an_active_environment_without_the_package_is_left_alone(checkout, tmp_path):
     active = tmp_path / "active"
     checkout.add_python(active / "bin" / "python")
-    status, out, err, log = checkout.source(VIRTUAL_ENV=str(active), NO_PACKAGE="1")
+    status, out, _, log = checkout.source(VIRTUAL_ENV=str(active), NO_PACKAGE="1")
     assert status == 0
     assert out.startswith(f"{checkout.venv}/bin/python\n")
     assert sum(line.startswith("active ") for line in log) == 1

@@ -88,8 +88,8 @@ def test_progress_on_a_terminal(monkeypatch):
     out = Terminal()
     monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setenv("COLUMNS", "200")
-    with Progress() as progress:
-        progress("pictures", 1, 1, f"{NASTY} is read")
+    with Progress("images", 1) as progress:
+        progress.set_postfix_str(f"{NASTY} is read")
     assert r"\x1b[2J" in out.getvalue() and "\x1b[2J" not in out.getvalue()
 
 

@@ -1,6 +1,6 @@
-"""A picture's labels as one row of bytes, read from its file by offset: 5 bytes an entry.
+"""An image's labels as one row of bytes, read from its file by offset: 5 bytes an entry.
 
-A row holds a checksum, the picture file's CRC-32, the low 16 bits of its word ids, their float16
+A row holds a checksum, the image file's CRC-32, the low 16 bits of its word ids, their float16
 scores and the high 8 bits of the ids; ids of lists of more than 2**24 words take 4 bytes instead.
 Scores are rounded: the order of a patch's words stays, a share of eq. 9 moves by less than 0.2 %.
 
@@ -10,9 +10,9 @@ image's labels.
 
 A row is read by one pread of just its bytes. Through a mapping every first touch of a page also
 reads what lies around it, up to the disk's read-ahead (128 KiB, on many cloud disks 8 MiB), which
-for random pictures is never used.
+for random images is never used.
 
-Shape letters: I pictures of a shard, P patches, N labels a patch.
+Shape letters: I images of a shard, P patches, N labels a patch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAGIC, _HEAD = b"\x93NUMPY\x01", 10
 
 
 class Labels(NamedTuple):
-    """One picture's labels: ids uint32 and scores float16 ``(P, N)``, score 0 where dropped."""
+    """One image's labels: ids uint32 and scores float16 ``(P, N)``, score 0 where dropped."""
 
     ids_PN: NDArray[np.uint32]
     scores_PN: NDArray[np.float16]
@@ -61,7 +61,7 @@ def pack_rows(
         images: names of the images.
         ids_IPN: word ids ``(I, P, N)``; below 2**32.
         scores_IPN: scores; those not above 0 are stored as 0.
-        crc_I: CRC-32 of each picture file.
+        crc_I: CRC-32 of each image file.
 
     Raises:
         ValueError: naming the image, if an id or a score cannot be stored.
@@ -93,7 +93,7 @@ def unpack_row(row: Any, image: str) -> Labels:
     """Return the labels of a row.
 
     Raises:
-        ValueError: if it is not what was written for this image.
+        ValueError: if it was not written for this image.
     """
     if int(row["check"]) != _checksum(row, image):
         raise ValueError("its checksum is wrong")
@@ -115,7 +115,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], rows: int) -> None:
-        """Compare the file with what it must hold, by header and size.
+        """Compare the header and size of the file with its expected rows.
 
         Raises:
             ValueError: if it has another size or is no .npy file.

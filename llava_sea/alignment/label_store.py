@@ -1,17 +1,17 @@
 """The labels of a corpus on disk: shards of word ids and scores, 5 bytes an entry.
 
-A folder holds ``shard-00000.labels.npy``, a row a picture (`llava_sea.alignment.label_rows`), with
-a ``shard-00000.json`` that names its pictures and the checksum, written last: a shard without it
+A folder holds ``shard-00000.labels.npy``, a row an image (`llava_sea.alignment.label_rows`), with
+a ``shard-00000.json`` that names its images and the checksum, written last: a shard without it
 was cut off and is made again. Once all are there (and the caller's ``words.tsv``) `finalize_store`
-adds ``index.npy`` (picture -> row) and ``manifest.json``, also written last: a folder without it is
+adds ``index.npy`` (image -> row) and ``manifest.json``, also written last: a folder without it is
 not a store. Stores and shards of an earlier format are refused by name.
 
-Pictures are found by a 64-bit hash of their name (the string of the record's "image"), so a reader
-maps 16 bytes a picture; the labels of one are read when it is asked for. Each row carries a
-checksum of its own, compared at every read, and the CRC-32 of the picture file that was labelled;
-whoever loads the picture compares it (`Labels.crc32`), for labels of another picture train garbage.
+Images are found by a 64-bit hash of their name (the string of the record's "image"), so a reader
+maps 16 bytes an image; the labels of one are read when it is asked for. Each row carries a
+checksum of its own, compared at every read, and the CRC-32 of the image file that was labelled;
+the loader of the image compares it (`Labels.crc32`), for labels of another image train garbage.
 
-Shape letters: I pictures of a shard, P patches, N labels a patch.
+Shape letters: I images of a shard, P patches, N labels a patch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SIDECAR = {"format", "images", "sha256", "id_bytes", "skipped"}
 
 
 class LabelStoreError(UserError):
-    """A label store is missing, damaged, or does not hold what is asked of it."""
+    """A label store is missing, damaged, or lacks the labels asked for."""
 
 
 def write_shard(
@@ -57,11 +57,11 @@ def write_shard(
     Args:
         directory: the store's folder.
         shard: the shard's number, from 0.
-        images: names of the pictures, in row order.
+        images: names of the images, in row order.
         ids_IPN: word ids ``(I, P, N)``; below 2**32.
         scores_IPN: scores ``(I, P, N)``; those not above 0 are stored as 0.
-        crc_I: CRC-32 of each picture file ``(I,)``; 0 where it could not be read.
-        skipped: pictures without labels and why.
+        crc_I: CRC-32 of each image file ``(I,)``; 0 where it could not be read.
+        skipped: images without labels and why.
 
     Raises:
         ValueError: naming the image, if an id is not in 0 .. 2**32 - 1 or a score is no number.
@@ -91,11 +91,11 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
 
     Args:
         directory: the store's folder, holding shards ``0 .. num_shards - 1``.
-        fields: what the labels are: words, encoder, geometry, sign, features, grid, top_n.
+        fields: about the labels: words, encoder, geometry, sign, features, grid, top_n.
         num_shards: the number of shards.
 
     Raises:
-        LabelStoreError: if a shard is missing or damaged, or a picture occurs twice.
+        LabelStoreError: if a shard is missing or damaged, or an image occurs twice.
     """
     names: list[str] = []
     skipped: dict[str, str] = {}
@@ -107,7 +107,7 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
             raise LabelStoreError(
                 f"{path}: the file is missing or damaged; delete "
                 f"{_sidecar_path(directory, shard)} and run the extraction again, it makes "
-                "this shard anew"
+                "this shard again"
             )
         about = {name: sidecar[name] for name in ("id_bytes", "sha256")}
         shards.append({"rows": len(sidecar["images"]), **about})
@@ -117,7 +117,7 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
     row_I = hash_I.argsort()
     index_2I = np.stack([hash_I[row_I], row_I.astype("<u8")])
     if (index_2I[0, 1:] == index_2I[0, :-1]).any():
-        raise LabelStoreError(f"{directory}: a picture occurs twice in the shards")
+        raise LabelStoreError(f"{directory}: an image occurs twice in the shards")
     with open_atomically(directory / "index.npy") as file:
         np.save(file, index_2I)
     manifest = {
@@ -131,9 +131,9 @@ def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) 
 
 
 class LabelStore:
-    """Read access to a finished store: the index is mapped, a picture's labels read when asked for.
+    """Read access to a finished store: the index is mapped, an image's labels read when asked for.
 
-    A copy for another process (pickle) opens the folder there anew.
+    A copy for another process (pickle) opens the folder there again.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -152,7 +152,7 @@ class LabelStore:
             raise LabelStoreError(
                 f"{self.directory}: no finished label store here (no manifest.json). "
                 + (
-                    "The extraction was cut off: run it again, it goes on where it stopped"
+                    "The extraction was cut off: run it again, it resumes where it stopped"
                     if unfinished
                     else "Make one with `bash scripts/extract_labels.sh`"
                 )
@@ -194,15 +194,15 @@ class LabelStore:
         return isinstance(image, str) and self._row(image) is not None
 
     def read(self, image: str) -> Labels:
-        """Return a picture's labels.
+        """Return an image's labels.
 
         Raises:
-            LabelStoreError: if the picture is not in the store, or its labels are damaged.
+            LabelStoreError: if the image is not in the store, or its labels are damaged.
         """
         row = self._row(image)
         if row is None:
             raise LabelStoreError(
-                f"{self.directory}: no labels for the picture {image!r}; they were mined for other "
+                f"{self.directory}: no labels for the image {image!r}; they were mined for other "
                 "data. Run the extraction on this data, or pass the --sea_labels that belong to it"
             )
         shard = int(np.searchsorted(self._ends, row, side="right"))
@@ -220,7 +220,7 @@ class LabelStore:
         return labels
 
     def images(self) -> list[str]:
-        """Return the names of all pictures in row order (reads every shard's side file)."""
+        """Return the names of all images in row order (reads every shard's side file)."""
         shards = range(len(self._ends))
         return [name for n in shards for name in _read_sidecar(self.directory, n)["images"]]
 
@@ -282,12 +282,12 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
     except ValueError as error:
         raise LabelStoreError(
             f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "
-            "makes this shard anew"
+            "makes this shard again"
         ) from None
     found = sidecar.get("format") if isinstance(sidecar, dict) else None
     if found != FORMAT or not sidecar.keys() >= _SIDECAR:
         raise LabelStoreError(
             f"{path}: damaged, or of another format ({found!r}, not {FORMAT!r}); delete it and run "
-            "the extraction again, it makes this shard anew"
+            "the extraction again, it makes this shard again"
         )
     return sidecar

@@ -1,6 +1,6 @@
 """Labels of one patch grid for another (cross-encoder transfer, table 5): resampled by overlap.
 
-Both grids cover the same part of the picture. A target patch takes the labels of the source patches
+Both grids cover the same part of the image. A target patch takes the labels of the source patches
 that it overlaps, their scores weighted by the share of its area that each covers; a word of several
 sources counts once, with its scores added up. Equal grids are taken one to one.
 
@@ -73,7 +73,7 @@ def _axis_overlap(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[
 def transfer_labels(
     ids_PN: NDArray[np.integer], scores_PN: NDArray[np.floating], overlap: Overlap
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Resample a picture's labels.
+    """Resample an image's labels.
 
     Args:
         ids_PN: word ids of the source patches.
@@ -106,7 +106,7 @@ def transfer_labels(
     word_QE = first_QE.ravel().cumsum() - 1
     sum_QE = np.zeros(ids_QE.shape, np.float32)
     sum_QE[first_QE] = np.bincount(word_QE, weight_QE.ravel())
-    # Floats that are not negative order as their bits do; what is equal stays in the order of ids.
+    # Floats that are not negative order as their bits do; equal ones stay in the order of ids.
     negated_QE, order_QE = _sorted_rows(-sum_QE.view(np.int32).astype(np.int64))
     scores_QN = (-negated_QE[:, :num_labels]).astype(np.int32).view(np.float32)
     ids_QN = np.take_along_axis(ids_QE, order_QE[:, :num_labels], 1)
@@ -115,7 +115,7 @@ def transfer_labels(
 
 
 def _sorted_rows(values_QE: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort each row, what is equal in its old order; return it and where each came from.
+    """Sort each row, equal values in their old order; return it and where each came from.
 
     The place in the lowest bits makes the order of plain numbers, which numpy sorts several times
     as fast as it does a stable argsort. The values lie within 32 bits and a sign.

@@ -101,10 +101,8 @@ def _check_file(
         num_workers = 0 if few else len(os.sched_getaffinity(0))
     tokens, supervised = [], []
     first: dict[object, int | None] = {}
-    with Progress() as progress:
-        results = check_records(
-            checker, items, num_workers, lambda done: progress("records", done, len(items))
-        )
+    with Progress("records", len(items)) as progress:
+        results = check_records(checker, items, num_workers, progress.update)
         for item, checked in zip(items, results, strict=True):
             tokens.append(checked.num_tokens)
             supervised.append(checked.num_supervised)

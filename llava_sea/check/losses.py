@@ -126,15 +126,15 @@ def write_losses(
         num_workers=num_workers,
     )
     try:
-        with Progress() as progress, open_atomically(Path(path)) as file:
-            rows = zip(checked.records, losses, strict=True)
-            for done, (record, (loss, ids)) in enumerate(rows, 1):
+        shown = Progress("losses", len(dataset))
+        with shown as progress, open_atomically(Path(path)) as file:
+            for record, (loss, ids) in zip(checked.records, losses, strict=True):
                 finite = loss if abs(loss) < float("inf") else None
                 if finite is None:
                     findings.add(record.error(LOSS, f"it is {loss}"))
                 row = {"id": record.id, "index": record.index, "loss": finite}
                 row |= {"num_tokens": len(ids), "supervised_ids": ids}
                 file.write(json.dumps(row).encode() + b"\n")
-                progress("losses", done, len(dataset))
+                progress.update()
     except OSError as error:
         raise UserError(f"--losses {path}: cannot be written ({error.strerror})") from None

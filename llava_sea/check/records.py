@@ -159,14 +159,14 @@ def check_records(
     checker: RecordChecker,
     items: Sequence[Record | RecordError],
     num_workers: int,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda more: None,
 ) -> Iterator[Checked]:
     """Yield what came of each record, in order.
 
     Most of the work is tokenising, Python all the way: therefore processes. They are forked, so
     that the records are in each without being sent.
 
-    With 0 workers this process does it. `progress` is called with the number of records done.
+    With 0 workers this process does it. `progress` is called with the number of records just done.
 
     Raises:
         UserError: if a worker process was killed.
@@ -178,12 +178,10 @@ def check_records(
         num_workers=num_workers,
         multiprocessing_context="fork" if num_workers else None,
     )
-    done = 0
     try:
         for chunk in loader:
             yield from chunk
-            done += len(chunk)
-            progress(done)
+            progress(len(chunk))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

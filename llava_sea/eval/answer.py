@@ -1,20 +1,39 @@
 """``python -m llava_sea.eval.answer``: answer a benchmark's questions, into LLaVA's answer file.
 
 LLaVA's flags (model_vqa_loader, model_vqa_science, model_vqa_mmbench), one command for the three.
-Kill it at any moment and start it again: what was answered is kept. Under ``torchrun``,
-``deepspeed --module`` or ``python -m llava_sea.train.launch --module`` the processes share the
-questions. How the answers were made stands beside them, in ``NAME.run.json``; answers that were
-made otherwise are not gone on from.
+Kill it at any moment and start it again: answers are kept. Under ``python -m
+llava_sea.train.launch --module``, ``torchrun`` or ``deepspeed --module`` the processes share the
+questions. ``NAME.run.json`` beside the answers says how they were made; answers that were made
+otherwise are not resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from llava_sea.errors import run_command
-from llava_sea.eval.command import run_shared
+from llava_sea.processes import Processes
 from llava_sea.ranges import check_range, check_ranges, whole
+from llava_sea.terminal import log_to, say
+
+SHARED_FLAGS: dict[str, dict[str, Any]] = {
+    "model_base": {"help": "LLM or LLaVA that a projector or adapter belongs to"},
+    "conv_mode": {"help": "conversation template; the checkpoint's, where recorded, if not given"},
+    "batch_size": {"type": int, "default": 16, "help": "questions at a time (%(default)s)"},
+    "device": {"help": "cuda, cuda:1, cpu, ...; cuda where it is there if not given"},
+    "dtype": {
+        "choices": ("auto", "float32", "bfloat16", "float16"),
+        "default": "auto",
+        "help": "of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
+    },
+    "cache_dir": {"help": "where hub files are cached"},
+}
+"""Flags of `llava_sea.eval` too, which it hands to each task."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,19 +48,14 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument(*names, **options)  # type: ignore[arg-type]
 
     add("model_path", required=True, help="checkpoint: folder or hub id")
-    add("model_base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("vision_tower", help="instead of the tower that is recorded")
     add(
         "question_file",
         required=True,
         help="LLaVA's jsonl, ScienceQA's JSON list or MMBench's TSV",
     )
-    add("image_folder", help="folder of the pictures that the questions name")
+    add("image_folder", help="folder of the images that the questions name")
     add("answers_file", required=True, help="where the answers go")
-    add(
-        "conv_mode",
-        help="conversation template; the one of the training, where it is recorded, if not given",
-    )
     add(
         "temperature",
         type=float,
@@ -53,17 +67,10 @@ def parser() -> argparse.ArgumentParser:
     add("max_new_tokens", type=int, default=128, help="longest answer (%(default)s)")
     add("num_chunks", type=int, default=1, help="LLaVA's way to share work: parts (%(default)s)")
     add("chunk_idx", type=int, default=0, help="which part, from 0; each its own answer file")
-    add("batch_size", type=int, default=16, help="questions at a time (%(default)s)")
     add("single_pred_prompt", action="store_true", help="ask for an option's letter")
     add("lang", choices=("en", "cn"), default="en", help="of that request (%(default)s)")
-    add("device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
-    add(
-        "dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
-    )
-    add("cache_dir", help="where hub files are cached")
+    for name, flag in SHARED_FLAGS.items():
+        add(name, **flag)
     add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
     return result
 
@@ -78,6 +85,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     check_ranges("eval.answer", args)
     check_range("chunk_idx", args.chunk_idx, whole(0, args.num_chunks - 1), "below --num_chunks")
     return args
+
+
+def run_shared(work: Callable[[Processes], None]) -> None:
+    """Run the work of a command that asks questions, as one of the launcher's processes.
+
+    Raises:
+        UserError: as the work does.
+    """
+    # The tokenizer's own threads and ours would be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    log_to(sys.stderr)
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.ERROR)  # it would say the same once more
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    processes = Processes.start()
+    try:
+        work(processes)
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        processes.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,16 +1,16 @@
-"""A run of `llava_sea.eval.answer`: questions read, what is answered found, the rest asked.
+"""A run of `llava_sea.eval.answer`: reads the questions, finds the answers, asks the rest.
 
-The first process alone reads what earlier runs left, and says what is to be asked; each process
-asks its share and appends to its own file; the first puts the files together. All of them see the
-same file system. An error in one's share is told when the others have answered theirs.
+The first process alone reads the answers of earlier runs and chooses the questions that are left;
+each process asks its share and appends to its own file; the first puts the files together. All of
+them see the same file system. An error in one's share is told when the others have answered theirs.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,14 @@ from torch import nn
 from llava_sea.conversation import Template
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
-from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.eval.answer_run import check_same_run, fingerprint, model_id, only_run
-from llava_sea.eval.generation import Answerer, Decoding, check_pictures
-from llava_sea.eval.processes import Processes
+from llava_sea.eval.answers import AnswerFile, fingerprint, model_id
+from llava_sea.eval.generation import Answerer, Decoding, check_images
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
-from llava_sea.progress import Progress, counter
+from llava_sea.processes import Processes
+from llava_sea.progress import Progress
 from llava_sea.serve.setup import check_template_name, pick_device, pick_template
 from llava_sea.terminal import say
 
@@ -38,16 +37,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def answer(args: argparse.Namespace, processes: Processes, load: Loader | None = None) -> None:
-    """Answer what the flags name.
-
-    Args:
-        args: of `llava_sea.eval.answer`.
-        processes: those that share the work.
-        load: gives the model; `load_answerer` if not given.
+    """Answer the questions that the flags name.
 
     Raises:
-        UserError: if a flag, a question, a picture, the checkpoint or the answer file is not
-            right; whatever was answered before is kept. Of several processes the first raises it.
+        UserError: if a flag, a question, an image, the checkpoint or the answer file is not
+            right; earlier answers are kept. Of several processes the first raises it.
         FailedElsewhereError: in the others.
     """
     with ExitStack() as held:
@@ -57,7 +51,7 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
             _answer_share(args, processes, file, left, load or load_answerer)
         except UserError as raised:
             error = raised
-        processes.settle(error)
+        processes.raise_if_any_failed(error)
         processes.first(lambda: _finish(file, len(left)))
 
 
@@ -65,7 +59,7 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
     """Load the checkpoint as the flags say.
 
     Raises:
-        UserError: as `load_llava`, or if the template does not fit, or asks nothing.
+        UserError: as `load_llava`, or if the template does not fit, or asks no question.
     """
     loaded = load_llava(
         args.model_path,
@@ -84,14 +78,14 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         loaded.tokenizer,
         loaded.transform,
         template,
-        image_folder(args),
+        Path(args.image_folder or "."),
         decoding(args),
         args.batch_size,
     )
 
 
 def template_name(args: argparse.Namespace) -> str:
-    """Return the name of the conversation template that is asked with, without loading a model.
+    """Return the conversation template's name without loading a model.
 
     It is the one that the flags name, else the checkpoint's, else its base's; "" where none is.
     """
@@ -106,26 +100,17 @@ def template_name(args: argparse.Namespace) -> str:
 
 
 def refuse_caption_only(template: Template, checkpoint: str) -> None:
-    """Refuse the template that leaves questions out.
-
-    Raises:
-        UserError: naming the checkpoint.
-    """
+    """Raise a `UserError` over the template that leaves questions out."""
     if template.caption_only:
         raise UserError(
             f"{checkpoint}: with the template {template.name!r}, stage 1's, a model sees the "
-            "picture alone and no question. Take a checkpoint of stage 2, or give --conv-mode the "
+            "image alone and no question. Take a checkpoint of stage 2, or give --conv-mode the "
             "template that the LLM knows"
         )
 
 
-def image_folder(args: argparse.Namespace) -> Path:
-    """Return where the flags say that the pictures are."""
-    return Path(args.image_folder or ".")
-
-
 def decoding(args: argparse.Namespace) -> Decoding:
-    """Return how the flags say that answers are decoded."""
+    """Return the flags of decoding."""
     return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
 
 
@@ -136,31 +121,20 @@ def to_bfloat16(model: nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-@contextmanager
-def progress(total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
-    """Show how far the first process is on stderr; yield what counts its questions."""
-    if processes.rank:
-        yield lambda done: None
-        return
-    shared = f" (of process 0 of {processes.count})" if processes.count > 1 else ""
-    with Progress() as shown:
-        yield counter(shown, f"questions{shared}", total)
-
-
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
-    """Check all that can be checked without the model; return the file and what is to be asked."""
+    """Check all that can be checked without the model; return the file and the questions left."""
     check_template_name(args.conv_mode)
     pick_device(args.device)
     file = AnswerFile(Path(args.answers_file), _chunk(args), model_id(args.model_path))
     unique = distinct(file.questions)
     if not file.is_begun():
-        check_pictures(list(unique.values()), args.image_folder)  # before a hub id is downloaded
+        check_images(list(unique.values()), args.image_folder)  # before a hub id is downloaded
     run = _run(args, file)
-    held.enter_context(only_run(file))
-    check_same_run(file, run)
+    held.enter_context(file.only_run())
+    file.check_same_run(run)
     answers = file.read()
     left = [question for key, question in unique.items() if key not in answers]
-    check_pictures(left, args.image_folder)
+    check_images(left, args.image_folder)
     file.put_together(answers)
     return file, left
 
@@ -178,10 +152,11 @@ def _answer_share(
         return
     path = file.shard(processes.rank, processes.count)
     answerer = load(args, pick_device(_own_gpu(args.device, processes)))
-    with progress(len(share), processes) as count:
+    what = "questions" if processes.count == 1 else f"rank 0 of {processes.count}: questions"
+    with Progress(what, len(share), shown=processes.rank == 0) as progress:
         for answered in answerer.answers(share):
             file.append(path, answered)
-            count(len(answered))
+            progress.update(len(answered))
 
 
 def _finish(file: AnswerFile, asked: int) -> None:
@@ -189,32 +164,32 @@ def _finish(file: AnswerFile, asked: int) -> None:
     lacking = {question.key for question in file.questions} - answers.keys()
     if lacking:
         raise UserError(
-            f"{file.path}: {len(lacking)} answers are not there that were just given, so what "
-            "another process wrote does not arrive here: is the folder on a file system that all "
-            "of them share? The same command goes on"
+            f"{file.path}: {len(lacking)} answers are not there that were just given, so the "
+            "files of another process do not arrive here: is the folder on a file system that all "
+            "of them share? The same command resumes"
         )
     file.put_together(answers)
     say(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
 
 
 def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
-    """Return what must agree with the run that an answer file is from."""
+    """Return the settings that must agree with the run that an answer file is from."""
     flags = ("model_base", "vision_tower", "conv_mode", "temperature", "top_p", "num_beams")
     more = ("max_new_tokens", "dtype", "single_pred_prompt", "lang", "num_chunks", "chunk_idx")
     return {
         "model_id": file.model_id,
-        "checkpoint": _fingerprint(args),
+        "checkpoint": checkpoint_fingerprint(args),
         **{name: getattr(args, name) for name in (*flags, *more)},
     }
 
 
-def _fingerprint(args: argparse.Namespace) -> str:
-    """Return the checkpoint's, joined by its base's where a projector or adapter needs one."""
+def checkpoint_fingerprint(args: argparse.Namespace) -> str:
+    """Return the checkpoint's fingerprint, with its base's where a projector or adapter has one."""
     return "+".join(map(fingerprint, _folders(args)))
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """Return the checkpoint's folder, and its base's where a projector or adapter needs one."""
+    """Return the checkpoint's folder, and its base's where a projector or adapter has one."""
     folder = find_folder(args.model_path, args.cache_dir)
     base = args.model_base or recorded_base(folder)
     return [folder, find_folder(base, args.cache_dir, "--model-base")] if base else [folder]

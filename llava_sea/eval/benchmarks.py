@@ -8,10 +8,9 @@ public comes to a file for its server.
 from __future__ import annotations
 
 from llava_sea.errors import UserError
-from llava_sea.eval import submissions_evalai as evalai
+from llava_sea.eval import submissions
 from llava_sea.eval.outcome import Answered, Outcome, Submission, Task
-from llava_sea.eval.scorers import gqa, mmbench, mmvet, pope, scienceqa, textvqa, vizwiz, vqav2
-from llava_sea.eval.submissions_opencompass import write_mmbench
+from llava_sea.eval.scorers import gqa, mmbench, mmvet, pope, scienceqa, textvqa, vqa
 
 ZIP = (
     "question files: LLaVA's eval.zip (docs/Evaluation.md, "
@@ -25,29 +24,29 @@ ALL_VQA = "vqav2/llava_vqav2_mscoco_test2015.jsonl"
 
 def _vqav2_test(run: Answered) -> Outcome:
     path = run.folder / "vqav2_test-dev2015.json"
-    evalai.write_vqav2(run.answers, run.data / ALL_VQA, path)
+    submissions.write_vqav2(run.answers, run.data / ALL_VQA, path)
     return Submission(path, VQA_SERVER)
 
 
 def _vqav2_val(run: Answered) -> Outcome:
-    return vqav2.score(run.answers, run.data / "vqav2/v2_mscoco_val2014_annotations.json")
+    return vqa.score_vqav2(run.answers, run.data / "vqav2/v2_mscoco_val2014_annotations.json")
 
 
 def _gqa(run: Answered) -> Outcome:
     score = gqa.score(run.answers, run.data / "gqa/data/testdev_balanced_questions.json")
     if not score.missing:  # for the official eval.py
-        evalai.write_gqa(run.answers, run.questions, run.folder / evalai.GQA_FILE)
+        submissions.write_gqa(run.answers, run.questions, run.folder / submissions.GQA_FILE)
     return score
 
 
 def _vizwiz_test(run: Answered) -> Outcome:
     path = run.folder / "vizwiz_test.json"
-    evalai.write_vizwiz(run.answers, run.questions, path)
+    submissions.write_vizwiz(run.answers, run.questions, path)
     return Submission(path, VIZWIZ_SERVER)
 
 
 def _vizwiz_val(run: Answered) -> Outcome:
-    return vizwiz.score(run.answers, run.data / "vizwiz/val.json", run.questions)
+    return vqa.score_vizwiz(run.answers, run.data / "vizwiz/val.json", run.questions)
 
 
 def _textvqa(run: Answered) -> Outcome:
@@ -65,13 +64,13 @@ def _pope(run: Answered) -> Outcome:
 
 def _mmbench_dev(run: Answered) -> Outcome:
     path = run.folder / "mmbench_dev_20230712.xlsx"
-    write_mmbench(run.answers, run.questions, path, allow_missing=True)
+    submissions.write_mmbench(run.answers, run.questions, path, allow_missing=True)
     return mmbench.score(run.answers, run.questions)
 
 
 def _mmbench_test(run: Answered) -> Outcome:
     path = run.folder / "mmbench_test_20230712.xlsx"
-    write_mmbench(run.answers, run.questions, path)
+    submissions.write_mmbench(run.answers, run.questions, path)
     return Submission(path, MMBENCH_SERVER)
 
 
@@ -92,7 +91,7 @@ TASKS = (
         "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
         "vqav2/test2015",
         (ALL_VQA,),
-        f"{ZIP}; pictures: http://images.cocodataset.org/zips/test2015.zip",
+        f"{ZIP}; images: http://images.cocodataset.org/zips/test2015.zip",
         _vqav2_test,
     ),
     Task(
@@ -102,7 +101,7 @@ TASKS = (
         "vqav2/llava_vqav2_mscoco_val2014.jsonl",
         "vqav2/val2014",
         ("vqav2/v2_mscoco_val2014_annotations.json",),
-        "https://visualqa.org/download.html (validation: questions, annotations, pictures); write "
+        "https://visualqa.org/download.html (validation: questions, annotations, images); write "
         "the questions as LLaVA's jsonl",
         _vqav2_val,
     ),
@@ -123,7 +122,7 @@ TASKS = (
         "vizwiz/llava_test.jsonl",
         "vizwiz/test",
         (),
-        f"{ZIP}; pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip",
+        f"{ZIP}; images: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip",
         _vizwiz_test,
     ),
     Task(
@@ -133,7 +132,7 @@ TASKS = (
         "vizwiz/llava_val.jsonl",
         "vizwiz/val",
         ("vizwiz/val.json",),
-        "https://vizwiz.org/tasks-and-datasets/vqa (val: annotations, pictures); write the "
+        "https://vizwiz.org/tasks-and-datasets/vqa (val: annotations, images); write the "
         "questions as LLaVA's jsonl",
         _vizwiz_val,
     ),
@@ -165,7 +164,7 @@ TASKS = (
         "scienceqa/llava_test_CQM-A.json",
         "scienceqa/images/test",
         ("scienceqa/problems.json", "scienceqa/pid_splits.json"),
-        f"{ZIP}; https://github.com/lupantech/ScienceQA (data/scienceqa, test pictures)",
+        f"{ZIP}; https://github.com/lupantech/ScienceQA (data/scienceqa, test images)",
         _scienceqa,
         max_new_tokens=1024,
         ask_letter=True,
@@ -177,7 +176,7 @@ TASKS = (
         "pope/llava_pope_test.jsonl",
         "pope/val2014",
         tuple(f"pope/coco/coco_pope_{name}.json" for name in pope.SPLITS),
-        f"{ZIP}; labels: https://github.com/AoiDragon/POPE/tree/e3e39262/output/coco; pictures: "
+        f"{ZIP}; labels: https://github.com/AoiDragon/POPE/tree/e3e39262/output/coco; images: "
         "http://images.cocodataset.org/zips/val2014.zip",
         _pope,
     ),

@@ -1,9 +1,9 @@
 """Checkpoints through the benchmarks: answer, score, and the table of all.
 
-Each checkpoint is loaded once, and only if something is left to ask. Its answers, submissions and
-``scores.json`` lie in its own folder, so a run that stopped goes on and a later one asks nothing
-twice. What can be checked without a model is checked first; a task that fails all the same, in its
-questions or its scoring, does not keep the others from theirs.
+Each checkpoint is loaded once, and only if a question is left to ask. Its answers, submissions and
+``scores.json`` lie in its own folder, so a run that stopped resumes and a later one asks nothing
+twice. Checks that need no model come first (`rehearsal`); if a task fails all the same, in its
+questions or its scoring, the others still run.
 """
 
 from __future__ import annotations
@@ -19,28 +19,26 @@ import torch
 from llava_sea.errors import UserError
 from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
-from llava_sea.eval.answering import decoding, image_folder, load_answerer, template_name
+from llava_sea.eval.answering import decoding, load_answerer, template_name
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.asked import with_prompt
-from llava_sea.eval.before import check_local_checkpoints, check_places, rehearse_all
 from llava_sea.eval.benchmarks import TASKS, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
-from llava_sea.eval.outcome import Answered, Outcome, Task
-from llava_sea.eval.processes import FailedElsewhereError, Processes
-from llava_sea.eval.score import Score
-from llava_sea.eval.score_file import add_score
-from llava_sea.eval.server_scores import read_server_scores
+from llava_sea.eval.outcome import Answered, Outcome, Task, add_score, read_server_scores
+from llava_sea.eval.rehearsal import (
+    available_tasks,
+    check_local_checkpoints,
+    check_places,
+    rehearse_all,
+)
+from llava_sea.eval.score import Score, with_prompt
 from llava_sea.eval.table import print_table
+from llava_sea.processes import FailedElsewhereError, Processes
 from llava_sea.terminal import say
 
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
-    """Run what the flags name.
-
-    Args:
-        args: of `llava_sea.eval.flags`.
-        processes: those that share the work.
+    """Run the command's flags.
 
     Raises:
         UserError: if a flag or a file is wrong, or no benchmark's files are there; after the table,
@@ -49,19 +47,20 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     names = short_names(args.checkpoints)
     baseline = _baseline(args.baseline, args.checkpoints, names)
     judge = pick_judge(args)
-    returned = read_server_scores(args.server_scores, names) if args.server_scores else {}
+    returned = read_server_scores(args.server_scores, names, TASKS) if args.server_scores else {}
     folders = [results_folder(args, checkpoint) for checkpoint in args.checkpoints]
     processes.first(lambda: check_local_checkpoints(args))
-    tasks, lacking = there(select(args.only), args.data)
+    tasks, lacking = available_tasks(select(args.only), args.data)
     if processes.rank == 0:
         for line in lacking:
             say(line)
     if not tasks:
         raise UserError(
-            f"--data {args.data}: none of the benchmarks is there; what is missing, and where to "
-            "get it, stands above"
+            f"--data {args.data}: none of the benchmarks is there; the lines above name the "
+            "missing files and their sources"
         )
-    processes.first(lambda: _check(args, tasks, folders))
+    processes.first(lambda: check_places(args, folders))
+    processes.first(lambda: rehearse_all(tasks, args.data, folders))
     columns: dict[str, dict[str, Outcome]] = {}
     failures: dict[tuple[str, str], list[str]] = {}  # tasks by checkpoint and error
     for name, checkpoint, folder in zip(names, args.checkpoints, folders, strict=True):
@@ -83,19 +82,14 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     if failures:
         lines = [f"{', '.join(them)}, {name}: {why}" for (name, why), them in failures.items()]
         raise UserError(
-            f"not scored: {'; '.join(lines)}. All answers are kept, and the same command goes on"
+            f"not scored: {'; '.join(lines)}. All answers are kept, and the same command resumes"
         )
-
-
-def _check(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
-    check_places(args, folders)
-    rehearse_all(tasks, args.data, folders)
 
 
 def _fill_in(
     columns: dict[str, dict[str, Outcome]], returned: Mapping[str, Mapping[str, Score]]
 ) -> list[str]:
-    """Put in what servers returned; return a line on each score of ours that is replaced."""
+    """Put in the scores of servers; return a line on each score of ours that is replaced."""
     lines = []
     for name, theirs in returned.items():
         for task, score in theirs.items():
@@ -117,9 +111,9 @@ def _checkpoint(
     judge: Judge | None,
     processes: Processes,
 ) -> Iterator[tuple[Task, Outcome | UserError]]:
-    """Yield each task with what it came to, or with why it has no score; in the first process.
+    """Yield each task with its outcome, or with the error that kept it; in the first process.
 
-    All processes agree whether a task failed, and go on to the next together.
+    All processes agree whether a task failed, and start the next together.
     """
     loaded: list[Answerer | UserError] = []  # a checkpoint that cannot be loaded is tried once
 
@@ -132,14 +126,13 @@ def _checkpoint(
         (model,) = loaded
         if isinstance(model, UserError):
             raise model
-        return dataclasses.replace(
-            model, image_folder=image_folder(flags), decoding=decoding(flags)
-        )
+        folder = Path(flags.image_folder or ".")
+        return dataclasses.replace(model, image_folder=folder, decoding=decoding(flags))
 
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
         try:
-            flags = answer.parse(_flags(args, checkpoint, task, path))
+            flags = _flags(args, checkpoint, task, path)
             answer_questions(flags, processes, load)
             if processes.rank:
                 continue
@@ -157,43 +150,21 @@ def _checkpoint(
         yield task, outcome
 
 
-def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> list[str]:
-    flags = ["--model_path", checkpoint, "--answers_file", str(path)]
-    flags += ["--question_file", str(args.data / task.questions)]
-    if task.images:
-        flags += ["--image_folder", str(args.data / task.images)]
-    if task.ask_letter:
-        flags.append("--single_pred_prompt")
-    flags += ["--max_new_tokens", str(task.max_new_tokens)]
-    for name in ("model_base", "conv_mode", "batch_size", "device", "dtype", "cache_dir"):
-        value = getattr(args, name)
-        if value is not None:
-            flags += [f"--{name}", str(value)]
+def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> argparse.Namespace:
+    """Return a task's flags of `llava_sea.eval.answer`."""
+    questions = str(args.data / task.questions)
+    files = ["--question_file", questions, "--answers_file", str(path)]
+    flags = answer.parse(["--model_path", checkpoint, *files])
+    flags.image_folder = str(args.data / task.images) if task.images else None
+    flags.single_pred_prompt = task.ask_letter
+    flags.max_new_tokens = task.max_new_tokens
+    for name in answer.SHARED_FLAGS:
+        setattr(flags, name, getattr(args, name))
     return flags
 
 
-def there(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list[str]]:
-    """Return the tasks whose files are there, and a line on each benchmark that has none.
-
-    Args:
-        tasks: those that were asked for.
-        data: the benchmarks' folder.
-    """
-    complete = [task for task in tasks if not task.missing(data)]
-    lines = []
-    for benchmark in dict.fromkeys(task.benchmark for task in tasks):
-        if any(task.benchmark == benchmark for task in complete):
-            continue
-        theirs = [task for task in tasks if task.benchmark == benchmark]
-        # The one that is nearest to complete is the one that the user means.
-        task = min(theirs, key=lambda one: len(one.missing(data)))
-        files = ", ".join(map(str, task.missing(data)))
-        lines.append(f"{task.title} {task.split} is left out: no {files}. From {task.source}")
-    return complete, lines
-
-
 def short_names(checkpoints: Sequence[str]) -> list[str]:
-    """Return what the table calls checkpoints: the ends of their paths, as long as tells apart.
+    """Return the checkpoints' names in the table: the shortest ends of their paths that differ.
 
     Raises:
         UserError: if one is given twice.
@@ -221,8 +192,8 @@ def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
         return Path(args.output_dir) / "_".join(parts[-2:]).strip("/_")
     if not Path(checkpoint).is_dir():
         raise UserError(
-            f"{checkpoint}: no such folder; mend the path, or, if it is a hub id, say where its "
-            "results go: --output_dir FOLDER"
+            f"{checkpoint}: no such folder; fix the path, or, if it is a hub id, name a folder "
+            "for its results: --output_dir FOLDER"
         )
     return Path(checkpoint) / "eval"
 

@@ -1,10 +1,10 @@
 """Questions to answers in batches, each answer as it would be alone.
 
-Prompts of about the same length go together, so that little is padding. Pictures are read by
-threads while the model answers the batch before. Greedy texts do not depend on the batch, up to
-rounding: in float32 that is no text in practice; in 16 bits a tie of two words may fall otherwise.
+Prompts of about the same length go together, so that little is padding. Images are read by threads
+while the model answers the batch before. Greedy texts do not depend on the batch, up to rounding:
+in float32 no text differs in practice; in 16 bits a tie of two words may fall otherwise.
 
-Shape letters: I pictures.
+Shape letters: I images.
 """
 
 from __future__ import annotations
@@ -26,27 +26,22 @@ from llava_sea.data.images import ImageTransform, decode_image, resolve_image_pa
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tell_beyond, tokenize_prompt
 from llava_sea.errors import UserError
-from llava_sea.eval.batches import plan_batches
-from llava_sea.eval.question import Question
+from llava_sea.eval.questions import Question
 from llava_sea.files import IMAGE_BYTES, read_file
 from llava_sea.model.generate import generate, pad_prompts
 
+WINDOW = 32
+"""Batches among whose questions lengths are sorted: more would pad less and read disks worse."""
+
 AHEAD = 2
-"""Batches whose pictures are read while the model answers."""
+"""Batches whose images are read while the model answers."""
 
 THREADS = 4
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are decoded.
-
-    Attributes:
-        max_new_tokens: longest answer.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling, with a temperature.
-        num_beams: beam search.
-    """
+    """How answers are decoded: temperature 0 is greedy, `top_p` goes with a higher one."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -56,17 +51,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model with all that a question needs on its way in.
-
-    Attributes:
-        model: the stock Llava on its device, in eval mode.
-        tokenizer: its tokenizer.
-        transform: a picture into its pixels.
-        template: how its conversations are written.
-        image_folder: where the questions' pictures are.
-        decoding: how answers are decoded.
-        batch_size: questions at a time.
-    """
+    """A model in eval mode on its device, with all that turns a question into its input."""
 
     model: LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
@@ -82,7 +67,7 @@ class Answerer:
         Raises:
             UserError: naming the question, before the first answer if a prompt leaves no room for
                 one in the LLM's context or holds a token that the LLM lacks; in its turn if its
-                picture cannot be read; and if a batch does not fit into the GPU's memory.
+                image cannot be read; and if a batch does not fit into the GPU's memory.
         """
         lengths = [self._length(question) for question in questions]
         roomy = self._context() - self.decoding.max_new_tokens
@@ -90,7 +75,7 @@ class Answerer:
             [questions[i] for i in places]
             for places in plan_batches(lengths, self.batch_size, roomy)
         ]
-        for batch, pixels_ICHW in self._with_pictures(batches):
+        for batch, pixels_ICHW in self._with_images(batches):
             yield list(zip(batch, self._answer(batch, pixels_ICHW), strict=True))
 
     def _answer(self, batch: Sequence[Question], pixels_ICHW: Tensor | None) -> list[str]:
@@ -123,10 +108,10 @@ class Answerer:
             texts.append(str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip())
         return texts
 
-    def _with_pictures(
+    def _with_images(
         self, batches: Sequence[list[Question]]
     ) -> Iterator[tuple[list[Question], Tensor | None]]:
-        """Yield the batches with their pictures ``(I, 3, H, W)``, some read ahead."""
+        """Yield the batches with their images ``(I, 3, H, W)``, some read ahead."""
         with ThreadPoolExecutor(THREADS) as pool:
             waiting: deque[tuple[list[Question], list[Future[Tensor]]]] = deque()
             try:
@@ -151,7 +136,7 @@ class Answerer:
             except UserError as error:
                 raise UserError(f"{question.name}: {error}") from None
         assert data is not None
-        way_out = "replace it, and the same command goes on"
+        way_out = "replace it, and the same command resumes"
         return self.transform(decode_image(data, where, way_out))
 
     def _tokenize(self, question: Question) -> tuple[list[int], list[bool]]:
@@ -173,36 +158,55 @@ class Answerer:
         text_config: Any = self.model.config.text_config
         if beyond := tell_beyond(ids, self.tokenizer, int(text_config.vocab_size)):
             raise UserError(f"{question.name}: the prompt holds {beyond}; change its text")
-        length = len(ids)
-        if length >= self._context():
+        if len(ids) >= self._context():
             raise UserError(
-                f"{question.name}: the prompt is {length} tokens long, its picture's among them, "
+                f"{question.name}: the prompt is {len(ids)} tokens long, its image's among them, "
                 f"and the LLM reads {self._context()}; shorten its text"
             )
-        return length
+        return len(ids)
 
     def _context(self) -> int:
         text_config: Any = self.model.config.text_config
         return int(text_config.max_position_embeddings)
 
 
-def check_pictures(questions: Sequence[Question], folder: str | None) -> None:
-    """See that every picture file is there.
+def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterator[list[int]]:
+    """Yield the positions of prompts that go together, the longest of a window first.
+
+    The context has room for the longest answer up to `roomy` tokens. The answer to a longer prompt
+    is cut short: only prompts as long as it is may stand beside it, or it would cut theirs.
+    """
+    size = WINDOW * batch_size
+    for start in range(0, len(lengths), size):
+        window = range(start, min(start + size, len(lengths)))
+        batch: list[int] = []
+        for place in sorted(window, key=lambda i: (-lengths[i], i)):
+            if batch:
+                longest = lengths[batch[0]]
+                apart = longest > roomy and lengths[place] != longest
+                if apart or len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            batch.append(place)
+        yield batch
+
+
+def check_images(questions: Sequence[Question], folder: str | None) -> None:
+    """Hold that every image file is there.
 
     Raises:
-        UserError: naming the first questions whose pictures are not.
+        UserError: naming the first questions whose images are not.
     """
     named = [question for question in questions if isinstance(question.image, str)]
     if named and not folder:
         raise UserError(
-            f"{named[0].name} has the picture {named[0].image!r}: give its folder with "
-            "--image-folder"
+            f"{named[0].name} has the image {named[0].image!r}: give its folder with --image-folder"
         )
     lacking = []
     for question in named:
         path = resolve_image_path(str(folder), str(question.image), question.question_id)
         if not path.is_file():
-            lacking.append(f"{question.name}: {path}: no such picture")
+            lacking.append(f"{question.name}: {path}: no such image")
     if lacking:
         more = f" (and {len(lacking) - 3} more)" if len(lacking) > 3 else ""
         raise UserError(f"{'; '.join(lacking[:3])}{more}. Is --image-folder {folder} right?")

@@ -1,11 +1,10 @@
 """Judges that grade an answer from 0.0 to 1.0, and the file that keeps their grades.
 
 `OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions, a local server
-among them. It never guesses: what it cannot read it asks again, then stops with an error that names
-the question. `LocalJudge` compares words; its grades are no LLM's and say so by their name.
-
-`GradeCache` keeps each grade on disk as it is given, so a run that stopped goes on without paying
-twice, and the same answers get the same grades again.
+among them. It never guesses: a reply that it cannot read is asked for again, then it stops with an
+error that names the question. `LocalJudge` compares words; its grades are no LLM's and say so by
+their name. `GradeCache` keeps each grade on disk as it is given, so a run that stopped resumes
+without paying twice, and the same answers get the same grades again.
 
 The key is the endpoint's alone: no redirect is followed, and wherever an endpoint's words are shown
 or kept, the key and a password of its address are starred out of them.
@@ -14,35 +13,26 @@ or kept, the key and a password of its address are starred out of them.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import http.client
 import json
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from llava_sea.errors import UserError, naming
+from llava_sea.errors import UserError, import_extra, naming
 from llava_sea.files import LIST_BYTES, read_file
 from llava_sea.terminal import without_password
 
 
 @dataclass(frozen=True)
 class Case:
-    """An answer to grade.
+    """An answer to grade; `prompt` is the whole text for an LLM.
 
-    Attributes:
-        question_id: of the question, for errors and the record.
-        truth: what is right; ``<AND>`` joins what is asked for together, ``<OR>`` alternatives.
-        prediction: the answer.
-        prompt: the whole text for an LLM, question, truth and prediction included.
+    In `truth` ``<AND>`` joins parts that belong together, ``<OR>`` alternatives.
     """
 
     question_id: str
@@ -53,14 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Grade:
-    """A judge's grade.
-
-    Attributes:
-        value: 0.0 (wrong) to 1.0 (right).
-        reply: what the judge said.
-        model: which model the endpoint says it was.
-        date: of grading, UTC, e.g. "2026-01-31".
-    """
+    """A grade from 0.0 (wrong) to 1.0 (right), with the judge's words and the day (UTC)."""
 
     value: float
     reply: str
@@ -68,101 +51,61 @@ class Grade:
     date: str
 
 
-class Judge(Protocol):
-    """Who grades.
-
-    Attributes:
-        name: says who it is; grades are kept under it.
-        deterministic: whether the same case has the same grade at any time.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def deterministic(self) -> bool: ...  # noqa: D102
-
-    def grade(self, case: Case) -> Grade: ...  # noqa: D102
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Take a redirect for the refusal that it is: another host would get the key and grade."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Follow nothing."""
-
-
 class OpenAIJudge:
-    """A model behind an OpenAI-compatible endpoint, at temperature 0."""
+    """A model behind an OpenAI-compatible endpoint, at temperature 0.
+
+    Not `deterministic`: the same case may have another grade at another time.
+    """
 
     deterministic = False
     _LARGEST_REPLY = 2**20
-    # What MM-Vet's official evaluator adds when it has to ask again, at 0 the first time and 0.5
+    # MM-Vet's official evaluator adds this when it has to ask again, at 0 the first time and 0.5
     # warmer each time after that (github.com/yuweihao/MM-Vet, mm-vet_evaluator.py).
     _AGAIN = "\nPredict the correctness of the answer (digit): "
     _WARMER = 0.5
+    _MAX_TOKENS = 16  # the official evaluator allows 3: some tokenizers write no "0.5" with these
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        api_key: str = "",
-        *,
-        tries: int = 5,
-        timeout: float = 60.0,
-        max_tokens: int = 16,
-        sleep: Callable[[float], object] = time.sleep,
+        self, base_url: str, model: str, api_key: str = "", *, tries: int = 5, timeout: float = 60.0
     ) -> None:
         """Take an endpoint.
 
         Args:
-            base_url: as OpenAI's clients take it, e.g. "https://api.openai.com/v1"; "/v1" is
-                added to an address without a path. With ``USER:PASSWORD@`` before the host these
-                are sent in place of a key.
+            base_url: as OpenAI's clients take it; "/v1" is added to an address without a path.
+                ``USER:PASSWORD@`` before the host are sent in place of a key.
             model: the model's name there.
-            api_key: sent as a bearer token, if any.
-            tries: how often a request is sent that fails, and how often a reply without a grade is
-                asked again.
+            api_key: a bearer token; none for a server that wants none.
+            tries: of a request that fails, and of a prompt whose reply has no grade.
             timeout: seconds for a reply.
-            max_tokens: of a reply. The official evaluator allows 3, in which some tokenizers write
-                no "0.5".
-            sleep: waits some seconds.
 
         Raises:
-            UserError: if `base_url` is no http address, or the key cannot be sent.
+            UserError: if `base_url` is no http address, the key cannot be sent, or the library
+                `openai` is not installed.
         """
-        try:
-            parts = urlsplit(base_url)
-            right = parts.scheme in ("http", "https") and bool(parts.hostname)
-            right = right and parts.port != 0 and base_url.isascii() and " " not in base_url
-        except ValueError:  # a bracket left open, a port that is no number
-            right = False
-        if not right:
-            shown = without_password(base_url.partition("?")[0])
-            raise UserError(
-                f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1"
-            )
-        path, host = parts.path.rstrip("/") or "/v1", parts.netloc.rpartition("@")[2]
-        self._url = f"{parts.scheme}://{host}{path}/chat/completions"
-        self.name = f"{model} at {host}"
-        self._model = model
-        if parts.username is not None:
-            user, password = unquote(parts.username), unquote(parts.password or "")
-            encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+        openai = import_extra("openai", "judge")
+        host, path, login = _parse_address(base_url)
+        key = api_key.strip()
+        if not all(c.isascii() and c.isprintable() for c in key):
+            raise UserError("the judge's key holds characters that no key has; see OPENAI_API_KEY")
+        self._authorization, secrets = (f"Bearer {key}" if key else openai.Omit()), [key]
+        if login is not None:
+            encoded = base64.b64encode(login.encode()).decode()
+            user, _, password = login.partition(":")
             self._authorization, secrets = f"Basic {encoded}", [encoded, password or user]
-        else:
-            key = api_key.strip()
-            if not all(c.isascii() and c.isprintable() for c in key):
-                raise UserError(
-                    "the judge's key holds characters that no key has; see OPENAI_API_KEY"
-                )
-            self._authorization, secrets = f"Bearer {key}" if key else "", [key]
         # as they are, as an address has them, as JSON has them
         written = {f(secret) for secret in secrets for f in (str, quote, quote_plus, _in_json)}
         self._secrets = sorted(written - {""}, key=len, reverse=True)
-        self._opener = urllib.request.build_opener(_NoRedirects())
-        self._tries, self._timeout, self._max_tokens = tries, timeout, max_tokens
-        self._sleep = sleep
+        self.name = f"{model} at {host.partition('://')[2]}"
+        self._url, self._model, self._tries = host + path, model, tries
+        self._client = openai.OpenAI(
+            base_url=self._url,
+            api_key=key or "none",
+            max_retries=tries - 1,  # of busy or absent endpoints; others refuse at once
+            timeout=timeout,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False, event_hooks={"response": [self._limit]}
+            ),
+        )
 
     def grade(self, case: Case) -> Grade:
         """Ask until a reply starts with a number from 0 to 1.
@@ -170,78 +113,76 @@ class OpenAIJudge:
         Raises:
             UserError: if none of `tries` replies does, or the endpoint refuses or stays away.
         """
-        replies = []
+        text = ""
         for attempt in range(self._tries):
-            reply = self._post(
-                {
-                    "model": self._model,
-                    "messages": [
-                        {"role": "user", "content": case.prompt + (self._AGAIN if attempt else "")}
-                    ],
-                    "temperature": min(max(attempt - 1, 0) * self._WARMER, 2.0),
-                    "max_tokens": self._max_tokens,
-                },
-                case.question_id,
+            reply = self._ask(
+                case.prompt + (self._AGAIN if attempt else ""),
+                min(max(attempt - 1, 0) * self._WARMER, 2.0),
+                f"judge {self.name}, question {case.question_id}",
             )
             text, model = _content(reply)
             value = read_grade(text)
             text, model = self._starred(text), self._starred(model)
             if value is not None:
                 return Grade(value, text, model or self._model, _today())
-            replies.append(text)
         raise UserError(
             f"judge {self.name}, question {case.question_id}: no grade from 0.0 to 1.0 in "
-            f"{self._tries} replies, the last {replies[-1][:200]!r}; take a judge that follows the "
-            "prompt. Earlier grades are kept, and the same command goes on from here"
+            f"{self._tries} replies, the last {text[:200]!r}; take a judge that follows the "
+            "prompt. Earlier grades are kept, and the same command resumes from here"
         )
 
-    def _post(self, body: dict[str, Any], question_id: str) -> Any:
-        """Send a request, again where that may help; None for a reply that is not JSON."""
-        headers = {"Content-Type": "application/json"}
-        if self._authorization:
-            headers["Authorization"] = self._authorization
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        where, trouble = f"judge {self.name}, question {question_id}", ""
-        for attempt in range(self._tries):
-            asked_wait = 0.0
-            try:
-                with self._opener.open(request, timeout=self._timeout) as response:
-                    data = response.read(self._LARGEST_REPLY + 1)
-                if len(data) > self._LARGEST_REPLY:
-                    raise UserError(
-                        f"{where}: the reply of {self._url} is larger than "
-                        f"{self._LARGEST_REPLY:,} bytes; is it an endpoint of chat completions?"
-                    )
-                return _parsed(data)
-            except urllib.error.HTTPError as error:
-                said = b""
-                with error, contextlib.suppress(OSError, http.client.HTTPException):
-                    said = error.read(self._LARGEST_REPLY)
-                said_text = self._starred(said.decode(errors="replace"))[:500]
-                trouble = f"HTTP {error.code}: {said_text}"
-                if 300 <= error.code < 400:
-                    raise UserError(
-                        f"{where}: {self._url} leads elsewhere (HTTP {error.code}), and the key is "
-                        "sent nowhere else; give the address that answers itself"
-                    ) from None
-                if error.code not in (408, 429) and error.code < 500:
-                    raise UserError(
-                        f"{where}: the endpoint {self._url} refused: {trouble}. Mend the model's "
-                        "name, the key or the address"
-                    ) from None
-                wait = error.headers.get("Retry-After", "")
-                asked_wait = min(float(wait), 60.0) if wait.isdecimal() else 0.0
-            except (OSError, http.client.HTTPException) as error:  # time-outs are OSErrors
-                trouble = self._starred(repr(error))
-            if attempt + 1 < self._tries:
-                self._sleep(max(2.0**attempt, asked_wait))
+    def _ask(self, prompt: str, temperature: float, where: str) -> bytes:
+        import openai
+
+        try:
+            reply = self._client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=temperature,
+                max_tokens=self._MAX_TOKENS,
+                extra_headers={"Authorization": self._authorization},
+            )
+            return bytes(reply.content)
+        except openai.APIStatusError as error:
+            status = error.status_code
+            trouble = f"HTTP {status}: {self._starred(error.response.text)[:500]}"
+            if 300 <= status < 400:
+                raise UserError(
+                    f"{where}: {self._url} leads elsewhere (HTTP {status}), and the key is sent "
+                    "nowhere else; give the address that answers itself"
+                ) from None
+            if status not in (408, 409, 429) and status < 500:
+                raise UserError(
+                    f"{where}: the endpoint {self._url} refused: {trouble}. Fix the model's name, "
+                    "the key or the address"
+                ) from None
+        except openai.APIConnectionError as error:  # time-outs among them
+            trouble = self._starred(repr(error.__cause__ or error))
         raise UserError(
             f"{where}: no reply from {self._url} in {self._tries} tries, the last: {trouble}. "
-            "Earlier grades are kept, and the same command goes on from here"
+            "Earlier grades are kept, and the same command resumes from here"
         )
 
+    def _limit(self, response: Any) -> None:
+        """Let a reply be read up to the limit, as it is sent: what is packed may grow for ever."""
+        response.headers.pop("content-encoding", None)
+        read = response.iter_raw
+
+        def iter_raw(*arguments: Any) -> Iterator[bytes]:
+            size = 0
+            for chunk in read(*arguments):
+                size += len(chunk)
+                if size > self._LARGEST_REPLY:
+                    raise UserError(
+                        f"judge {self.name}: a reply of {self._url} is larger than "
+                        f"{self._LARGEST_REPLY:,} bytes; is it an endpoint of chat completions?"
+                    )
+                yield chunk
+
+        response.iter_raw = iter_raw
+
     def _starred(self, text: str) -> str:
-        """Return what an endpoint says without the key, should it say that again."""
+        """Return an endpoint's words without the key, should it repeat that."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -269,6 +210,9 @@ class LocalJudge:
         return Grade(value, f"{value:.1f}", self.name, _today())
 
 
+Judge = OpenAIJudge | LocalJudge
+
+
 class GradeCache:
     """Grades on disk, a JSON object a line, by judge and by the prompt's SHA-256."""
 
@@ -277,12 +221,10 @@ class GradeCache:
 
         Raises:
             UserError: if it is a folder, or a line is no grade. A last line that was cut off is
-                taken away: its question is asked again.
+                removed: its question is asked again.
         """
         self._path = path
         self._grades: dict[tuple[str, str], Grade] = {}
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder, and the grades' file is to be there; move it")
         path.parent.mkdir(parents=True, exist_ok=True)
         data = read_file(path, LIST_BYTES) if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -320,7 +262,7 @@ def read_grade(reply: str) -> float | None:
     """Return the number that a reply starts with, None where that is none from 0 to 1.
 
     A number that breaks off ("0.") is none, nor is a ratio ("0/10", "1 out of 10"), nor one that
-    goes on in another way ("0,5", "1e-1", "0.5-0.7").
+    continues in another way ("0,5", "1e-1", "0.5-0.7").
     """
     found = re.match(
         r"\s*((?:0\.\d+|1\.0+)(?=\.?[,;|)]?(?:\s|$))|[01](?=[,;|)]?(?:\s|$)))"
@@ -330,23 +272,40 @@ def read_grade(reply: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _parsed(data: bytes) -> Any:
-    """Return a reply's JSON; None where it is none."""
+def _parse_address(base_url: str) -> tuple[str, str, str | None]:
+    """Return ``SCHEME://HOST:PORT``, the path, and ``USER:PASSWORD`` where the address has them.
+
+    Raises:
+        UserError: if it is no http address; without its password.
+    """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
+        parts = urlsplit(base_url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname)
+        right = right and parts.port != 0 and base_url.isascii() and " " not in base_url
+    except ValueError:  # a bracket left open, a port that is no number
+        right = False
+    if not right:
+        shown = without_password(base_url.partition("?")[0])
+        raise UserError(
+            f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1"
+        )
+    login = None
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}", parts.path.rstrip("/") or "/v1", login
 
 
 def _in_json(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-def _content(reply: Any) -> tuple[str, str]:
+def _content(data: bytes) -> tuple[str, str]:
     """Return a reply's text and its model; empty where there is none."""
     try:
+        reply = json.loads(data)
         text, model = reply["choices"][0]["message"]["content"], reply.get("model")
-    except (KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return "", ""
     return (text if isinstance(text, str) else ""), (model if isinstance(model, str) else "")
 

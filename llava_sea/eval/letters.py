@@ -1,19 +1,95 @@
 """``python -m llava_sea.eval.letters``: the accuracy of answers to multiple-choice questions.
 
-Below it stands what it depends on, as below the table of the eight.
+The question file is one's own, LLaVA's jsonl with the right letter beside each question, e.g.
+Stanford Dogs as a choice of four breeds: ``{"question_id", "image", "text", "answer": "B"}``, with
+options as lines "A. ..." of the text. Answers are read as MMBench's (`mmbench.read_letter`).
+Anything else, an empty or missing answer and the letter of an option that the question does not
+have among them, is wrong. The protocol is printed below the accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llava_sea.errors import UserError, run_command
-from llava_sea.eval.answers import read_answers
-from llava_sea.eval.asked import with_prompt
-from llava_sea.eval.scorers.letters import score
+from llava_sea.eval.answers import Answer, by_id, read_answers
+from llava_sea.eval.score import Score, with_prompt
+from llava_sea.eval.scorers.mmbench import LETTERS, MATCHING, read_letter
+from llava_sea.eval.scorers.official import check_ids, percent, read_jsonl
 from llava_sea.terminal import say
+
+_OPTION = re.compile(rf"^([{LETTERS}])\. *(\S.*?) *$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    options: dict[str, str]
+    answer: str
+    category: str
+
+
+def score(answers: Sequence[Answer], questions: Path) -> Score:
+    """Score answers to multiple-choice questions; these may have a "category".
+
+    Returns:
+        The accuracy; of its parts, "unread answers" is the share without a letter, the others are
+        the accuracies of the categories.
+
+    Raises:
+        UserError: naming the line, if the question has no options, the answer is none of them, or
+            an id is there twice; or if an answer is to no question of the file.
+    """
+    choices = _read(questions)
+    texts = by_id(answers)
+    check_ids(texts, choices, questions)
+    letters = {key: read_letter(text, choices[key].options) for key, text in texts.items()}
+    by_category: dict[str, list[bool]] = defaultdict(list)
+    for key, choice in choices.items():
+        by_category[choice.category].append(letters.get(key) == choice.answer)
+
+    unread = sum(letter is None for letter in letters.values())
+    parts = {"unread answers": percent(unread, len(choices))}
+    for name in sorted(by_category.keys() - {""}):
+        parts[f"category: {name}"] = percent(sum(by_category[name]), len(by_category[name]))
+    return Score(
+        benchmark=questions.stem,
+        value=percent(sum(map(sum, by_category.values())), len(choices)),
+        metric="accuracy",
+        split="test",
+        questions=len(choices),
+        missing=len(choices) - len(texts),
+        protocol={"matching": MATCHING, "missing answers": "wrong"},
+        parts=parts,
+    )
+
+
+def _read(path: Path) -> dict[str, _Choice]:
+    choices: dict[str, _Choice] = {}
+    for number, row in read_jsonl(path, ("question_id", "text", "answer")):
+        where = f"{path}:{number}"
+        options = dict(_OPTION.findall(str(row["text"])))
+        if len(options) < 2:
+            raise UserError(
+                f'{where}: its "text" has {len(options)} options; write each on a line of its own, '
+                'like "A. pug"'
+            )
+        answer = row["answer"]
+        if answer not in list(options):  # a list: the answer may be anything that JSON has
+            raise UserError(
+                f'{where}: its "answer" is {answer!r} and must be one of {", ".join(options)}'
+            )
+        key = str(row["question_id"])
+        if key in choices:
+            raise UserError(f"{where}: question_id {key} is there twice; give each its own")
+        choices[key] = _Choice(options, answer, str(row.get("category") or ""))
+    if not choices:
+        raise UserError(f"{path}: the file holds no questions")
+    return choices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.answers.is_file():
         raise UserError(f"--answers {args.answers}: there is no such file")
     answers = read_answers(args.answers)
-    found = score(answers, args.questions, benchmark=args.questions.stem)
-    found = with_prompt(found, answers)
+    found = with_prompt(score(answers, args.questions), answers)
     missing = f", {found.missing} without an answer" if found.missing else ""
     say(f"{found.benchmark}: {found.value:.1f} % of {found.questions} questions right{missing}")
     for name, value in found.parts.items():

@@ -105,6 +105,6 @@ def _punctuation(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Lower the case, write number words in digits, drop articles, mend contractions."""
+    """Lower the case, write number words in digits, drop articles, restore contractions."""
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

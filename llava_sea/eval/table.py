@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.compare import FLOOR, gains, one_a_benchmark
 from llava_sea.eval.outcome import Outcome, Submission, Task
-from llava_sea.eval.score import Score
+from llava_sea.eval.score import FLOOR, Score, gains
 from llava_sea.terminal import open_console
 
 FILE_WIDTH = 140
@@ -35,13 +34,13 @@ def print_table(
     baseline: str | None,
     console: Console | None = None,
 ) -> None:
-    """Print it.
+    """Print the table on stdout, or on another console.
 
     Args:
         tasks: its rows; those with no outcome in any column are left out.
         columns: checkpoints by name.
-        baseline: the name of the one that the others are compared with; None for none.
-        console: where it goes; stdout if not given.
+        baseline: the name of the column that the others are compared with.
+        console: another place than stdout.
     """
     if console is None:
         plain = open_console()
@@ -76,7 +75,7 @@ def print_table(
         sizes -= {0}  # a server does not say
         asked = f"{min(sizes):,}" if len(sizes) == 1 else "differ" if sizes else ""
         table.add_row(task.title, task.split, asked, *cells)
-    meant = {name: one_a_benchmark(found, tasks) for name, found in gained.items()}
+    meant = {name: first_split_per_benchmark(found, tasks) for name, found in gained.items()}
     if gained:
         table.add_section()
         table.add_row("mean gain", "", "", *_mean_gains(columns, meant))
@@ -95,8 +94,23 @@ def print_table(
         line = f"gain: relative to {baseline}, where protocols agree; the mean takes one a "
         line += f"benchmark, of its first split that has one ({counts})"
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
     _print_notes(rows, columns, console)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def first_split_per_benchmark(
+    found: Mapping[str, float], tasks: Sequence[Task]
+) -> dict[str, float]:
+    """Return one gain for each benchmark, by task: the first of its splits that has one."""
+    first: dict[str, str] = {}
+    for task in tasks:
+        if task.name in found:
+            first.setdefault(task.benchmark, task.name)
+    return {name: found[name] for name in first.values()}
 
 
 def _mean_gains(columns: Mapping[str, Column], gained: Mapping[str, Gains]) -> list[str]:
@@ -139,12 +153,10 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
                 said.setdefault(outcome.describe(), []).append(name)
         for text, names in said.items():
             whose = "" if len(said) == 1 else f" ({', '.join(names)})"
-            line = f"  {task.title} {task.split}{whose}: {text}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"  {task.title} {task.split}{whose}: {text}")
     templates = "; ".join(filter(None, (_templates(*item) for item in columns.items())))
     if templates:
-        line = f"\nConversation templates: {templates}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"\nConversation templates: {templates}")
     waiting = [
         (task, name, outcome)
         for task in rows
@@ -154,5 +166,5 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
     if waiting:
         console.print("\nTo be submitted (scores that come back: --server_scores FILE):")
     for task, name, outcome in waiting:
-        text = f"  {task.title} {task.split}, {name}: {outcome.path} -> {outcome.server}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        where = f"{outcome.path} -> {outcome.server}"
+        _say(console, f"  {task.title} {task.split}, {name}: {where}")

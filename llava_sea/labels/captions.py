@@ -1,9 +1,10 @@
 """The captions of a corpus, one at a time, from the files that hold them.
 
-- `*.json`: LLaVA's layout, a list of records; the captions are the `gpt` turns of `conversations`.
+- `*.json`: a list, LLaVA's layout; the captions are the `gpt` turns of `conversations`.
 - `*.jsonl`: one a line: such a record, a JSON string, or an object with `caption` or `text`.
 - `*.txt`: one caption a line.
-Limits: UTF-8. A record or line without a caption is an error that names it, never skipped.
+Limits: UTF-8. A JSON list is held in memory while its captions are counted, the other files are
+read by line. A record or line without a caption is an error that names it, never skipped.
 """
 
 from __future__ import annotations
@@ -11,132 +12,101 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.labels.json_stream import TextBlocks, iter_json_array, iter_lines
+from llava_sea.files import open_file
 
 SUFFIXES = (".json", ".jsonl", ".txt")
 
 
-class CaptionBatch(NamedTuple):
-    """Some captions in corpus order, and how many bytes of all files were read to get so far."""
-
-    captions: list[str]
-    bytes_read: int
-
-
-def check_corpus(paths: Sequence[Path]) -> int:
-    """The size of the corpus in bytes, after a look at every file's name and presence.
+def check_corpus(names: Sequence[str]) -> list[Path]:
+    """Return the files, after a look at every one's name and presence.
 
     Raises:
         UserError: no file is given, one is missing, or its suffix is unknown.
     """
+    paths = [Path(name) for name in names]
     if not paths:
         raise UserError("--data_path: give at least one file of captions")
-    total = 0
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise UserError(f"--data_path {path}: the name must end in {', '.join(SUFFIXES)}")
         if not path.is_file():
             raise UserError(f"--data_path {path}: there is no such file")
-        total += path.stat().st_size
-    return total
+    return paths
 
 
-def iter_caption_batches(
-    paths: Sequence[Path], max_captions: int, max_chars: int
-) -> Iterator[CaptionBatch]:
-    """All captions in order, in batches that end at `max_captions` or once past `max_chars`.
-
-    Where the batches end depends on the corpus alone, so that whoever counts them gets the same
-    parts however many workers there are.
-
-    Raises:
-        UserError: as `iter_captions`.
-    """
-    batch: list[str] = []
-    chars = done = bytes_read = 0
-    for path in paths:
-        blocks = TextBlocks(path)
-        try:
-            for caption in iter_captions(blocks):
-                batch.append(caption)
-                chars += len(caption)
-                if len(batch) >= max_captions or chars >= max_chars:
-                    yield CaptionBatch(batch, done + blocks.bytes_read)
-                    batch, chars = [], 0
-        finally:
-            blocks.close()
-        done += blocks.bytes_read
-        bytes_read = done
-    if batch:
-        yield CaptionBatch(batch, bytes_read)
-
-
-def iter_captions(blocks: TextBlocks) -> Iterator[str]:
-    """The captions of one file, by its suffix.
+def read_captions(path: Path) -> Iterator[str]:
+    """Yield the captions of one file.
 
     Raises:
         UserError: broken JSON, a record of another shape, or a missing or empty caption; with the
-            file and the line, and the record's index and id where it has them.
+            file and the line or the record.
     """
-    path = blocks.path
     if path.suffix == ".json":
-        for index, line, value in iter_json_array(blocks):
-            yield from _record_captions(value, f"{path}, line {line}, record {index}")
+        rows = _parse("\n".join(text for _, text in read_lines(path)), str(path))
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: holds no list; one record a line: name the file *.jsonl")
+        for index, row in enumerate(rows):
+            yield from _captions_of(row, f"{path}: record {index}")
         return
-    for number, text in iter_lines(blocks):
+    for number, text in read_lines(path):
         where = f"{path}, line {number}"
         if not text.strip():
             raise UserError(f"{where}: is blank; every line holds one caption")
-        if path.suffix == ".txt":
-            yield text
-        else:
-            yield from _line_captions(text, where)
+        yield from [text] if path.suffix == ".txt" else _captions_of(_parse(text, where), where)
 
 
-def _line_captions(text: str, where: str) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""Yield the lines of a text file as (line number from 1, text without the line end).
+
+    Lines end with \n or \r\n only: the other characters at which `str.splitlines` cuts may stand
+    inside a caption.
+
+    Raises:
+        UserError: the file cannot be read or a byte is not UTF-8.
+    """
+    number = 0
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{where}: broken JSON: {error}") from error
-    if isinstance(value, str):
-        yield _checked(value, where, "the caption")
-    elif isinstance(value, dict) and "conversations" in value:
-        yield from _record_captions(value, where)
-    elif isinstance(value, dict) and ("caption" in value or "text" in value):
-        key = "caption" if "caption" in value else "text"
-        yield _checked(value[key], where, f"'{key}'")
-    else:
+        with open_file(path) as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
         raise UserError(
-            f"{where}: holds no caption; expected a string, an object with 'caption' or 'text', "
-            "or a record with 'conversations'"
-        )
+            f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
-def _record_captions(record: Any, where: str) -> Iterator[str]:
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: is a {type(record).__name__}, not an object")
-    if "id" in record:
-        where += f" (id {record['id']!r})"
-    turns = record.get("conversations")
-    if not isinstance(turns, list):
-        raise UserError(f"{where}: has no list 'conversations'")
-    found = False
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or "from" not in turn:
-            raise UserError(f"{where}: turn {number} is not an object with 'from' and 'value'")
-        if turn["from"] == "gpt":
-            found = True
-            yield _checked(turn.get("value"), where, f"'value' of gpt turn {number}")
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: broken JSON: {error}") from None
+
+
+def _captions_of(row: Any, where: str) -> Iterator[str]:
+    """Yield the captions of a record, an object or a string."""
+    found: list[Any] = []
+    if isinstance(row, dict) and "id" in row:
+        where += f" (id {row['id']!r})"
+    if isinstance(row, str):
+        found = [row]
+    elif isinstance(row, dict) and isinstance(row.get("conversations"), list):
+        turns = [turn for turn in row["conversations"] if isinstance(turn, dict)]
+        found = [turn.get("value") for turn in turns if turn.get("from") == "gpt"]
+    elif isinstance(row, dict):
+        found = [row[key] for key in ("caption", "text") if key in row][:1]
     if not found:
-        raise UserError(f"{where}: has no caption: none of its turns is from 'gpt'")
-
-
-def _checked(caption: Any, where: str, what: str) -> str:
-    if not isinstance(caption, str):
-        raise UserError(f"{where}: {what} is missing or not a string: {caption!r}")
-    if not caption.strip():
-        raise UserError(f"{where}: {what} is an empty caption; mend or remove the record")
-    return caption
+        raise UserError(
+            f"{where}: holds no caption; expected a record with 'conversations' and a turn from "
+            "'gpt', an object with 'caption' or 'text', or a string"
+        )
+    for caption in found:
+        if not isinstance(caption, str) or not caption.strip():
+            raise UserError(
+                f"{where}: its caption is empty or no text: {caption!r}; fix or remove the record"
+            )
+        yield caption

@@ -1,21 +1,22 @@
-"""What eq. 9 draws, computed instead of drawn: shares of right labels, and of patches that agree.
+"""The draws of eq. 9, as expected values: shares of right labels, and of patches that agree.
 
 A patch draws one of its labels with probability S / sum(S); scores not above 0 are no labels. So
 every measure here is an expected value, exact, and needs no random numbers.
 
 Spatial consistency is the chance that two patches draw the same label: neighbours (side by side),
-against patches of the same picture that are no neighbours, and against patches of other pictures.
-Labels that ignore the patch and name the whole picture agree between neighbours, but as often
-between the others of the same picture: the ratio of the first two is what says "local".
+against patches of the same image that are no neighbours, and against patches of other images.
+Labels that ignore the patch and name the whole image agree between neighbours, but as often
+between the others of the same image: the ratio of the first two says "local".
 
 Limits: patches without a label are left out of both; how many there are is counted beside.
 
-Shape letters: I pictures, P patches, N labels of a patch, E pairs of neighbours, Q words.
+Shape letters: I images, P patches, N labels of a patch, E pairs of neighbours, Q words.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +39,14 @@ def neighbour_pairs(grid: tuple[int, int]) -> NDArray[np.int64]:
     return np.concatenate([across, down])
 
 
-class Agreement(NamedTuple):
+@dataclass(frozen=True)
+class Agreement:
     """Chances that two patches draw the same label; nan where there is no such pair."""
 
     near: float  # neighbours
-    apart: float  # the same picture, no neighbours
-    elsewhere: float  # different pictures
-
-    @property
-    def local(self) -> float:
-        """How much more often neighbours agree than others of their picture."""
-        return self.near / self.apart if self.apart > 0 else float("nan")
+    apart: float  # the same image, no neighbours
+    elsewhere: float  # different images
+    local: float  # near / apart
 
 
 def agreement(
@@ -86,14 +84,14 @@ def agreement(
         squares += square
         patches += count
         own_pairs += count * count
-    return Agreement(
-        _share(near, near_pairs),
-        _share(whole - near, whole_pairs - near_pairs),
-        _share(float((all_Q**2).sum()) - squares, patches * patches - own_pairs),
-    )
+    beside = _share(near, near_pairs)
+    apart = _share(whole - near, whole_pairs - near_pairs)
+    elsewhere = _share(float((all_Q**2).sum()) - squares, patches * patches - own_pairs)
+    return Agreement(beside, apart, elsewhere, beside / apart if apart > 0 else math.nan)
 
 
-class Precision(NamedTuple):
+@dataclass(frozen=True)
+class Precision:
     """Shares of right labels over the labelled patches of a kind; nan if there are none."""
 
     top1: float  # the best label
@@ -124,4 +122,4 @@ def precision(
 
 
 def _share(part: float, whole: int) -> float:
-    return part / whole if whole else float("nan")
+    return part / whole if whole else math.nan

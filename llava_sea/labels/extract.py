@@ -1,11 +1,12 @@
-r"""From a corpus and its pictures to labels for every patch: SEA 3.1, the command.
+r"""From a corpus and its images to labels for every patch: SEA 3.1, the command.
 
     python -m llava_sea.labels.extract --data_path pretrain.json --image_folder images \
         --vision_tower clip --words words.tsv --output_dir labels
 
-Once: check, encode the words (eq. 7), the mean patch if it is wanted, measure the sign. Then, in
-one or more processes: pictures to patches (eq. 6), patches to words (eq. 8), shard by shard. The
-same command goes on where a run was cut off, at any moment. The result is read by
+Alone or as ranks of a launcher (`llava_sea.processes`), which share the shards. The first rank
+checks, encodes the words (eq. 7), finds the mean patch if it is wanted, and the sign. Then all go
+from images to patches (eq. 6) and from patches to words (eq. 8), shard by shard. The same command
+resumes where a run was cut off, at any moment, with any number of ranks. The result is read by
 `llava_sea.alignment.label_store.LabelStore`.
 """
 
@@ -14,112 +15,114 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
-from llava_sea.progress import OnProgress, counter
+from llava_sea.processes import Processes
+from llava_sea.progress import Progress
 from llava_sea.ranges import check_range, whole
 from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
+    from llava_sea.labels.images import CorpusImage
     from llava_sea.labels.mine_shards import Plan
     from llava_sea.labels.patch_features import PatchEncoder
-    from llava_sea.labels.pictures import Picture
 
 logger = logging.getLogger("llava_sea.labels.extract")
 
 
-def extract_labels(options: ExtractOptions, progress: OnProgress | None = None) -> Path:
-    """Mine the labels of a corpus's pictures, or finish what an earlier run began.
+def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> Path:
+    """Mine the labels of a corpus's images, or finish an earlier run.
 
-    Args:
-        options: what to do; see `ExtractOptions`.
-        progress: called now and then; see `OnProgress`.
+    The processes of `ranks` share the work; None is this one alone.
 
     Returns:
         The folder of the finished label store.
 
     Raises:
-        UserError: for whatever is wrong with the flags, the data, a picture, or the output folder.
+        UserError: if the flags, the data, an image or the output folder are wrong.
     """
-    from llava_sea.data.images import look_for_pictures
-    from llava_sea.data.records import load_records
-    from llava_sea.files import check_folder, only_writer
-    from llava_sea.labels import extraction_state as state
-    from llava_sea.labels.mine_shards import KEPT, load_encoder
-    from llava_sea.labels.pictures import distinct_pictures
+    from llava_sea.labels.mine_shards import load_encoder, mine_shards
 
-    options = options.resolved()
-    output = Path(options.output_dir)
-    check_folder(output, "--output_dir")
-    pictures, captions = distinct_pictures(load_records(options.data_path))
-    look_for_pictures(options.image_folder, pictures)
-    encoder = load_encoder(options, usable_devices(options.device)[0])
-    parameters = _parameters(options, pictures, encoder)
-    if state.is_complete(output, parameters):
-        state.clean_up(output)  # a kill may have come just before it
-        logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
-        return output
-    state.check_output(output, parameters)
+    options, ranks = options.resolved(), ranks or Processes()
+    output, device = Path(options.output_dir), own_device(options.device, ranks)
+    encoder: PatchEncoder | None = None
+
+    def prepare() -> tuple[Plan, dict[str, Any]] | None:
+        nonlocal encoder
+        made, encoder = _prepare(options, device, held)
+        return made
+
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        busy = f"--output_dir {output}: another extraction is writing there; wait for it to end"
-        with naming(output), only_writer(output / ".lock", busy):
-            state.begin_or_resume(output, parameters)
-            _run(options, encoder, pictures, captions, parameters, progress)
-            state.clean_up(output)
+        with naming(output), ExitStack() as held:  # the folder's lock, in the first rank
+            made = ranks.first(prepare)
+            if made is None:
+                return output
+            plan, fields = made
+            pending = ranks.first(plan.pending)  # known to all before any adds a shard
+            share = ranks.share(pending)
+            count = [sum(len(plan.shard(number)) for number in some) for some in (pending, share)]
+            logger.info(
+                "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
+                "take %.2f GiB",
+                *(len(plan.images), count[0], len(pending), ranks.count, device),
+                len(plan.images) * plan.grid[0] * plan.grid[1] * plan.top_n * 5 / 2**30,
+            )
+            encoder = encoder or load_encoder(options, device)
+            shown = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"
+            with Progress(shown, count[1], shown=ranks.rank == 0) as progress:
+                mine_shards(plan, share, encoder, progress.update)
+            ranks.raise_if_any_failed(None)
+            ranks.first(lambda: _finish(plan, fields))
     except OSError as error:
-        raise UserError(cannot_write(error, KEPT)) from error
+        raise UserError(cannot_write(error, "Finished shards are whole and kept")) from error
     return output
 
 
-def _run(
-    options: ExtractOptions,
-    encoder: PatchEncoder,
-    pictures: list[Picture],
-    captions: list[str],
-    parameters: dict[str, Any],
-    progress: OnProgress | None,
-) -> None:
+def _prepare(
+    options: ExtractOptions, device: str, held: ExitStack
+) -> tuple[tuple[Plan, dict[str, Any]] | None, PatchEncoder]:
+    """Do all that comes before mining; None for a plan if the labels are complete.
+
+    `held` takes the folder's lock.
+    """
     import numpy as np
 
-    from llava_sea.labels.center import settle_center
-    from llava_sea.labels.extraction_state import work_folder
-    from llava_sea.labels.mine_shards import Plan
-    from llava_sea.labels.sign_choice import settle_sign
-    from llava_sea.labels.text_features import TextEncoder
-    from llava_sea.labels.word_vectors import encode_to_disk
+    from llava_sea.data.images import look_for_pictures
+    from llava_sea.data.records import load_records
+    from llava_sea.files import check_folder, only_writer
+    from llava_sea.labels import state
+    from llava_sea.labels.calibration import find_center, find_sign
+    from llava_sea.labels.images import distinct_images
+    from llava_sea.labels.mine_shards import Plan, load_encoder
+    from llava_sea.labels.text_features import TextEncoder, encode_to_disk
     from llava_sea.labels.words_file import read_words
 
     output = Path(options.output_dir)
+    check_folder(output, "--output_dir")
+    images, captions = distinct_images(load_records(options.data_path))
+    look_for_pictures(options.image_folder, images)
+    encoder = load_encoder(options, device)
+    parameters = _parameters(options, images, encoder)
+    if state.is_complete(output, parameters):
+        state.clean_up(output)  # a kill may have come just before it
+        logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
+        return None, encoder
+    state.check_output(output, parameters)
+    output.mkdir(parents=True, exist_ok=True)
+    busy = f"--output_dir {output}: another extraction is writing there; wait for it to end"
+    held.enter_context(only_writer(output / ".lock", busy))
+    state.begin_or_resume(output, parameters)
+    work = state.work_folder(output)
     _copy_words(Path(options.words), output, parameters["words_sha256"])
     words = [entry.word for entry in read_words(output / "words.tsv")]
-    vectors = encode_to_disk(
-        work_folder(output),
-        TextEncoder.from_pretrained(options.vision_tower, encoder.model),
-        words,
-        options.word_template,
-        counter(progress, "words", len(words)),
-    )
-    center_D = settle_center(output, options, encoder, pictures)
-    choice = settle_sign(
-        work_folder(output), options, encoder, pictures, captions, words, vectors, center_D
-    )
-    devices = usable_devices(options.device)
-    workers = options.num_workers or len(devices)
-    plan = Plan(
-        options,
-        pictures,
-        vectors,
-        choice.sign,
-        center_D,
-        parameters["grid"],
-        devices,
-        _threads(workers),
-    )
-    _mine(plan, encoder, workers, progress)
+    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
+    vectors = encode_to_disk(work, texts, words, options.word_template)
+    center_D = find_center(output, options, encoder, images)
+    choice = find_sign(work, options, encoder, images, captions, words, vectors, center_D)
     fields = parameters | {
         "sign": choice.sign,
         "sign_measured": choice.measured,
@@ -130,23 +133,23 @@ def _run(
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": options.data_path,
     }
-    _finish(plan, fields)
+    plan = Plan(options, images, vectors, choice.sign, center_D, parameters["grid"])
+    return (plan, fields), encoder
 
 
 def _parameters(
-    options: ExtractOptions, pictures: list[Picture], encoder: PatchEncoder
+    options: ExtractOptions, images: list[CorpusImage], encoder: PatchEncoder
 ) -> dict[str, Any]:
-    """What makes these labels these labels; a resumed run must agree on all of it."""
+    """Return all that decides the labels; a resumed run must agree on it."""
     from llava_sea.alignment.label_store import FORMAT
-    from llava_sea.labels.mine_shards import make_loader
+    from llava_sea.labels.images import ImageLoader
     from llava_sea.labels.words_file import read_words, words_sha256
 
     num_words = len(read_words(options.words))  # a broken list is an error before any is written
     why = f"{options.words} holds so many words"
     check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
-    geometry = make_loader(options).transform.geometry()
-    height, width = geometry["resolution"]
-    names = "\0".join(picture.image for picture in pictures)
+    geometry = ImageLoader.of(options).transform.geometry()
+    names = "\0".join(image.image for image in images)
     parameters = {
         "format": FORMAT,
         "words_sha256": words_sha256(options.words),
@@ -156,7 +159,7 @@ def _parameters(
         "sign_choice": options.sea_sign,
         "center": options.sea_center,
         "top_n": options.sea_top_n,
-        "grid": encoder.grid_of(height, width),
+        "grid": encoder.grid_of(*geometry["resolution"]),
         "geometry": geometry,
         "dtype": options.dtype,
         "word_template": options.word_template,
@@ -167,25 +170,24 @@ def _parameters(
     return parameters
 
 
-def usable_devices(device: str) -> tuple[str, ...]:
-    """List the devices that --device stands for: every visible GPU, or the CPU.
+def own_device(device: str, ranks: Processes | None = None) -> str:
+    """Return the device of this process: a GPU of its own, or its share of the CPU's threads.
 
     Raises:
         UserError: if a GPU is wanted and none is visible.
     """
     import torch
 
+    ranks = ranks or Processes()
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device == "cuda" and not count:
         raise UserError("--device cuda: no GPU is visible; use --device cpu")
-    return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
-
-
-def _threads(workers: int) -> int:
-    """Torch's threads for each of several processes."""
-    import torch
-
-    return max(1, torch.get_num_threads() // workers)
+    if count > 1 and ranks.count == 1:
+        logger.warning("one of %d GPUs is used: scripts/extract_labels.sh uses all", count)
+    if count:
+        return f"cuda:{ranks.local_rank % count}"
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
+    return "cpu"
 
 
 def _copy_words(source: Path, output: Path, sha256: str) -> None:
@@ -200,49 +202,20 @@ def _copy_words(source: Path, output: Path, sha256: str) -> None:
     write_atomically(target, data)
 
 
-def _mine(plan: Plan, encoder: PatchEncoder, workers: int, progress: OnProgress | None) -> None:
-    """Make the shards that are missing, here or in several processes."""
-    import torch
-
-    from llava_sea.labels.mine_shards import mine_shards
-    from llava_sea.labels.workers import mine_in_processes
-
-    pending = plan.pending()
-    total = sum(len(plan.shard(number)) for number in pending)
-    entries = len(plan.pictures) * plan.grid[0] * plan.grid[1] * (plan.options.sea_top_n or 0)
-    logger.info(
-        "%d pictures, %d to do in %d shards, %d process(es) on %s; the labels take %.2f GiB",
-        len(plan.pictures),
-        total,
-        len(pending),
-        workers,
-        ", ".join(plan.devices),
-        entries * 5 / 2**30,
-    )
-    count = counter(progress, "pictures", total)
-    count(0)
-    if min(workers, len(pending)) <= 1:
-        mine_shards(plan, pending, plan.devices[0], count, encoder)
-    else:
-        encoder.model.to("cpu")  # its memory is the workers'
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        mine_in_processes(plan, pending, min(workers, len(pending)), count)
-
-
 def _finish(plan: Plan, fields: dict[str, Any]) -> None:
-    """Verify all shards and make a store of them; say what was skipped."""
+    """Verify all shards and make a store of them; name the skipped images."""
     from llava_sea.alignment.label_store import LabelStore, finalize_store
+    from llava_sea.labels import state
 
-    finalize_store(Path(plan.options.output_dir), fields, plan.num_shards)
-    skipped = LabelStore(plan.options.output_dir).skipped
+    output = Path(plan.options.output_dir)
+    finalize_store(output, fields, plan.num_shards)
+    skipped = LabelStore(output).skipped
     for image, reason in list(skipped.items())[:10]:
         logger.warning("no labels for %s: %s", image, reason)
     if skipped:
-        logger.warning("%d pictures have no labels; manifest.json lists them all", len(skipped))
-    logger.info(
-        "%d pictures are labelled: %s", len(plan.pictures) - len(skipped), plan.options.output_dir
-    )
+        logger.warning("%d images have no labels; manifest.json lists them all", len(skipped))
+    state.clean_up(output)
+    logger.info("%d images are labelled: %s", len(plan.images) - len(skipped), output)
 
 
 def main() -> None:
@@ -250,13 +223,13 @@ def main() -> None:
     options = parse_options()
     from transformers.utils import logging as transformers_logging
 
-    from llava_sea.progress import Progress
-
     transformers_logging.disable_progress_bar()
     log_to(sys.stdout)
-    logging.getLogger("llava_sea").setLevel(logging.INFO)
-    with Progress() as progress:
-        extract_labels(options, progress)
+    ranks = Processes.start()
+    # All ranks but the first would say the same once more.
+    logging.getLogger("llava_sea").setLevel(logging.ERROR if ranks.rank else logging.INFO)
+    extract_labels(options, ranks)
+    ranks.stop()
 
 
 if __name__ == "__main__":

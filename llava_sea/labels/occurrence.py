@@ -1,9 +1,9 @@
-"""Which entries of the word list does a caption contain?
+"""Which words are true of an image: those in its caption, and for each patch a truth file's.
 
-An entry occurs in a caption if its words stand there side by side, whole, in any case: "table" is
-in "a Table, set" and not in "tables". Hyphens and apostrophes part words on both sides, so
-"t-shirt" and "t shirt" are the same. The captions' own n-grams are looked up, so a list of millions
-of entries takes no more than a pass or two.
+An entry of the word list occurs in a caption if its words stand there side by side, whole, in any
+case: "table" is in "a Table, set" and not in "tables". Hyphens and apostrophes part words on both
+sides, so "t-shirt" and "t shirt" are the same. The captions' own n-grams are looked up, so a list
+of millions of entries takes no more than a pass or two.
 
 Shape letters: I captions.
 """
@@ -13,9 +13,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llava_sea.errors import UserError
+from llava_sea.files import LIST_BYTES, read_json
 
 _TOKEN = re.compile(r"[^\W_]+")
 
@@ -42,3 +46,58 @@ def find_occurrences(captions: Sequence[str], words: Sequence[str]) -> list[NDAr
 
 def _grams(tokens: tuple[str, ...], lengths: set[int]) -> set[tuple[str, ...]]:
     return {tokens[i : i + n] for n in lengths for i in range(len(tokens) - n + 1)}
+
+
+class Truth:
+    """The true words of every patch, where the images' maker knows them (the miniature world)."""
+
+    def __init__(self, path: str | Path, flag: str = "--sea_eval_truth") -> None:
+        """Read a truth file: ``words_sets``, and per image the set's number for each patch.
+
+        Raises:
+            UserError: if the file is missing or not of that form.
+        """
+        self._named = f"{flag} {path}"
+        try:
+            data = read_json(path, LIST_BYTES)
+            self._sets = [frozenset(words) for words in data["words_sets"]]
+            self._images: dict[str, list[int]] = data["images"]
+            self._objects: dict[str, str] = data["objects"]
+            self.grid: tuple[int, ...] = tuple(data["grid"])
+        except UserError as error:
+            raise UserError(f"{flag} {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self._named}: cannot be read ({error!r})") from None
+
+    def words(self, image: str, patch: int) -> frozenset[str]:
+        """Return the true words of a patch."""
+        return self._sets[self._images[image][patch]]
+
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse a vision tower whose patches are cut otherwise.
+
+        Raises:
+            UserError: naming both grids.
+        """
+        if self.grid != grid:
+            raise UserError(
+                f"{self._named}: is about {' x '.join(map(str, self.grid))} "
+                f"patches, the vision tower makes {grid[0]} x {grid[1]}"
+            )
+
+    def check(self, image: str, num_patches: int) -> None:
+        """Refuse an image that the file does not know patch by patch.
+
+        Raises:
+            UserError: naming the image.
+        """
+        for table in (self._images, self._objects):
+            if len(table.get(image, ())) != num_patches:
+                raise UserError(
+                    f"{self._named}: {image!r} has {len(table.get(image, ()))} "
+                    f"patches there, the vision tower makes {num_patches}"
+                )
+
+    def is_object(self, image: str, patch: int) -> bool:
+        """Say whether an object covers the patch."""
+        return self._objects[image][patch] == "1"

@@ -1,4 +1,4 @@
-"""The flags of the label extraction, their presets, and what is wrong with them.
+"""The flags of the label extraction and of the quality measurement, and their checks.
 
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,18 +35,51 @@ def _by_preset(name: str) -> str:
     return ", ".join(f"{preset}: {values[name]}" for preset, values in LABEL_PRESETS.items())
 
 
-@dataclass
-class ExtractOptions:
-    """What to label, with what, and where to put it."""
+@dataclass(kw_only=True)
+class CorpusOptions:
+    """The images and captions, and the encoder that reads them."""
 
     data_path: str = flag("training data: a JSON (or JSONL) file in LLaVA's layout", "")
     image_folder: str = flag("folder that the records' image names are relative to", "")
     vision_tower: str = flag("CLIP or SigLIP folder (or hub name) with both towers", "")
     words: str = flag("word list, made by python -m llava_sea.labels.word_list", "")
-    output_dir: str = flag("folder for the labels; an unfinished one is continued", "")
     image_aspect_ratio: str = flag(
         "image transform, the one that training uses", "square", choices=("square", "pad")
     )
+    word_template: str = flag("prompt around each word, with one {}; the paper: none", "{}")
+    on_bad_image: str = flag(
+        "an image that is missing or unreadable: stop, or leave it out (extract lists it)",
+        "fail",
+        choices=("fail", "skip"),
+    )
+    batch_size: int = flag("images encoded at a time", 32)
+    loader_threads: int = flag("threads of each process that decode images", 4)
+    device: str = flag("auto, cpu or cuda", "auto", choices=("auto", "cpu", "cuda"))
+    dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
+
+    def check(self, command: str) -> None:
+        """Refuse missing and impossible values.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        for item in dataclasses.fields(self):
+            value, choices = getattr(self, item.name), item.metadata.get("choices")
+            if value == "":
+                raise UserError(f"--{item.name} is needed; see --help")
+            for each in value if isinstance(value, tuple) else (value,):
+                if choices and each not in choices:
+                    raise UserError(f"--{item.name} {each}: choose one of {', '.join(choices)}")
+        check_ranges(command, self)
+        if not Path(self.image_folder).is_dir():
+            raise UserError(f"--image_folder {self.image_folder}: no such folder")
+
+
+@dataclass(kw_only=True)
+class ExtractOptions(CorpusOptions):
+    """The corpus to label, the kind of labels, and their folder."""
+
+    output_dir: str = flag("folder for the labels; an unfinished one is resumed", "")
     sea_preset: str = flag(
         "values of the four flags below that are not given", "best", choices=tuple(LABEL_PRESETS)
     )
@@ -64,60 +98,61 @@ class ExtractOptions:
         choices=CENTERS,
     )
     sea_top_n: int | None = flag(f"words kept for each patch ({_by_preset('sea_top_n')})", type=int)
-    word_template: str = flag("prompt around each word, with one {}; the paper: none", "{}")
     sign_sample: int = flag(
-        "pictures that --sea_sign auto and --sea_center corpus are measured on", 1000
+        "images that --sea_sign auto and --sea_center corpus are measured on", 1000
     )
-    on_bad_image: str = flag(
-        "a picture that is missing or unreadable: stop, or give it no labels and list it",
-        "fail",
-        choices=("fail", "skip"),
-    )
-    batch_size: int = flag("pictures encoded at a time", 32)
-    shard_size: int = flag("pictures in a shard: what a kill can lose at most", 1024)
-    num_workers: int = flag("processes; 0 is one for each GPU, or one", 0)
-    loader_threads: int = flag("threads of each process that decode pictures", 4)
-    device: str = flag("auto, cpu or cuda", "auto", choices=("auto", "cpu", "cuda"))
-    dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
+    shard_size: int = flag("images in a shard: the most that a kill can lose", 1024)
+    local_rank: int = flag("set by the deepspeed launcher", -1)
 
     def resolved(self) -> ExtractOptions:
-        """Fill in what the preset decides; flags that were given win.
+        """Fill in the preset's values; flags that were given win.
 
         Raises:
             UserError: if a needed flag is missing or a value cannot be.
         """
-        for name in ("data_path", "image_folder", "vision_tower", "words", "output_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is needed; see --help")
-        if self.sea_preset not in LABEL_PRESETS:
-            raise UserError(
-                f"--sea_preset {self.sea_preset}: choose one of {', '.join(LABEL_PRESETS)}"
-            )
-        preset = LABEL_PRESETS[self.sea_preset]
+        preset = LABEL_PRESETS.get(self.sea_preset, {})
         chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
         options = dataclasses.replace(self, **chosen)
-        for item in dataclasses.fields(options):
-            value, choices = getattr(options, item.name), item.metadata.get("choices")
-            if choices and value not in choices:
-                raise UserError(f"--{item.name} {value}: choose one of {', '.join(choices)}")
-        check_ranges("labels.extract", options)
-        if not Path(options.image_folder).is_dir():
-            raise UserError(f"--image_folder {options.image_folder}: no such folder")
+        options.check("labels.extract")
         return options
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> ExtractOptions:
-    """Read the command line.
+@dataclass(kw_only=True)
+class QualityOptions(CorpusOptions):
+    """The sample and the kinds of labels to measure."""
 
-    Raises:
-        UserError: for a flag that does not exist, with the nearest one that does.
-    """
-    return parse_flags(
-        ExtractOptions,
-        "python -m llava_sea.labels.extract",
-        "Mine the best words for every patch of a corpus's pictures (SEA 3.1).",
-        arguments,
+    output: str | None = flag("file for all numbers, as JSON")
+    truth: str | None = flag(
+        "JSON with the true words of every patch, where they are known: precision is measured too"
     )
+    num_images: int = flag("images measured on, spread evenly over those with a caption", 1000)
+    sea_features: tuple[str, ...] = flag(
+        "patch features to measure; each with both signs, with and without --sea_center",
+        FEATURES,
+        choices=FEATURES,
+        type=str,
+    )
+    top_n: tuple[int, ...] = flag(
+        "numbers of words a patch keeps; the words are mined once, with the largest",
+        (1, 2, 3, 5, 10),
+        type=int,
+    )
+
+    def resolved(self) -> QualityOptions:
+        """Check the values; features and n come back sorted and once each.
+
+        Raises:
+            UserError: if a needed flag is missing or a value cannot be.
+        """
+        self.check("labels.quality")
+        if self.output is not None and not Path(self.output).absolute().parent.is_dir():
+            raise UserError(f"--output {self.output}: there is no such folder to write it in")
+        if self.output is not None and Path(self.output).is_dir():
+            raise UserError(f"--output {self.output}: is a folder; give a file, quality.json say")
+        features = tuple(name for name in FEATURES if name in self.sea_features)
+        return dataclasses.replace(
+            self, sea_features=features, top_n=tuple(sorted(set(self.top_n)))
+        )
 
 
 def parse_flags(
@@ -125,11 +160,7 @@ def parse_flags(
 ) -> Options:
     """Read a command line into a dataclass of options, a flag for each field.
 
-    Args:
-        options: the dataclass; a field whose default is "" must be given.
-        program: how the command is called.
-        description: what it does, for --help.
-        arguments: the command line; None for this process's.
+    A field whose default is "" or () must be given. `arguments` of None are this process's.
 
     Raises:
         UserError: for a flag that does not exist, with the nearest one that does.
@@ -139,12 +170,11 @@ def parse_flags(
     for item in items:
         many = isinstance(item.default, tuple)
         shown: Any = item.default
-        if many:
-            shown = " ".join(map(str, shown))
+        shown = " ".join(map(str, shown)) if many else shown
         parser.add_argument(
             f"--{item.name}",
             default=item.default,
-            required=item.default == "",
+            required=item.default in ("", ()),
             nargs="+" if many else None,
             type=item.metadata.get("type", type(item.default) if item.default is not None else str),
             choices=item.metadata.get("choices"),
@@ -155,17 +185,14 @@ def parse_flags(
     values, unknown = parser.parse_known_args(_join_signs(arguments))
     if unknown:
         raise UserError(_unknown_flag(unknown[0], [item.name for item in items]))
-    return options(**vars(values))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(values).items()}
+    return options(**given)
 
 
-def _join_signs(arguments: Sequence[str] | None) -> list[str] | None:
+def _join_signs(arguments: Sequence[str] | None) -> list[str]:
     """Write ``--sea_sign -1`` as ``--sea_sign=-1``: argparse takes a bare -1 for a flag."""
-    if arguments is None:
-        import sys
-
-        arguments = sys.argv[1:]
     joined: list[str] = []
-    for argument in arguments:
+    for argument in sys.argv[1:] if arguments is None else arguments:
         if joined and joined[-1] == "--sea_sign":
             joined[-1] += "=" + ("+1" if argument == "1" else argument)
         else:
@@ -178,3 +205,13 @@ def _unknown_flag(argument: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean --{near[0]}?" if near else "; see --help"
     return f"there is no flag {argument!r}{hint}"
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> ExtractOptions:
+    """Read the command line of the extraction; raises as `parse_flags`."""
+    return parse_flags(
+        ExtractOptions,
+        "python -m llava_sea.labels.extract",
+        "Mine the best words for every patch of a corpus's images (SEA 3.1).",
+        arguments,
+    )

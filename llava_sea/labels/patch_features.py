@@ -1,6 +1,6 @@
 """Images to patch features in the space that the encoder shares with its text tower (SEA eq. 6).
 
-The model's own modules run up to the last block; what happens there is the choice of `features`:
+The model's own modules run up to the last block; there `features` decides:
 
 CLIP, ``y = visual_projection(post_layernorm(z))`` without the class token's row:
     vanilla  z = the last block's output, as printed in the paper
@@ -17,7 +17,7 @@ enters the joint space as the head would see it alone: ``o = out_proj(v_proj(z))
 ``y = o + mlp(layernorm(o))``, with the head's own weights and z after post_layernorm. There the
 last block's full output reaches the loss, and the value path is the head's: ``vanilla`` and
 ``value`` are one and the same. value2, qq and qq+kk change the last block as in CLIP. The paper
-does not say what it did.
+does not say how it used SigLIP.
 
 Limits: CLIP and SigLIP (with fixed-size SigLIP 2 checkpoints, which share SigLIP's classes).
 
@@ -26,7 +26,8 @@ Shape letters: B images, T tokens, P patches, H heads, D a width (the joint spac
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llava_sea.errors import UserError
-from llava_sea.labels.fingerprint import vision_fingerprint
 from llava_sea.labels.options import FEATURES
 from llava_sea.model.load_weights import check_model
 from llava_sea.pretrained import load_pretrained
 
-logger = logging.getLogger(__name__)
+_SHAPE_FIELDS = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
 
 
 class PatchEncoder:
@@ -73,10 +73,7 @@ class PatchEncoder:
     ) -> PatchEncoder:
         """Load a paired encoder.
 
-        Args:
-            path_or_id: a transformers folder, or a name on the hub.
-            device: where it runs.
-            dtype: what it runs in; the fingerprint is taken before the cast.
+        The fingerprint is taken before the cast to `dtype`.
 
         Raises:
             UserError: if there is no model, it has no text tower, or weights are missing.
@@ -173,7 +170,7 @@ def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
     Args:
         block: an encoder block of CLIP or SigLIP.
         x_BTD: the block's input.
-        features: ``value`` (each token attends to itself), ``qq`` or ``qq+kk``.
+        features: ``value``, ``qq`` or ``qq+kk``.
     """
     attention = block.self_attn
     h_BTD = block.layer_norm1(x_BTD)
@@ -194,6 +191,26 @@ def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
 
 def _split_heads(x_BTD: Tensor, heads: int) -> Tensor:
     return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def vision_fingerprint(patch_weight: Tensor, vision_config: Any) -> str:
+    """Hash a vision tower's patch embedding and shape: the same after a move or a cast.
+
+    A folder's name says little about its weights, so labels and training compare this. The patch
+    embedding is rounded to bfloat16, so that a float32 and a bfloat16 copy agree. Limit: two towers
+    that share it and differ in later layers only (a tower tuned with its first layer frozen) look
+    the same.
+
+    Args:
+        patch_weight: ``(hidden, 3, patch, patch)``, in float32 or bfloat16 (a detour over float16
+            can round differently).
+        vision_config: hidden size, layers, patch and image size count.
+    """
+    rounded = patch_weight.detach().to("cpu", torch.bfloat16).contiguous()
+    shape = {name: getattr(vision_config, name) for name in _SHAPE_FIELDS}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _model_type(path_or_id: str | Path) -> str:

@@ -29,7 +29,7 @@ MARKUP = re.compile(r"<[^<>]{0,200}>")
 POSSESSIVE = re.compile(r"(?<=\w)'s\b|(?<=s)'(?!\w)")
 # Word characters joined by single hyphens and apostrophes, or anything else that is not a space.
 TOKEN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*|[^\s\w]")
-# What is cut out, in this order, and the characters without which there is nothing to cut.
+# Patterns to cut out, in this order, each with characters of which it holds at least one.
 CUTS = (("<", MARKUP), ("./@", URL), ("", CHATTER_PHRASES), ("'", POSSESSIVE))
 DIGIT = re.compile(r"\d")
 PLAIN_MARKS = str.maketrans(
@@ -66,7 +66,7 @@ def normalize(caption: str) -> str:
 
 
 def split_tokens(normalized: str) -> list[str]:
-    """Words of a normalised text; `BOUNDARY` for punctuation, numbers and what is no word.
+    """Words of a normalised text; `BOUNDARY` for punctuation, numbers and non-words.
 
     Tokens with a digit ("2015", "4k", "3d"), of one letter and of more than `MAX_WORD_CHARS`
     letters become boundaries; the articles "a" and "i" stay for the tagger.

@@ -1,20 +1,20 @@
-"""Do labels stand in the right place? Measured with two captions and a pair of scissors.
+"""Localisation test: labels of two half images against both captions.
 
-Caption lift cannot tell: an encoder that spreads what it sees over all patches names the right
-words everywhere. So halves of two pictures are put together, the left of one and the right of the
-next, and the labels of each half are compared with both captions. A label that belongs where it
+Caption lift cannot tell the place: an encoder that spreads an object over all patches names the
+right words everywhere. So halves of two images are put together, the left of one and the right of
+the next, and the labels of each half are compared with both captions. A label that belongs where it
 stands is in its own half's caption and not in the other's. This needs captions alone, so real data
 have it too. Only words that are in one of the two captions count.
 
     place lift    how much more often a drawn label (eq. 9) is in its own half's caption than in the
-                  other half's: 1 for labels that know the picture and not the place
+                  other half's: 1 for labels that know the image and not the place
     place recall  for a word of one caption alone: the largest chance of any patch of its half to
                   draw it, less the same of the other half, averaged over a half's words, then over
                   halves. Each word of a caption counts the same, however few patches show it, so
-                  things count as much as the background that covers most of the picture.
+                  things count as much as the background that covers most of the image.
 
-Limits: a half has lost what the caption says of the other half, which lowers recall alike for
-all labels. Neighbouring mosaics share a picture; the standard errors take them as independent.
+Limits: a half lacks the words that its caption has for the other half, which lowers recall alike
+for all labels. Neighbouring mosaics share an image; the standard errors take them as independent.
 
 Shape letters: I mosaics, P patches, N labels of a patch, M labels of a half, Q words, W words of
 one caption.
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,8 +34,9 @@ from torch import Tensor
 Floats = NDArray[np.float64]
 
 
-class Place(NamedTuple):
-    """What the mosaics say; errors are standard errors over mosaics (lift) and halves (recall)."""
+@dataclass(frozen=True)
+class Place:
+    """Results of the mosaics; errors are standard errors over mosaics (lift), halves (recall)."""
 
     lift: float
     lift_error: float
@@ -49,10 +50,10 @@ def cut_column(grid: tuple[int, int]) -> int:
 
 
 def make_mosaics(pixels_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Put the left half of each picture beside the right half of the next; one fewer comes back.
+    """Put the left half of each image beside the right half of the next; one fewer comes back.
 
     Args:
-        pixels_BCHW: pictures as the encoder gets them.
+        pixels_BCHW: images as the encoder gets them.
         grid: rows and columns of patches; the cut runs between two columns.
     """
     cut = cut_column(grid) * (pixels_BCHW.shape[-1] // grid[1])
@@ -73,7 +74,7 @@ def measure_place(
         ids_IPN: labels of each mosaic's patches.
         chance_IPN: their chances to be drawn, from `drawing.draw_chances`.
         grid: rows and columns of patches.
-        left: ids of the words that occur in the left half's caption, for each mosaic.
+        left: ids of the words in the left half's caption, for each mosaic.
         right: the same of the right half.
         num_words: the length of the word list.
 

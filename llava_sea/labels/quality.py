@@ -4,8 +4,17 @@ r"""How good would labels be on this corpus? Every kind side by side, and the on
         --vision_tower clip --words words.tsv [--truth truth.json] [--output quality.json]
 
 Features x sign x centre x n, on a sample: caption lift, hubs, spatial consistency, and whether
-labels stand in the right place, all from pictures and captions alone; with ``--truth`` precision
-too. The last line is the flags of `llava_sea.labels.extract` that `quality_choice.py` picks.
+labels stand in the right place, all from images and captions alone; with ``--truth`` precision too.
+The last line is the flags of `llava_sea.labels.extract` for the kind that is chosen:
+
+    features, sign, centre   the highest place recall (`place.py`), less three standard errors, at
+                             the n where it is highest
+    n                        of those, the highest place lift
+
+Recall first: on the miniature world caption lift, and place lift to a lesser degree, is led by the
+background, or by a few labels that nearly never occur; recall counts every word of a caption the
+same. It must fall with n, for a label's chance is shared among n: so n is chosen by place lift,
+which rises as long as more words bring more right ones.
 
 Limits: a sample of the corpus; the mean patch of ``--sea_center corpus`` is the sample's.
 """
@@ -14,137 +23,191 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
-from llava_sea.labels.quality_options import QualityOptions, parse_quality_options
-from llava_sea.progress import OnProgress, counter
+from llava_sea.labels.options import QualityOptions, parse_flags
+from llava_sea.progress import Progress
 from llava_sea.ranges import check_range, whole
-from llava_sea.terminal import log_to, say
+from llava_sea.terminal import log_to, open_console, say
 
 if TYPE_CHECKING:  # --help must not wait for torch
-    from llava_sea.labels.pictures import Picture
+    from rich.table import Table
+
+    from llava_sea.labels.images import CorpusImage
     from llava_sea.labels.quality_rows import KnownTruth, Row, Sample
 
 logger = logging.getLogger("llava_sea.labels.quality")
 
+ERRORS = 3.0  # standard errors taken off a recall; the best of a hundred rows is 2 by luck alone
+_WIDTH = 200  # columns of a file or a pipe, which have no width of their own
 
-def measure_quality(options: QualityOptions, progress: OnProgress | None = None) -> list[Row]:
-    """Measure every kind of label that the options name.
+_LEGEND = """
+cap lift  how often a kept label is in its image's caption / in another image's (± error)
+cos<0     share of patch-word cosines below 0 (less the mean patch's, if centred)
+kept      patches with a label; hubs: patches with a label from the commonest 1 % of the words
+local     neighbours that draw the same label / other patches of the image that do
+place     lift: a drawn label is in its own half's caption / in the other half's, images cut and
+          joined; recall: words of a caption found in their half less in the other (± error)"""
+_TRUTH = """
+top-1, n  share of the best, of all kept labels that are true; drawn: of those that eq. 9 draws;
+          each for object patches / background patches / all"""
 
-    Args:
-        options: what to measure; see `QualityOptions`.
-        progress: see `OnProgress`.
 
-    Returns:
-        A row for each of features x centre x sign x n.
+def measure_quality(options: QualityOptions) -> list[Row]:
+    """Measure every kind of label that the options name: features x centre x sign x n.
 
     Raises:
-        UserError: for whatever is wrong with the flags, the data or a picture.
+        UserError: if the flags, the data or an image are wrong.
     """
     from llava_sea.labels.quality_rows import measure_features
 
     options = options.resolved()
     with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
-        sample = _sample(options, Path(folder), progress)
+        sample = _sample(options, Path(folder))
         rows: list[Row] = []
         for name in options.sea_features:
-            count = counter(progress, f"{name}: pictures", len(sample.pictures))
-            rows += measure_features(sample, name, count)
+            with Progress(f"{name}: images", len(sample.images)) as progress:
+                rows += measure_features(sample, name, progress.update)
         return rows
 
 
-def _sample(options: QualityOptions, folder: Path, progress: OnProgress | None) -> Sample:
+def _sample(options: QualityOptions, folder: Path) -> Sample:
     from llava_sea.data.images import look_for_pictures
     from llava_sea.data.records import load_records
-    from llava_sea.labels.extract import usable_devices
-    from llava_sea.labels.mine_shards import load_encoder, make_loader
+    from llava_sea.labels.extract import own_device
+    from llava_sea.labels.images import ImageLoader, distinct_images, spread
+    from llava_sea.labels.mine_shards import load_encoder
     from llava_sea.labels.occurrence import find_occurrences
-    from llava_sea.labels.pictures import distinct_pictures, spread
     from llava_sea.labels.quality_rows import Sample
-    from llava_sea.labels.text_features import TextEncoder
-    from llava_sea.labels.word_vectors import encode_to_disk
+    from llava_sea.labels.text_features import TextEncoder, encode_to_disk
     from llava_sea.labels.words_file import read_words
 
     words = [entry.word for entry in read_words(options.words)]
     why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
     check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
-    pictures, captions = distinct_pictures(load_records(options.data_path))
-    look_for_pictures(options.image_folder, pictures)
-    captioned = [pair for pair in zip(pictures, captions, strict=True) if pair[1].strip()]
+    images, captions = distinct_images(load_records(options.data_path))
+    look_for_pictures(options.image_folder, images)
+    captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
     chosen = spread(captioned, options.num_images)
     if len(chosen) < 2:
         raise UserError(
-            f"--data_path {options.data_path}: {len(chosen)} of its pictures have a caption; "
+            f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
             "quality is measured by captions, and two are needed"
         )
-    extraction = options.extraction(options.sea_features[0]).resolved()
-    height, width = make_loader(extraction).transform.geometry()["resolution"]
-    encoder = load_encoder(extraction, usable_devices(options.device)[0])
+    height, width = ImageLoader.of(options).transform.geometry()["resolution"]
+    encoder = load_encoder(options, own_device(options.device))
     grid = encoder.grid_of(height, width)
     if grid[1] < 2:
         raise UserError(f"a grid of {grid[0]} x {grid[1]} patches has no left and right half")
-    sample = [picture for picture, _ in chosen]
+    sample = [image for image, _ in chosen]
     truth = _open_truth(options.truth, sample, words, grid)
-    vectors = encode_to_disk(
-        folder,
-        TextEncoder.from_pretrained(options.vision_tower, encoder.model),
-        words,
-        options.word_template,
-        counter(progress, "words", len(words)),
-    )
-    return Sample(
-        options,
-        encoder,
-        sample,
-        words,
-        vectors.load(encoder.model.device),
-        find_occurrences([caption for _, caption in chosen], words),
-        grid,
-        truth,
-    )
+    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
+    vectors = encode_to_disk(folder, texts, words, options.word_template)
+    words_QD = vectors.load(encoder.model.device)
+    occurrences = find_occurrences([caption for _, caption in chosen], words)
+    return Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
 
 
 def _open_truth(
-    path: str | None, pictures: list[Picture], words: list[str], grid: tuple[int, int]
+    path: str | None, images: list[CorpusImage], words: list[str], grid: tuple[int, int]
 ) -> KnownTruth | None:
     if path is None:
         return None
     import numpy as np
 
+    from llava_sea.labels.occurrence import Truth
     from llava_sea.labels.quality_rows import KnownTruth
-    from llava_sea.train.evaluation import Truth
 
     patches = range(grid[0] * grid[1])
-    try:
-        truth = Truth(path)
-        truth.check_grid(grid)
-        for picture in pictures:
-            truth.check(picture.image, len(patches))
-    except UserError as error:  # the reader names training's flag
-        raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
+    truth = Truth(path, "--truth")
+    truth.check_grid(grid)
+    for image in images:
+        truth.check(image.image, len(patches))
     id_of = {word: number for number, word in enumerate(words)}
     sets: dict[frozenset[str], int] = {}
     set_IP = np.array(
-        [[sets.setdefault(truth.words(p.image, i), len(sets)) for i in patches] for p in pictures]
+        [[sets.setdefault(truth.words(p.image, i), len(sets)) for i in patches] for p in images]
     )
     right_SQ = np.zeros((len(sets), len(words)), bool)
     for true_words, number in sets.items():
         right_SQ[number, [id_of[word] for word in true_words if word in id_of]] = True
-    object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in pictures])
+    object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in images])
     return KnownTruth(right_SQ, set_IP, object_IP)
 
 
-def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:
-    """Write all numbers, the choice and, with the truth, the measures' agreement with it."""
-    from dataclasses import asdict
+def choose(rows: Sequence[Row]) -> Row | None:
+    """Return the best row, or None if no label is clearly in its place anywhere."""
 
+    def bound(row: Row) -> float:
+        value = row.place.recall - ERRORS * row.place.recall_error
+        return value if math.isfinite(value) else -math.inf
+
+    best = max(rows, key=bound)
+    return best_n([row for row in rows if row.kind == best.kind]) if bound(best) > 0 else None
+
+
+def best_n(rows: Sequence[Row]) -> Row:
+    """Of rows that differ in n alone return the one with the highest place lift."""
+    return max(rows, key=lambda row: -math.inf if math.isnan(row.place.lift) else row.place.lift)
+
+
+def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
+    """Print every kind of label at its best n, the chosen kind at every n, and a legend."""
+    console = open_console(file=sys.stdout)
+    if not console.is_terminal:
+        console = open_console(file=sys.stdout, width=_WIDTH)
+    kinds = dict.fromkeys(row.kind for row in rows)
+    console.print("every kind at its n of highest place lift")
+    some = [best_n([row for row in rows if row.kind == kind]) for kind in kinds]
+    console.print(_table(some, chosen))
+    if chosen is not None:
+        console.print("\nthe chosen kind at every n")
+        console.print(_table([row for row in rows if row.kind == chosen.kind], chosen))
+    say(_LEGEND + (_TRUTH if rows[0].precision is not None else ""))
+
+
+def _table(rows: Sequence[Row], chosen: Row | None) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    known = rows[0].precision is not None
+    names = ["", "features", "center", "sign", "n", "cap lift", "cos<0", "kept", "hubs", "local"]
+    names += ["place lift", "recall", *(["top-1", "top-n", "drawn"] if known else [])]
+    for name in names:
+        left = name in ("", "features", "center")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    table.add_column("commonest labels", no_wrap=True)
+    for row in rows:
+        lift, place = row.lift, row.place
+        cells = [">" if row is chosen else "", row.features, row.center, f"{row.sign:+d}"]
+        cells += [str(row.top_n), f"{_number(lift.lift)} ±{_number(lift.lift_error)}"]
+        cells += [f"{x:.0%}" for x in (row.negative_share, row.labelled, lift.hub_cover)]
+        cells += [
+            _number(row.agreement.local),
+            f"{_number(place.lift)} ±{_number(place.lift_error)}",
+        ]
+        cells += [f"{_number(place.recall, 3)} ±{_number(place.recall_error, 3)}"]
+        for name in ("top1", "top_n", "sampled") if row.precision is not None else ():
+            parts = [_number(getattr(p, name)) for p in (row.precision or {}).values()]
+            cells.append("/".join(part.removeprefix("0") for part in parts))
+        table.add_row(*cells, ", ".join(lift.hubs))
+    return table
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:
+    """Write all numbers and the choice."""
     from llava_sea.files import write_atomically
-    from llava_sea.labels.caption_lift import finite
-    from llava_sea.labels.quality_choice import agreement_with_truth
 
     names = ("features", "sign", "center", "top_n")
     results: dict[str, Any] = {
@@ -152,28 +215,35 @@ def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: 
         "chosen": None if chosen is None else {name: getattr(chosen, name) for name in names},
         "rows": [row.to_dict() for row in rows],
     }
-    if rows[0].precision is not None:
-        results["spearman"] = {
-            group: finite(agreement_with_truth([row for row in rows if row.sign in signs]))
-            for group, signs in {"all": (1, -1), "+1": (1,), "-1": (-1,)}.items()
-        }
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+
+
+def flags_of(row: Row) -> str:
+    """Return the flags of an extraction that makes a row's labels."""
+    return (
+        f"--sea_features {row.features} --sea_sign {row.sign:+d} --sea_center {row.center} "
+        f"--sea_top_n {row.top_n}"
+    )
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> QualityOptions:
+    """Read the command line; raises as `parse_flags`."""
+    return parse_flags(
+        QualityOptions,
+        "python -m llava_sea.labels.quality",
+        "Measure how good labels of every kind would be on this corpus, and say which are best.",
+        arguments,
+    )
 
 
 def main() -> None:
     """Run the command."""
-    options = parse_quality_options()
-    options.resolved()
+    options = parse_options().resolved()
     from transformers.utils import logging as transformers_logging
-
-    from llava_sea.labels.quality_choice import choose
-    from llava_sea.labels.quality_table import flags_of, print_table
-    from llava_sea.progress import Progress
 
     transformers_logging.disable_progress_bar()
     log_to(sys.stdout)
-    with Progress() as progress:
-        rows = measure_quality(options, progress)
+    rows = measure_quality(options)
     chosen = choose(rows)
     print_table(rows, chosen)
     if options.output is not None:
@@ -181,7 +251,7 @@ def main() -> None:
     if chosen is None:
         raise UserError(
             "with no features, sign or centre do words stand clearly more often in their own half "
-            "of a cut and joined picture than in the other, so nothing is chosen. Ways out: more "
+            "of a cut and joined image than in the other, so nothing is chosen. Ways out: more "
             "--num_images, a word list made from these captions, another --vision_tower"
         )
     say(f"\nchosen (place recall; n by place lift): {flags_of(chosen)}")

@@ -1,15 +1,15 @@
 """Measure the sign of eq. 8 by caption lift, before a corpus is mined with it.
 
-The paper ranks words by the negated cosine; whether that or the plain cosine names what a patch
-shows depends on the encoder and on the features. For a sample of pictures and both signs: how often
-does a kept label (top n, score above 0) occur in the picture's own caption, and how often in
-another picture's (`caption_lift.py`)? A sign is taken only if its lift stands out of the noise, and
+The paper ranks words by the negated cosine; whether that or the plain cosine fits depends on the
+encoder and on the features. For a sample of images and both signs: how often
+does a kept label (top n, score above 0) occur in the image's own caption, and how often in
+another image's (`caption_lift.py`)? A sign is taken only if its lift stands out of the noise, and
 of the other sign's.
 
-Limits: captions that say nothing about their pictures, or a sample of near-identical captions,
+Limits: captions that say nothing about their images, or a sample of near-identical captions,
 cannot tell the signs apart; then a sign must be forced.
 
-Shape letters: I pictures, B pictures of a batch, P patches, Q words, D joint dimension, N labels.
+Shape letters: I images, B images of a batch, P patches, Q words, D joint dimension, N labels.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import prepare_words
 from llava_sea.errors import UserError
 from llava_sea.labels.caption_lift import (
+    Floats,
     LiftMeasure,
-    LiftTally,
+    caption_rates,
     finite,
     in_errors,
+    measure_lift,
     spread_words,
 )
+from llava_sea.labels.mine_shards import mine_batch
 from llava_sea.labels.occurrence import find_occurrences
 
 CLEAR = 3.0  # standard errors by which a lift must differ from 1
@@ -50,12 +51,12 @@ class SignReport:
     num_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers for a manifest; what is not finite becomes None."""
+        """Return the numbers for a manifest; NaN and infinity become None."""
         return finite(asdict(self))
 
 
 def measure_sign(
-    pictures: Iterable[tuple[Sequence[int], Tensor]],
+    images: Iterable[tuple[Sequence[int], Tensor]],
     captions: Sequence[str],
     words: Sequence[str],
     words_QD: Tensor,
@@ -64,46 +65,39 @@ def measure_sign(
     """Mine a sample with both signs and compare the labels with the captions.
 
     Args:
-        pictures: batches of (numbers of the pictures, their joint-space patch features
-            ``(B, P, D)``); a picture that could not be read may be left out.
-        captions: every picture's, by number.
+        images: batches of (numbers of the images, their joint-space patch features
+            ``(B, P, D)``); an image that could not be read may be left out.
+        captions: every image's, by number.
         words: the word list.
         words_QD: its joint-space features, on the device of the patches.
         top_n: labels kept for a patch.
 
     Raises:
-        UserError: if there are fewer than two pictures with captions.
+        UserError: if there are fewer than two images with captions.
     """
     occurrences = find_occurrences(captions, words)
-    count_Q = np.zeros(len(words), np.int64)
-    for ids in occurrences:
-        count_Q[ids] += 1
-    plus, minus = (LiftTally(sign, count_Q, occurrences) for sign in (1, -1))
-    sample_QD = spread_words(words_QD)
-    prepared = prepare_words(words_QD)
+    sample_QD, prepared = spread_words(words_QD), prepare_words(words_QD)
+    labels: dict[int, list[Any]] = {1: [], -1: []}
+    found: list[int] = []
     negative, total = 0, 0
-    for numbers, patches_BPD in pictures:
-        batch, num_patches, _ = patches_BPD.shape
-        flat_MD = patches_BPD.flatten(0, 1)
-        cosines = flat_MD @ sample_QD.T
+    for numbers, patches_BPD in images:
+        found += [int(number) for number in numbers]
+        cosines = patches_BPD.flatten(0, 1) @ sample_QD.T
         negative += int((cosines < 0).sum())
         total += cosines.numel()
-        for tally in (plus, minus):
-            ids_MN, scores_MN = mine_top_words(flat_MD, prepared, top_n, sign=tally.sign)
-            kept_MN = torch.where(scores_MN > 0, ids_MN, -1).cpu().numpy()
-            for number, ids_PN in zip(
-                numbers, kept_MN.reshape(batch, num_patches, -1), strict=True
-            ):
-                tally.add(number, ids_PN)
-    found = len(plus.labels)
-    if found < 2:
+        for sign, batches in labels.items():
+            ids_BPN, scores_BPN = mine_batch(patches_BPD, prepared, top_n, sign)
+            batches.append(np.where(scores_BPN > 0, ids_BPN.astype(np.int64), -1))
+    if len(found) < 2:
         raise UserError(
-            f"the sign cannot be measured on {found} readable pictures with captions; force it "
+            f"the sign cannot be measured on {len(found)} readable images with captions; force it "
             "with --sea_sign +1 or --sea_sign -1"
         )
-    return SignReport(
-        plus.measure(words), minus.measure(words), _apart(plus, minus), negative / total, found
-    )
+    joined = {sign: np.concatenate(batches) for sign, batches in labels.items()}
+    rates = {sign: caption_rates(ids, found, occurrences) for sign, ids in joined.items()}
+    lifts = {sign: measure_lift(sign, ids, *rates[sign], words) for sign, ids in joined.items()}
+    apart = _apart(_log_lift(*rates[1]), _log_lift(*rates[-1]))
+    return SignReport(lifts[1], lifts[-1], apart, negative / total, len(found))
 
 
 def choose_sign(report: SignReport) -> int:
@@ -116,8 +110,8 @@ def choose_sign(report: SignReport) -> int:
     if not clear:
         _refuse(
             report,
-            "with neither sign do labels occur in their own pictures' captions clearly more often "
-            f"than in other pictures' ({CLEAR:.0f} standard errors)",
+            "with neither sign do labels occur in their own images' captions clearly more often "
+            f"than in other images' ({CLEAR:.0f} standard errors)",
         )
     winner = max(clear, key=lambda m: m.lift)
     loser = report.minus if winner is report.plus else report.plus
@@ -128,12 +122,9 @@ def choose_sign(report: SignReport) -> int:
 
 def format_table(report: SignReport) -> str:
     """Return the small table that shows why a sign was taken or refused."""
-    head = (
-        f"caption lift on {report.num_images} pictures "
-        f"({report.negative_share:.1%} of the patch-word cosines are negative)"
-    )
     lines = [
-        head,
+        f"caption lift on {report.num_images} images "
+        f"({report.negative_share:.1%} of the patch-word cosines are negative)",
         "sign   lift            in own   in other  clear  kept   hubs*  commonest labels",
     ]
     for m in (report.plus, report.minus):
@@ -146,13 +137,20 @@ def format_table(report: SignReport) -> str:
     return "\n".join(lines)
 
 
-def _apart(plus: LiftTally, minus: LiftTally) -> float:
-    """Difference of the log lifts in standard errors, paired by picture (delta method)."""
-    first, second = plus.log_lift(), minus.log_lift()
-    if first is None or second is None:
-        return math.inf if second is None else -math.inf
-    pull_I = first[1] - second[1]
-    return in_errors(first[0] - second[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
+def _log_lift(own_I: Floats, other_I: Floats) -> tuple[float, Floats] | None:
+    """The log of the lift and each image's pull on it, or None where it is not finite."""
+    own, other = float(own_I.mean()), float(other_I.mean())
+    if own == 0 or other == 0:
+        return None
+    return math.log(own / other), own_I / own - other_I / other
+
+
+def _apart(plus: tuple[float, Floats] | None, minus: tuple[float, Floats] | None) -> float:
+    """Difference of the log lifts in standard errors, paired by image (delta method)."""
+    if plus is None or minus is None:
+        return math.inf if minus is None else -math.inf
+    pull_I = plus[1] - minus[1]
+    return in_errors(plus[0] - minus[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
 
 
 def _refuse(report: SignReport, reason: str) -> NoReturn:

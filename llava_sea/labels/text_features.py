@@ -8,11 +8,17 @@ attends to its padding and is always padded to its full length, as in its traini
 Limit: an entry longer than the tower's context is never cut in silence. Its vector is zero, so its
 score is 0 and it can be no patch's label, and it is returned by name for the caller to report.
 
+An extraction encodes its word list once, into a file that a resumed run finds again and its ranks
+map: at 4 million words and 768 dimensions it has 12 GB, is written in place and never held.
+
 Shape letters: Q words, D joint dimension, L tokens.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,14 +29,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, naming
+from llava_sea.files import write_atomically
+from llava_sea.labels.state import read_state
+from llava_sea.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 65_536  # words tokenised and sorted by length at a time
 _LEGACY_EOS = 2  # CLIP configs with this end token pool at the largest id instead
 
 
 class EncodedWords(NamedTuple):
-    """What `TextEncoder.encode_words` found."""
+    """Vectors of words, and the words that are too long for the text tower."""
 
     features_QD: NDArray[np.float32]
     too_long: list[str]
@@ -70,7 +81,7 @@ class TextEncoder:
         *,
         template: str = "{}",
         out_QD: NDArray[np.float32] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> EncodedWords:
         """Encode words into the joint space (SEA eq. 7).
 
@@ -136,3 +147,61 @@ class TextEncoder:
         output = self.model.get_text_features(input_ids=ids_QL.to(self.model.device))
         joint_QD = getattr(output, "pooler_output", output)
         return F.normalize(joint_QD.float(), dim=-1)
+
+
+class WordVectors(NamedTuple):
+    """Where the vectors are, and how many words were too long to have one (their rows are zero)."""
+
+    path: str
+    num_too_long: int
+
+    def load(self, device: str | torch.device) -> Tensor:
+        """Map the vectors (copy-on-write: processes of a machine share the pages); ``(Q, D)``."""
+        return torch.from_numpy(np.load(self.path, mmap_mode="c")).to(device)
+
+
+def encode_to_disk(
+    folder: Path, texts: TextEncoder, words: Sequence[str], template: str
+) -> WordVectors:
+    """Encode the words into `folder`, unless an earlier run did.
+
+    The folder belongs to one extraction, hence to one word list, encoder and template.
+
+    Raises:
+        UserError: if no word fits the text tower.
+    """
+    path, note = folder / "words.npy", folder / "words.json"
+    if note.is_file() and path.is_file():  # the note is written last
+        return WordVectors(str(path), read_state(note, "too_long")["too_long"])
+    temporary = folder / "words.tmp.npy"
+    array_QD = _new_array(temporary, (len(words), texts.joint_size))
+    with Progress("words", len(words)) as progress:
+        too_long = texts.encode_words(
+            words, template=template, out_QD=array_QD, progress=progress.update
+        ).too_long
+    if len(too_long) == len(words):
+        raise UserError(f"every word is longer than the text tower's {texts.max_length} tokens")
+    if too_long:
+        logger.warning(
+            "%d of %d words are longer than the text tower's %d tokens and can be no label: %s%s",
+            len(too_long),
+            len(words),
+            texts.max_length,
+            ", ".join(map(repr, too_long[:5])),
+            " ..." if len(too_long) > 5 else "",
+        )
+    array_QD.flush()
+    del array_QD
+    os.replace(temporary, path)
+    write_atomically(note, json.dumps({"too_long": len(too_long)}).encode())
+    return WordVectors(str(path), len(too_long))
+
+
+def _new_array(path: Path, shape: tuple[int, int]) -> Any:
+    """Make a float32 array on disk, its room reserved: a mapped write to a full disk is fatal."""
+    with naming(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

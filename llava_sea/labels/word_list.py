@@ -1,36 +1,32 @@
 """A corpus of captions in, `words.tsv` out: the words and phrases W that patches may say (app. C).
 
 `python -m llava_sea.labels.word_list --data_path pretrain.json --output words.tsv` tags and chunks
-every caption (`phrases`), counts in bounded memory (`counting`), unites with a list of frequent
-words (`common_words`) and writes the list whole or not at all (`words_file`). The same corpus gives
-the same bytes, whatever the number of workers. Limits: English captions.
+every caption (`phrases`), counts, unites with a list of frequent words and writes the list whole or
+not at all (`words_file`). The same corpus gives the same bytes, whatever the number of workers.
+Limits: English captions; the counts are held in memory (about 1 GB for LLaVA's 558K).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import multiprocessing
+import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
-from llava_sea.errors import UserError, cannot_write, failed_write, run_command
-from llava_sea.files import check_folder, remove_left_overs
-from llava_sea.labels.captions import check_corpus, iter_caption_batches
-from llava_sea.labels.common_words import read_common_words
-from llava_sea.labels.counting import (
-    LIST_POS,
-    Tally,
-    merge_runs,
-    sorted_by_count,
-    total_counts,
-    write_run,
-)
-from llava_sea.labels.counting_pool import count_batches
-from llava_sea.labels.phrases import PHRASE
+from llava_sea.errors import UserError, cannot_write, naming, run_command
+from llava_sea.files import check_folder
+from llava_sea.labels.captions import check_corpus, read_captions, read_lines
+from llava_sea.labels.options import flag, parse_flags
+from llava_sea.labels.phrases import PHRASE, POSSESSIVE, extract_entries, fold, split_tokens
+from llava_sea.labels.stop_words import CHATTER_PHRASES, STOP_WORDS
+from llava_sea.labels.tagging import BOUNDARY
 from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_ranges
@@ -38,35 +34,47 @@ from llava_sea.terminal import say
 
 __all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
-# A batch is counted at once, in memory: at most about 4 M characters, 1 M distinct entries.
-BATCH_CAPTIONS = 1 << 14
-BATCH_CHARS = 1 << 22
+BATCH = 4096  # captions counted at a time
+LIST_POS = "list"  # of entries that come from the list of common words alone
+ANNOTATIONS = "%:&#=<^~+*!$@"  # marks behind a word of some 12dicts lists
+
+Counts = Counter[tuple[str, str]]
+"""How often each (entry, part of speech) occurs."""
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class WordListOptions:
-    """What goes into a word list."""
+    """The captions of a word list, its limits, and its file."""
 
-    common_words: Path | None = None
-    min_count: int = 1
-    max_words_per_phrase: int = 4
-    num_workers: int = 2
-    batch_captions: int = BATCH_CAPTIONS
+    data_path: tuple[str, ...] = flag(
+        "captions: LLaVA's JSON (the gpt turns), .jsonl (records, strings or objects with 'caption'"
+        " or 'text'), or .txt with one caption a line; several files are one corpus",
+        (),
+        type=str,
+    )
+    output: str = flag("the list to write, e.g. words.tsv", "")
+    common_words: str | None = flag(
+        "frequent words to add, one a line, '#' opens a comment (2of12); those that the corpus "
+        "does not hold get count 0 and pos 'list'; words of the stop list stay out"
+    )
+    min_count: int = flag("leave out words and phrases that occur less often", 1)
+    max_words_per_phrase: int = flag("longest phrase in words; 1 for single words only", 4)
+    num_workers: int = flag("processes; the result is the same", 2)
 
     def __post_init__(self) -> None:
         check_ranges("labels.word_list", self)
 
 
-@dataclass
+@dataclass(frozen=True)
 class WordListSummary:
-    """What a word list holds and where it came from."""
+    """Counts of a word list's rows and of its sources."""
 
-    captions: int = 0
-    words: int = 0
-    phrases: int = 0
-    from_list: int = 0
-    stopped: int = 0
-    sha256: str = ""
+    captions: int
+    words: int
+    phrases: int
+    from_list: int
+    stopped: int
+    sha256: str
 
     @property
     def entries(self) -> int:
@@ -74,145 +82,168 @@ class WordListSummary:
         return self.words + self.phrases + self.from_list
 
 
-def build_word_list(
-    data_paths: Sequence[Path], output: Path, options: WordListOptions | None = None
-) -> WordListSummary:
+def build_word_list(options: WordListOptions) -> WordListSummary:
     """Write the word list of a corpus.
 
-    Args:
-        data_paths: files of captions, see `llava_sea.labels.captions`.
-        output: the list to write; a former one is replaced only by a finished one.
-        options: what goes in.
-
     Raises:
-        UserError: bad input (with file and line or record), nothing to write, a full disk.
+        UserError: bad input (with file and line or record), or nothing to write.
 
     Source: arXiv 2408.11813, appendix C.
     """
-    options = options or WordListOptions()
-    total_bytes = check_corpus(data_paths)
+    paths = check_corpus(options.data_path)
+    output = Path(options.output)
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file")
     check_folder(output.parent, "--output")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        remove_left_overs(output.parent, r"\.words-(\d+)-\w+")
-        # Beside the output and not in /tmp, which may be held in memory.
-        prefix = f".words-{os.getpid()}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent) as folder:
-            return _build(data_paths, output, options, Path(folder), total_bytes)
+        with naming(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=output.parent).close()  # look first: counting takes long
+            return _build(paths, output, options)
     except OSError as error:
-        failed = failed_write(error, output)
-        if failed is None:
-            raise
-        raise UserError(cannot_write(failed, "No word list was written")) from error
+        raise UserError(cannot_write(error, "No word list was written")) from error
 
 
-def _build(
-    data_paths: Sequence[Path],
-    output: Path,
-    options: WordListOptions,
-    scratch: Path,
-    total_bytes: int,
-) -> WordListSummary:
-    summary = WordListSummary()
-    runs: list[Path] = []
-    if options.common_words is not None:
-        common = read_common_words(options.common_words)
-        summary.stopped = common.stopped
-        runs.append(scratch / "common.tsv")
-        write_run(runs[0], (Tally(word, LIST_POS, 0) for word in common.words))
-    batches = iter_caption_batches(data_paths, options.batch_captions, BATCH_CHARS)
-    total_kb = -(-total_bytes // 1000)
-    with Progress() as progress:
-        progress("kB", 0, total_kb)
-        for batch, run in count_batches(
-            batches,
-            scratch,
-            max_words=options.max_words_per_phrase,
-            num_workers=options.num_workers,
-        ):
-            runs.append(run)
-            summary.captions += len(batch.captions)
-            progress("kB", batch.bytes_read // 1000, total_kb, f"{summary.captions:,} captions")
-    if not summary.captions:
-        raise UserError(f"{', '.join(map(str, data_paths))}: no captions; the corpus is empty")
-    entries = total_counts(merge_runs(runs, scratch), options.min_count)
-    rows = sorted_by_count(_tallied(entries, summary), scratch)
-    first = next(rows, None)
-    if first is None:
+def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> WordListSummary:
+    common, stopped = (
+        ([], 0) if options.common_words is None else read_common_words(Path(options.common_words))
+    )
+    counts: Counts = Counter()
+    num_captions = 0
+    with Progress("captions") as progress:
+        for size, found in count_batches(paths, options):
+            counts.update(found)
+            num_captions += size
+            progress.update(size)
+    if not num_captions:
+        raise UserError(f"{', '.join(options.data_path)}: no captions; the corpus is empty")
+    rows = list_entries(counts, common, options.min_count)
+    if not rows:
         raise UserError(
-            f"no word or phrase of {summary.captions} captions occurs {options.min_count} times "
-            "or more; lower --min_count, or look whether the captions are English"
+            f"no word or phrase of {num_captions} captions occurs {options.min_count} times or "
+            "more; lower --min_count, or look whether the captions are English"
         )
-    summary.sha256 = write_words(output, chain([first], rows))
-    return summary
+    kinds = Counter(row.pos if row.pos in (PHRASE, LIST_POS) else "word" for row in rows)
+    sha256 = write_words(output, rows)
+    return WordListSummary(
+        num_captions, kinds["word"], kinds[PHRASE], kinds[LIST_POS], stopped, sha256
+    )
 
 
-def _tallied(entries: Iterator[WordEntry], summary: WordListSummary) -> Iterator[WordEntry]:
-    for entry in entries:
-        if entry.pos == LIST_POS:
-            summary.from_list += 1
-        elif entry.pos == PHRASE:
-            summary.phrases += 1
+def count_batches(paths: Sequence[Path], options: WordListOptions) -> Iterator[tuple[int, Counts]]:
+    """Yield the size and the counts of each batch of captions, in corpus order.
+
+    Tagging is Python all the way, so several processes do it. With one worker, or for a single
+    batch, this process does the work.
+
+    Raises:
+        UserError: from the corpus, or a worker process was killed.
+    """
+    captions = chain.from_iterable(map(read_captions, paths))
+    batches = iter(lambda: list(islice(captions, BATCH)), [])
+    head = list(islice(batches, 2))
+    most = options.max_words_per_phrase
+    if options.num_workers == 1 or len(head) < 2:
+        for batch in chain(head, batches):
+            yield len(batch), count_captions(batch, most)
+        return
+    waiting: deque[tuple[int, Future[Counts]]] = deque()
+    pool = ProcessPoolExecutor(
+        options.num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's to handle
+    )
+    try:
+        for batch in chain(head, batches):
+            waiting.append((len(batch), pool.submit(count_captions, batch, most)))
+            if len(waiting) > 2 * options.num_workers:
+                size, future = waiting.popleft()
+                yield size, future.result()
+        for size, future in waiting:
+            yield size, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed from outside, most likely for memory; run again with "
+            "--num_workers 1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def count_captions(captions: Iterable[str], max_words: int) -> Counts:
+    """Count the entries of some captions; the work of a worker process."""
+    return Counter(chain.from_iterable(extract_entries(text, max_words) for text in captions))
+
+
+def list_entries(counts: Counts, common: Iterable[str], min_count: int) -> list[WordEntry]:
+    """Return the list's rows in order: each entry's sum, its most frequent part of speech.
+
+    An entry below `min_count` is left out, unless the list of common words holds it: then it is
+    there with count 0 and pos `list`. Ties between parts of speech go to the first by name.
+    """
+    best: dict[str, tuple[int, str]] = {}
+    total: Counter[str] = Counter()
+    for (word, pos), times in counts.items():
+        total[word] += times
+        best[word] = min(best.get(word, (0, "")), (-times, pos))
+    rows = [WordEntry(w, n, best[w][1]) for w, n in total.items() if n >= min_count]
+    rows += [WordEntry(word, 0, LIST_POS) for word in set(common) if total[word] < min_count]
+    return sorted(rows, key=WordEntry.sort_key)
+
+
+def read_common_words(path: Path) -> tuple[list[str], int]:
+    """Read a list of frequent words (appendix C: 2of12 of the 12dicts lists).
+
+    One word or phrase a line, `#` opens a comment line. Words are normalised as captions are; those
+    of the stop list are left out.
+
+    Returns:
+        The words, and how many lines fell to the stop list.
+
+    Raises:
+        UserError: the file is missing, holds no word, or a line is no word; with the line.
+    """
+    words: set[str] = set()
+    stopped = 0
+    for number, line in read_lines(path):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        bare = POSSESSIVE.sub("", fold(text.rstrip(ANNOTATIONS)))
+        tokens = [bare] if len(bare) == 1 and bare.isalpha() else split_tokens(bare)
+        word = " ".join(tokens)
+        if not word or BOUNDARY in tokens:
+            raise UserError(
+                f"{path}, line {number}: {text!r} is not a word or phrase of letters, hyphens "
+                "and apostrophes; remove it or make it a comment with '#'"
+            )
+        if word in STOP_WORDS or len(word) == 1 or CHATTER_PHRASES.fullmatch(word):
+            stopped += 1
         else:
-            summary.words += 1
-        yield entry
+            words.add(word)
+    if not words:
+        raise UserError(f"--common_words {path}: the list holds no words")
+    return sorted(words), stopped
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava_sea.labels.word_list",
-        description="Words and phrases of a caption corpus, with counts and parts of speech.",
-        allow_abbrev=False,
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = parse_flags(
+        WordListOptions,
+        "python -m llava_sea.labels.word_list",
+        "Words and phrases of a caption corpus, with counts and parts of speech.",
+        arguments,
     )
-    add = parser.add_argument
-    add(
-        "--data_path",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="captions: LLaVA's JSON (the gpt turns), .jsonl (records, strings or objects with "
-        "'caption' or 'text'), or .txt with one caption a line; several files are one corpus",
-    )
-    add("--output", type=Path, required=True, help="the list to write, e.g. words.tsv")
-    add(
-        "--common_words",
-        type=Path,
-        metavar="FILE",
-        help="frequent words to add, one a line, '#' opens a comment (2of12); those that the "
-        "corpus does not hold get count 0 and pos 'list'; words of the stop list stay out",
-    )
-    add("--min_count", type=int, default=1, help="leave out what occurs less often (default 1)")
-    add(
-        "--max_words_per_phrase",
-        type=int,
-        default=4,
-        help="longest phrase in words; 1 for single words only (default 4)",
-    )
-    add("--num_workers", type=int, default=2, help="processes; the result is the same (default 2)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    args = _parser().parse_args(argv)
     start = time.monotonic()
-    summary = build_word_list(
-        args.data_path,
-        args.output,
-        WordListOptions(
-            args.common_words, args.min_count, args.max_words_per_phrase, args.num_workers
-        ),
-    )
+    summary = build_word_list(options)
     say(
-        f"{args.output}: {summary.entries:,} entries ({summary.words:,} words, "
+        f"{options.output}: {summary.entries:,} entries ({summary.words:,} words, "
         f"{summary.phrases:,} phrases, {summary.from_list:,} from the common list alone) "
         f"of {summary.captions:,} captions in {time.monotonic() - start:.1f} s"
     )
-    if args.common_words is not None:
-        say(f"{args.common_words}: {summary.stopped:,} words are in the stop list, left out")
+    if options.common_words is not None:
+        say(f"{options.common_words}: {summary.stopped:,} words are in the stop list, left out")
     say(f"sha256 {summary.sha256}")
 
 

@@ -1,6 +1,6 @@
-"""The report of a stage-1 run, or of two side by side: what each patch says.
+"""The report of a stage-1 run, or of two side by side: the words that each patch says.
 
-`folder` finds a run's files, `pair` tells whether two fit, `measures` has the numbers, `reading`
-the words, `token_map` the t-SNE of figure 2; the modules in `_svg` and `_html` draw the sections
-of `page`, `pngs` and `map_png` the files beside it. ``python -m llava_sea.report`` does it all.
+``python -m llava_sea.report`` writes it. `runs` finds a run's files, `reading` each patch's nearest
+words, `measures` the numbers, `token_map` the t-SNE of figure 2; `grid` and `charts` draw, `page`
+fills `page.html`, `make` calls all of them.
 """

@@ -1,4 +1,4 @@
-"""Write the report of a stage-1 run: one HTML file that needs nothing else, and PNGs beside it.
+"""Write the report of a stage-1 run: one HTML file that needs nothing else.
 
 ``python -m llava_sea.report --run OUTPUT_DIR --data_path heldout.json --image_folder DIR
 --words words.tsv``; works for a finished run, for any ``checkpoint-N`` in it, and for the output
@@ -12,12 +12,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_sea.errors import UserError, cannot_write, run_command
 from llava_sea.files import check_folder, read_file, write_atomically
 from llava_sea.ranges import check_ranges
-from llava_sea.report.folder import RunFolder, open_run
+from llava_sea.report.runs import RunFolder, open_run
 from llava_sea.terminal import say
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -31,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(
         prog="python -m llava_sea.report",
-        description="Write the report of a stage-1 run as one HTML file, with PNGs beside it.",
+        description="Write the report of a stage-1 run as one HTML file.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -42,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--words", required=True, help="word list, words.tsv")
     add("--truth", help="JSON with the true words of every patch, where they are known")
     add("--projector", help="the projector shown as 'after' (default: the run's)")
-    add("--num_images", type=int, default=6, help="pictures shown (default: 6)")
+    add("--num_images", type=int, default=6, help="images shown (default: 6)")
     add(
         "--map_points",
         type=int,
@@ -57,6 +56,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="most frequent words that the nearest is sought among (default: 20000)",
     )
     add("--output", help="the HTML file (default: report.html in the run's folder)")
+    add(
+        "--png", action="store_true", help="write the images, charts and maps as PNGs beside it too"
+    )
     add("--model_name_or_path", help="the language model, if the run's config has moved")
     add("--vision_tower", help="the vision tower, if the run's config has moved")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -82,24 +84,17 @@ def main(argv: Sequence[str] | None = None) -> Path:
     baseline = open_run(args.baseline, flag="--baseline") if args.baseline else None
     output = _output(args.output, run)
 
-    # Torch and transformers are loaded only when what was asked for is there.
+    # Torch and transformers are loaded only when the folders are there.
     from llava_sea.report.make import make_report
-    from llava_sea.report.map_png import map_png
-    from llava_sea.report.page import render
-    from llava_sea.report.pngs import curves_png, picture_png
+    from llava_sea.report.page import pngs, render
 
     command = shlex.join(["python", "-m", "llava_sea.report", *(argv or sys.argv[1:])])
     report = make_report(run, baseline, args, command)
     files = {output: render(report).encode()}
-    for number, picture in enumerate(report.pictures, start=1):
-        files[output.with_name(f"{output.stem}_picture_{number}.png")] = picture_png(picture)
-    if report.charts:
-        png = curves_png(report.charts, report.step)
-        files[output.with_name(f"{output.stem}_curves.png")] = png
-    if report.token_map is not None:
-        files[output.with_name(f"{output.stem}_map.png")] = map_png(report.token_map)
+    drawn = pngs(report) if args.png else {}
+    files |= {output.with_name(f"{output.stem}_{name}.png"): png for name, png in drawn.items()}
     _write(files)
-    say(f"report: {output} (and {len(files) - 1} PNG files beside it)")
+    say(f"report: {output}" + (f" (and {len(drawn)} PNG files beside it)" if drawn else ""))
     return output
 
 
@@ -121,7 +116,7 @@ def _output(requested: str | None, run: RunFolder) -> Path:
     return output
 
 
-def _write(files: dict[Path, Any]) -> None:
+def _write(files: dict[Path, bytes]) -> None:
     for path, data in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

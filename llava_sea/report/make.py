@@ -1,39 +1,44 @@
-"""From flags to the report's contents: load the model, read the pictures, gather the numbers."""
+"""From flags to the report's contents: load the model, read the images, gather the numbers."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import embedding_rows
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.report.cells import Grid
-from llava_sea.report.facts import facts_of, kind_text, notes_of
-from llava_sea.report.folder import Projector, RunFolder
+from llava_sea.report.grid import Grid
 from llava_sea.report.measures import (
-    PRECISION_KEYS,
+    IN_CAPTION,
+    PRECISION,
     Line,
     charts_of,
     charts_of_pair,
     lines_of,
-    lines_of_pictures,
+    lines_of_grids,
 )
-from llava_sea.report.page import Baseline, Report
-from llava_sea.report.pair import SEA, check_fit, kind_of, names_of
-from llava_sea.report.reading import PictureReader, choose_records
+from llava_sea.report.page import Report
+from llava_sea.report.reading import PatchReader, Words, choose_records
+from llava_sea.report.runs import (
+    INITIAL_PROJECTOR,
+    PLAIN,
+    SEA,
+    Projector,
+    RunFolder,
+    check_fit,
+    differences,
+    names_of,
+)
 from llava_sea.report.token_map import make_map
-from llava_sea.report.words import Words
-from llava_sea.train.evaluation import Truth
 
 FROM_LOG = "From the run's log. Values in training are of its first and its last logged step."
 PAIR_CAPTION = "From both runs' logs: the last value of each, before training the first."
@@ -46,8 +51,8 @@ def make_report(
 
     Args:
         run: the run's folder.
-        baseline: another run's to show beside it, if there is one.
-        args: the flags of the command.
+        baseline: another run's, which is shown beside it.
+        args: the flags.
         command: the command line, for the reader who wants to repeat it.
 
     Raises:
@@ -55,9 +60,12 @@ def make_report(
     """
     if baseline is not None:
         check_fit(run, baseline, vars(args))
-    with_pictures = choose_records(load_records(args.data_path), None)
+    records = choose_records(load_records(args.data_path))
     entries = read_words(args.words)
-    reader = _reader(run, args, entries)
+    llm = _model(run, args.model_name_or_path, "_name_or_path", "--model_name_or_path")
+    tower = _model(run, args.vision_tower, "mm_vision_tower", "--vision_tower")
+    reader = _reader(run, args, entries, llm, tower)
+    # Of two runs the images show one grid each, of one run its states.
     names = names_of(run, baseline) if baseline is not None else None
     shown = run.projectors
     if baseline is not None and names is not None:
@@ -65,64 +73,72 @@ def make_report(
             Projector(names[1], baseline.projectors[-1].path),
             Projector(names[0], run.projectors[-1].path),
         )
-    pictures = reader.read(with_pictures[: args.num_images], shown)
+    examples = reader.read(records[: args.num_images], shown)
     nouns = [e.word for e in entries if e.pos.startswith("NN") and " " not in e.word]
-    token_map = make_map(reader, with_pictures, shown, nouns, args.map_points)
-    truth_known = reader.truth is not None
-    # Of two runs the pictures show one grid each, of one run its states.
-    ours = [p.grids if baseline is None else p.grids[1:] for p in pictures]
-    lines, caption = _table(run, ours, truth_known)
-    charts, other = charts_of(run.rows), None
+    token_map = make_map(reader, records, shown, nouns, args.map_points)
+    own = slice(None) if baseline is None else slice(1, None)
+    lines, caption = _lines(run, [example.grids[own] for example in examples])
+    charts = charts_of(run.rows)
+    baseline_lines: list[Line] = []
     if baseline is not None and names is not None:
-        theirs, their_caption = _table(baseline, [p.grids[:1] for p in pictures], truth_known)
-        other = Baseline(names, theirs)
-        caption = PAIR_CAPTION if caption == their_caption == FROM_LOG else their_caption
+        baseline_lines, other = _lines(baseline, [example.grids[:1] for example in examples])
+        caption = PAIR_CAPTION if caption == other == FROM_LOG else other
         charts = charts_of_pair(names, (run.rows, baseline.rows))
     return Report(
         run_name=run.name if baseline is None else f"{run.name} beside {baseline.name}",
-        kind=kind_text(run, baseline),
-        llm=_llm(run, args),
-        tower=_tower(run, args),
+        kind=_kind(run, baseline),
         step=run.step,
         lines=lines,
         table_caption=caption,
         charts=charts,
-        pictures=pictures,
+        examples=examples,
         num_words=len(reader.words.words),
-        truth_known=truth_known,
-        with_sea=SEA in (kind_of(run), baseline and kind_of(baseline)),
-        facts=facts_of(run, baseline, args, reader.words, len(entries), command),
-        notes=notes_of(run, baseline),
-        baseline=other,
+        truth_known=reader.truth is not None,
+        with_sea=SEA in (run.kind, baseline and baseline.kind),
+        facts=[
+            ("Vision tower", tower),
+            ("Language model", llm),
+            *_facts(run, baseline, args, reader.words, len(entries)),
+            ("Command", command),
+        ],
+        notes=_notes(run, baseline),
+        names=names,
+        baseline_lines=tuple(baseline_lines),
         token_map=token_map,
     )
 
 
 def _reader(
-    run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry]
-) -> PictureReader:
-    """Load what reads pictures."""
+    run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry], llm: str, tower: str
+) -> PatchReader:
     truth = _open_truth(args.truth)
-    llm, tower = _llm(run, args), _tower(run, args)
     transform = ImageTransform.from_pretrained(
         tower, run.config.get("image_aspect_ratio", "square")
     )
-    device = _device(args.device)
-    dtype = _dtype(args.dtype, device)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     tokenizer = load_tokenizer(llm, model_max_length=1_000_000)
-    words = Words(
-        [entry.word for entry in entries[: args.num_words]], tokenizer, embedding_rows(llm)
-    )
+    listed = [entry.word for entry in entries[: args.num_words]]
+    words = Words(listed, tokenizer, embedding_rows(llm))
     llava = build_llava(
         llm,
         tower,
-        dtype=dtype,
+        dtype=getattr(torch, dtype),
         select_layer=int(run.config.get("mm_vision_select_layer", -2)),
     )
-    _move_what_works(llava, device)
-    return PictureReader(
+    # The LLM's layers are not needed and stay behind.
+    llava.model.vision_tower.to(device)
+    llava.model.multi_modal_projector.to(device)
+    llava.get_input_embeddings().to(device)
+    return PatchReader(
         Stage1Model(llava),
         tokenizer,
         words,
@@ -130,41 +146,32 @@ def _reader(
         args.image_folder,
         patch_grid(llava.config.vision_config),
         truth,
-        device,
+        torch.device(device),
     )
 
 
-def _llm(run: RunFolder, args: argparse.Namespace) -> str:
-    return args.model_name_or_path or _setting(run, "_name_or_path", "--model_name_or_path")
-
-
-def _tower(run: RunFolder, args: argparse.Namespace) -> str:
-    return args.vision_tower or _setting(run, "mm_vision_tower", "--vision_tower")
-
-
-def _table(
-    run: RunFolder, grids: Sequence[Sequence[Grid]], truth_known: bool
-) -> tuple[list[Line], str]:
-    """Return the table and its caption; what the log does not hold the pictures below tell."""
+def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line], str]:
+    """Return the measures and their source; measures that the log lacks are the shown images'."""
     lines = lines_of(run.rows, run.step) if run.step is not None else []
-    if any(line.key in PRECISION_KEYS for line in lines):
+    if any(line.key in (PRECISION, IN_CAPTION) for line in lines):
         return lines, FROM_LOG
-    lines += lines_of_pictures(grids, truth_known)
     why = (
         "The run's log does not say which step this projector is of"
         if run.step is None and run.rows
         else "The run's log holds no held-out measurements"
     )
-    return lines, f"{why}: TACS, gaps, lengths and nearest words are those of the pictures below."
+    caption = f"{why}: TACS, gaps, lengths and nearest words are those of the images below."
+    return lines + lines_of_grids(grids), caption
 
 
-def _setting(run: RunFolder, key: str, flag: str) -> str:
-    value = run.config.get(key)
-    if not isinstance(value, str) or not value:
+def _model(run: RunFolder, given: str | None, key: str, flag: str) -> str:
+    """Return a model's name: the flag's, else the one in the run's config."""
+    name = given or run.config.get(key)
+    if not isinstance(name, str) or not name:
         raise UserError(
             f"--run {run.root}: its config.json has no {key!r}; is it LLaVA's? Or pass {flag}"
         )
-    return value
+    return name
 
 
 def _open_truth(path: str | None) -> Truth | None:
@@ -176,27 +183,64 @@ def _open_truth(path: str | None) -> Truth | None:
         raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def _kind(run: RunFolder, baseline: RunFolder | None) -> str:
+    """Say what was trained, and for how long."""
+    kind, steps = "stage 1", "" if run.step is None else f" · {run.step:,} steps"
+    if baseline is not None:
+        return kind + (f"{steps} each" if steps and run.step == baseline.step else "")
+    kind = {SEA: "stage 1 with SEA", PLAIN: "stage 1, plain LLaVA"}.get(run.kind or "", kind)
+    return kind + steps
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def _move_what_works(llava: LlavaForConditionalGeneration, device: torch.device) -> None:
-    """Move tower, projector and embeddings; the LLM's layers are not needed and stay behind."""
-    parts: list[Any] = [
-        llava.model.vision_tower,
-        llava.model.multi_modal_projector,
-        llava.get_input_embeddings(),
+def _notes(run: RunFolder, baseline: RunFolder | None) -> tuple[str, ...]:
+    """Say what is missing, and what makes two runs hard to compare."""
+    if baseline is None:
+        return run.notes
+    # Of two runs the untrained projector is not shown, so nobody misses it.
+    notes = [
+        f"{one.name}: {note}"
+        for one in (run, baseline)
+        for note in one.notes
+        if INITIAL_PROJECTOR not in note
     ]
-    for part in parts:
-        part.to(device)
+    if run.step != baseline.step:
+        steps = [f"{one.name} {one.step}" for one in (run, baseline) if one.step is not None]
+        notes.append(f"The runs stand at different steps: {', '.join(steps)}.")
+    if "data_sha256" in differences(run, baseline):
+        notes.append("The runs were trained on different data.")
+    return tuple(notes)
+
+
+def _facts(
+    run: RunFolder,
+    baseline: RunFolder | None,
+    args: argparse.Namespace,
+    words: Words,
+    num_entries: int,
+) -> list[tuple[str, str]]:
+    """Return the files and flags the report was made from: names and values."""
+    listed = f"{args.words}: {len(words.words):,} of {num_entries:,} entries, the most frequent"
+    if words.num_dropped:
+        listed += f"; {words.num_dropped:,} that the tokenizer cannot write are left out"
+    facts = [("Run", str(run.root))]
+    if baseline is None:
+        facts += [(f"Projector, {one.label}", str(one.path)) for one in run.projectors]
+    else:
+        facts.append(("Beside it", str(baseline.root)))
+        facts += [("Projector", str(one.projectors[-1].path)) for one in (run, baseline)]
+        facts += [
+            (f"Differs: {name}", f"{_short(ours)}, beside it {_short(theirs)}")
+            for name, (ours, theirs) in differences(run, baseline).items()
+        ]
+    truth = str(args.truth) if args.truth else "none given; words of the caption are marked"
+    return [
+        *facts,
+        ("Held-out records", str(args.data_path)),
+        ("Words", listed),
+        ("Truth", truth),
+    ]
+
+
+def _short(value: str) -> str:
+    """Cut a checksum: the reader needs to know that it is another, no more."""
+    return value[:12] + "…" if len(value) == 64 and value.isalnum() else value

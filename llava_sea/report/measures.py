@@ -1,96 +1,78 @@
-"""The measures of a run: their names, equations and keys in the log, in one table for all parts.
+"""The measures of a run: their names, equations and keys in the log, their curves, their table.
 
-Any key may be absent (plain LLaVA logs nothing of SEA): what has no values is left out.
+Any key may be absent (plain LLaVA logs nothing of SEA): a measure without values is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from llava_sea.report.cells import Grid
+from llava_sea.report.grid import Grid
+
+Rows = Sequence[dict[str, Any]]
+"""Lines of a run's log."""
 
 
-class Key(NamedTuple):
-    """A key of the log and what its line is called."""
-
-    key: str
-    label: str
+PRECISION, IN_CAPTION = "eval_nearest_word_precision", "eval_nearest_word_in_caption"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity: what it is called, where it stands in the paper, which way is better."""
+    """One quantity: its name, its symbol and equation in the paper, which way is better."""
 
     name: str
     symbol: str
+    """A letter and its index, as "L_g"; empty where the name says it."""
     equation: str
-    keys: tuple[Key, ...]
+    keys: dict[str, str]
+    """Keys of the log, and the names of their lines."""
     better: int = 0
     """-1 lower, +1 higher, 0 neither."""
     percent: bool = False
+    """Whether it is a share, shown as one; its axis begins at zero."""
     from_zero: bool = False
     in_table: bool = True
 
 
 MEASURES = (
     Measure(
-        "Caption loss",
-        "L_g",
-        "12",
-        (Key("eval_lm_loss", "held out"), Key("lm_loss", "training")),
-        better=-1,
+        "Caption loss", "L_g", "12", {"eval_lm_loss": "held out", "lm_loss": "training"}, better=-1
     ),
-    Measure("Alignment loss", "L_a", "11", (Key("sea_loss", "training"),), better=-1),
+    Measure("Alignment loss", "L_a", "11", {"sea_loss": "training"}, better=-1),
     Measure(
         "Weight of the alignment loss",
         "λ",
         "13",
-        (Key("sea_weight", "training"),),
+        {"sea_weight": "training"},
         from_zero=True,
         in_table=False,
     ),
-    Measure("Temperature", "τ", "11", (Key("temperature", "training"),)),
-    Measure("Token alignment (TACS)", "TACS", "14", (Key("eval_tacs", "held out"),), better=1),
-    Measure("Modality gap", "D", "5", (Key("eval_gap", "held out"),), better=-1),
-    Measure("Gap between unit vectors", "", "5", (Key("eval_gap_unit", "held out"),), better=-1),
+    Measure("Temperature", "τ", "11", {"temperature": "training"}),
+    Measure("Token alignment (TACS)", "", "14", {"eval_tacs": "held out"}, better=1),
+    Measure("Modality gap", "D", "5", {"eval_gap": "held out"}, better=-1),
+    Measure("Gap between unit vectors", "", "5", {"eval_gap_unit": "held out"}, better=-1),
     Measure(
         "Mean length",
         "",
         "1, 2",
-        (
-            Key("eval_visual_length", "visual tokens"),
-            Key("eval_embedding_length", "embedding rows"),
-        ),
+        {"eval_visual_length": "visual tokens", "eval_embedding_length": "embedding rows"},
         from_zero=True,
     ),
     Measure(
         "Nearest word right",
         "",
         "4",
-        (
-            Key("eval_nearest_word_precision", "all patches"),
-            Key("eval_nearest_word_precision_objects", "on objects"),
-        ),
+        {PRECISION: "all patches", f"{PRECISION}_objects": "on objects"},
         better=1,
         percent=True,
-        from_zero=True,
     ),
     Measure(
-        "Nearest word in the caption",
-        "",
-        "4",
-        (Key("eval_nearest_word_in_caption", "all patches"),),
-        better=1,
-        percent=True,
-        from_zero=True,
+        "Nearest word in the caption", "", "4", {IN_CAPTION: "all patches"}, better=1, percent=True
     ),
 )
-
-PRECISION_KEYS = ("eval_nearest_word_precision", "eval_nearest_word_in_caption")
 
 
 class Point(NamedTuple):
@@ -106,7 +88,7 @@ class Curve(NamedTuple):
     label: str
     points: list[Point]
     colour: int = 0
-    """Which of the page's colours it has."""
+    """The number of its colour on the page."""
 
 
 @dataclass(frozen=True)
@@ -116,23 +98,60 @@ class Chart:
     measure: Measure
     curves: list[Curve]
     label: str = ""
-    """What of the measure is shown, where that is the same for all curves: "held out"."""
+    """The part of the measure that all curves show: "held out"."""
+
+    @property
+    def name(self) -> str:
+        """Return the measure's name and the label."""
+        return ", ".join(part for part in (self.measure.name, self.label) if part)
+
+    @property
+    def points(self) -> list[Point]:
+        """Return the points of all curves."""
+        return [point for curve in self.curves for point in curve.points]
+
+
+class Value(NamedTuple):
+    """A number of the log."""
+
+    number: float
+    step: int | None = None
+    """None for a measure of the images shown."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table: a measure before and after."""
+    """A measure before training, where it was measured, and after."""
 
     measure: Measure
     label: str
     key: str
-    before: float | None
-    after: float
-    before_step: int | None = None
-    after_step: int | None = None
+    before: Value | None
+    after: Value
 
 
-def points_of(rows: Sequence[dict[str, Any]], key: str) -> list[Point]:
+class Row(NamedTuple):
+    """A row of the table, as text."""
+
+    line: Line
+    values: list[str]
+    notes: list[str]
+    """For each value its step, where the column's head names another."""
+    change: str
+    verdict: str
+    good: bool
+
+
+class Table(NamedTuple):
+    """The table of the numbers."""
+
+    heads: list[str]
+    rows: list[Row]
+    pair: bool
+    """Whether it shows two runs."""
+
+
+def points_of(rows: Rows, key: str) -> list[Point]:
     """Return a key's values by step; rows without it, or with no number in it, have none."""
     return [
         Point(int(row["step"]), float(row[key]))
@@ -141,93 +160,114 @@ def points_of(rows: Sequence[dict[str, Any]], key: str) -> list[Point]:
     ]
 
 
-def charts_of(rows: Sequence[dict[str, Any]]) -> list[Chart]:
+def charts_of(rows: Rows) -> list[Chart]:
     """Return a chart for every measure that the log holds finite values of."""
-    rows = _with_plain_loss(rows)
-    charts = []
+    charts = [
+        Chart(
+            measure,
+            _with_values(
+                Curve(label, points_of(rows, key), colour)
+                for colour, (key, label) in enumerate(measure.keys.items())
+            ),
+        )
+        for measure in MEASURES
+    ]
+    return [chart for chart in charts if chart.curves]
+
+
+def charts_of_pair(names: tuple[str, str], rows: tuple[Rows, Rows]) -> list[Chart]:
+    """Return a chart for each key of the log, with a curve of the run and one of the baseline."""
+    charts = [
+        Chart(
+            measure,
+            _with_values(
+                Curve(name, points_of(log, key), colour)
+                for colour, (name, log) in enumerate(zip(names, rows, strict=True))
+            ),
+            label,
+        )
+        for measure in MEASURES
+        for key, label in measure.keys.items()
+    ]
+    return [chart for chart in charts if chart.curves]
+
+
+def lines_of(rows: Rows, step: int | None) -> list[Line]:
+    """Return each measure's first value, and its last up to `step`."""
+    rows = [row for row in rows if step is None or int(row["step"]) <= step]
+    lines = []
     for measure in MEASURES:
-        curves = [
-            Curve(label, points_of(rows, key), colour)
-            for colour, (key, label) in enumerate(measure.keys)
+        for key, label in measure.keys.items() if measure.in_table else ():
+            values = [Value(point.value, point.step) for point in points_of(rows, key)]
+            if values:
+                before = values[0] if len(values) > 1 else None
+                lines.append(Line(measure, label, key, before, values[-1]))
+    return lines
+
+
+def lines_of_grids(grids: Sequence[Sequence[Grid]]) -> list[Line]:
+    """Return the measures of a few images, for a run that measured nothing.
+
+    Args:
+        grids: for each image its grids; the first is "before" if there are two.
+    """
+    states = [_means(state) for state in zip(*grids, strict=True)]
+    lines = []
+    for measure in MEASURES:
+        shown = [key for key in measure.keys if math.isfinite(states[-1].get(key, math.nan))]
+        for key in shown:
+            before = Value(states[0].get(key, math.nan)) if len(states) > 1 else None
+            where = "images below" if len(shown) == 1 else measure.keys[key]
+            lines.append(Line(measure, where, key, before, Value(states[-1][key])))
+    return lines
+
+
+def _means(grids: Sequence[Grid]) -> dict[str, float]:
+    """Return the mean of each measure over the images that have it."""
+    keys = dict.fromkeys(key for grid in grids for key in grid.measured)
+    values = {key: [g.measured[key] for g in grids if key in g.measured] for key in keys}
+    return {key: sum(found) / len(found) for key, found in values.items()}
+
+
+def table_of(lines: Sequence[Line], step: int | None) -> Table:
+    """Return the table of one run: before, after (`step`, if it is known), change."""
+    rows = []
+    for line in lines:
+        before, percent = line.before, line.measure.percent
+        values = ["–" if before is None else number(before.number, percent)]
+        values.append(number(line.after.number, percent))
+        notes = [
+            _note(None if before is None else before.step, (0, 1)),
+            _note(line.after.step, (step,)),
         ]
-        curves = _with_values(curves)
-        if curves:
-            charts.append(Chart(measure, curves))
-    return charts
+        change = None if before is None else line.after.number - before.number
+        rows.append(Row(line, values, notes, *_difference(line, change, ("better", "worse"))))
+    after = "after" if step is None else f"after {step:,} steps"
+    return Table(["before", after, "change"], rows, pair=False)
 
 
-def charts_of_pair(
-    names: tuple[str, str], rows: tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]
-) -> list[Chart]:
-    """Return charts that hold a curve of each of two runs, one chart for each key of the log.
+def table_of_pair(names: tuple[str, str], run: Sequence[Line], baseline: Sequence[Line]) -> Table:
+    """Return the table of two runs: the baseline's last value, the run's, and the difference.
 
-    Args:
-        names: what the run and the baseline are called; their colours are 0 and 1.
-        rows: their logs.
+    A measure that one of them lacks is shown with the other's value alone.
     """
-    logs = [_with_plain_loss(log) for log in rows]
-    charts = []
-    for measure in MEASURES:
-        for key, label in measure.keys:
-            curves = _with_values(
-                [
-                    Curve(name, points_of(log, key), colour)
-                    for colour, (name, log) in enumerate(zip(names, logs, strict=True))
-                ]
-            )
-            if curves:
-                charts.append(Chart(measure, curves, label))
-    return charts
-
-
-def lines_of(rows: Sequence[dict[str, Any]], step: int | None) -> list[Line]:
-    """Return the table: each measure's first value, and its last up to `step`."""
-    rows = [row for row in _with_plain_loss(rows) if step is None or int(row["step"]) <= step]
-    lines = []
-    for measure in MEASURES:
-        for key, label in measure.keys if measure.in_table else ():
-            points = points_of(rows, key)
-            if points:
-                first, last = points[0], points[-1]
-                before = first.value if len(points) > 1 else None
-                steps = first.step, last.step
-                lines.append(Line(measure, label, key, before, last.value, *steps))
-    return lines
-
-
-def lines_of_pictures(grids: Sequence[Sequence[Grid]], truth_known: bool) -> list[Line]:
-    """Return the table of what a few pictures alone tell, for a run that measured nothing.
-
-    Args:
-        grids: for each picture its grids; the first is "before" if there are two.
-        truth_known: whether right means a true word, or a word of the caption.
-    """
-    precision = "eval_nearest_word_precision" if truth_known else "eval_nearest_word_in_caption"
-    gaps = ("eval_gap", "eval_gap_unit", "eval_visual_length", "eval_embedding_length")
-    values: dict[str, list[float]] = {key: [] for key in ("eval_tacs", *gaps, precision)}
-    for state in zip(*grids, strict=True):
-        scores = [grid.tacs for grid in state if grid.tacs is not None]
-        values["eval_tacs"].append(sum(scores) / len(scores) if scores else math.nan)
-        for place, key in enumerate(gaps):
-            values[key].append(
-                sum((grid.gap, *grid.beside_gap)[place] for grid in state) / len(state)
-            )
-        patches = sum(len(grid.cells) for grid in state)
-        values[precision].append(sum(grid.right for grid in state) / patches)
-    lines = []
-    for measure in MEASURES:
-        shown = [key for key in measure.keys if key.key in values]
-        for key, label in shown:
-            row, where = values[key], label if len(shown) > 1 else "pictures below"
-            if math.isfinite(row[-1]):
-                before = row[0] if len(row) > 1 else None
-                lines.append(Line(measure, where, key, before, row[-1]))
-    return lines
-
-
-def has_alignment(rows: Sequence[dict[str, Any]]) -> bool:
-    """Say whether the run was one with SEA."""
-    return any("sea_loss" in row for row in rows)
+    ours, theirs = ({(line.key, line.label): line for line in one} for one in (run, baseline))
+    order = [key for measure in MEASURES for key in measure.keys]
+    rows = []
+    for key in sorted(dict.fromkeys([*ours, *theirs]), key=lambda key: order.index(key[0])):
+        both = [one[key] for one in (theirs, ours) if key in one]
+        line, percent = both[-1], both[-1].measure.percent
+        befores = {number(one.before.number, percent) for one in both if one.before is not None}
+        values = [" or ".join(sorted(befores)) or "–"]
+        values += [
+            number(one[key].after.number, percent) if key in one else "–" for one in (theirs, ours)
+        ]
+        change = both[1].after.number - both[0].after.number if len(both) == 2 else None
+        # One training batch's value says nothing about two runs.
+        words = (f"{names[0]} better", f"{names[0]} worse")
+        words = ("", "") if line.label == "training" else words
+        rows.append(Row(line, values, ["", "", ""], *_difference(line, change, words)))
+    return Table(["before", names[1], names[0], "difference"], rows, pair=True)
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -241,12 +281,24 @@ def number(value: float, percent: bool = False) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def _with_values(curves: Sequence[Curve]) -> list[Curve]:
+def _note(step: int | None, expected: Sequence[int | None]) -> str:
+    return "" if step is None or step in expected else f"at step {step:,}"
+
+
+def _difference(line: Line, change: float | None, words: tuple[str, str]) -> tuple[str, str, bool]:
+    """Return a difference as text, its verdict in a word, and whether it is a good one."""
+    if change is None:
+        return "–", "", False
+    if line.measure.percent:
+        shown = f"{100 * change:+.1f} points"
+    else:
+        shown = ("+" if change >= 0 else "-") + number(abs(change))
+    good = change * line.measure.better > 0
+    verdict = ""
+    if line.measure.better and change and math.isfinite(change):
+        verdict = words[0] if good else words[1]
+    return shown.replace("-", "−"), verdict, good
+
+
+def _with_values(curves: Iterable[Curve]) -> list[Curve]:
     return [curve for curve in curves if any(math.isfinite(p.value) for p in curve.points)]
-
-
-def _with_plain_loss(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """A log of plain LLaVA's own trainer has the caption loss under the name of the loss."""
-    if any("lm_loss" in row for row in rows):
-        return rows
-    return [{**row, "lm_loss": row["loss"]} if "loss" in row else row for row in rows]

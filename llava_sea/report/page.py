@@ -1,68 +1,43 @@
-"""The page: what the report holds, and the one place where HTML is put together.
+"""The page: the report's contents, filled into one HTML file that needs nothing else.
 
-Every text that comes from a user's file (captions, words, names, paths) is escaped here or in the
-modules of the sections; `Template` fills in what is finished HTML and reads nothing a second time.
+`page.html` is the template. Every text of a user's file (captions, words, names, paths) is escaped
+by jinja2, or by `grid` and `charts`, whose SVG comes in as finished markup.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from string import Template
 
-from llava_sea.report.cells import Picture
-from llava_sea.report.curves_html import curves_html
-from llava_sea.report.explain import definitions, how_to_read, what_it_is
-from llava_sea.report.map_html import map_html
-from llava_sea.report.measures import PRECISION_KEYS, Chart, Line, number
-from llava_sea.report.picture_html import picture_html
-from llava_sea.report.style import STYLE
-from llava_sea.report.table import pair_table_html, table_html
-from llava_sea.report.token_map import TokenMap
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<p class="kicker">$kicker</p>
-<h1>$heading</h1>
-<p class="lead">$lead</p>
-<p class="what">$what</p>
-$notes
-$table
-<h2>Held-out pictures</h2>
-<p>$choice</p>
-$how_to_read
-$pictures
-$map
-$curves
-<h2>Definitions</h2>
-$definitions
-<h2>What this was made from</h2>
-<dl class="facts">
-$facts
-</dl>
-</main>
-</body>
-</html>
-""")
+from llava_sea.report.charts import (
+    MARKS,
+    STYLE,
+    chart_figure,
+    example_figure,
+    map_figure,
+    png,
+    svg,
+)
+from llava_sea.report.grid import Cell, Example, Grid, Near, cell_svg, grid_svg, outline_svg
+from llava_sea.report.measures import (
+    IN_CAPTION,
+    PRECISION,
+    Chart,
+    Line,
+    number,
+    table_of,
+    table_of_pair,
+)
+from llava_sea.report.token_map import NEIGHBOURS, SEED, TokenMap
 
-
-@dataclass(frozen=True)
-class Baseline:
-    """The other run of a report of two, shown on the left."""
-
-    names: tuple[str, str]
-    """What the run and this baseline are called."""
-    lines: list[Line]
-    """The table's rows of the baseline."""
+LARGE_GRID = 16
+"""From so many columns on, grids stand one below the other over the page's whole width."""
 
 
 @dataclass(frozen=True)
@@ -71,125 +46,96 @@ class Report:
 
     run_name: str
     kind: str
-    """What was trained: "stage 1 with SEA", "stage 1 of plain LLaVA"."""
-    llm: str
-    tower: str
+    """The training: "stage 1 with SEA", "stage 1, plain LLaVA"."""
     step: int | None
     lines: list[Line]
-    """The table of the numbers."""
+    """The measures of the run."""
     table_caption: str
     charts: list[Chart]
-    pictures: list[Picture]
+    examples: list[Example]
     num_words: int
     truth_known: bool
     with_sea: bool
     facts: list[tuple[str, str]]
-    """What it was made from: name and value, as plain text."""
+    """The files and flags it was made from: name and value."""
     notes: tuple[str, ...] = ()
-    baseline: Baseline | None = None
+    names: tuple[str, str] | None = None
+    """Of the run and of the baseline, which is shown on the left."""
+    baseline_lines: tuple[Line, ...] = ()
+    """The measures of the baseline."""
     token_map: TokenMap | None = None
 
 
 def render(report: Report) -> str:
     """Return the whole page."""
-    names = report.baseline.names if report.baseline else None
-    title = f"{report.run_name}: what the patches say"
-    heading = "What the patches say"
-    if report.baseline is None:
-        table = table_html(report.lines, report.table_caption, report.step)
-        lead = _lead(report)
+    if report.names is None:
+        table = table_of(report.lines, report.step)
     else:
-        lines = report.lines, report.baseline.lines
-        table = pair_table_html(report.baseline.names, lines, report.table_caption)
-        lead = _pair_lead(report.baseline.names, *lines)
-        heading = f"{heading}: {report.baseline.names[1]} beside {report.baseline.names[0]}"
-    return PAGE.substitute(
-        title=escape(title),
-        style=STYLE,
-        kicker=escape(f"{report.run_name} · {report.kind}"),
-        heading=escape(heading),
-        what=what_it_is(names),
-        lead=lead,
-        notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        table = table_of_pair(report.names, report.lines, report.baseline_lines)
+    environment = Environment(
+        loader=PackageLoader("llava_sea.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("page.html").render(
+        report=report,
+        style=Markup(STYLE),
         table=table,
-        how_to_read=how_to_read(report.num_words, report.truth_known),
-        choice=_choice(report.pictures),
-        pictures="\n".join(
-            picture_html(picture, f"picture-{i}", report.truth_known)
-            for i, picture in enumerate(report.pictures, start=1)
-        ),
-        map=map_html(report.token_map),
-        curves=curves_html(report.charts, report.step, names),
-        definitions=definitions(report.with_sea),
-        facts="\n".join(
-            f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>"
-            for name, value in (
-                ("Vision tower", report.tower),
-                ("Language model", report.llm),
-                *report.facts,
-            )
-        ),
+        precision=_pair(report, (PRECISION, IN_CAPTION)),
+        objects=_pair(report, (f"{PRECISION}_objects",)),
+        last_step=max((p.step for chart in report.charts for p in chart.points), default=0),
+        samples=[
+            cell_svg("red ball", True, "a right word"),
+            cell_svg("table", False, "another word"),
+            outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
+        ],
+        large=LARGE_GRID,
+        marks=[letter for _, letter in MARKS],
+        neighbours=NEIGHBOURS,
+        seed=SEED,
+        data_uri=data_uri,
+        grid_svg=grid_svg,
+        chart_svg=_chart_svg,
+        map_svg=_map_svg,
     )
 
 
-def _lead(report: Report) -> str:
-    """Say in a sentence or two what came out."""
-    line = _precision(report.lines)
-    if line is None:
-        return ""
-    when = f"After {report.step:,} steps" if report.step is not None else "With this projector"
-    text = (
-        f"{when}, the word nearest to a patch {_is_right(line)} for "
-        f"<strong>{number(line.after, True)}</strong> of {_whose(line)}"
-    )
-    if line.before is not None:
-        text += f"; before training it was {number(line.before, True)}"
-    objects = _objects(report.lines)
-    if objects is not None:
-        share = number(objects.after, True)
-        text += f". Of the patches that an object covers: <strong>{share}</strong>"
-        if objects.before is not None:
-            text += f", from {number(objects.before, True)}"
-    return text + "."
+def pngs(report: Report) -> dict[str, bytes]:
+    """Draw the images, charts and maps for slides and papers; the keys are parts of file names."""
+    found = {f"image_{i}": png(example_figure(e)) for i, e in enumerate(report.examples, start=1)}
+    for i, chart in enumerate(report.charts, start=1):
+        figure = chart_figure(chart, report.step, named=report.names is not None)
+        found[f"chart_{i}"] = png(figure, chart.name)
+    if (tokens := report.token_map) is not None:
+        names = ["all together", *(source.name for source in tokens.sources)]
+        for i, name in enumerate(names):
+            found[f"map_{i + 1}"] = png(map_figure(tokens, i - 1 if i else None), name)
+    return found
 
 
-def _pair_lead(names: tuple[str, str], run: Sequence[Line], baseline: Sequence[Line]) -> str:
-    """Say in a sentence or two what came out of both."""
-    ours, theirs = _precision(run), _precision(baseline)
-    if ours is None or theirs is None or ours.key != theirs.key:
-        return ""
-    run_name, baseline_name = (escape(name) for name in names)
-    text = (
-        f"The word nearest to a patch {_is_right(ours)} for <strong>{number(ours.after, True)}"
-        f"</strong> of {_whose(ours)} with {run_name}, and for {number(theirs.after, True)} with "
-        f"{baseline_name}"
-    )
-    objects = _objects(run), _objects(baseline)
-    if objects[0] is not None and objects[1] is not None:
-        text += (
-            f". Of the patches that an object covers: <strong>{number(objects[0].after, True)}"
-            f"</strong> against {number(objects[1].after, True)}"
-        )
-    return text + "."
+def _pair(report: Report, keys: Sequence[str]) -> tuple[Line, Line | None] | None:
+    """Return the run's first measure of these keys, and the baseline's where there is one."""
+    ours = next((line for line in report.lines if line.key in keys), None)
+    theirs = next((line for line in report.baseline_lines if line.key in keys), None)
+    if ours is None or (report.names and (theirs is None or theirs.key != ours.key)):
+        return None
+    return ours, theirs
 
 
-def _precision(lines: Sequence[Line]) -> Line | None:
-    return next((line for line in lines if line.key in PRECISION_KEYS), None)
+def _chart_svg(chart: Chart, report: Report) -> Markup:
+    figure = chart_figure(chart, report.step, named=report.names is not None)
+    return svg(figure, "chart", f"{chart.name} over the steps of training")
 
 
-def _objects(lines: Sequence[Line]) -> Line | None:
-    return next((line for line in lines if line.key.endswith("_objects")), None)
+def _map_svg(tokens: TokenMap, number: int | None, name: str) -> Markup:
+    return svg(map_figure(tokens, number), "map", f"Visual tokens and words: {name}")
 
 
-def _is_right(line: Line) -> str:
-    return "is right" if line.key == PRECISION_KEYS[0] else "stands in the caption"
-
-
-def _whose(line: Line) -> str:
-    return "the held-out patches" if line.after_step is not None else "the patches shown below"
-
-
-def _choice(pictures: Sequence[Picture]) -> str:
-    if len(pictures) == 1:
-        return "The first held-out record with a picture."
-    return f"The first {len(pictures)} held-out records with a picture, not picked by hand."
+def data_uri(image: Image.Image) -> str:
+    """Write an image into an address."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,61 +1,101 @@
-"""Read pictures with a projector: every patch's nearest word (SEA eq. 4), and is it right?
+"""Read images with a projector: every patch's nearest words (SEA eq. 4), and are they right?
 
 Only the vision tower, the projector and the embedding table work, on any device; the LLM's layers
 stay where they were loaded. A word is right if the truth file counts it among the patch's words;
 without one, if it occurs in the caption, which leaves most things out.
 
-Shape letters: I pictures, P patches, N visual tokens, H and W pixels, T tokens of a caption,
-D hidden size.
+Shape letters: I images, P patches, N visual tokens, H and W pixels, Q words, M tokens of a word,
+T tokens of a caption, K best words, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from llava_sea.alignment import nearest_words, tacs
+from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tell_beyond
+from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.report.cells import Cell, Grid, Near, Picture
-from llava_sea.report.folder import Projector
-from llava_sea.report.words import Words, best_words
-from llava_sea.train.evaluation import Truth, embedding_length
+from llava_sea.report.grid import Cell, Example, Grid, Near
+from llava_sea.report.measures import IN_CAPTION, PRECISION
+from llava_sea.report.runs import Projector
+from llava_sea.train.evaluation import embedding_length
 
-PICTURE_BATCH = 8
+WORD_BLOCK = 2048
+"""Words are embedded in blocks, so that a list of millions costs memory for one block."""
+IMAGE_BATCH = 8
 LISTED_WORDS = 5
 """Nearest words listed for a patch when it is pointed at."""
 LISTED_TRUE = 8
 
 
-def choose_records(records: Sequence[Record], count: int | None) -> list[Record]:
-    """Return the first records that have a picture; nobody picks the nice ones.
+class Words:
+    """The words among which the nearest is sought, and their tokens."""
+
+    def __init__(self, words: Sequence[str], tokenizer: Any, num_rows: int) -> None:
+        """Tokenise words; those that the tokenizer can't write are left out and counted."""
+        tokens = tokenize_words(words, tokenizer, num_rows)
+        kept_Q = ~tokens.dropped_Q
+        self.words: list[str] = np.array(words, dtype=object)[kept_Q].tolist()
+        self.rank = {word: place for place, word in enumerate(self.words)}
+        self.ids_QM = torch.from_numpy(tokens.ids_QM[kept_Q].astype(np.int64))
+        self.num_dropped = tokens.num_dropped
+
+
+def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Find the words with the largest cosine (eq. 4 lists only the first of them).
 
     Args:
-        records: the held-out records.
-        count: how many are wanted; None: all.
+        visual_ND: visual tokens ``(N, D)``.
+        blocks: word embeddings, in blocks that follow each other.
+        count: words wanted; all where there are fewer.
+
+    Returns:
+        Places in the list and cosines, both ``(N, K)``, the largest first.
+    """
+    unit_ND = normalize(visual_ND.float(), dim=-1)
+    ids_NK = torch.empty(len(visual_ND), 0, dtype=torch.int64, device=visual_ND.device)
+    cosine_NK = torch.empty(len(visual_ND), 0, device=visual_ND.device)
+    first = 0
+    for words_QD in blocks:
+        cosine_NQ = unit_ND @ normalize(words_QD.float(), dim=-1).T
+        top = cosine_NQ.topk(min(count, len(words_QD)), dim=1)
+        cosine_NK = torch.cat([cosine_NK, top.values], dim=1)
+        ids_NK = torch.cat([ids_NK, top.indices + first], dim=1)
+        order_NK = cosine_NK.argsort(dim=1, descending=True, stable=True)[:, :count]
+        cosine_NK, ids_NK = cosine_NK.gather(1, order_NK), ids_NK.gather(1, order_NK)
+        first += len(words_QD)
+    return ids_NK, cosine_NK
+
+
+def choose_records(records: Sequence[Record]) -> list[Record]:
+    """Return the records that have an image.
 
     Raises:
-        UserError: if no record has a picture.
+        UserError: if no record has one.
     """
-    chosen = [record for record in records if record.image is not None][:count]
+    chosen = [record for record in records if record.image is not None]
     if not chosen:
-        raise UserError(f"--data_path: none of its {len(records)} records has a picture")
+        raise UserError(f"--data_path: none of its {len(records)} records has an image")
     return chosen
 
 
 @dataclass
-class PictureReader:
-    """Says what every patch of pictures says; `model`'s tower and so on are on `device`."""
+class PatchReader:
+    """Reads the patches of images; `model`'s tower, projector and embeddings are on `device`."""
 
     model: Stage1Model
     tokenizer: Any
@@ -67,26 +107,34 @@ class PictureReader:
     truth: Truth | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @property
+    def num_patches(self) -> int:
+        """Return the number of an image's patches."""
+        return self.patch_grid[0] * self.patch_grid[1]
+
     @torch.no_grad()
-    def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Picture]:
-        """Read records' pictures with each projector in turn; the model keeps the last.
+    def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Example]:
+        """Read records' images with each projector in turn; the model keeps the last.
 
         Args:
-            records: records with pictures; the caption is the last turn.
+            records: records with images; the caption is the last turn.
             projectors: states of the projector, in the order they are shown in.
 
         Raises:
-            UserError: if a picture can't be read, a projector does not fit, or the truth lacks a
-                picture or has another number of patches.
+            UserError: if an image can't be read, a projector does not fit, or the truth lacks an
+                image or has another number of patches.
         """
         self.model.eval()
         self.check_truth(records)
         captions = [record.turns[-1].text.strip() for record in records]
-        in_caption = [set(ids.tolist()) for ids in find_occurrences(captions, self.words.words)]
-        pictures: list[Picture] = []
+        in_caption = [
+            {self.words.words[word_id] for word_id in ids.tolist()}
+            for ids in find_occurrences(captions, self.words.words)
+        ]
+        examples: list[Example] = []
         for batch, pixels_I3HW in self._batches(records):
             new = [
-                Picture(record, caption, as_seen(pixels, self.transform.geometry()), [])
+                Example(record, caption, as_seen(pixels, self.transform.geometry()), [])
                 for record, caption, pixels in zip(
                     records[batch], captions[batch], pixels_I3HW, strict=True
                 )
@@ -94,95 +142,108 @@ class PictureReader:
             for projector in projectors:
                 load_projector(self.model.projector, projector.path)
                 self._add_grids(new, projector.label, pixels_I3HW, in_caption[batch])
-            pictures += new
-        return pictures
+            examples += new
+        return examples
 
     @torch.no_grad()
     def tokens(
         self,
         records: Sequence[Record],
         projectors: Sequence[Projector],
-        patches: Sequence[Sequence[int]],
+        patches: Sequence[tuple[int, int]],
     ) -> list[Tensor]:
-        """Return some visual tokens of pictures, float32 on the CPU, for each projector ``(N, D)``.
+        """Return some visual tokens of images, float32 on the CPU, for each projector ``(N, D)``.
 
         Args:
-            records: records with pictures.
+            records: records with images.
             projectors: states of the projector.
-            patches: for each record the patches wanted; the tokens follow in that order.
+            patches: numbers of the record and of the patch in it, ascending by record.
 
         Raises:
-            UserError: if a picture can't be read or a projector does not fit.
+            UserError: if an image can't be read or a projector does not fit.
         """
         self.model.eval()
         found: list[list[Tensor]] = [[] for _ in projectors]
         for batch, pixels_I3HW in self._batches(records):
+            wanted = [(i - batch.start, p) for i, p in patches if batch.start <= i < batch.stop]
+            image_N, patch_N = torch.tensor(wanted, dtype=torch.long).view(-1, 2).T
             for projector, parts in zip(projectors, found, strict=True):
                 load_projector(self.model.projector, projector.path)
-                visual_IPD = self._project(pixels_I3HW)
-                parts += [
-                    visual_PD[list(wanted)].float().cpu()
-                    for visual_PD, wanted in zip(visual_IPD, patches[batch], strict=True)
-                ]
+                parts.append(self._project(pixels_I3HW)[image_N, patch_N].float().cpu())
         return [torch.cat(parts) for parts in found]
 
-    @property
-    def num_patches(self) -> int:
-        """How many patches a picture has."""
-        return self.patch_grid[0] * self.patch_grid[1]
+    @torch.no_grad()
+    def word_vectors(self, places: Sequence[int]) -> Tensor:
+        """Return the embeddings of the words at some places, float32 on the CPU ``(Q, D)``."""
+        return self._embed(self.words.ids_QM[list(places)]).float().cpu()
 
     def check_truth(self, records: Sequence[Record]) -> None:
-        """Refuse a truth file that does not know each picture patch by patch.
+        """Refuse a truth file that does not know each image patch by patch.
 
         Raises:
-            UserError: naming the first picture that does not fit.
+            UserError: naming the first image that does not fit.
         """
         if self.truth is None:
             return
         for record in records:
-            _check_truth(self.truth, str(record.image), self.num_patches)
+            try:
+                self.truth.check(str(record.image), self.num_patches)
+            except UserError as error:
+                raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
+
+    def _embed(self, ids_QM: Tensor) -> Tensor:
+        """Return words' embeddings, the mean over each word's tokens (eq. 10)."""
+        ids_QM = ids_QM.to(self.device)
+        return word_targets(self.model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
+
+    def _word_blocks(self) -> Iterator[Tensor]:
+        return map(self._embed, self.words.ids_QM.split(WORD_BLOCK))
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(records), PICTURE_BATCH):
-            batch = slice(start, start + PICTURE_BATCH)
+        for start in range(0, len(records), IMAGE_BATCH):
+            batch = slice(start, start + IMAGE_BATCH)
             yield batch, torch.stack([self._load(record) for record in records[batch]])
+
+    def _load(self, record: Record) -> Tensor:
+        return self.transform(load_image(self.image_folder, str(record.image), record.id).image)
 
     def _project(self, pixels_I3HW: Tensor) -> Tensor:
         """Return the patches' visual tokens; other tokens, as CLS, come first and are left out."""
         visual_IPD = self.model.project(pixels_I3HW.to(self.device))
         return visual_IPD[:, -self.num_patches :]
 
-    def _load(self, record: Record) -> Tensor:
-        loaded = load_image(self.image_folder, str(record.image), record.id)
-        return self.transform(loaded.image)
-
     def _add_grids(
         self,
-        pictures: Sequence[Picture],
+        examples: Sequence[Example],
         label: str,
         pixels_I3HW: Tensor,
-        in_caption: Sequence[set[int]],
+        in_caption: Sequence[set[str]],
     ) -> None:
-        """Add to each picture the grid of what its patches say with the present projector."""
+        """Add the grid of the present projector to each image."""
         visual_IPD = self._project(pixels_I3HW)
         visual_ND = visual_IPD.flatten(0, 1)
-        found = nearest_words(visual_ND, self.words.blocks(self.model, self.device))
+        found = nearest_words(visual_ND, self._word_blocks())
+        parts = {
+            "eval_gap": found.distance_N,
+            "eval_gap_unit": found.unit_distance_N,
+            "eval_visual_length": visual_ND.float().norm(dim=-1),
+        }
+        means = {key: values_N.view(len(examples), -1).mean(1) for key, values_N in parts.items()}
         rows_length = embedding_length(self.model, self.words.ids_QM, self.device)
-        distance_IP = found.distance_N.view(len(pictures), -1)
-        unit_IP = found.unit_distance_N.view(len(pictures), -1)
-        ids_NK, cosine_NK = best_words(
-            visual_ND, self.words.blocks(self.model, self.device), LISTED_WORDS
-        )
+        ids_NK, cosine_NK = best_words(visual_ND, self._word_blocks(), LISTED_WORDS)
         best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
-        for i, picture in enumerate(pictures):
+        for i, example in enumerate(examples):
             cells = [
-                self._cell(picture.record, patch, *next(best), in_caption[i])
+                self._cell(example.record, patch, *next(best), in_caption[i])
                 for patch in range(self.num_patches)
             ]
-            gap, length = float(distance_IP[i].mean()), visual_IPD[i].float().norm(dim=-1).mean()
-            beside_gap = float(unit_IP[i].mean()), float(length), rows_length
-            score = self._tacs(visual_IPD[i], picture.caption)
-            picture.grids.append(Grid(label, self.patch_grid[1], cells, score, gap, beside_gap))
+            measured = {key: float(mean_I[i]) for key, mean_I in means.items()}
+            measured["eval_embedding_length"] = rows_length
+            if (score := self._tacs(visual_IPD[i], example.caption)) is not None:
+                measured["eval_tacs"] = score
+            share = sum(cell.right for cell in cells) / len(cells)
+            measured[IN_CAPTION if self.truth is None else PRECISION] = share
+            example.grids.append(Grid(label, self.patch_grid[1], cells, measured))
 
     def _cell(
         self,
@@ -190,23 +251,18 @@ class PictureReader:
         patch: int,
         ids: Sequence[int],
         cosines: Sequence[float],
-        in_caption: set[int],
+        right: set[str] | frozenset[str],
     ) -> Cell:
-        image, listed = str(record.image), self.words.words
-        if self.truth is None:
-            right, is_object, known = {listed[word_id] for word_id in in_caption}, None, []
-        else:
-            right = set(self.truth.words(image, patch))
-            is_object = self.truth.is_object(image, patch)
-            known = sorted(right, key=lambda word: (self.words.rank.get(word, len(listed)), word))
-        nearest = tuple(
-            Near(listed[word_id], cosine, listed[word_id] in right)
-            for word_id, cosine in zip(ids, cosines, strict=True)
-        )
-        first = nearest[0]
-        return Cell(
-            first.word, first.cosine, first.right, is_object, nearest, tuple(known[:LISTED_TRUE])
-        )
+        """Return a patch; `right` are the caption's words, which count where no truth is known."""
+        is_object, known = None, []
+        if self.truth is not None:
+            right = self.truth.words(str(record.image), patch)
+            is_object = self.truth.is_object(str(record.image), patch)
+            last = len(self.words.words)
+            known = sorted(right, key=lambda word: (self.words.rank.get(word, last), word))
+        words = [self.words.words[word_id] for word_id in ids]
+        nearest = (Near(w, c, w in right) for w, c in zip(words, cosines, strict=True))
+        return Cell(tuple(nearest), is_object, tuple(known[:LISTED_TRUE]))
 
     def _tacs(self, visual_PD: Tensor, caption: str) -> float | None:
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
@@ -219,30 +275,9 @@ class PictureReader:
 
 
 def as_seen(pixels: Tensor, geometry: dict[str, Any]) -> Image.Image:
-    """Turn a model's pixels ``(3, H, W)`` back into a picture: normalisation and scale undone."""
+    """Turn a model's pixels ``(3, H, W)`` back into an image: normalisation and scale undone."""
     mean = torch.tensor(geometry["mean"] or [0.0] * 3).view(3, 1, 1)
     std = torch.tensor(geometry["std"] or [1.0] * 3).view(3, 1, 1)
     values = (pixels * std + mean) / (geometry["rescale"] or 1.0)
     array = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(array)
-
-
-def _check_truth(truth: Truth, image: str, patches: int) -> None:
-    try:
-        truth.words(image, patches - 1)
-        truth.is_object(image, patches - 1)
-    except KeyError:
-        raise UserError(
-            f"--truth: knows nothing of the picture {image!r}; was it made for this data?"
-        ) from None
-    except IndexError:
-        raise UserError(
-            f"--truth: has fewer than the {patches} patches that the model makes of {image!r}"
-        ) from None
-    try:
-        truth.words(image, patches)
-    except IndexError:
-        return
-    raise UserError(
-        f"--truth: has more than the {patches} patches that the model makes of {image!r}"
-    )

@@ -36,8 +36,7 @@ from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
-from llava_sea.files import LIST_BYTES, read_json
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.labels.word_list import read_words
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import DataArguments, SeaArguments, TrainingArguments
@@ -45,61 +44,6 @@ from llava_sea.train.arguments import DataArguments, SeaArguments, TrainingArgum
 logger = logging.getLogger(__name__)
 
 WORD_BLOCK = 2048
-
-
-class Truth:
-    """The true words of every patch, where the images' maker knows them (the miniature world)."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Read a truth file: ``words_sets``, and per image the set's number for each patch.
-
-        Raises:
-            UserError: if the file is missing or not of that form.
-        """
-        self._path = path
-        try:
-            data = read_json(path, LIST_BYTES)
-            self._sets = [frozenset(words) for words in data["words_sets"]]
-            self._images: dict[str, list[int]] = data["images"]
-            self._objects: dict[str, str] = data["objects"]
-            self.grid: tuple[int, ...] = tuple(data["grid"])
-        except UserError as error:
-            raise UserError(f"--sea_eval_truth {error}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"--sea_eval_truth {path}: cannot be read ({error!r})") from None
-
-    def words(self, image: str, patch: int) -> frozenset[str]:
-        """Return the true words of a patch."""
-        return self._sets[self._images[image][patch]]
-
-    def check_grid(self, grid: tuple[int, int]) -> None:
-        """Refuse a vision tower whose patches are cut otherwise.
-
-        Raises:
-            UserError: naming both grids.
-        """
-        if self.grid != grid:
-            raise UserError(
-                f"--sea_eval_truth {self._path}: is about {' x '.join(map(str, self.grid))} "
-                f"patches, the vision tower makes {grid[0]} x {grid[1]}"
-            )
-
-    def check(self, image: str, num_patches: int) -> None:
-        """Refuse an image that the file does not know patch by patch.
-
-        Raises:
-            UserError: naming the image.
-        """
-        for table in (self._images, self._objects):
-            if len(table.get(image, ())) != num_patches:
-                raise UserError(
-                    f"--sea_eval_truth {self._path}: {image!r} has {len(table.get(image, ()))} "
-                    f"patches there, the vision tower makes {num_patches}"
-                )
-
-    def is_object(self, image: str, patch: int) -> bool:
-        """Say whether an object covers the patch."""
-        return self._objects[image][patch] == "1"
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import nn
 from llava_sea.alignment import LabelStore
 from llava_sea.data.images import ImageTransform, view
 from llava_sea.errors import UserError
-from llava_sea.labels.fingerprint import vision_fingerprint
+from llava_sea.labels.patch_features import vision_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_range, whole

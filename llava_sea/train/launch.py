@@ -61,17 +61,20 @@ def main() -> int:
         # Above it are the tracebacks of the ranks that were left alone.
         say(min(said, key=lambda line: line.startswith("[rank")), file=sys.stderr)
         return USER_ERROR
-    kept = "its answers on disk" if _is_evaluation() else "the last complete checkpoint"
     say(
         f"error: a process of this run died (status {status}) and the others were ended; what it "
-        f"said is above. The same command resumes from {kept}",
+        f"said is above. The same command resumes from {_kept()}",
         file=sys.stderr,
     )
     return status
 
 
-def _is_evaluation() -> bool:
-    return any(argument.startswith("llava_sea.eval") for argument in sys.argv[1:])
+def _kept() -> str:
+    """Say where the run's work is."""
+    for module, kept in (("eval", "its answers on disk"), ("labels", "the finished shards")):
+        if any(argument.startswith(f"llava_sea.{module}") for argument in sys.argv[1:]):
+            return kept
+    return "the last complete checkpoint"
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:

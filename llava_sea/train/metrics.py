@@ -58,10 +58,13 @@ class ProgressLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start at the step that the run resumes from."""
-        self._progress = Progress(seconds_between_lines=5.0)
-        if state.is_world_process_zero:
-            self._progress.start()
-            self._progress("steps", state.global_step, state.max_steps)
+        self._progress = Progress(
+            "steps",
+            state.max_steps,
+            done=state.global_step,
+            every=5.0,
+            shown=state.is_world_process_zero,
+        )
 
     def on_log(
         self,
@@ -72,18 +75,19 @@ class ProgressLine(TrainerCallback):
         **_: Any,
     ) -> None:
         """Show the latest losses."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if not logs or "loss" not in logs:
             return
         names = {"lm_loss": "L_g", "sea_loss": "L_a", "temperature": "tau", "sea_pairs": "N"}
         parts = [f"loss {logs['loss']:.3f}"]
         parts += [f"{short} {logs[key]:.4g}" for key, short in names.items() if key in logs]
-        self._progress("steps", state.global_step, state.max_steps, "  ".join(parts))
+        self._progress.set_postfix_str("  ".join(parts), refresh=False)
+        self._progress.update(state.global_step - self._progress.n)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Take the bar down."""
-        self._progress.stop()
+        self._progress.close()
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

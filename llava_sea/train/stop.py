@@ -17,12 +17,12 @@ import socket
 import threading
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llava_sea.errors import EXIT_STATUS
+from llava_sea.processes import is_alive, launchers
 from llava_sea.terminal import say
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class StopOnSignal(TrainerCallback):
         self._grace_seconds = grace_seconds
         self._reached_step_end = threading.Event()
         self._finished = threading.Event()
-        self._ancestors = _launchers()
+        self._ancestors = launchers()
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         self._reader, self._writer = reader, writer
@@ -118,28 +118,3 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _launchers() -> list[psutil.Process]:
-    """The DeepSpeed or torchrun processes above this one; when they end, so shall the run."""
-    known = ("deepspeed", "torch.distributed.run", "torchrun", "torch/distributed")
-    found = []
-    for parent in psutil.Process().parents():
-        try:
-            command, name = " ".join(parent.cmdline()), parent.name()
-        except psutil.Error:
-            break
-        # A shell that names deepspeed on its command line may well end before the run does.
-        is_python = name.startswith(("python", "deepspeed", "torchrun"))
-        if not is_python or not any(launcher in command for launcher in known):
-            break
-        found.append(parent)
-    return found

@@ -17,7 +17,7 @@ from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.eval.answers import Answer
 from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.outcome import Answered, Task
-from llava_sea.eval.question import Question
+from llava_sea.eval.questions import Question
 from llava_sea.eval.score import Score
 from playground.claims.asked import Batch, Prompt, answer_batches, make_batches
 from playground.claims.exam import Exam

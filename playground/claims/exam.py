@@ -19,8 +19,7 @@ from llava_sea.data.images import ImageTransform, decode_image
 from llava_sea.errors import UserError
 from llava_sea.eval.benchmarks import TASKS
 from llava_sea.eval.outcome import Task
-from llava_sea.eval.question import Question
-from llava_sea.eval.questions import distinct, read_questions
+from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.files import sha256_file
 from playground.benchmarks.build import MANIFEST, build
 from playground.study.features import write_features

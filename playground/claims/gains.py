@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.compare import FLOOR
+from llava_sea.eval.score import FLOOR
 from playground.claims.significance import sign_flip_p, t_test_p
 from playground.study.statistics import Estimate, estimate
 

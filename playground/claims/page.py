@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from llava_sea.report.style import STYLE
+from llava_sea.report.charts import STYLE
 from playground.claims.plots import curves_svg, gains_svg, key_html, language_svg, means_svg
 from playground.claims.tables import (
     LIMITS,
@@ -36,6 +36,7 @@ OWN_STYLE = (
     + """
 .a-none { stroke: var(--ink); fill: var(--paper); } polyline.a-none { stroke-dasharray: 4 3; }
 svg.plot { width: 100%; height: auto; font: 11px var(--sans); overflow: visible; }
+svg.plot .rule { stroke: var(--rule); }
 svg.plot text { fill: var(--ink); stroke: none; } svg.plot text.tick { fill: var(--soft); }
 svg.plot .bar { stroke-width: 1.6; fill: none; } svg.plot .zero { stroke: var(--soft); }
 svg.plot polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }

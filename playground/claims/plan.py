@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_sea.eval.benchmarks import BENCHMARKS
-from llava_sea.labels.extraction_state import plain
+from llava_sea.labels.state import plain
 from playground.claims.ablations import KNOWN
 from playground.claims.exam import Exam
 from playground.claims.options import NONE

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
-from llava_sea.report.chart_svg import Scale, ticks, value_range
+from matplotlib.ticker import MaxNLocator
+
 from playground.claims.options import NONE
 from playground.claims.plan import BASELINE
 from playground.claims.tables import title_of
@@ -23,6 +24,36 @@ CURVES = (
     ("answers", "Zero-shot answers right, share"),
 )
 Cell = Mapping[str, Any]
+
+
+class Scale(NamedTuple):
+    """From values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return where a value lies."""
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def value_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the upright axis: the values and a little air; all alike, more of it."""
+    low, high = min(values), max(values)
+    air = 0.06 * (high - low)
+    if air <= 1e-9 * max(abs(low), abs(high)):
+        air = 0.1 * abs(high) or 1.0
+    return low - air, high + air
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return three or four round numbers between two."""
+    found = MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    slack = 1e-9 * (high - low)
+    return [float(t) + 0.0 for t in found if low - slack <= t <= high + slack]
 
 
 def key_html(arms: Sequence[str]) -> str:
@@ -100,7 +131,7 @@ def _intervals(rows: Sequence[tuple[Cell, Mapping[str, Any]]], *, with_zero: boo
     for _, found in rows:
         half = found["half"] or 0.0
         ends += [found["mean"] - half, found["mean"] + half]
-    low, high = value_range(ends, False)
+    low, high = value_range(ends)
     x = Scale(low, high, NAMES, WIDTH - RIGHT)
     parts: list[str] = []
     y, group = float(TOP), None
@@ -138,7 +169,7 @@ def _lines(
 ) -> str:
     """Draw a line for each arm; `names` writes words on the axis instead of numbers."""
     height = 190
-    low, high = value_range([v for _, _, values in lines for v in values], False)
+    low, high = value_range([v for _, _, values in lines for v in values])
     places = [p for _, steps, _ in lines for p in steps]
     x = Scale(min(places), max(max(places), min(places) + 1e-9), LEFT, WIDTH - RIGHT - 20)
     y = Scale(low, high, height - BOTTOM, TOP)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llava_sea.eval.compare import FLOOR
+from llava_sea.eval.score import FLOOR
 from playground.claims.ablations import KNOWN
 from playground.claims.gains import BENCHMARKS
 from playground.claims.options import NONE

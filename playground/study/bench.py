@@ -90,7 +90,8 @@ class Bench:
             self.llava.model.language_model.set_attn_implementation("eager")
         self.tokenizer = load_tokenizer(str(llm), model_max_length=MAX_LENGTH)
         self.transform = ImageTransform.from_pretrained(str(world.clip), "square")
-        self.num_rows = int(self.llava.config.text_config.vocab_size)
+        text_config: Any = self.llava.config.text_config
+        self.num_rows = int(text_config.vocab_size)
         self.image_tokens = int(self.llava.config.image_seq_length)
         self.reading: dict[str, Any] = {
             "transform": self.transform,

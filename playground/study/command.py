@@ -6,14 +6,16 @@ Nothing heavy is imported before it is needed, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tqdm import tqdm
+
 from llava_sea.errors import UserError
-from llava_sea.progress import Progress, clock
 
 if TYPE_CHECKING:
     from playground.study.plan import Planned, Run
@@ -101,19 +103,24 @@ def do_runs(
     waiting = [item.run for item in left]
     print(
         f"{len(planned)} runs, {len(done)} are done, {len(left)} left: "
-        f"{clock(seconds_left(waiting, done, workers, overhead))} with {workers} worker(s) "
+        f"{_clock(seconds_left(waiting, done, workers, overhead))} with {workers} worker(s) "
         f"({setup.precision})",
         flush=True,
     )
     if only_forecast or not left:
         return
-    with Progress(seconds_between_lines=0.0) as progress:
-        time_left = seconds_left(waiting, done, workers, overhead)
-        progress("runs", len(done), len(planned), "", time_left)
-        for finished in pool.run_all(setup, left, workers, execute or pool.execute):
-            run = finished.planned.run
-            waiting.remove(run)
-            done.append((run, finished.seconds))
-            time_left = seconds_left(waiting, done, workers, overhead)
-            note = f"{run.name} {finished.seconds:.0f} s"
-            progress("runs", len(done), len(planned), note, time_left)
+    for finished in pool.run_all(setup, left, workers, execute or pool.execute):
+        run = finished.planned.run
+        waiting.remove(run)
+        done.append((run, finished.seconds))
+        print(
+            f"runs: {len(done)}/{len(planned)}, "
+            f"{_clock(seconds_left(waiting, done, workers, overhead))} left, "
+            f"{run.name} {finished.seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _clock(seconds: float) -> str:
+    return "?" if math.isnan(seconds) else tqdm.format_interval(seconds)

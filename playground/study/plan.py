@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from llava_sea.errors import UserError
 from llava_sea.files import sha256_file, write_atomically
-from llava_sea.labels.extraction_state import plain
+from llava_sea.labels.state import plain
 from llava_sea.train.arguments import SeaArguments
 from playground.study.arms import ARMS, Arm
 from playground.study.prepare import World

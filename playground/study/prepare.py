@@ -22,10 +22,9 @@ from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record, load_records
 from llava_sea.files import open_atomically, sha256_file, write_atomically
 from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.word_list import WordListOptions, build_word_list
-from llava_sea.progress import Progress
-from llava_sea.train.evaluation import Truth
 from playground.generate import generate, generator_version
 from playground.study.arms import ARMS, Arm
 from playground.study.features import write_features
@@ -120,8 +119,13 @@ def prepare(
     world = World(folder, clip, prepare_heldout(folder, clip, split, recipe))
     if not world.words.is_file():
         common = folder / "mini" / "common_words.txt"
-        options = WordListOptions(common_words=common, min_count=recipe.min_count)
-        build_word_list([world.data], world.words, options)
+        options = WordListOptions(
+            data_path=(str(world.data),),
+            output=str(world.words),
+            common_words=str(common),
+            min_count=recipe.min_count,
+        )
+        build_word_list(options)
     for name in arms:
         _prepare_labels(world, known[name], recipe)
     if not world.features.is_file():
@@ -154,13 +158,11 @@ def _extract(world: World, arm: Arm, folder: Path) -> None:
         words=str(world.words),
         output_dir=str(folder),
         sea_preset=str(arm.preset),
-        num_workers=1,
         device="cpu",
         **arm.extraction(),
     )
     logger.info("labels for %s", arm.title)
-    with Progress() as progress:
-        extract_labels(options, progress)
+    extract_labels(options)
 
 
 def _write_training_features(world: World) -> None:

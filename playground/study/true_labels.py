@@ -17,7 +17,7 @@ import numpy as np
 
 from llava_sea.alignment import LabelStore, finalize_store, write_shard
 from llava_sea.labels.drawing import precision
-from llava_sea.train.evaluation import Truth
+from llava_sea.labels.occurrence import Truth
 
 SHARD = 1024
 _OF_THE_PICTURES = ("words_sha256", "images_sha256", "encoder_fingerprint", "grid", "geometry")

@@ -84,8 +84,9 @@ def measure(corpus: Path, num_workers: int) -> dict[str, float | int | str]:
     from llava_sea.labels.word_list import WordListOptions, build_word_list
 
     output = corpus.with_name("words.tsv")
+    options = WordListOptions(data_path=(str(corpus),), output=str(output), num_workers=num_workers)
     start = time.perf_counter()
-    summary = build_word_list([corpus], output, WordListOptions(num_workers=num_workers))
+    summary = build_word_list(options)
     seconds = time.perf_counter() - start
     return {
         "captions": summary.captions,

@@ -1,5 +1,6 @@
 # The miniature world: a CLIP of 64-pixel pictures, a small Llama, both trained from scratch.
 # Its data are drawn here, in seconds, if they are not there. LLM_SIZE: small, medium or large.
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # playground is not installed
 LLM=$root/playground/models/llm-${LLM_SIZE:-small}
 if [ ! -d "$LLM" ]; then
   echo "LLM_SIZE=${LLM_SIZE:-small}: choose small, medium or large" >&2

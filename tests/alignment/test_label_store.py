@@ -70,7 +70,7 @@ def test_five_bytes_an_entry(tmp_path):
     assert 0 < os.path.getsize(path) - (5 * ids.size + 8 * 50) < 1024
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path):
     write(tmp_path)
     store = LabelStore(tmp_path)
     assert "other.jpg" not in store
@@ -104,7 +104,7 @@ def test_a_missing_shard_is_found(tmp_path):
         finalize_store(tmp_path, {"grid": [2, 3]}, 2)
 
 
-def test_a_picture_twice_is_refused(tmp_path):
+def test_an_image_twice_is_refused(tmp_path):
     zeros = np.zeros((2, 6, 2))
     write_shard(tmp_path, 0, ["a", "a"], zeros.astype(int), zeros, np.zeros(2, int))
     with pytest.raises(LabelStoreError, match="twice"):

@@ -321,7 +321,7 @@ def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
     both = [list(check_records(checker, items, 2, done.append)), alone]
     both = [[(*c[1:], *map(str, c.problems)) for c in found] for found in both]
     assert both[0] == both[1]
-    assert done[-1] == 300 and done == sorted(done)
+    assert sum(done) == 300 and len(done) > 5
 
 
 def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +21,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform
+from llava_sea.errors import run_command
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.write import write_llava
+from playground.benchmarks.build import build
 
 
 @pytest.fixture(scope="session")
@@ -60,32 +63,54 @@ def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
     return parts
 
 
-@pytest.fixture
-def two_processes() -> Callable[[str, list[str]], list[subprocess.CompletedProcess]]:
-    """Run a module with flags as two processes of a launcher; return both, ended."""
+def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = (folder / f"{rank}.{name}").open("w")
+        os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+    torch.set_num_threads(1)  # a fork has no threads of its parent's
+    run_command(lambda: main([*flags, f"--local_rank={rank}"]))
 
-    def run(module: str, flags: list[str]) -> list[subprocess.CompletedProcess]:
+
+@pytest.fixture
+def two_processes(tmp_path) -> Callable[[Callable, list[str]], list[SimpleNamespace]]:
+    """Run a command's main as two forked ranks; return status and output of both."""
+
+    def run(main: Callable, flags: list[str]) -> list[SimpleNamespace]:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
-        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", module, *flags, f"--local_rank={rank}"],
-                env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+        folder = tmp_path / "ranks"
+        folder.mkdir()
+        fork = multiprocessing.get_context("fork")
+        ranks = [
+            fork.Process(target=_run_rank, args=(main, flags, rank, port, folder))
             for rank in range(2)
         ]
-        said = [process.communicate(timeout=120) for process in started]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(timeout=600)
         return [
-            subprocess.CompletedProcess(process.args, process.returncode, *texts)
-            for process, texts in zip(started, said, strict=True)
+            SimpleNamespace(
+                status=rank.exitcode,
+                out=(folder / f"{number}.stdout").read_text(),
+                err=(folder / f"{number}.stderr").read_text(),
+            )
+            for number, rank in enumerate(ranks)
         ]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory) -> Path:
+    """The miniature eight."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    build(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +175,7 @@ class Endpoint:
     """A fake endpoint: gives the replies in order, the last one for ever, and keeps requests."""
 
     def __init__(self):
-        self.replies, self.requests = [(200, "1.0")], []
+        self.replies, self.requests, self.waits = [(200, "1.0")], [], []
         self.given_up = threading.Event()
         endpoint = self
 
@@ -161,7 +186,7 @@ class Endpoint:
                 replies = endpoint.replies
                 status, text = replies.pop(0) if len(replies) > 1 else replies[0]
                 if status == "slow":
-                    endpoint.given_up.wait(5)
+                    endpoint.given_up.wait(600)
                     return
                 if status == 200:
                     message = {"choices": [{"message": {"content": text}}], "model": "judge-0613"}
@@ -174,19 +199,19 @@ class Endpoint:
                 with contextlib.suppress(OSError):  # who asks need not read all of it
                     self.wfile.write(text.encode())
 
-            def do_GET(self):
+            def do_GET(self):  # after a redirect that was followed
                 endpoint.requests.append((self.path, self.headers.get("Authorization"), None))
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(
-                    json.dumps({"choices": [{"message": {"content": "1.0"}}]}).encode()
-                )
 
             def log_message(self, *arguments):
                 pass
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def sleep(self, seconds: float) -> None:
+        """Take the place of `time.sleep` between two tries."""
+        self.waits.append(seconds)
+        self.given_up.set()
 
 
 @contextlib.contextmanager
@@ -202,9 +227,10 @@ def serving() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def endpoint(monkeypatch) -> Iterator[Endpoint]:
-    """A judge's endpoint."""
+    """A judge's endpoint; its `waits` are the seconds between tries, which are not slept."""
     monkeypatch.setenv("no_proxy", "*")
     with serving() as endpoint:
+        monkeypatch.setattr("time.sleep", endpoint.sleep)
         yield endpoint
 
 

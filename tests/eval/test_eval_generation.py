@@ -1,10 +1,10 @@
-"""Answers in batches, and the command that goes on where it stopped."""
+"""Answers in batches, and the command that resumes."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import io
+import fcntl
 import json
 import shutil
 import subprocess
@@ -18,12 +18,9 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.eval import answer as command
-from llava_sea.eval.answer_file import AnswerFile
-from llava_sea.eval.answer_run import fingerprint, model_id, only_run
 from llava_sea.eval.answering import to_bfloat16
-from llava_sea.eval.answers import read_answers
-from llava_sea.eval.batches import plan_batches
-from llava_sea.eval.generation import Answerer, Decoding
+from llava_sea.eval.answers import AnswerFile, fingerprint, model_id, read_answers
+from llava_sea.eval.generation import Answerer, Decoding, plan_batches
 from llava_sea.eval.questions import distinct, read_questions
 
 NEW = 12
@@ -57,7 +54,7 @@ def test_answers_below_a_file_are_refused(jsonl, tmp_path):
     (tmp_path / "file").touch()
     file = AnswerFile(tmp_path / "file" / "x.jsonl", read_questions(jsonl), "x")
     message = "^--answers-file .* is a file, no folder"
-    with pytest.raises(UserError, match=message), only_run(file):
+    with pytest.raises(UserError, match=message), file.only_run():
         pass
 
 
@@ -193,20 +190,7 @@ def test_the_command(flags, tmp_path, jsonl_rows, expected, capsys):
     said = capsys.readouterr()
     assert said.out == f"{out(tmp_path)}: 6 answers, 5 of them asked for now\n"
     assert said.err.splitlines()[-1].startswith("questions: 5/5")
-    assert sorted(p.name for p in out(tmp_path).parent.iterdir()) == [
-        "tiny.jsonl",
-        "tiny.run.json",
-    ]
-
-
-def test_a_terminal_gets_a_bar(flags, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    command.main(flags)
-    assert "questions" in terminal.getvalue() and "5/5" in terminal.getvalue()
+    assert {p.name for p in out(tmp_path).parent.iterdir()} == {"tiny.jsonl", "tiny.run.json"}
 
 
 def no_model(*_, **__):
@@ -242,50 +226,47 @@ def test_goes_on_after_a_cut_at_every_byte(flags, tmp_path, monkeypatch):
         assert [q.question_id for q in Known.asked] == [] if complete else [9]
 
 
-def test_a_finished_file_needs_no_model(flags, tmp_path, monkeypatch):
+@pytest.fixture
+def answered(flags, tmp_path, monkeypatch) -> bytes:
+    """What the command has written; from here on no model is loaded."""
     command.main(flags)
-    before = out(tmp_path).stat()
     monkeypatch.setattr("llava_sea.eval.answering.load_llava", no_model)
+    return out(tmp_path).read_bytes()
+
+
+def test_a_finished_file_needs_no_model(flags, tmp_path, answered):
+    before = out(tmp_path).stat()
     command.main(flags)
     assert out(tmp_path).stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_shards_of_another_number_of_processes_are_gone_on_from(flags, tmp_path, monkeypatch):
-    command.main(flags)
-    whole = out(tmp_path).read_bytes()
-    lines = whole.splitlines(keepends=True)
+def test_shards_of_another_number_of_processes_are_resumed(flags, tmp_path, answered):
+    lines = answered.splitlines(keepends=True)
     folder = out(tmp_path).parent
     out(tmp_path).write_bytes(lines[2])
     (folder / "tiny.shard-0-of-3.jsonl").write_bytes(lines[3] + lines[0])
     (folder / "tiny.shard-2-of-3.jsonl").write_bytes(lines[1] + lines[4])
-    monkeypatch.setattr("llava_sea.eval.answering.load_llava", no_model)
     command.main(flags)
-    assert out(tmp_path).read_bytes() == whole
+    assert out(tmp_path).read_bytes() == answered
     assert not list(folder.glob("*shard*"))
 
 
-@pytest.mark.deepspeed
 def test_two_processes_share_the_questions(flags, tmp_path, two_processes):
-    first, second = two_processes("llava_sea.eval.answer", flags)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert first.stdout.endswith("6 answers, 5 of them asked for now\n") and not second.stdout
+    first, second = two_processes(command.main, flags)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert first.out.endswith("6 answers, 5 of them asked for now\n") and not second.out
     together = out(tmp_path).read_bytes()
-    assert sorted(p.name for p in out(tmp_path).parent.iterdir()) == [
-        "tiny.jsonl",
-        "tiny.run.json",
-    ]
+    assert {p.name for p in out(tmp_path).parent.iterdir()} == {"tiny.jsonl", "tiny.run.json"}
     shutil.rmtree(out(tmp_path).parent)
     command.main(flags)
     assert out(tmp_path).read_bytes() == together
 
 
-@pytest.mark.deepspeed
 def test_an_error_of_the_first_process_is_said_once(flags, two_processes):
-    more = ["--image-folder", "nowhere"]
-    first, second = two_processes("llava_sea.eval.answer", [*flags, *more])
-    assert (first.returncode, second.returncode) == (2, 2)
-    assert "003.png: no such picture" in first.stderr
-    assert "Traceback" not in first.stderr + second.stderr and "error" not in second.stderr
+    first, second = two_processes(command.main, [*flags, "--image-folder", "nowhere"])
+    assert (first.status, second.status) == (2, 2)
+    assert "003.png: no such image" in first.err
+    assert "Traceback" not in first.err + second.err and "error" not in second.err
 
 
 @pytest.mark.parametrize(
@@ -321,17 +302,13 @@ def test_llavas_chunks(flags, tmp_path):
         (["--num-chunks", "2"], "otherwise: --num-chunks 1 and now 2"),
     ],
 )
-def test_answers_made_otherwise_are_refused(flags, tmp_path, monkeypatch, more, message):
-    command.main(flags)
-    before = out(tmp_path).read_bytes()
-    monkeypatch.setattr("llava_sea.eval.answering.load_llava", no_model)
+def test_answers_made_otherwise_are_refused(flags, tmp_path, answered, more, message):
     with pytest.raises(UserError, match=message):
         command.main([*flags, *more])
-    assert out(tmp_path).read_bytes() == before
+    assert out(tmp_path).read_bytes() == answered
 
 
-def test_another_models_answers_are_refused(flags, tmp_path, answerer):
-    command.main(flags)
+def test_another_models_answers_are_refused(flags, tmp_path, answerer, answered):
     twin = tmp_path / answerer.folder.name  # the same name, trained further
     shutil.copytree(answerer.folder, twin)
     weights = next(twin.glob("*.safetensors"))
@@ -345,25 +322,21 @@ def test_another_models_answers_are_refused(flags, tmp_path, answerer):
         command.main([*flags, "--model-path", str(tmp_path / "other")])
 
 
-def change(jsonl: Path, number: int, **fields) -> None:
-    lines = [json.loads(line) for line in jsonl.read_text().splitlines()]
-    lines[number] |= fields
-    jsonl.write_text("".join(json.dumps(row) + "\n" for row in lines))
-
-
-def test_answers_to_other_questions_are_refused(flags, tmp_path, jsonl, monkeypatch):
-    command.main(flags)
-    before, kept = out(tmp_path).read_bytes(), jsonl.read_bytes()
-    monkeypatch.setattr("llava_sea.eval.answering.load_llava", no_model)
-    for fields, message in [
+@pytest.mark.parametrize(
+    "fields, message",
+    [
         ({"text": "Where?"}, r"tiny.jsonl:3: .*7, 'Which .* the question file does not ask"),
-        ({"image": "008.jpg"}, "tiny.jsonl:3: .*7, which has another picture"),
-    ]:
-        change(jsonl, 2, **fields)
-        with pytest.raises(UserError, match=message):
-            command.main(flags)
-        jsonl.write_bytes(kept)
-    assert out(tmp_path).read_bytes() == before
+        ({"image": "008.jpg"}, "tiny.jsonl:3: .*7, which has another image"),
+    ],
+)
+def test_answers_to_other_questions_are_refused(
+    flags, tmp_path, jsonl, jsonl_rows, answered, fields, message
+):
+    changed = [*jsonl_rows[:2], jsonl_rows[2] | fields, *jsonl_rows[3:]]
+    jsonl.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    with pytest.raises(UserError, match=message):
+        command.main(flags)
+    assert out(tmp_path).read_bytes() == answered
 
 
 def test_a_question_more_is_asked(flags, tmp_path, jsonl):
@@ -386,18 +359,13 @@ def test_a_file_that_says_nothing_of_its_run_is_refused(flags, tmp_path):
         command.main(flags)
 
 
-def test_a_line_that_is_no_answer(flags, tmp_path):
-    command.main(flags)
-    with out(tmp_path).open("a") as file:
-        file.write("{}\n")
+def test_a_line_that_is_no_answer(flags, tmp_path, answered):
+    out(tmp_path).write_bytes(answered + b"{}\n")
     with pytest.raises(UserError, match=r"tiny.jsonl:7: not an answer"):
         command.main(flags)
 
 
-def test_a_second_run_is_kept_off(flags, tmp_path):
-    import fcntl
-
-    command.main(flags)
+def test_a_second_run_is_kept_off(flags, tmp_path, answered):
     with (out(tmp_path).parent / "tiny.run.json").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is writing into it"):
@@ -429,8 +397,8 @@ def test_scienceqa_and_mmbench(flags, tmp_path, conversations, table):
         (["--conv-mode", "v7"], "--conv-mode 'v7': no such template"),
         (["--device", "toaster"], "--device toaster: not on this machine"),
         (["--model-path", "./nowhere"], "nowhere"),
-        (["--image-folder", ""], "question '003' has the picture '003.png': give its folder"),
-        (["--image-folder", "no"], r"003'.*; .*7: no/004.jpg: no such picture .and 1 more"),
+        (["--image-folder", ""], "question '003' has the image '003.png': give its folder"),
+        (["--image-folder", "no"], r"003'.*; .*7: no/004.jpg: no such image .and 1 more"),
         (["--single-pred-prompt"], "--single-pred-prompt: .*Leave it out"),
     ],
 )
@@ -488,8 +456,7 @@ def test_help_does_not_load_torch():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--answers-file" in done.stdout
+    assert done.returncode == 0 and "--answers-file" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -505,23 +472,16 @@ def test_the_models_name_is_llavas(path, name):
 
 
 def test_the_fingerprint_samples_large_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("llava_sea.eval.answer_run._WHOLE", 10)
-    monkeypatch.setattr("llava_sea.eval.answer_run._STEP", 100)
-    monkeypatch.setattr("llava_sea.eval.answer_run._SAMPLE", 10)
+    for name, size in (("_WHOLE", 10), ("_STEP", 100), ("_SAMPLE", 10)):
+        monkeypatch.setattr(f"llava_sea.eval.answers.{name}", size)
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(1000))
     zeros = fingerprint(tmp_path)
-    for place, sampled in [
-        (0, True),
-        (105, True),
-        (150, False),
-        (309, True),
-        (310, False),
-        (999, True),
-    ]:
-        data = bytearray(1000)
-        data[place] = 1
-        file.write_bytes(data)
-        assert (fingerprint(tmp_path) != zeros) == sampled
+    differ = []
+    for place in (0, 105, 150, 309, 310, 999):
+        file.write_bytes(bytes(place) + b"x" + bytes(999 - place))
+        if fingerprint(tmp_path) != zeros:
+            differ.append(place)
+    assert differ == [0, 105, 309, 999]
     file.write_bytes(bytes(1001))
     assert fingerprint(tmp_path) != zeros

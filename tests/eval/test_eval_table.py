@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.compare import gains, relative_gain
 from llava_sea.eval.outcome import Submission
-from llava_sea.eval.score import Score
+from llava_sea.eval.score import Score, gains, relative_gain
 from llava_sea.eval.table import print_table
 
 PAPER = [

@@ -77,7 +77,7 @@ def test_what_is_refused(annotations, tmp_path):
     for content, message in [
         ("{}", "no questions"),
         ("[]", "the questions by id"),
-        ("{", "not JSON"),
+        ("{", "broken JSON"),
         ('{"1": {"answer": "yes"}}', "question 1.*types"),
         (json.dumps({"9": question("a", "query", "rel", balanced=False)}), "'9'.*balanced"),
     ]:

@@ -6,8 +6,8 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.scorers import textvqa, vizwiz, vqav2
-from llava_sea.eval.vqa_accuracy import vqa_accuracy
+from llava_sea.eval.scorers import textvqa
+from llava_sea.eval.scorers.vqa import score_vizwiz, score_vqav2, vqa_accuracy
 
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
@@ -76,7 +76,7 @@ def vqav2_file(tmp_path):
 
 
 def test_vqav2_by_hand(vqav2_file):
-    score = vqav2.score(
+    score = score_vqav2(
         [asked(1002, "A red car."), asked(1000, "Yes"), asked("1001", "two")], vqav2_file
     )
     # yes: unanimous, 1. "two" is "2": three of ten, 0.9. "red car" thrice once normalised: 0.9.
@@ -92,7 +92,7 @@ def test_vqav2_by_hand(vqav2_file):
 
 def test_vqav2_perfect_answers(vqav2_file):
     texts = {1000: "yes", 1001: "4", 1002: "blue", 1003: "lawn"}
-    score = vqav2.score([asked(*item) for item in texts.items()], vqav2_file)
+    score = score_vqav2([asked(*item) for item in texts.items()], vqav2_file)
     assert score.value == 100
     assert score.missing == 0
 
@@ -105,48 +105,48 @@ def test_vqav2_unanimous_answers_are_compared_as_they_are(tmp_path):
     ]
     annotations = write(tmp_path / "a.json", {"annotations": rows})
     # The answer "two" becomes "2"; the ten "two" of question 1 stay, those of question 2 don't.
-    score = vqav2.score([asked(1, "two"), asked(2, "two"), asked(3, "Blue sky")], annotations)
+    score = score_vqav2([asked(1, "two"), asked(2, "two"), asked(3, "Blue sky")], annotations)
     assert score.value == pytest.approx(100 * 2 / 3)
 
 
 def test_vqav2_refuses_what_does_not_belong_together(vqav2_file, tmp_path):
     with pytest.raises(UserError, match=r"v2_mscoco_val2014_annotations.json.*'7'.*split"):
-        vqav2.score([asked(1000, "yes"), asked(7, "no")], vqav2_file)
+        score_vqav2([asked(1000, "yes"), asked(7, "no")], vqav2_file)
     with pytest.raises(UserError, match="'1', '2', '3' and 2 more"):
-        vqav2.score([asked(number, "no") for number in range(1, 6)], vqav2_file)
+        score_vqav2([asked(number, "no") for number in range(1, 6)], vqav2_file)
     with pytest.raises(UserError, match="1000 has two answers"):
-        vqav2.score([asked(1000, "yes"), asked("1000", "no")], vqav2_file)
+        score_vqav2([asked(1000, "yes"), asked("1000", "no")], vqav2_file)
     rows = json.loads(vqav2_file.read_text())["annotations"]
     twice = write(tmp_path / "twice.json", {"annotations": [*rows, rows[0]]})
     with pytest.raises(UserError, match=r"twice.json.*'1000' more than once"):
-        vqav2.score([], twice)
+        score_vqav2([], twice)
 
 
-@pytest.mark.parametrize("scorer", [vqav2, textvqa])
+@pytest.mark.parametrize("score", [score_vqav2, textvqa.score])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not JSON"),
+        ("", "broken JSON"),
         ("[]", "the list"),
         ("{}", "the list"),
         ('{"annotations": [], "data": []}', "no questions"),
         ('{"annotations": [{"question_id": 1}], "data": [{"image_id": 1}]}', "1: not as"),
     ],
 )
-def test_annotations_that_are_none(scorer, content, message, tmp_path):
+def test_annotations_that_are_none(score, content, message, tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text(content)
     with pytest.raises(UserError, match=f"annotations.json.*{message}"):
-        scorer.score([], path)
-    with pytest.raises(UserError, match=r"nowhere.json: there is no such file"):
-        scorer.score([], tmp_path / "nowhere.json")
+        score([], path)
+    with pytest.raises(UserError, match=r"nowhere.json: cannot be read"):
+        score([], tmp_path / "nowhere.json")
 
 
 def test_nine_human_answers_are_refused(tmp_path):
     rows = [{"question_id": 1, "answer_type": "other", "answers": humans(("red", 10))[:9]}]
     annotations = write(tmp_path / "a.json", {"annotations": rows})
     with pytest.raises(UserError, match=r"annotation 1.*9 human answers, not 10"):
-        vqav2.score([], annotations)
+        score_vqav2([], annotations)
 
 
 # VizWiz
@@ -183,7 +183,7 @@ def vizwiz_files(tmp_path):
 
 def test_vizwiz_by_hand(vizwiz_files):
     answers = [asked(10, "Unanswerable"), asked(11, "The chicken soup."), asked(12, "Yes")]
-    score = vizwiz.score(answers, *vizwiz_files)
+    score = score_vizwiz(answers, *vizwiz_files)
     assert score.parts == pytest.approx({"unanswerable": 100, "other": 60, "yes/no": 30})
     assert score.value == pytest.approx(190 / 3)
     assert (score.questions, score.missing) == (3, 0)
@@ -191,8 +191,8 @@ def test_vizwiz_by_hand(vizwiz_files):
 
 def test_vizwiz_perfect_and_missing_answers(vizwiz_files):
     perfect = [asked(10, "unanswerable"), asked(11, "unsuitable"), asked(12, "no")]
-    assert vizwiz.score(perfect, *vizwiz_files).value == 100
-    score = vizwiz.score(perfect[:1], *vizwiz_files)
+    assert score_vizwiz(perfect, *vizwiz_files).value == 100
+    score = score_vizwiz(perfect[:1], *vizwiz_files)
     assert score.missing == 2
     assert score.value == pytest.approx(100 / 3)
 
@@ -206,26 +206,26 @@ def test_vizwiz_compares_human_answers_as_published(tmp_path):
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question_id": 1, "image": "a.jpg"}\n')
     # "two" becomes "2", which two humans said.
-    score = vizwiz.score([asked(1, "two")], write(tmp_path / "val.json", [row]), questions)
+    score = score_vizwiz([asked(1, "two")], write(tmp_path / "val.json", [row]), questions)
     assert score.value == pytest.approx(60)
 
 
 def test_vizwiz_refuses_what_does_not_belong_together(vizwiz_files, tmp_path):
     annotations, questions = vizwiz_files
     with pytest.raises(UserError, match=r"llava_val.jsonl.*'99'"):
-        vizwiz.score([asked(99, "soup")], annotations, questions)
+        score_vizwiz([asked(99, "soup")], annotations, questions)
     fewer = write(tmp_path / "fewer.json", json.loads(annotations.read_text())[1:])
     with pytest.raises(UserError, match=r"fewer.json.*VizWiz_val_00000000.jpg"):
-        vizwiz.score([asked(10, "soup")], fewer, questions)
+        score_vizwiz([asked(10, "soup")], fewer, questions)
     with pytest.raises(UserError, match="no questions"):
-        vizwiz.score([], write(tmp_path / "empty.json", []), questions)
+        score_vizwiz([], write(tmp_path / "empty.json", []), questions)
     again = tmp_path / "again.jsonl"
     again.write_text('{"question_id": 1, "image": "a.jpg"}\n{"question_id": 2, "image": "a.jpg"}\n')
     with pytest.raises(UserError, match=r"again.jsonl.*'a.jpg' more than once"):
-        vizwiz.score([], annotations, again)
+        score_vizwiz([], annotations, again)
     again.write_text('{"question_id": 1}\n')
     with pytest.raises(UserError, match=r"again.jsonl: question_id 1.*image"):
-        vizwiz.score([], annotations, again)
+        score_vizwiz([], annotations, again)
 
 
 # TextVQA
@@ -305,6 +305,6 @@ def test_textvqa_refuses_what_does_not_belong_together(textvqa_file):
 
 
 def test_no_answers_at_all(textvqa_file, vqav2_file):
-    for score in (textvqa.score([], textvqa_file), vqav2.score([], vqav2_file)):
+    for score in (textvqa.score([], textvqa_file), score_vqav2([], vqav2_file)):
         assert score.value == 0
         assert score.missing == score.questions

@@ -1,29 +1,41 @@
-"""A corpus of small pictures and an untrained CLIP, as files, for the tests of the extraction."""
+"""A corpus of small images and an untrained CLIP, as files, and ranks that are forked."""
 
+import dataclasses
 import json
+import os
 import zlib
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
+import torch.distributed
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoImageProcessor,  # noqa: F401  before the forks
+    AutoTokenizer,  # noqa: F401
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
     PreTrainedTokenizerFast,
+    SiglipModel,  # noqa: F401
 )
 
+from llava_sea import processes
+from llava_sea.alignment import LabelStore
+from llava_sea.errors import ERROR_FILE, run_command
+from llava_sea.labels import calibration, extract, state  # noqa: F401  before the forks
 from llava_sea.labels.options import ExtractOptions
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 NAMES = [f"w{i}" for i in range(60)]
 
 
-def make_world(folder, pictures=24):
-    """Write model, pictures, data and word list below `folder`; return options for them."""
+def make_world(folder, count=24):
+    """Write model, images, data and word list below `folder`."""
     torch.manual_seed(0)
     text = CLIPTextConfig(**TOWER, vocab_size=80, max_position_embeddings=9, eos_token_id=3)
     vision = CLIPVisionConfig(**TOWER, image_size=24, patch_size=8)
@@ -45,17 +57,21 @@ def make_world(folder, pictures=24):
     rng = np.random.default_rng(0)
     (folder / "images" / "sub").mkdir(parents=True)
     records = []
-    for i in range(pictures):
+    for i in range(count):
         name = f"sub/{i}.png" if i % 2 else f"{i}.jpg"
         pixels = rng.integers(0, 255, (20 + i, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / name)
         records.append(record(f"r{i}", name, f"a {NAMES[i % 60]}"))
-    records.insert(3, {**record("text", None, "no picture"), "image": None})
-    records.append(record("again", records[0]["image"], "the first picture again"))
+    records.insert(3, {**record("text", None, "no image"), "image": None})
+    records.append(record("again", records[0]["image"], "the first image again"))
     (folder / "data.json").write_text(json.dumps(records))
     rows = [f"{word}\t{200 - i}\tNN" for i, word in enumerate(NAMES)]
     rows.append("w1 w2 w3 w4 w5 w6 w7 w8 w9\t1\tNP")  # longer than the tower's context
     (folder / "words.tsv").write_text("word\tcount\tpos\n" + "\n".join(rows) + "\n")
+
+
+def options_of(folder):
+    """The options for a world, or for a copy of one."""
     return ExtractOptions(
         data_path=str(folder / "data.json"),
         image_folder=str(folder / "images"),
@@ -66,9 +82,26 @@ def make_world(folder, pictures=24):
         sea_top_n=5,
         batch_size=4,
         shard_size=5,
-        num_workers=1,
         device="cpu",
     )
+
+
+def run_rank(options, rank=0, count=1, port=0, launcher=None):
+    """The work of a forked rank; `launcher` is the process that it takes for its launcher."""
+    os.environ[ERROR_FILE] = options.data_path + ".errors"
+    torch.set_num_threads(1)
+    if count > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if launcher is not None:
+        processes.launchers = lambda: [psutil.Process(launcher)]
+
+    def main():
+        ranks = processes.Processes.start()
+        extract.extract_labels(options, ranks)
+        ranks.stop()
+
+    run_command(main)
 
 
 def record(record_id, image, caption):
@@ -80,3 +113,17 @@ def record(record_id, image, caption):
 def file_crc(options, image):
     with open(f"{options.image_folder}/{image}", "rb") as file:
         return zlib.crc32(file.read())
+
+
+def using(options, **changes):
+    return dataclasses.replace(options, **changes)
+
+
+def same_store(a, b):
+    """Every array of the two stores, byte for byte, and what the manifests say of the labels."""
+    left, right = LabelStore(a), LabelStore(b)
+    names = [p.name for p in sorted(Path(a).glob("*.npy"))]
+    assert names == [p.name for p in sorted(Path(b).glob("*.npy"))] and len(names) > 3
+    for name in names:
+        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
+    return left.manifest == right.manifest

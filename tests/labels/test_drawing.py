@@ -1,21 +1,19 @@
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from llava_sea.alignment import sample_pairs
-from llava_sea.labels.drawing import agreement, draw_chances, neighbour_pairs, precision
+from llava_sea.labels.drawing import Agreement, agreement, draw_chances, neighbour_pairs, precision
 
 GRID = (2, 3)
 
 
-def planted(seed, pictures=4, labels=3, words=6):
+def planted(seed, images=4, labels=3, words=6):
     rng = np.random.default_rng(seed)
     ids = np.stack(
-        [
-            [rng.permutation(words)[:labels] for _ in range(GRID[0] * GRID[1])]
-            for _ in range(pictures)
-        ]
+        [[rng.permutation(words)[:labels] for _ in range(GRID[0] * GRID[1])] for _ in range(images)]
     )
     scores = rng.normal(0.3, 1, ids.shape)
     scores[0, 1] = -1.0  # a patch without a label
@@ -64,23 +62,25 @@ def naive_agreement(ids, scores):
 def test_agreement_equals_all_pairs_one_by_one(seed):
     ids, scores = planted(seed)
     found = agreement(ids, draw_chances(scores), GRID, 6)
-    assert found._asdict() == pytest.approx(naive_agreement(ids, scores))
+    assert {kind: getattr(found, kind) for kind in ("near", "apart", "elsewhere")} == pytest.approx(
+        naive_agreement(ids, scores)
+    )
 
 
-def test_labels_of_the_whole_picture_agree_and_are_not_local():
-    """Picture i says word i everywhere; then its left two columns say 4 and the right one 5."""
+def test_labels_of_the_whole_image_agree_and_are_not_local():
+    """Image i says word i everywhere; then its left two columns say 4 and the right one 5."""
     whole = np.repeat(np.arange(3), 6).reshape(3, 6, 1)
     found = agreement(whole, np.ones((3, 6, 1)), GRID, 6)
-    assert found == (1.0, 1.0, 0.0) and found.local == 1.0
+    assert found == Agreement(1.0, 1.0, 0.0, 1.0)
     parts = np.tile([4, 4, 5], 6).reshape(3, 6, 1)
     found = agreement(parts, np.ones((3, 6, 1)), GRID, 6)
     # 5 of 7 neighbours agree; of the 8 others only the two diagonals of the left block.
-    assert found[:2] == pytest.approx((5 / 7, 2 / 8)) and found.local > 2
+    assert (found.near, found.apart) == pytest.approx((5 / 7, 2 / 8)) and found.local > 2
 
 
 def test_no_pairs_are_no_number():
     found = agreement(np.zeros((1, 6, 1), int), np.zeros((1, 6, 1)), GRID, 2)
-    assert all(map(math.isnan, found)) and math.isnan(found.local)
+    assert all(map(math.isnan, astuple(found)))
 
 
 def test_precision_by_hand():
@@ -92,5 +92,5 @@ def test_precision_by_hand():
     assert found.sampled == pytest.approx((0.75 + 0.5 + 1) / 3)
     assert found.labelled == pytest.approx(3 / 4)
     some = precision(right, scores, np.array([[False, True, False, True]]))
-    assert some == pytest.approx((0.0, 0.5, 0.5, 0.5))
-    assert all(map(math.isnan, precision(right, scores, np.zeros((1, 4), bool))))
+    assert astuple(some) == pytest.approx((0.0, 0.5, 0.5, 0.5))
+    assert all(map(math.isnan, astuple(precision(right, scores, np.zeros((1, 4), bool)))))

@@ -1,53 +1,26 @@
-import dataclasses
 import errno
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from extract_world import NAMES, file_crc, make_world
+from extract_world import NAMES, file_crc, same_store, using
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.images import CorpusImage, ImageLoader
+from llava_sea.labels.mine_shards import encode_batches
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
 
 
-@pytest.fixture
-def world(tmp_path):
-    return make_world(tmp_path)
-
-
-def using(options, **changes):
-    return dataclasses.replace(options, **changes)
-
-
-def same_store(a, b):
-    """Every array of the two stores, byte for byte, and what the manifests say of the labels."""
-    left, right = LabelStore(a), LabelStore(b)
-    names = [p.name for p in sorted(Path(a).glob("*.npy"))]
-    assert names == [p.name for p in sorted(Path(b).glob("*.npy"))] and len(names) > 3
-    for name in names:
-        assert (Path(a) / name).read_bytes() == (Path(b) / name).read_bytes(), name
-    return left.manifest == right.manifest
-
-
-def test_labels_equal_a_naive_loop(world):
-    store = LabelStore(extract_labels(world))
+def test_labels_equal_a_naive_loop(labelled):
+    world, store = labelled, LabelStore(labelled.output_dir)
     encoder = PatchEncoder.from_pretrained(world.vision_tower)
     texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
     words = torch.from_numpy(texts.encode_words(NAMES).features_QD)  # the long one can't be found
@@ -66,10 +39,9 @@ def test_labels_equal_a_naive_loop(world):
         np.testing.assert_array_equal(labels.ids_PN, torch.where(kept, ids, 0))
 
 
-def test_manifest_says_what_the_labels_are(world):
-    store = LabelStore(extract_labels(world))
-    words = Path(world.words).read_bytes()
-    manifest = store.manifest
+def test_manifest_says_what_the_labels_are(labelled):
+    world, store = labelled, LabelStore(labelled.output_dir)
+    words, manifest = Path(world.words).read_bytes(), store.manifest
     assert (Path(world.output_dir) / "words.tsv").read_bytes() == words
     assert store.words()[:60] == NAMES
     assert manifest["words_sha256"] == hashlib.sha256(words).hexdigest()
@@ -85,10 +57,10 @@ def test_manifest_says_what_the_labels_are(world):
     assert not any("tmp" in name for name in left) and not {"work", ".lock"} & left
 
 
-def test_negative_sign_finds_the_opposite_words(world):
-    plus = LabelStore(extract_labels(world))
+def test_the_negative_sign_finds_other_words_and_pad_other_labels(labelled, tmp_path):
+    plus = LabelStore(labelled.output_dir)
     minus = LabelStore(
-        extract_labels(using(world, sea_sign="-1", output_dir=world.output_dir + "-"))
+        extract_labels(using(labelled, sea_sign="-1", output_dir=str(tmp_path / "-")))
     )
     assert minus.manifest["sign"] == -1
     a, b = plus.read("0.jpg"), minus.read("0.jpg")
@@ -96,23 +68,18 @@ def test_negative_sign_finds_the_opposite_words(world):
     for patch in range(9):
         first, second = (set(x.ids_PN[patch][x.scores_PN[patch] > 0]) for x in (a, b))
         assert not first & second
-
-
-def test_pad_gives_other_labels_than_square(world):
-    square = LabelStore(extract_labels(world))
-    padded = using(world, image_aspect_ratio="pad", output_dir=world.output_dir + "-pad")
+    padded = using(labelled, image_aspect_ratio="pad", output_dir=str(tmp_path / "pad"))
     pad = LabelStore(extract_labels(padded))
-    assert pad.manifest["geometry"] != square.manifest["geometry"]
-    assert not np.array_equal(pad.read("0.jpg").ids_PN, square.read("0.jpg").ids_PN)
+    assert pad.manifest["geometry"] != plus.manifest["geometry"]
+    assert not np.array_equal(pad.read("0.jpg").ids_PN, a.ids_PN)
 
 
-def test_complete_store_is_left_alone(world, caplog):
+def test_complete_store_is_left_alone(labelled, caplog):
     caplog.set_level(logging.INFO, "llava_sea")
-    folder = extract_labels(world)
-    stamps = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    extract_labels(using(world, shard_size=7, batch_size=2))
+    stamps = {p: p.stat().st_mtime_ns for p in Path(labelled.output_dir).iterdir()}
+    extract_labels(using(labelled, shard_size=7, batch_size=2))
     assert "nothing to do" in caplog.text
-    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
+    assert {p: p.stat().st_mtime_ns for p in Path(labelled.output_dir).iterdir()} == stamps
 
 
 @pytest.mark.parametrize(
@@ -127,10 +94,9 @@ def test_complete_store_is_left_alone(world, caplog):
         ("word_template", {"word_template": "w1 {}"}),
     ],
 )
-def test_other_parameters_are_refused_by_name(world, field, change):
-    extract_labels(world)
+def test_other_parameters_are_refused_by_name(labelled, field, change):
     with pytest.raises(UserError, match=rf"made with {field} = "):
-        extract_labels(using(world, **change))
+        extract_labels(using(labelled, **change))
 
 
 def test_unfinished_folder_refuses_other_parameters_and_other_data(world, tmp_path):
@@ -160,7 +126,7 @@ def test_an_extraction_of_an_earlier_format_is_refused(world):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("damage", ["missing", "broken", "bomb"])
-def test_bad_picture_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):
+def test_bad_image_stops_or_is_skipped_and_listed(world, tmp_path, damage, monkeypatch):
     path = tmp_path / "images" / "sub" / "13.png"
     if damage == "missing":
         path.unlink()
@@ -180,7 +146,7 @@ def test_bad_picture_stops_or_is_skipped_and_listed(world, tmp_path, damage, mon
     assert store.read("12.jpg").scores_PN.any() and "12.jpg" not in store.skipped
 
 
-def test_wrong_image_folder_and_no_pictures(world, tmp_path):
+def test_wrong_image_folder_and_no_images(world, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match="none of the first 24 images"):
         extract_labels(using(world, image_folder=str(tmp_path / "elsewhere"), on_bad_image="skip"))
@@ -190,19 +156,6 @@ def test_wrong_image_folder_and_no_pictures(world, tmp_path):
     Path(world.data_path).write_text(json.dumps(records))
     with pytest.raises(UserError, match="no record with an image"):
         extract_labels(world)
-
-
-def test_empty_word_list(world):
-    Path(world.words).write_text("word\tcount\tpos\n")
-    with pytest.raises(UserError, match="word list is empty"):
-        extract_labels(world)
-    assert not Path(world.output_dir).exists()
-
-
-def test_more_words_a_patch_than_the_list_has(world):
-    with pytest.raises(UserError, match=r"--sea_top_n 999: must be .* from 1 to \d+ .*words"):
-        extract_labels(using(world, sea_top_n=999))
-    assert not Path(world.output_dir).exists()
 
 
 def test_folder_with_other_things_is_not_touched(world, tmp_path):
@@ -216,12 +169,12 @@ def test_folder_with_other_things_is_not_touched(world, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["parameters.json", "words.json", "sign.json"])
 def test_a_damaged_state_is_one_line(world, monkeypatch, name, content):
-    from llava_sea.labels import sign_choice
-    from llava_sea.labels.extraction_state import work_folder
+    from llava_sea.labels import calibration
+    from llava_sea.labels.state import work_folder
 
     path = work_folder(Path(world.output_dir)) / name
     auto = using(world, sea_sign="auto")
-    monkeypatch.setattr(sign_choice, "measure_sign", lambda *_: 1 / 0)
+    monkeypatch.setattr(calibration, "measure_sign", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # cut off
         extract_labels(auto)
     path.write_bytes(content)
@@ -268,7 +221,7 @@ def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeyp
 
 
 def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplog):
-    """Captions that name each picture's best words are planted; then ones that don't."""
+    """Captions that name each image's best words are planted; then ones that don't."""
     caplog.set_level(logging.INFO, "llava_sea")
     probe = LabelStore(extract_labels(using(world, output_dir=str(tmp_path / "probe"))))
     best = {}
@@ -287,7 +240,7 @@ def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplo
     store = LabelStore(extract_labels(auto))
     assert store.manifest["sign"] == 1 and store.manifest["sign_choice"] == "auto"
     assert store.manifest["sign_measured"]["plus"]["lift"] > 1
-    assert "caption lift on 24 pictures" in caplog.text
+    assert "caption lift on 24 images" in caplog.text
     for record in records:
         record["conversations"][1]["value"] = "something unknown"
     Path(world.data_path).write_text(json.dumps(records))
@@ -295,114 +248,29 @@ def test_measured_sign_is_kept_in_the_manifest_or_refused(world, tmp_path, caplo
         extract_labels(using(auto, output_dir=str(tmp_path / "refused")))
 
 
-def test_progress_reaches_the_total(world):
-    seen = []
-    extract_labels(world, lambda *state: seen.append(state))
-    assert seen[-1] == ("pictures", 24, 24)
-    assert ("words", 60, 61) in seen  # the one that is too long is not encoded
+def test_progress_reaches_the_total(world, capsys):
+    extract_labels(world)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("images: 24/24")
+    assert any(line.startswith("words: 60/61") for line in lines)  # one is too long to be encoded
 
 
-def test_two_processes_equal_one(world):
-    one = extract_labels(world)
-    two = extract_labels(using(world, num_workers=2, output_dir=world.output_dir + "-2"))
-    assert same_store(one, two)
-    assert not multiprocessing.active_children()
+class Broken:
+    """An encoder that gives a feature that is no number, for the second image of each batch."""
+
+    def encode_images(self, pixels_BCHW, features):
+        patches_BPD = torch.ones(len(pixels_BCHW), 3, 4)
+        patches_BPD[1, 2, 3] = torch.nan
+        return patches_BPD
 
 
-@pytest.mark.slow
-def test_bad_picture_in_another_process_is_the_same_error(world, tmp_path):
-    (tmp_path / "images" / "sub" / "13.png").unlink()
-    with pytest.raises(UserError, match=r"r13.*13\.png.*--on_bad_image skip"):
-        extract_labels(using(world, num_workers=2))
-
-
-def test_killed_process_stops_the_others_with_a_clear_error(world):
-    def kill_one():
-        while not multiprocessing.active_children():
-            time.sleep(0.01)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with pytest.raises(UserError, match=r"extract-\d \(pid \d+\) was ended by signal SIGKILL"):
-        extract_labels(using(world, num_workers=2))
-    killer.join()
-    assert not multiprocessing.active_children()
-
-
-FORKS = """
-import os, pathlib, random, signal, sys, time
-sys.path.insert(0, sys.argv[1])
-from llava_sea.labels import mine_shards, sign_choice, word_vectors, workers  # before the forks
-from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.options import ExtractOptions
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
-options, rng, kills = ExtractOptions(**eval(sys.argv[2])), random.Random(0), 0
-def done():
-    return len(list(pathlib.Path(options.output_dir).glob("shard-*.json")))
-while True:
-    pid = os.fork()
-    if pid == 0:
-        extract_labels(options)
-        os._exit(0)
-    if kills < int(sys.argv[3]):
-        if kills % 3 == 0:  # while it starts: model, words, checks
-            time.sleep(rng.uniform(0.01, 0.15))
-        else:  # some shards later, and anywhere within a shard
-            target, deadline = done() + rng.randint(1, 4), time.time() + 20
-            while done() < target and time.time() < deadline:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.01))
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    print("killed" if os.WIFSIGNALED(status) else status, done(), flush=True)
-    if not os.WIFSIGNALED(status):
-        break
-    kills += 1
-"""
-
-
-def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path):
-    options = using(make_world(tmp_path, pictures=60), shard_size=2)
-    arguments = [str(Path(__file__).parent), repr(dataclasses.asdict(options)), "8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", FORKS, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    lines = [line.split() for line in run.stdout.splitlines()]
-    killed = [int(shards) for how, shards in lines if how == "killed"]
-    assert lines[-1][0] == "0", run.stderr
-    # How many kills come before the end depends on the machine; enough must hit the middle.
-    assert len({n for n in killed if 0 < n < 30}) >= 4, lines
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    whole = extract_labels(using(options, output_dir=options.output_dir + "-whole"))
-    torch.set_num_threads(threads)
-    assert same_store(options.output_dir, whole)
-
-
-@pytest.mark.slow
-def test_processes_leave_when_the_main_process_is_killed(tmp_path):
-    options = using(make_world(tmp_path, pictures=200), num_workers=2, shard_size=2, batch_size=1)
-    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
-    main = subprocess.Popen([sys.executable, "-m", "llava_sea.labels.extract", *flags])
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("labels/shard-*.json")) and time.time() < deadline:
-        time.sleep(0.02)
-    children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
-    assert len(children) >= 2
-    main.kill()
-    main.wait()
-    deadline = time.time() + 10
-    while (alive := [c for c in children if Path(f"/proc/{c}").exists()]) and (
-        time.time() < deadline
-    ):
-        time.sleep(0.1)
-    assert not alive
-    extract_labels(using(options, num_workers=1))
-    whole = extract_labels(using(options, num_workers=1, output_dir=str(tmp_path / "whole")))
-    assert same_store(options.output_dir, whole)
+@pytest.mark.parametrize(
+    ("dtype", "way_out"), [("float16", "--dtype float32"), ("float32", "vision tower's weights")]
+)
+def test_an_image_whose_features_are_not_finite_is_named(world, dtype, way_out):
+    """Mining, the sign, the centre and label quality all read images by `encode_batches`."""
+    (Path(world.image_folder) / "0.jpg").unlink()
+    options = using(world, dtype=dtype, on_bad_image="skip")
+    names = [CorpusImage(name, "0") for name in ("0.jpg", "2.jpg", "4.jpg")]
+    with pytest.raises(UserError, match=rf"^4\.jpg.*{way_out}"):
+        list(encode_batches(Broken(), ImageLoader.of(options), names, options, "value"))

@@ -173,7 +173,7 @@ def test_from_pretrained_loads_the_same_encoder(tmp_path):
 
 
 def test_fingerprint_of_the_tower_alone_is_the_same(tmp_path):
-    from llava_sea.labels.fingerprint import vision_fingerprint
+    from llava_sea.labels.patch_features import vision_fingerprint
 
     model = make_clip()
     model.save_pretrained(tmp_path)

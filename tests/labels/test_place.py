@@ -60,7 +60,7 @@ def test_lift_error_is_that_of_a_bootstrap():
     ids, chances, left, right = planted(9, mosaics=150)
     found = measure_place(ids, chances, GRID, left, right, WORDS)
     rng, lifts = np.random.default_rng(0), []
-    for _ in range(200):
+    for _ in range(100):
         rows = rng.integers(0, 150, 150)
         picked = ([left[i] for i in rows], [right[i] for i in rows])
         lifts.append(measure_place(ids[rows], chances[rows], GRID, *picked, WORDS).lift)

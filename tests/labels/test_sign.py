@@ -127,10 +127,10 @@ def test_one_caption_is_too_few():
 
 def test_table_shows_both_signs():
     lines = format_table(measure(0, 0.8)).splitlines()
-    assert lines[2].startswith("+1") and lines[3].startswith("-1") and "120 pictures" in lines[0]
+    assert lines[2].startswith("+1") and lines[3].startswith("-1") and "120 images" in lines[0]
 
 
-def test_pictures_may_be_left_out():
+def test_images_may_be_left_out():
     patches, captions, words, words_QD = planted(0, 0.8)
     kept = [i for i in range(120) if i % 5]
     report = measure_sign([(kept, patches[kept])], captions, words, words_QD, top_n=5)

@@ -17,7 +17,7 @@ from model_world import tokens_of, write
 from PIL import Image
 
 from llava_sea.eval.generation import Answerer, Decoding
-from llava_sea.eval.question import Question
+from llava_sea.eval.questions import Question
 from llava_sea.model.export_lmms import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LMMS_PYTHON")

@@ -272,7 +272,7 @@ HARM = {
     "cut torch": (lambda folder: cut(to_torch(folder)), "pytorch_model.bin: damaged or cut off"),
     "text": (lambda folder: to_torch(folder).write_text("Git LFS"), "not a file of tensors alone"),
     "shard": (lambda folder: only_an_index(folder), "1 of the 1 files .* are not there: a.safe"),
-    "config": (lambda folder: cut(folder / "config.json"), "config.json: no JSON"),
+    "config": (lambda folder: cut(folder / "config.json"), "config.json: broken JSON"),
     "{}": (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
 }
 

@@ -14,8 +14,8 @@ import torch
 
 from llava_sea.alignment import LabelStore, sample_pairs
 from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.options import ExtractOptions
-from llava_sea.train.evaluation import Truth
 from playground.questions import QUESTION_KINDS
 from playground.scene import sample_scene
 from playground.study.answers import is_right

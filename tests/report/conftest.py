@@ -1,6 +1,36 @@
-"""Let this folder's tests import `report_world`."""
+"""A run with SEA, a plain one beside it, and the reports of both, made once."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from report_world import argv, make_baseline, make_world
+
+from llava_sea.report.__main__ import main
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The flags of the report command for one run."""
+    return make_world(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def pair(world):
+    """The flags for two runs."""
+    return {**world, "baseline": make_baseline(world)}
+
+
+@pytest.fixture(scope="session")
+def page(world):
+    """The report of one run, without a map."""
+    return main(argv({**world, "map_points": 0})).read_text()
+
+
+@pytest.fixture(scope="session")
+def pair_page(pair):
+    """The report of two runs."""
+    return main(argv({**pair, "output": pair["run"].parent / "pair.html"})).read_text()

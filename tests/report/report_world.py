@@ -1,4 +1,4 @@
-"""A run folder with two states of a projector, its tower, LLM, words and two pictures."""
+"""A run folder with two states of a projector, its tower, LLM, words and two images."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from llava_sea.report.token_map import Source, TokenMap
 
 NAMES = ["a", *(f"w{i}" for i in range(30))]
 WORDS = [*NAMES[1:], "w1 w2", "w3 w4 w5", "qqq"]  # the tokenizer can't write the last
@@ -53,7 +55,7 @@ def make_world(folder):
     for i in range(2):
         pixels = rng.integers(0, 255, (8 * GRID, 8 * GRID, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-    records = [record("text", None, "no picture")]
+    records = [record("text", None, "no image")]
     records += [record(f"r{i}", f"{i}.png", f"<b>a</b> & w{i}, w1 w2") for i in range(2)]
     (folder / "heldout.json").write_text(json.dumps(records))
     rows = [f"{word}\t{count}\tNN" for count, word in zip(range(99, 0, -1), WORDS, strict=False)]
@@ -167,3 +169,25 @@ def grids(page):
 
 def argv(flags):
     return [token for name, value in flags.items() for token in (f"--{name}", str(value))]
+
+
+def token_map(**changes):
+    rng = np.random.default_rng(0)
+    sources = tuple(
+        Source(name, rng.random((6, 2), dtype=np.float32), 0.25, 0.5, 0.75)
+        for name in ("plain <LLaVA>", "SEA")
+    )
+    values = dict(
+        sources=sources,
+        words=("ball", "<i>", "grass"),
+        words_T2=rng.random((3, 2), dtype=np.float32),
+        groups=("ball", "ball", None, "grass", "hat", "grass"),
+        shown_groups=("ball", "grass"),
+        num_images=5,
+        perplexity=4.7,
+        words_by_chance=0.375,
+        groups_by_chance=0.2,
+        nouns_by_chance=0.1,
+        num_nouns=2,
+    )
+    return TokenMap(**(values | changes))

@@ -1,32 +1,28 @@
+"""The report of one run and of two, by the command."""
+
 import json
 import re
-import runpy
-import sys
 
 import pytest
 import torch
 from PIL import Image
-from report_world import GRID, WORDS, argv, grids, make_world
+from report_world import GRID, WORDS, argv, grids, write_log
 from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM
 
 from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Record
 from llava_sea.errors import UserError
+from llava_sea.labels.occurrence import Truth
 from llava_sea.report.__main__ import _write, main
 from llava_sea.report.measures import number
+from llava_sea.report.reading import PatchReader
+from llava_sea.report.runs import names_of, open_run
 
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def page(world):
-    return main(argv(world)).read_text()
+QUICK = {"map_points": 0, "num_images": 1}
 
 
 def read(world, image, projector):
-    """With no code of the package but the image transform: a picture's tokens, words and rows."""
+    """With no code of the package but the image transform: an image's tokens, words and rows."""
     folder = world["run"].parent
     tower = CLIPVisionModel.from_pretrained(folder / "tower")
     table = LlamaForCausalLM.from_pretrained(folder / "llm").get_input_embeddings().weight.detach()
@@ -34,68 +30,43 @@ def read(world, image, projector):
     pixels = ImageTransform.from_pretrained(str(folder / "tower"), "square")(
         Image.open(folder / "images" / image).convert("RGB")
     )
+    ids = {word: tokenizer(word)["input_ids"] for word in WORDS if word != "qqq"}
     with torch.no_grad():
         hidden = tower(pixels[None], output_hidden_states=True).hidden_states[-2][0, 1:]
         state = torch.load(world["run"] / projector)
         w = {key.removeprefix("model.mm_projector."): value for key, value in state.items()}
         inner = torch.nn.functional.gelu(hidden @ w["0.weight"].T + w["0.bias"])
         visual = inner @ w["2.weight"].T + w["2.bias"]
-    ids = {word: tokenizer(word)["input_ids"] for word in WORDS if word != "qqq"}
     words = {word: table[ids[word]].mean(0) for word in ids}
     return visual, words, table[sorted({token for tokens in ids.values() for token in tokens})]
 
 
 def nearest(world, image, projector):
-    """Eq. 4: the words of a picture."""
+    """Eq. 4: the words of an image."""
     visual, words, _ = read(world, image, projector)
-
-    def cosine(token, word):
-        return torch.cosine_similarity(token, words[word], dim=0).item()
-
-    return [max(words, key=lambda word: cosine(token, word)) for token in visual]
-
-
-def lengths_and_gap(world, projector):
-    """The mean length of the tokens, of the rows, and the gap between unit vectors."""
-    found = [read(world, image, projector) for image in ("0.png", "1.png")]
-    visual, rows = torch.cat([one[0] for one in found]), found[0][2]
-    unit = torch.nn.functional.normalize(torch.stack(list(found[0][1].values())))
-    distance = torch.cdist(torch.nn.functional.normalize(visual), unit).min(1).values
-    return [value.mean().item() for value in (visual.norm(dim=1), rows.norm(dim=1), distance)]
+    means = torch.stack(list(words.values()))
+    cosine = torch.cosine_similarity(visual[:, None], means[None], dim=2)
+    return [list(words)[i] for i in cosine.argmax(dim=1).tolist()]
 
 
 def test_words_are_the_nearest_ones(world, page):
     shown = grids(page)
-    assert len(shown) == 4 and all(len(grid) == GRID * GRID for grid in shown)
     captions = [{"w0", "w1", "w2", "w1 w2"}, {"w1", "w2", "w1 w2"}]
-    expected = [
+    assert shown == [
         [(word, word in caption) for word in nearest(world, image, projector)]
         for image, caption in zip(("0.png", "1.png"), captions, strict=True)
         for projector in ("mm_projector_initial.bin", "mm_projector.bin")
     ]
-    assert shown == expected
     assert shown[0] != shown[1]
-
-
-def test_pngs_lie_beside_it(world, page):
-    folder = world["run"]
-    names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == [
-        "report_curves.png",
-        "report_map.png",
-        "report_picture_1.png",
-        "report_picture_2.png",
-    ]
-    assert all(Image.open(folder / name).width > 500 for name in names)
 
 
 def test_page_holds_what_it_was_made_from(world, page):
     assert "&lt;b&gt;a&lt;/b&gt; &amp; w0, w1 w2" in page and "<b>a</b>" not in page
-    assert not re.search(r"https?:|\ssrc=|url\(", page)
     text = re.sub(r"<[^>]+>", "", page)
     assert "after 8 steps" in text and "stage 1 with SEA" in text
     assert f"{len(WORDS) - 1} of {len(WORDS)} entries" in text
     assert "1 that the tokenizer cannot write are left out" in text
+    assert not list(world["run"].glob("*.png"))
 
 
 def test_truth_decides_what_is_right(world, tmp_path):
@@ -113,73 +84,143 @@ def test_truth_decides_what_is_right(world, tmp_path):
     after = grids(page)[1]
     assert after[0] == (words[0], True) and not any(right for _, right in after[1:])
     assert "1 of 9 right (11 %), 1 of 1 on objects, 0 of 8 on background" in page
-
-    for change, message in (
-        (lambda t: t["images"].pop("0.png"), "knows nothing of the picture '0.png'"),
-        (lambda t: t["images"]["0.png"].append(1), "more than the 9 patches"),
-        (lambda t: t["images"]["0.png"].pop(), "fewer than the 9 patches"),
-    ):
-        changed = json.loads(json.dumps(truth))
-        change(changed)
-        path.write_text(json.dumps(changed))
-        with pytest.raises(UserError, match=message):
-            main(argv(flags))
     path.write_text("{}")
     with pytest.raises(UserError, match=r"--truth .*truth\.json"):
         main(argv(flags))
 
 
-def test_checkpoint_of_a_plain_run_and_a_short_word_list(world, tmp_path):
-    checkpoint = world["run"] / "checkpoint-4"
-    checkpoint.mkdir()
-    try:
-        state = torch.load(world["run"] / "mm_projector.bin")
-        torch.save({k: v.bfloat16() for k, v in state.items()}, checkpoint / "mm_projector.bin")
-        (checkpoint / "checksums.json").write_text("{}")
-        flags = {**world, "run": checkpoint, "num_words": 2}
-        with pytest.raises(UserError, match="a checkpoint with a file more is refused"):
-            main(argv({**flags, "output": checkpoint / "report.html"}))
-        path = main(argv(flags))
-        assert path == world["run"] / "report-checkpoint-4.html"
-        page = path.read_text()
-        assert {word for grid in grids(page) for word, _ in grid} <= set(WORDS[:2])
-        assert "The dotted line is step 4" in page and "After 4 steps" in page
-    finally:
-        for path in checkpoint.iterdir():
-            path.unlink()
-        checkpoint.rmdir()
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["images"].pop("0.png"),
+        lambda t: t["images"]["0.png"].append(1),
+        lambda t: t["images"]["0.png"].pop(),
+        lambda t: t["objects"].pop("0.png"),
+    ],
+)
+def test_truth_that_does_not_know_each_patch_is_refused(tmp_path, change):
+    truth = {"grid": [3, 3], "words_sets": [["a"]], "images": {"0.png": [0] * 9}}
+    truth["objects"] = {"0.png": "1" * 9}
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    nothing = [None] * 4
+    reader = PatchReader(*nothing, "", (3, 3), Truth(path))
+    reader.check_truth([Record(0, 0, "0.png", ())])
+    change(truth)
+    path.write_text(json.dumps(truth))
+    reader = PatchReader(*nothing, "", (3, 3), Truth(path))
+    with pytest.raises(UserError, match=r"--truth .*0\.png"):
+        reader.check_truth([Record(0, 0, "0.png", ())])
 
 
-def test_projector_of_unknown_origin_is_measured_on_the_pictures(world, tmp_path):
+def test_checkpoint_and_a_short_word_list(world, tmp_path):
+    root = tmp_path / "run"
+    checkpoint = root / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (root / "config.json").write_text((world["run"] / "config.json").read_text())
+    write_log(root, [{"step": step, "lm_loss": 3 - step / 10} for step in range(9)])
+    state = torch.load(world["run"] / "mm_projector.bin")
+    torch.save({k: v.bfloat16() for k, v in state.items()}, checkpoint / "mm_projector.bin")
+    (checkpoint / "checksums.json").write_text("{}")
+    flags = {**world, **QUICK, "run": checkpoint, "num_words": 2}
+    with pytest.raises(UserError, match=r"--output .*checkpoint"):
+        main(argv({**flags, "output": checkpoint / "report.html"}))
+    path = main([*argv(flags), "--png"])
+    assert path == root / "report-checkpoint-4.html"
+    pngs = sorted(root.glob("*.png"))
+    assert [png.stem for png in pngs] == [f"{path.stem}_chart_1", f"{path.stem}_image_1"]
+    assert all(Image.open(png).width > 500 for png in pngs)
+    page = path.read_text()
+    assert {word for grid in grids(page) for word, _ in grid} <= set(WORDS[:2])
+    assert "The dotted line is step 4" in page and "After 4 steps" in page
+
+
+def test_projector_of_unknown_origin_is_measured_on_the_images(world, tmp_path):
     state = torch.load(world["run"] / "mm_projector_initial.bin")
     torch.save(state, tmp_path / "mine.bin")
-    page = main(
-        argv({**world, "projector": tmp_path / "mine.bin", "output": tmp_path / "x.html"})
-    ).read_text()
+    flags = {**world, **QUICK, "projector": tmp_path / "mine.bin", "output": tmp_path / "x.html"}
+    page = main(argv(flags)).read_text()
     shown = grids(page)
-    assert shown[0] == shown[1] and shown[2] == shown[3]
+    assert shown[0] == shown[1]
     table = page.split("<tbody>")[1].split("</tbody>")[0]
     assert "of the patches shown below" in page and "60.0" in page and "60.0" not in table
-    for value in lengths_and_gap(world, "mm_projector_initial.bin"):
-        assert f'<span class="after">{number(value)}</span>' in table
+    visual, words, rows = read(world, "0.png", "mm_projector_initial.bin")
+    unit = [torch.nn.functional.normalize(v) for v in (visual, torch.stack(list(words.values())))]
+    gap = torch.cdist(*unit).min(1).values
+    for value in (visual.norm(dim=1), rows.norm(dim=1), gap):
+        assert f'<span class="after">{number(value.mean().item())}</span>' in table
     assert "Mean length, embedding rows" in table and "Gap between unit vectors" in table
 
 
+def test_both_runs_say_of_a_patch_what_each_says_alone(pair, pair_page):
+    shown = grids(pair_page)
+    expected = [
+        nearest({**pair, "run": pair[run]}, f"{image}.png", "mm_projector.bin")
+        for image in range(2)
+        for run in ("baseline", "run")
+    ]
+    assert [[word for word, _ in grid] for grid in shown] == expected
+    assert shown[0] != shown[1]
+    heads = re.findall(r"<figcaption><b>(Plain LLaVA|SEA)</b><span>\d", pair_page)
+    assert heads == ["Plain LLaVA", "SEA"] * 2
+    assert "What the patches say: plain LLaVA beside SEA" in pair_page
+
+
+def test_table_and_curves_hold_both(pair_page):
+    text = re.sub(r"<[^>]+>|\s+", " ", pair_page).replace("\u00a0", " ")
+    text = re.sub(" +", " ", text)
+    assert "for 60.0 % of the held-out patches with SEA, and for 40.0 % with plain LLaVA" in text
+    rows = pair_page.split("<tbody>")[1].split("</tbody>")[0].split("</tr>")
+    cells = [re.sub(r"<[^>]+>", " ", row).split() for row in rows]
+    (loss,) = [row for row in cells if row[:4] == ["Caption", "loss,", "held", "out"]]
+    assert loss[-6:] == ["3.500", "2.750", "2.250", "−0.500", "SEA", "better"]
+    (alignment,) = [row for row in cells if row[:2] == ["Alignment", "loss,"]]
+    assert alignment[-4:] == ["1.900", "–", "1.200", "–"]
+    charts = dict(
+        re.findall(
+            r'<svg class="chart"[^>]*aria-label="(.*?) over the steps.*?>(.*?)</svg>',
+            pair_page,
+            re.S,
+        )
+    )
+    held_out = charts["Caption loss, held out"]
+    assert all(f">{text}</text>" in held_out for text in ("2.250", "SEA", "2.750", "plain LLaVA"))
+    assert ">plain LLaVA</text>" not in charts["Alignment loss, training"]
+
+
+def test_page_of_two_lists_what_differs(pair_page):
+    assert not re.search(r"https?:|\ssrc=|url\(|@import|<script|<link", pair_page)
+    assert "<dt>Differs: seed</dt><dd><code>1, beside it 2</code></dd>" in pair_page
+    assert "optim" not in pair_page
+
+
+def test_pointing_at_a_patch_lists_its_nearest_words(pair_page):
+    lists = re.findall(r'<li tabindex="-1".*?</li>', pair_page, re.S)
+    first_words = [word for grid in grids(pair_page) for word, _ in grid]
+    for entry, first in zip(lists, first_words, strict=True):
+        words = re.findall(r"<i(?: class=y)?>(.*?)<b>(-?\d\.\d\d)</b>", entry)
+        cosines = [float(cosine) for _, cosine in words]
+        assert len(words) == 5 and words[0][0] == first
+        assert cosines == sorted(cosines, reverse=True)
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "named"),
     [
         ({"num_images": 0}, "--num_images 0"),
         ({"num_words": 0}, "--num_words 0"),
+        ({"map_points": -1}, "--map_points -1"),
         ({"vision_tower": "./none"}, "--vision_tower ./none"),
-        ({"model_name_or_path": "./none"}, "--model_name_or_path ./none: no such folder"),
-        ({"words": "none.tsv"}, "none.tsv: cannot be read"),
-        ({"data_path": "none.json"}, "none.json: cannot be read"),
+        ({"model_name_or_path": "./none"}, "--model_name_or_path ./none"),
+        ({"words": "none.tsv"}, "none.tsv"),
+        ({"data_path": "none.json"}, "none.json"),
         ({"image_folder": "none"}, "record 'r0': none/0.png"),
-        ({"output": "."}, "--output .: is a folder"),
+        ({"output": "."}, "--output ."),
+        ({"baseline": "none"}, "--baseline none"),
     ],
 )
-def test_wrong_flags_are_named(world, flags, message):
-    with pytest.raises(UserError, match=re.escape(message)):
+def test_wrong_flags_are_named(world, flags, named):
+    with pytest.raises(UserError, match=re.escape(named)):
         main(argv({**world, **flags}))
 
 
@@ -196,22 +237,67 @@ def test_a_file_that_is_no_report_is_left(world, tmp_path, file_limit):
         _write({tmp_path / "y.html": bytes(101)})
 
 
-def test_config_that_names_no_llm(world):
-    path = world["run"] / "config.json"
-    whole = path.read_text()
-    path.write_text(json.dumps({**json.loads(whole), "_name_or_path": ""}))
-    try:
-        with pytest.raises(UserError, match=r"no '_name_or_path'.*--model_name_or_path"):
-            main(argv(world))
-    finally:
-        path.write_text(whole)
+def copy_of(baseline, folder, **config):
+    """Write the baseline's config, changed, and an empty projector."""
+    whole = json.loads((baseline / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**whole, **config}))
+    (folder / "mm_projector.bin").touch()
+    return folder
 
 
-def test_command_line_shows_errors_without_a_traceback(tmp_path, monkeypatch, capsys):
-    flags = dict.fromkeys(("run", "data_path", "image_folder", "words"), tmp_path / "none")
-    monkeypatch.setattr(sys, "argv", ["report", *argv(flags)])
-    monkeypatch.delitem(sys.modules, "llava_sea.report.__main__")
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_module("llava_sea.report", run_name="__main__")
-    assert exit.value.code == 2
-    assert capsys.readouterr().err == f"error: --run {tmp_path / 'none'}: no such folder\n"
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"_name_or_path": "other/llm"}, "language model, other/llm .*--model_name_or_path"),
+        ({"mm_vision_tower": "other/tower"}, "vision tower, other/tower .*--vision_tower"),
+        ({"mm_projector_type": "linear"}, "projector, linear .*mlp2x_gelu"),
+        ({"mm_vision_select_layer": -1}, "mm_vision_select_layer.*, -1 .*-2"),
+        ({"image_aspect_ratio": "pad"}, "image_aspect_ratio, pad .*square"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(pair, tmp_path, change, named):
+    other = copy_of(pair["baseline"], tmp_path, **change)
+    with pytest.raises(UserError, match=rf"--baseline .* --run .*{named}"):
+        main(argv({**pair, "baseline": other}))
+
+
+def test_projector_of_another_width_is_refused(pair, tmp_path):
+    other = copy_of(pair["baseline"], tmp_path)
+    state = torch.load(pair["baseline"] / "mm_projector.bin")
+    torch.save({name: tensor[:5] for name, tensor in state.items()}, other / "mm_projector.bin")
+    with pytest.raises(UserError, match=r"mm_projector\.bin.*trained for another"):
+        main(argv({**pair, **QUICK, "baseline": other}))
+
+
+def test_model_that_moved_is_named_by_the_flag(pair, tmp_path):
+    config = json.loads((pair["baseline"] / "config.json").read_text())
+    moved = {"_name_or_path": "/nowhere", "mm_vision_tower": "/nowhere"}
+    other = copy_of(pair["baseline"], tmp_path, **moved)
+    torch.save(torch.load(pair["baseline"] / "mm_projector.bin"), other / "mm_projector.bin")
+    flags = {
+        "baseline": other,
+        "model_name_or_path": config["_name_or_path"],
+        "vision_tower": config["mm_vision_tower"],
+        "output": tmp_path / "x.html",
+    }
+    text = main(argv({**pair, **QUICK, **flags})).read_text()
+    assert "no metrics.jsonl" in text and "The runs stand at different steps" in text
+    assert len(grids(text)) == 2
+
+
+def test_names_of_two_runs(pair, tmp_path):
+    run, plain = open_run(pair["run"]), open_run(pair["baseline"])
+    assert names_of(run, plain) == ("SEA", "plain LLaVA")
+    assert names_of(plain, run) == ("plain LLaVA", "SEA")
+    assert names_of(run, run)[0] == str(pair["run"])
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "mm_projector.bin").touch()
+    assert names_of(run, open_run(tmp_path)) == ("run", tmp_path.name)
+    with pytest.raises(UserError, match=r"--baseline .* --run itself"):
+        main(argv({**pair, "baseline": pair["run"]}))
+
+
+def test_config_that_names_no_llm(world, tmp_path):
+    run = copy_of(world["run"], tmp_path, _name_or_path="")
+    with pytest.raises(UserError, match=r"'_name_or_path'.*--model_name_or_path"):
+        main(argv({**world, "run": run}))

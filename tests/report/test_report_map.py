@@ -1,15 +1,23 @@
-"""The t-SNE of figure 2: is it what it says, and do its counts tell mixed from apart."""
+"""The t-SNE of figure 2, its counts, its drawing."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
+from report_world import token_map
 
 from llava_sea.data.records import Record, Turn
-from llava_sea.report.map_html import caption, map_html
-from llava_sea.report.map_png import map_png
-from llava_sea.report.token_map import Source, TokenMap, choose_patches, nouns_hit
-from llava_sea.report.tsne import perplexity, share_near, tsne, unit
+from llava_sea.report.charts import map_figure, png, svg
+from llava_sea.report.token_map import (
+    Source,
+    choose_patches,
+    nouns_hit,
+    perplexity,
+    share_near,
+    tsne,
+    unit,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +53,6 @@ def test_tsne_is_deterministic_and_ignores_length(clusters, places):
 def test_tsne_of_few_or_equal_vectors():
     assert np.isfinite(tsne(np.ones((9, 3), np.float32))).all()
     assert np.isfinite(tsne(np.arange(1, 9, dtype=np.float32)[:, None])).all()
-    with pytest.raises(ValueError, match="3 vectors are too few"):
-        tsne(np.ones((3, 2), np.float32))
     assert perplexity(10) == 3 and perplexity(5000) == 30
 
 
@@ -87,79 +93,36 @@ def test_patches_are_drawn_half_on_objects_and_always_alike():
     records = [Record(i, i, f"{i}.png", (Turn("gpt", "x"),)) for i in range(4)]
     reader = Reader()
     everywhere = choose_patches(reader, records, 20)
-    assert everywhere == choose_patches(reader, records, 20)
-    assert sum(map(len, everywhere)) == 20
-    assert sum(map(len, choose_patches(reader, records, 1000))) == 64
+    assert everywhere == choose_patches(reader, records, 20) and len(everywhere) == 20
+    assert len(choose_patches(reader, records, 1000)) == 64
     reader.truth = Truth()
     chosen = choose_patches(reader, records, 20)
-    assert sum(patch < 3 for patches in chosen for patch in patches) == 10
-    assert sum(map(len, chosen)) == 20 and all(len(set(p)) == len(p) for p in chosen)
+    assert sum(patch < 3 for _, patch in chosen) == 10
+    assert len(set(chosen)) == 20 and chosen == sorted(chosen)
     many = choose_patches(reader, records, 40)  # there are but 12 on objects
-    assert sum(patch < 3 for patches in many for patch in patches) == 12
-    assert sum(map(len, many)) == 40
+    assert sum(patch < 3 for _, patch in many) == 12 and len(many) == 40
 
 
-def token_map(**changes):
-    rng = np.random.default_rng(0)
-    sources = tuple(
-        Source(name, rng.random((6, 2), dtype=np.float32), 0.25, 0.5, 0.75)
-        for name in ("plain <LLaVA>", "SEA")
-    )
-    values = dict(
-        sources=sources,
-        words=("ball", "<i>", "grass"),
-        words_T2=rng.random((3, 2), dtype=np.float32),
-        groups=("ball", "ball", None, "grass", "hat", "grass"),
-        shown_groups=("ball", "grass"),
-        num_pictures=5,
-        perplexity=4.7,
-        words_by_chance=0.375,
-        groups_by_chance=0.2,
-        nouns_by_chance=0.1,
-        num_nouns=2,
-    )
-    return TokenMap(**(values | changes))
+def marks(text):
+    """Return how many points of each colour a map has, and the words written into it."""
+    uses = re.findall(r'<use [^>]*style="fill: var\(--(\w+)\)', text)
+    return Counter(uses), re.findall(r">([^<>]+)</text>", text)
 
 
-def test_map_draws_every_point_and_says_how_many():
-    html = map_html(token_map())
-    everything, *panels = re.findall(r'<svg class="map" viewBox="0 0.*?</svg>', html, re.S)
-
-    def marks(svg, kind):
-        return sum(path.count("M") for path in re.findall(f'class="{kind}" d="([^"]*)"', svg))
-
-    assert (marks(everything, "v0"), marks(everything, "v1"), marks(everything, "word")) == (
-        6,
-        6,
-        3,
-    )
-    assert len(panels) == 2
-    for panel in panels:
-        assert [marks(panel, kind) for kind in ("g0", "g1", "rest")] == [2, 2, 2]
-        assert ">ball</text>" in panel and ">grass</text>" in panel
-    assert "One t-SNE of 15 points" in html and "6 visual tokens for each of 2" in html
-    assert "3 text tokens" in html and "first 5 held-out pictures" in html
-    assert "25.0\u00a0%" in html and "37.5\u00a0%" in html and "75.0\u00a0%" in html
-    assert "plain &lt;LLaVA&gt;" in html and "<i>" not in html
+def test_map_draws_every_point():
+    tokens = token_map()
+    points, names = marks(svg(map_figure(tokens), "map", "all"))
+    assert points == {"s1": 6, "s0": 6, "word": 3} and names == []
+    for which in range(2):
+        points, names = marks(svg(map_figure(tokens, which), "map", f"map {which}"))
+        # The large marks are the two groups' words.
+        assert points == {"g0": 2 + 1, "g1": 2 + 1, "rest": 2, "word": 3}
+        assert names == ["ball", "grass"]
 
 
 def test_map_without_truth_has_no_groups():
     bare = Source("SEA", token_map().sources[0].places_N2, 0.25, None, None)
-    html = map_html(
-        token_map(
-            sources=(bare,),
-            groups=(None,) * 6,
-            shown_groups=(),
-            groups_by_chance=None,
-            nouns_by_chance=None,
-            num_nouns=0,
-        )
-    )
-    assert "What the patch shows" not in html and "noun" not in html
-    assert html.count('class="v0" d=') == 3  # two panels and the legend
-    assert map_html(None) == ""
-
-
-def test_map_png_and_caption():
-    assert map_png(token_map()).startswith(b"\x89PNG")
-    assert "<" not in caption(token_map())
+    tokens = token_map(sources=(bare,), groups=(None,) * 6, shown_groups=())
+    points, names = marks(svg(map_figure(tokens, 0), "map", "SEA"))
+    assert points == {"s1": 6, "word": 3} and names == []
+    assert png(map_figure(tokens, 0), "plain <LLaVA>").startswith(b"\x89PNG")

@@ -1,49 +1,58 @@
-import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from report_world import LOG
+from report_world import LOG, token_map
 
 from llava_sea.data.records import Record
-from llava_sea.report.cells import Cell, Grid, Near, Picture
-from llava_sea.report.grid_svg import MAX_LINE, grid_svg, letter_size, outline_lines, wrap
+from llava_sea.report.charts import STYLE
+from llava_sea.report.grid import (
+    MAX_LINE,
+    Cell,
+    Example,
+    Grid,
+    Near,
+    grid_svg,
+    letter_size,
+    outline,
+    wrap,
+)
 from llava_sea.report.measures import charts_of, lines_of
-from llava_sea.report.page import Report, render
-from llava_sea.report.pngs import curves_png, picture_png
+from llava_sea.report.page import Report, pngs, render
 from llava_sea.report.reading import as_seen
-from llava_sea.report.style import STYLE
 
-NASTY = "<script>alert('x')</script> & \"q\" $1 ${title}"
+NASTY = "<script>alert('x')</script> & \"q\" {{ title }}"
 
 
-def picture(caption="a ball", words=("red ball", "table"), columns=2, is_object=None):
-    cells = [Cell(words[i % len(words)], 0.25, i % 2 == 0, is_object) for i in range(columns**2)]
-    grids = [
-        Grid(label, columns, cells, 0.1, 2.0) for label in ("before training", "after 8 steps")
-    ]
+def cell(word="w", right=False, is_object=None):
+    return Cell((Near(word, 0.25, right), Near("b", 0.1, False)), is_object, ("x", word))
+
+
+def example(caption="a ball", words=("red ball", "table"), is_object=None):
+    cells = [cell(words[i % len(words)], i % 2 == 0, is_object) for i in range(4)]
+    grids = [Grid(label, 2, cells) for label in ("before training", "after 8 steps")]
     image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
-    return Picture(Record(0, caption, caption, ()), caption, image, grids)
+    return Example(Record(0, caption, caption, ()), caption, image, grids)
 
 
 def report(**changes):
     values = dict(
         run_name="run",
         kind="stage 1 with SEA",
-        llm="llm",
-        tower="tower",
         step=8,
         lines=lines_of(LOG, 8),
         table_caption="from the log",
         charts=charts_of(LOG),
-        pictures=[picture()],
+        examples=[example()],
         num_words=1234,
         truth_known=True,
         with_sea=True,
         facts=[("Run", "run")],
+        token_map=token_map(),
     )
     return Report(**(values | changes))
 
@@ -59,7 +68,7 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.names.append(tag)
         self.attributes += attributes
-        if tag not in ("meta", "br", "use", "rect", "line", "polyline", "image"):
+        if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -82,8 +91,9 @@ def test_page_is_well_formed_and_needs_nothing_else():
     assert not re.search(r"https?:|url\(|@import|\ssrc=", html)
     links = [value for name, value in elements.attributes if name.endswith("href")]
     assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    targets = {value for name, value in elements.attributes if name == "id"}
-    assert {link[1:] for link in links if link.startswith("#")} <= targets
+    targets = [value for name, value in elements.attributes if name == "id"]
+    assert {link[1:] for link in links if link.startswith("#")} <= {*targets}
+    assert len(targets) == len({*targets})
     assert "prefers-color-scheme: dark" in html and "@media print" in html
 
 
@@ -91,53 +101,51 @@ def test_users_texts_are_escaped_and_not_filled_in():
     html = render(
         report(
             run_name=NASTY,
-            llm=NASTY,
-            tower=NASTY,
-            pictures=[picture(NASTY, (NASTY, "<i>"))],
+            kind=NASTY,
+            examples=[example(NASTY, (NASTY, "<q>"))],
             facts=[(NASTY, NASTY)],
             notes=(NASTY,),
             table_caption=NASTY,
+            names=(NASTY, "x"),
+            baseline_lines=tuple(lines_of(LOG, 8)),
         )
     )
     elements = Elements(html)
     assert elements.open == [] and "script" not in elements.names
-    assert "<script" not in html and "<i>" not in html and "${title}" in html
+    assert "<script" not in html and "<q>" not in html and "{{ title }}" in html
     assert f"“{NASTY}”" in "".join(elements.texts["h3"])
+    assert f"True here: x, {NASTY}" in "".join(elements.texts["em"])
+    assert f"{NASTY} (cosine 0.25)" in "".join(elements.texts["title"])
 
 
 def test_lead_and_table_tell_the_run():
-    html = render(report())
-    text = re.sub(r"<[^>]+>", "", html).replace("\u00a0", " ")
+    text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", render(report()))))
     assert "After 8 steps, the word nearest to a patch is right for 60.0 %" in text
     assert "before training it was 5.0 %" in text and "covers: 30.0 %, from 2.5 %" in text
     assert "1,234 most frequent" in text and "Alignment loss" in text
+    assert "One t-SNE of 15 points" in text and "6 visual tokens for each of 2" in text
+    assert "3 text tokens" in text and "first 5 held-out images" in text
+    assert "25.0 % (chance 37.5 %)" in text and "75.0 % (chance 10.0 %)" in text
 
 
 def test_plain_run_without_any_log():
-    html = render(report(lines=[], charts=[], with_sea=False, step=None, notes=("no curves",)))
-    assert "<table" not in html and "InfoNCE" not in html and "Over the steps" not in html
+    nothing = dict(lines=[], charts=[], with_sea=False, step=None, token_map=None)
+    html = render(report(**nothing, notes=("no curves",)))
+    assert not re.search("<table|InfoNCE|Over the steps|t-SNE", html)
     assert '<p class="note">no curves</p>' in html and Elements(html).open == []
 
 
 def test_without_truth_words_of_the_caption_are_marked():
     html = render(report(truth_known=False))
-    assert "2 of 4 in the caption" in html and "occurs in the picture’s caption" in html
-    html = render(report(pictures=[picture(is_object=True)]))
+    assert "2 of 4 in the caption" in html and "occurs in the image’s caption" in html
+    html = render(report(examples=[example(is_object=True)]))
     assert "2 of 4 right (50 %), 2 of 4 on objects" in html and "on background" not in html
 
 
-def test_grid_names_every_patch():
-    svg = grid_svg(picture().grids[0], "picture-1", "title", "true word")
-    assert svg.count('<g class="right">') == 2 and svg.count('<g class="other">') == 2
-    assert "row 2, column 1: red ball (cosine 0.25), true word" in svg
-    assert "row 1, column 2: table (cosine 0.25)</title>" in svg
-    assert 'href="#picture-1"' in svg
-
-
 def test_right_words_differ_by_more_than_colour():
-    svg = grid_svg(picture().grids[0], "picture-1", "title", "true word")
+    text = grid_svg(example().grids[0], "image-1", "true word")
     right, other = (
-        re.findall(f'<g class="{name}">.*?</g>', svg, re.S) for name in ("right", "other")
+        re.findall(f'<g class="{name}">.*?</g>', text, re.S) for name in ("right", "other")
     )
     assert all("<path" in cell for cell in right) and not any("<path" in cell for cell in other)
     rules = dict(re.findall(r"(g\.\w+ (?:rect|text)) \{ fill: #(\w+)", STYLE))
@@ -147,26 +155,11 @@ def test_right_words_differ_by_more_than_colour():
 
 
 def test_line_runs_around_objects_alone():
-    cells = [Cell("w", 0.5, False, i in (0, 1, 8)) for i in range(9)]
-    lines = outline_lines(Grid("", 3, cells, None, 0.0))
+    lines = outline(Grid("", 3, [cell(is_object=i in (0, 1, 8)) for i in range(9)]))
     assert len(lines) == len(set(lines)) == 6 + 4
     assert ((1, 0), (1, 1)) not in lines and ((2, 0), (2, 1)) in lines
-    assert "outline" not in grid_svg(picture().grids[0], "p", "t", "r")
-    svg = grid_svg(picture(is_object=True).grids[0], "p", "t", "r")
-    assert svg.count('class="outline"') == 1
-
-
-def test_pointing_shows_words_and_truth_escaped():
-    near = (Near(NASTY, 0.5, True), Near("b", 0.25, False))
-    cell = Cell(NASTY, 0.5, True, True, near, ("x", NASTY))
-    shown = picture()
-    grids = [Grid("g", 1, [cell], 0.1, 2.0)]
-    html = render(report(pictures=[Picture(shown.record, "c", shown.image, grids)]))
-    elements = Elements(html)
-    assert elements.open == [] and "<script" not in html
-    assert f"True here: x, {NASTY}" in "".join(elements.texts["em"])
-    assert "".join(elements.texts["i"]) == NASTY + "b"
-    assert "row 1, column 1, an object" in html
+    assert "outline" not in grid_svg(example().grids[0], "i", "r")
+    assert grid_svg(example(is_object=True).grids[0], "i", "r").count('class="outline"') == 1
 
 
 @pytest.mark.parametrize(
@@ -192,10 +185,8 @@ def test_as_seen_undoes_the_normalisation():
     assert np.array_equal(np.asarray(plain), np.asarray(seen))
 
 
-def test_pngs_take_any_text_and_value():
-    rows = [*LOG, {"step": 9, "lm_loss": math.nan}]
-    for png in (
-        picture_png(picture("$\\frac{ & 犬", ("$x_{", "犬"))),
-        curves_png(charts_of(rows), 4),
-    ):
-        assert png.startswith(b"\x89PNG")
+def test_pngs_take_any_text():
+    shown = example("$\\frac{ & 犬", ("$x_{", "犬"))
+    found = pngs(report(examples=[shown], charts=charts_of(LOG)[:1]))
+    assert list(found) == ["image_1", "chart_1", "map_1", "map_2", "map_3"]
+    assert all(png.startswith(b"\x89PNG") for png in found.values())

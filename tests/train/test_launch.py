@@ -60,6 +60,7 @@ def test_what_a_rank_said_is_the_last_line(launched):
     ("arguments", "message"),
     [
         (["train_mem.py"], "resumes from the last complete checkpoint"),
+        (["--module", "llava_sea.labels.extract"], "resumes from the finished shards"),
         (["--module", "llava_sea.eval", "--benchmark", "gqa"], "resumes from its answers on disk"),
     ],
 )

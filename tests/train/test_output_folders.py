@@ -85,7 +85,7 @@ def test_a_file_is_no_output_folder(write_into, tmp_path, command, below):
 
 
 def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tiny, tmp_path):
-    from llava_sea.labels.extraction_state import begin_or_resume
+    from llava_sea.labels.state import begin_or_resume
 
     folder = tmp_path / "labels"
     folder.mkdir()

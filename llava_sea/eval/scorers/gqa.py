@@ -13,17 +13,12 @@ from pathlib import Path
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import name_some, read_json
-from llava_sea.eval.vqa_accuracy import Annotated, reading, score_questions
+from llava_sea.eval.scorers.official import name_some, read_json, reading
+from llava_sea.eval.scorers.vqa import Annotated, score_questions
 
 
-def score(answers: Sequence[Answer], annotations: Path, split: str = "testdev_balanced") -> Score:
+def score(answers: Sequence[Answer], annotations: Path) -> Score:
     """Score answers to GQA.
-
-    Args:
-        answers: with the official question ids.
-        annotations: testdev_balanced_questions.json.
-        split: the name that the score carries.
 
     Returns:
         Accuracy. Parts are "open" (structural type query) and "binary" (every other type, as
@@ -37,14 +32,11 @@ def score(answers: Sequence[Answer], annotations: Path, split: str = "testdev_ba
         _questions(annotations),
         by_id(answers),
         lambda text, right: float(convert(text) == right[0]),
-        annotations=annotations,
+        annotations,
         benchmark="gqa",
         metric="accuracy",
-        split=split,
-        protocol={
-            "answers": "final full stops off, in lower case",
-            "comparison": "exact match",
-        },
+        split="testdev_balanced",
+        protocol={"answers": "final full stops off, in lower case", "comparison": "exact match"},
     )
 
 

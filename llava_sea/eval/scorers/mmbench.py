@@ -26,8 +26,6 @@ higher.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -35,10 +33,9 @@ from pathlib import Path
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
-from llava_sea.eval.mmbench_cells import is_absent, shown_options
+from llava_sea.eval.mmbench_table import Row, read_table, shown_options
 from llava_sea.eval.score import Score
 from llava_sea.eval.scorers.official import check_ids, percent
-from llava_sea.files import open_file
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000
@@ -52,56 +49,10 @@ _REFUSALS = (  # VLMEvalKit's, word for word
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
-_LARGEST_CELL = 1 << 30  # the pictures are cells, in base64; csv's own limit is 128 KiB
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read an MMBench table (.tsv) without its pictures.
-
-    Returns:
-        The rows, column name to cell, each with digits as "index"; cells are as they stand, also
-        those that are absent to `llava_sea.eval.mmbench_cells`.
-
-    Raises:
-        UserError: if it is not there or a row is not like its header.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
-    rows: list[dict[str, str]] = []
-    seen: set[int] = set()
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file; put the official table there")
-    try:
-        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t")
-            header = next(reader, [])
-            if not {"index", "question", "A", "B"} <= set(header):
-                raise UserError(f"{path}: its first line must name index, question, A, B, ...")
-            for cells in filter(None, reader):  # blank lines have no cells
-                row = dict(zip(header, cells, strict=False))
-                if len(cells) != len(header) or not row["index"].strip().isdecimal():
-                    raise UserError(
-                        f"{path}:{reader.line_num}: the row has {len(cells)} cells of "
-                        f"{len(header)}, or its index is no number; fetch the table again"
-                    )
-                if int(row["index"]) in seen:
-                    raise UserError(
-                        f"{path}:{reader.line_num}: index {row['index']} is there twice"
-                    )
-                seen.add(int(row["index"]))
-                row.pop("image", None)
-                rows.append(row)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table ({error}); fetch it again") from error
-    return rows
 
 
 def read_letter(text: str, options: dict[str, str]) -> str | None:
-    """Return the option that an answer gives, None where it gives none.
-
-    Args:
-        text: the answer.
-        options: letter to text, of the options that the row shows.
-    """
+    """Return the letter of the option that an answer gives, None where it gives none."""
     if any(refusal in text for refusal in _REFUSALS):
         return None
     words = text.translate(_BLANKS).split()
@@ -122,13 +73,8 @@ def read_letter(text: str, options: dict[str, str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Score:
+def score(answers: Sequence[Answer], table: Path) -> Score:
     """Score answers to MMBench.
-
-    Args:
-        answers: by row index, rotations included.
-        table: the official .tsv with answers, e.g. mmbench_dev_20230712.tsv.
-        split: its name, for the record.
 
     Returns:
         The circular accuracy over questions. Of its parts, "vanilla" is the share of right rows,
@@ -140,22 +86,19 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
     rows = read_table(table)
     _check_scorable(rows, table)
     texts = by_id(answers)
-    keys = [str(int(row["index"])) for row in rows]
-    check_ids(texts, set(keys), table)
-    letters = {
-        key: read_letter(texts[key], _options(row))
-        for key, row in zip(keys, rows, strict=True)
-        if key in texts
-    }
+    check_ids(texts, {row["index"] for row in rows}, table)
+    letters: dict[str, str | None] = {}
     questions: dict[int, list[bool]] = defaultdict(list)
-    first: dict[int, dict[str, str]] = {}
+    first: dict[int, Row] = {}
     missing = set()
-    for key, row in zip(keys, rows, strict=True):
-        question = int(key) % ROTATION
+    for row in rows:
+        key, question = row["index"], int(row["index"]) % ROTATION
+        if key in texts:
+            letters[key] = read_letter(texts[key], shown_options(row, LETTERS))
+        else:
+            missing.add(question)
         questions[question].append(letters.get(key) == row["answer"].strip())
         first.setdefault(question, row)
-        if key not in texts:
-            missing.add(question)
     right = {question: all(rights) for question, rights in questions.items()}
 
     vanilla = sum(map(sum, questions.values()))
@@ -171,14 +114,14 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
         "rotations": _rotations(rows),
         "missing answers": "wrong",
     }
-    hidden = sum(row["answer"].strip() not in _options(row) for row in rows)
+    hidden = sum(row["answer"].strip() not in shown_options(row, LETTERS) for row in rows)
     if hidden:
         protocol["rows whose right option is not shown"] = f"{hidden}, wrong"
     return Score(
         benchmark="mmbench",
         value=percent(sum(right.values()), len(right)),
         metric="circular accuracy",
-        split=split,
+        split="dev",
         questions=len(right),
         missing=len(missing),
         protocol=protocol,
@@ -186,23 +129,19 @@ def score(answers: Sequence[Answer], table: Path, *, split: str = "dev") -> Scor
     )
 
 
-def _check_scorable(rows: list[dict[str, str]], table: Path) -> None:
-    if not rows:
-        raise UserError(f"{table}: has no rows; fetch it again")
+def _check_scorable(rows: list[Row], table: Path) -> None:
     for row in rows:
         answer = row.get("answer", "").strip()
-        if is_absent(answer):
+        if not answer:
             raise UserError(
                 f"{table}: index {row['index']} has no answer, as in the test tables: only the "
                 "OpenCompass server can score them. Write the submission instead, or take the dev "
                 "table"
             )
-        # A right option "NA" is not shown, so no answer is right; an empty one is a broken table.
-        there = answer in LETTERS and row.get(answer, "").strip().lower() not in ("", "nan")
-        if not there:
+        if answer not in tuple(LETTERS):
             raise UserError(
-                f"{table}: index {row['index']} has the answer {answer!r}, which is none of its "
-                "options; fetch the table again"
+                f"{table}: index {row['index']} has the answer {answer!r}, which is none of "
+                f"{', '.join(LETTERS)}; fetch the table again"
             )
     if all(int(row["index"]) < ROTATION for row in rows):
         raise UserError(
@@ -212,21 +151,16 @@ def _check_scorable(rows: list[dict[str, str]], table: Path) -> None:
         )
 
 
-def _rotations(rows: list[dict[str, str]]) -> str:
+def _rotations(rows: list[Row]) -> str:
     """Say whether every question is there once for each of its options."""
     counts = Counter(int(row["index"]) % ROTATION for row in rows)
-    options = {int(row["index"]) % ROTATION: len(_options(row)) for row in rows}
+    options = {int(row["index"]) % ROTATION: len(shown_options(row, LETTERS)) for row in rows}
     lacking = [question for question, count in counts.items() if count < options[question]]
     if not lacking:
         return "complete"
     return f"{len(lacking)} questions have fewer than options, the first is {lacking[0]}"
 
 
-def _options(row: dict[str, str]) -> dict[str, str]:
-    return shown_options(row, LETTERS)
-
-
-def _cell(row: dict[str, str], column: str) -> str:
-    """Return a cell, "" where it is absent; the Chinese tables write L2-category."""
-    cell = next((cell for name, cell in row.items() if name.lower() == column), "")
-    return "" if is_absent(cell) else cell.strip()
+def _cell(row: Row, column: str) -> str:
+    """Return a cell; the Chinese tables write L2-category."""
+    return next((cell for name, cell in row.items() if name.lower() == column), "").strip()

@@ -78,22 +78,19 @@ def official_ids(answers: Sequence[Answer]) -> dict[str, str]:
 
 
 def write_results(answers: Sequence[Answer], path: Path) -> None:
-    """Write ``{"v1_0": text, ...}``, what the official evaluator and LLaVA's results/ have."""
+    """Write ``{"v1_0": text, ...}``, as the official evaluator and LLaVA's results/ have it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(official_ids(answers), indent=2).encode())
 
 
-def score(
-    answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Path, split: str = "test"
-) -> Score:
+def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Path) -> Score:
     """Score answers to MM-Vet.
 
     Args:
         answers: by id, "v1_0" or 0.
         metadata: mm-vet.json, ``{"v1_0": {"question", "answer", "capability": [...], ...}}``.
-        judge: who grades.
-        cache: a .jsonl beside the results that keeps the grades; a run that stopped goes on.
-        split: its name, for the record; there is one.
+        judge: grades the answers.
+        cache: a .jsonl that keeps the grades.
 
     Raises:
         UserError: if a file is wrong, an answer is to no question, or the judge gives no grade.
@@ -132,7 +129,7 @@ def score(
         benchmark="mmvet",
         value=_mean100(list(values.values())),
         metric="mean grade",
-        split=split,
+        split="test",
         questions=len(asked),
         missing=sum(key not in texts for key in asked),
         protocol=protocol,

@@ -1,14 +1,21 @@
-"""Reading a benchmark's official files, with errors that name the file and the line."""
+"""A benchmark's official files, read with errors that name file and line, and joined by id.
+
+Questions and answers meet by key, never by order. An answer to a question that the files do not
+have is an error: it is the sign of another split's file. A question without an answer is marked
+wrong and counted.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llava_sea import files
 from llava_sea.errors import UserError
-from llava_sea.files import read_text
 
 
 def read_json(path: Path) -> Any:
@@ -17,41 +24,60 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: if it can't be read or is not JSON.
     """
-    text = _text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch the official file again") from error
+    return files.read_json(path, files.LIST_BYTES)
 
 
-def read_jsonl(path: Path, keys: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Read a file of one JSON object a line, as (line number, object); empty lines are passed over.
+def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Read a file of one JSON object a line, as (line number, object); empty lines are none.
 
     Args:
         path: the file.
-        keys: what each object must have; "image" and "text" must be texts.
+        keys: those that each object must have; "image" and "text" must be texts.
 
     Raises:
         UserError: if the file can't be read, or a line is no such object.
     """
-    wanted = tuple(keys)
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(files.read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            for key in wanted:
+            for key in keys:
                 if key in ("image", "text") and not isinstance(row[key], str):
                     raise TypeError(f"{key} is {row[key]!r}")
                 row[key]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path}:{number}: not a JSON object with {', '.join(wanted)} ({error!r}); "
+                f"{path}:{number}: not a JSON object with {', '.join(keys)} ({error!r}); "
                 "fetch the official file again"
             ) from error
         rows.append((number, row))
     return rows
+
+
+def read_questions(path: Path) -> list[dict[str, Any]]:
+    """Read LLaVA's question file, a JSON object a line with at least a "question_id".
+
+    Raises:
+        UserError: if it can't be read, has no questions, a line that is none, or an id twice.
+    """
+    questions = [row for _, row in read_jsonl(path, ("question_id",))]
+    if not questions:
+        raise UserError(f"{path}: no questions; give the question file of the split that was asked")
+    refuse_twins((str(question["question_id"]) for question in questions), path)
+    return questions
+
+
+@contextmanager
+def reading(path: Path, place: str) -> Iterator[None]:
+    """Turn the error over a record that is not as it should be into one that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {place}: not as the official file has it: {error!r}; fetch the file again"
+        ) from error
 
 
 def check_ids(answered: Iterable[str], asked: Collection[str], source: Path | str) -> None:
@@ -67,6 +93,12 @@ def check_ids(answered: Iterable[str], asked: Collection[str], source: Path | st
         )
 
 
+def refuse_twins(keys: Iterable[str], source: Path) -> None:
+    """Raise a `UserError` that names the keys that a file has twice."""
+    if twins := [key for key, count in Counter(keys).items() if count > 1]:
+        raise UserError(f"{source}: has {name_some(twins)} more than once; keep one of each")
+
+
 def name_some(names: Sequence[str]) -> str:
     """Return the first three of the names, and how many more there are."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
@@ -76,9 +108,3 @@ def name_some(names: Sequence[str]) -> str:
 def percent(part: float, whole: float) -> float:
     """Return part / whole, 0 to 100; nothing of nothing is 0."""
     return 100.0 * part / whole if whole else 0.0
-
-
-def _text(path: Path) -> str:
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file; put the official file there")
-    return read_text(path)

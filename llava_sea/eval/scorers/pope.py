@@ -3,7 +3,7 @@
 LLaVA's question file numbers a split's questions from 1, 10,000,001 or 20,000,001; the official
 label files number each from 1, and coco_pope_random.json has 2,910 lines at the revision that
 LLaVA-1.5 used and 3,000 today, with other numbers for the same questions. Neither the number nor
-the order of lines can join them, so a label is looked up by split, picture and question, of which
+the order of lines can join them, so a label is looked up by split, image and question, of which
 no label file has two alike. Some revisions spell "imange" for "image": that is one question.
 
 An answer is read as LLaVA reads it: of the text up to the first ".", without commas and split at
@@ -38,16 +38,13 @@ def says_yes(text: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def score(
-    answers: Sequence[Answer], questions: Path, labels: Path, *, split: str = "test"
-) -> Score:
+def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
     """Score answers to POPE.
 
     Args:
         answers: by the question file's ids.
         questions: llava_pope_test.jsonl, ``{"question_id", "image", "text", "category"}`` a line.
         labels: the folder of coco_pope_adversarial.json, ..._popular.json and ..._random.json.
-        split: "test" for the mean over the three, or the name of one.
 
     Returns:
         The mean of the F1s; the parts are each split's F1, accuracy, precision, recall and "yes
@@ -57,34 +54,28 @@ def score(
         UserError: if a file is wrong, a question has no label, an answer no question, or an
             answer's prompt is another question than the file has under its id.
     """
-    if split not in (*SPLITS, "test"):
-        raise UserError(
-            f"POPE has no split {split!r}; it has test (all three), {', '.join(SPLITS)}"
-        )
-    wanted = SPLITS if split == "test" else (split,)
-    asked = _join(questions, labels, wanted)
+    asked = _join(questions, labels)
     texts = by_id(answers)
     check_ids(texts, asked, questions)
     _check_prompts(answers, asked, questions)
 
     parts: dict[str, float] = {}
-    for name in wanted:
+    for name in SPLITS:
         those = {key: question.label for key, question in asked.items() if question.split == name}
         if not those:
             raise UserError(
                 f"{questions}: has no question of the category {name}; take the whole file"
             )
         given = {key: says_yes(texts[key]) for key in those if key in texts}
-        parts |= {f"{name} {what}": number for what, number in _numbers(those, given).items()}
-    counted = [key for key, question in asked.items() if question.split in wanted]
-    sizes = {name: sum(asked[key].split == name for key in counted) for name in wanted}
+        parts |= {f"{name} {kind}": number for kind, number in _numbers(those, given).items()}
+    sizes = {name: sum(one.split == name for one in asked.values()) for name in SPLITS}
     return Score(
         benchmark="pope",
-        value=sum(parts[f"{name} F1"] for name in wanted) / len(wanted),
-        metric="mean F1 of the splits" if split == "test" else "F1",
-        split=split,
-        questions=len(counted),
-        missing=sum(key not in texts for key in counted),
+        value=sum(parts[f"{name} F1"] for name in SPLITS) / len(SPLITS),
+        metric="mean F1 of the splits",
+        split="test",
+        questions=len(asked),
+        missing=sum(key not in texts for key in asked),
         protocol={
             "questions": ", ".join(f"{name} {size}" for name, size in sizes.items()),
             "reading": "LLaVA's: No, no or not in the first sentence is no; else, or empty, yes",
@@ -113,9 +104,9 @@ def _bare(text: str) -> str:
     return text.strip().split("\n")[0].strip().replace("imange", "image")
 
 
-def _join(questions: Path, labels: Path, wanted: Sequence[str]) -> dict[str, _Question]:
-    """Return every question by id, those of the wanted splits with their labels."""
-    known = {name: _labels(labels / f"coco_pope_{name}.json") for name in wanted}
+def _join(questions: Path, labels: Path) -> dict[str, _Question]:
+    """Return the questions by id, each with its label."""
+    known = {name: _labels(labels / f"coco_pope_{name}.json") for name in SPLITS}
     asked: dict[str, _Question] = {}
     for number, row in read_jsonl(questions, ("question_id", "image", "text", "category")):
         key, name, place = str(row["question_id"]), row["category"], f"{questions}:{number}"
@@ -127,7 +118,7 @@ def _join(questions: Path, labels: Path, wanted: Sequence[str]) -> dict[str, _Qu
                 "number the questions through, as LLaVA's file does (10000001 for random's first)"
             )
         bare = _bare(row["text"])
-        label = known[name].get((Path(row["image"]).name, bare)) if name in known else False
+        label = known[name].get((Path(row["image"]).name, bare))
         if label is None:
             raise UserError(
                 f"{place}: {labels / f'coco_pope_{name}.json'} has no label for {bare!r} on "
@@ -139,7 +130,7 @@ def _join(questions: Path, labels: Path, wanted: Sequence[str]) -> dict[str, _Qu
 
 
 def _labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Read a label file: picture and question to whether it is yes."""
+    """Read a label file: image and question to whether it is yes."""
     labels: dict[tuple[str, str], bool] = {}
     for number, row in read_jsonl(path, ("image", "text", "label")):
         key = (Path(row["image"]).name, _bare(row["text"]))

@@ -1,10 +1,10 @@
-"""ScienceQA-IMG: the accuracy over the problems of a split that have a picture.
+"""ScienceQA-IMG: the accuracy over the test problems that have an image.
 
 An answer is read as LLaVA reads it: an option's letter alone; or a text that starts "X. "; or one
 that says "The answer is X." once. Anything else, "A." and "(A)" among them, is unread and wrong, as
 is the letter of an option that the problem does not have, an empty answer and a missing one.
 
-LLaVA takes the problems whose stored prompt has a picture, which loses those without an answer from
+LLaVA takes the problems whose stored prompt has an image, which loses those without an answer from
 the count; here the problems file says which have one, so they are counted.
 """
 
@@ -34,28 +34,27 @@ def read_letter(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def score(answers: Sequence[Answer], problems: Path, splits: Path, *, split: str = "test") -> Score:
-    """Score answers to ScienceQA.
+def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
+    """Score answers to ScienceQA; answers to problems without an image may be among them.
 
     Args:
-        answers: by problem id; answers to the problems without a picture may be among them.
+        answers: by problem id.
         problems: problems.json, ``{pid: {"choices", "answer", "image", "subject", ...}}``.
         splits: pid_splits.json, ``{split: [pid, ...]}``.
-        split: which of them was asked.
 
     Returns:
-        The accuracy over the problems with a picture; of its parts, "all" is over every problem of
-        the split, and there only if one without a picture has an answer.
+        The accuracy over the problems with an image; of its parts, "all" is over every problem of
+        the split, and there only if one without an image has an answer.
 
     Raises:
-        UserError: if a file is wrong, the split unknown or an answer to no problem of it.
+        UserError: if a file is wrong or an answer to no problem of it.
     """
-    asked = _problems(problems, splits, split)
+    asked = _problems(problems, splits)
     texts = by_id(answers)
-    check_ids(texts, asked, f"{splits} ({split})")
+    check_ids(texts, asked, splits)
     images = [pid for pid, problem in asked.items() if problem["image"]]
     if not images:
-        raise UserError(f"{problems}: no problem of the split {split} has an image")
+        raise UserError(f"{problems}: no problem of the split test has an image")
     letters = {pid: read_letter(text) for pid, text in texts.items()}
     right = {pid: _is_right(problem, letters.get(pid)) for pid, problem in asked.items()}
 
@@ -71,7 +70,7 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path, *, split: str
         benchmark="scienceqa",
         value=percent(sum(right[pid] for pid in images), len(images)),
         metric="IMG-accuracy",
-        split=split,
+        split="test",
         questions=len(images),
         missing=sum(pid not in texts for pid in images),
         protocol={
@@ -82,16 +81,13 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path, *, split: str
     )
 
 
-def _problems(problems: Path, splits: Path, split: str) -> dict[str, dict[str, Any]]:
-    """Return the problems of the split by id, each checked."""
+def _problems(problems: Path, splits: Path) -> dict[str, dict[str, Any]]:
+    """Return the test problems by id, each checked."""
     pids, everything = read_json(splits), read_json(problems)
-    if not isinstance(pids, dict) or split not in pids:
-        there = ", ".join(pids) if isinstance(pids, dict) else "no splits at all"
-        raise UserError(f"{splits}: has no split {split!r}; it has {there}")
-    if not isinstance(pids[split], list):
-        raise UserError(f"{splits}: {split!r} is no list of ids; fetch the official file again")
+    if not isinstance(pids, dict) or not isinstance(pids.get("test"), list):
+        raise UserError(f'{splits}: has no list of ids "test"; fetch the official file again')
     asked: dict[str, dict[str, Any]] = {}
-    for pid in map(str, pids[split]):
+    for pid in map(str, pids["test"]):
         try:
             problem = everything[pid]
             if type(problem["answer"]) is not int:
@@ -101,7 +97,7 @@ def _problems(problems: Path, splits: Path, split: str) -> dict[str, dict[str, A
             problem["image"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
-                f"{problems}: problem {pid} of the split {split} needs 1 to {len(LETTERS)} "
+                f"{problems}: problem {pid} needs 1 to {len(LETTERS)} "
                 '"choices", the index of one as "answer", and an "image" (null for none): '
                 f"{error!r}; fetch the official file again"
             ) from error

@@ -1,8 +1,7 @@
 """TextVQA's val split, as M4C's TextVQAAccuracyEvaluator scores it.
 
-LLaVA's question ids are the pictures' and come again with every question about a picture. What
-tells the questions apart is the question's text, which is read out of the stored prompt, with OCR
-tokens in it or without:
+LLaVA's question ids are the images' and come again with every question about an image. The
+question's text tells them apart; it is read out of the stored prompt, with OCR tokens or without:
 
     question[newline]Reference OCR token: a, b, c[newline]instruction
     question[newline]instruction
@@ -19,28 +18,17 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.normalise import normalise_m4c
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import read_json
-from llava_sea.eval.vqa_accuracy import (
-    Annotated,
-    human_answers,
-    reading,
-    score_questions,
-    vqa_accuracy,
-)
+from llava_sea.eval.scorers.official import read_json, reading
+from llava_sea.eval.scorers.vqa import Annotated, human_answers, score_questions, vqa_accuracy
 
 _OCR = "\nReference OCR token:"
 
 
-def score(answers: Sequence[Answer], annotations: Path, split: str = "val") -> Score:
+def score(answers: Sequence[Answer], annotations: Path) -> Score:
     """Score answers to TextVQA.
 
-    Args:
-        answers: with the pictures' ids, and with their prompts.
-        annotations: TextVQA_0.5.1_val.json.
-        split: the name that the score carries.
-
     Returns:
-        VQA accuracy. Questions that the annotations ask twice about a picture share the answer.
+        VQA accuracy. Questions that the annotations ask twice about an image share the answer.
 
     Raises:
         UserError: if the annotations are not the official ones or empty, if an answer has no
@@ -55,10 +43,10 @@ def score(answers: Sequence[Answer], annotations: Path, split: str = "val") -> S
         _questions(annotations),
         by_id(keyed),
         _mark,
-        annotations=annotations,
+        annotations,
         benchmark="textvqa",
         metric="VQA accuracy",
-        split=split,
+        split="val",
         protocol={
             "normalisation": "M4C's, of answers and human answers",
             "OCR tokens": _ocr_tokens(answers),
@@ -78,7 +66,7 @@ def question_of(answer: Answer) -> str:
     if not question.strip():
         raise UserError(
             f"question_id {answer.question_id}: the answer has no question in its prompt, "
-            f"{answer.prompt!r}; a picture has several questions, and the prompt says which"
+            f"{answer.prompt!r}; an image has several questions, and the prompt says which"
         )
     return question
 

@@ -14,19 +14,20 @@ RESULTS = Path(__file__).parents[1] / "results"
 README = RESULTS.with_name("README.md")
 TEXT = """# Benches
 
-Each number is taken side by side with the one it is compared to, in one run of
-`python scripts/bench/miner.py` and the like. `--quick` takes seconds and smaller sizes, `--device
-cuda` the paper's shapes (written, never run: no GPU was at hand). All rows are in `results/`;
-`pip install -e ".[bench]"` brings FAISS. "Asked" is a goal that was set before the measurement.
+Each number is taken side by side with the one it is compared to, in one run of `python
+scripts/bench/miner.py` and the like. `--quick` takes seconds and smaller sizes, `--device cuda`
+the paper's shapes (written, never run: no GPU was at hand). All rows are in `results/`; `pip
+install -e ".[bench]"` brings FAISS. "Asked" is a goal that was set before the measurement.
 
-- `miner`: the patch-word product of eq. 8 is screened in bfloat16 (where the processor has units for
-  it) or float32; the bound on the rounding error says which few words are scored again.
-- `alignment_loss`: logits are kept (two products) or made again in the backward pass (three products,
-  one block of memory). The naive loss is two cross-entropies over the full matrix with autograd.
+- `miner`: the patch-word product of eq. 8 is screened in bfloat16 (where the processor has units
+  for it) or float32; the bound on the rounding error says which few words are scored again.
+- `alignment_loss`: logits are kept (two products) or made again in the backward pass (three
+  products, one block of memory). The naive loss is two cross-entropies over the full matrix with
+  autograd.
 - `stage1`: the plain loop takes logits for every token; here only supervised tokens get logits.
-- `stage2_packing`: against padded batches grouped as LLaVA groups them (sorted within a step), and as
-  `--group_by_modality_length` does here (sorted within 50 steps), which leaves little padding. "Time"
-  sums all ranks' work; "time of steps" is the wall time on eight devices.
+- `stage2_packing`: against padded batches grouped as LLaVA groups them (sorted within a step),
+  and as `--group_by_modality_length` does here (sorted within 50 steps), which leaves little
+  padding. "Time" sums all ranks' work; "time of steps" is the wall time on eight devices.
 
 """
 

@@ -1,0 +1,123 @@
+"""Checks before the first checkpoint is loaded: hours later is too late.
+
+Each task is rehearsed: its questions are read, and empty answers are scored or written as a
+submission into a folder that is thrown away, which reads every file that the real ones will need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_sea.conversation import TEMPLATES
+from llava_sea.errors import UserError
+from llava_sea.eval.answering import refuse_caption_only
+from llava_sea.eval.answers import Answer
+from llava_sea.eval.generation import check_images
+from llava_sea.eval.judge import LocalJudge
+from llava_sea.eval.outcome import Answered, Task, read_scores
+from llava_sea.eval.questions import distinct, read_questions
+from llava_sea.eval.scorers.official import refuse_twins
+from llava_sea.files import check_folder
+from llava_sea.model.load_source import find_folder, recognise
+from llava_sea.model.load_weights import read_json
+
+
+def available_tasks(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list[str]]:
+    """Return the tasks whose files are there, and a line on each benchmark that has none."""
+    complete = [task for task in tasks if not task.missing(data)]
+    lines = []
+    for benchmark in dict.fromkeys(task.benchmark for task in tasks):
+        if any(task.benchmark == benchmark for task in complete):
+            continue
+        theirs = [task for task in tasks if task.benchmark == benchmark]
+        # The user means the one that is nearest to complete.
+        task = min(theirs, key=lambda one: len(one.missing(data)))
+        files = ", ".join(map(str, task.missing(data)))
+        lines.append(f"{task.title} {task.split} is left out: no {files}. From {task.source}")
+    return complete, lines
+
+
+def check_local_checkpoints(args: argparse.Namespace) -> None:
+    """Hold that checkpoints can be asked, as far as no download is needed for it.
+
+    Raises:
+        UserError: naming the checkpoint.
+    """
+    for checkpoint in filter(os.path.isdir, args.checkpoints):
+        _check_checkpoint(args, checkpoint)
+
+
+def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """Hold that hub ids are checkpoints, and that each has a folder of its own for its results.
+
+    Raises:
+        UserError: naming the checkpoint or the folder.
+    """
+    owners: dict[Path, str] = {}
+    for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
+        if not os.path.isdir(checkpoint):  # a hub id; folders: `check_local_checkpoints`
+            _check_checkpoint(args, checkpoint)
+        other = owners.setdefault(folder.resolve(), checkpoint)
+        if other != checkpoint:
+            raise UserError(
+                f"{other} and {checkpoint} would both have their results in {folder}; give them "
+                "in runs of their own, each with another --output_dir"
+            )
+        check_folder(folder, "--output_dir")
+        folder.mkdir(parents=True, exist_ok=True)
+        read_scores(folder)
+
+
+def _check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
+    found = find_folder(checkpoint, args.cache_dir, "CHECKPOINT")
+    recognise(found)
+    config = read_json(found / "config.json") if (found / "config.json").is_file() else {}
+    template = TEMPLATES.get(str(args.conv_mode or config.get("conversation_template")))
+    if template is not None:
+        refuse_caption_only(template, checkpoint)
+
+
+def rehearse_all(tasks: Sequence[Task], data: Path, folders: Sequence[Path]) -> None:
+    """Rehearse tasks whose files are there.
+
+    Raises:
+        UserError: as `rehearse`, with the flag that runs the others.
+    """
+    for task in tasks:
+        try:
+            rehearse(task, data, folders)
+        except UserError as error:
+            others = ",".join(other.name for other in tasks if other is not task)
+            if not others:
+                raise
+            raise UserError(f"{error} (to run the others without it: --only {others})") from None
+
+
+def rehearse(task: Task, data: Path, folders: Sequence[Path]) -> None:
+    """Read all that a task needs, as far as no model is needed for it.
+
+    Images are looked for if one of the folders of results has no answers yet.
+
+    Raises:
+        UserError: naming the file and the place in it.
+    """
+    path = data / task.questions
+    questions = read_questions(path, single_pred_prompt=task.ask_letter)
+    blind = [question for question in questions if question.image is None]
+    if blind and task.all_have_images:
+        raise UserError(
+            f'{blind[0].name}: has no "image", and {task.title} asks nothing without an image '
+            f"({len(blind)} such questions); fix the file"
+        )
+    unique = distinct(questions).values()
+    if not task.ids_repeat:  # answers are joined by id, so two texts of one would be in the way
+        refuse_twins((str(question.question_id) for question in unique), path)
+    if not all((folder / f"{task.name}.jsonl").is_file() for folder in folders):
+        check_images(questions, str(data / task.images) if task.images else None)
+    answers = [Answer(question.question_id, question.prompt, "") for question in questions]
+    with tempfile.TemporaryDirectory() as folder:
+        task.finish(Answered(data, path, answers, Path(folder), LocalJudge()))

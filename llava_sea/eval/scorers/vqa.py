@@ -1,0 +1,199 @@
+"""VQA accuracy: of VQAv2 (val2014) and VizWiz (val), whose test splits EvalAI alone scores.
+
+The answer that would be submitted is scored (`llava_sea.eval.submissions`): it is first normalised
+as M4C does, as LLaVA's are, then
+
+- for VQAv2 by the official script of 2021 (https://github.com/GT-Vision-Lab/VQA), which normalises
+  the answer and the human answers only where the ten are not all the same. An answer that M4C
+  changes for the worse ("it's" to "it 's") is lost here as it is on the server;
+- for VizWiz by the same rules (https://vizwiz.org/tasks-and-datasets/vqa/). Its human answers are
+  compared as the file has them; they were published in that form, "unanswerable" among them.
+
+GQA and TextVQA are marked question by question in the same way, each in its own file.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+from llava_sea.errors import UserError
+from llava_sea.eval.answers import Answer, by_id
+from llava_sea.eval.normalise import normalise_m4c, normalise_vqa, one_line
+from llava_sea.eval.score import Score
+from llava_sea.eval.scorers.official import (
+    check_ids,
+    read_json,
+    read_questions,
+    reading,
+    refuse_twins,
+)
+
+_HUMAN_ANSWERS = 10
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A question's key, its ten human answers (or the right one), and its parts of the score."""
+
+    key: str
+    answers: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
+
+
+def vqa_accuracy(answer: str, human_answers: Sequence[str]) -> float:
+    """Return the VQA accuracy of an answer, 0 to 1, by leaving each human answer out in turn.
+
+    With a human answer left out, the answer is right by a third for each equal one among the rest,
+    and by 1 at most; the mean over the left-out ones is the accuracy. Of ten, 1 equal answer gives
+    0.3, 2 give 0.6, 3 give 0.9 and 4 or more give 1. (The short form min(1, equal / 3), which is
+    often quoted, is another number.)
+    """
+    equal, total = human_answers.count(answer), len(human_answers)
+    left_out_equal = equal * min(3, equal - 1) if equal else 0
+    left_out_other = (total - equal) * min(3, equal)
+    return (left_out_equal + left_out_other) / (3 * total)
+
+
+def score_questions(
+    questions: Sequence[Annotated],
+    texts: Mapping[str, str],
+    mark: Callable[[str, tuple[str, ...]], float],
+    annotations: Path,
+    **fields: Any,
+) -> Score:
+    """Mark every question's text from 0 to 1 and average; `fields` are the `Score`'s others.
+
+    Raises:
+        UserError: if there are no questions, or answers to other questions.
+    """
+    if not questions:
+        raise UserError(f"{annotations}: no questions; give the official annotations of the split")
+    check_ids(texts, {question.key for question in questions}, annotations)
+    marks: list[float] = []
+    by_kind: defaultdict[str, list[float]] = defaultdict(list)
+    for question in questions:
+        text = texts.get(question.key)
+        marks.append(0.0 if text is None else mark(text, question.answers))
+        for kind in question.kinds:
+            by_kind[kind].append(marks[-1])
+    return Score(
+        value=_percent(marks),
+        questions=len(questions),
+        missing=sum(question.key not in texts for question in questions),
+        parts={kind: _percent(by_kind[kind]) for kind in sorted(by_kind)},
+        **fields,
+    )
+
+
+def _percent(marks: Sequence[float]) -> float:
+    return 100 * fsum(marks) / len(marks)
+
+
+def human_answers(answers: Any) -> tuple[str, ...]:
+    """Return ten human answers, from texts or from ``{"answer": text, ...}``.
+
+    Raises:
+        TypeError: if they are not that; `reading` makes it a message.
+    """
+    if not isinstance(answers, list):
+        raise TypeError("the human answers are not a list")
+    texts = tuple(item["answer"] if isinstance(item, dict) else item for item in answers)
+    if len(texts) != _HUMAN_ANSWERS or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{len(texts)} human answers, not {_HUMAN_ANSWERS} texts")
+    return texts
+
+
+def _annotated(rows: Sequence[Any], key: str, annotations: Path) -> list[Annotated]:
+    """Return the questions of VQAv2's or VizWiz's annotations; `key` names the joining field."""
+    questions = []
+    for number, row in enumerate(rows, start=1):
+        with reading(annotations, f"annotation {number}"):
+            humans, kind = human_answers(row["answers"]), row["answer_type"]
+            if not isinstance(kind, str):
+                raise TypeError(f"its type is no text but {kind!r}")
+            questions.append(Annotated(str(row[key]), humans, (kind,)))
+    refuse_twins((question.key for question in questions), annotations)
+    return questions
+
+
+def score_vqav2(answers: Sequence[Answer], annotations: Path) -> Score:
+    """Score answers to VQAv2, with the accuracy of each answer type as parts.
+
+    Raises:
+        UserError: if the annotations are not the official ones or empty, if an answered question
+            is not among them, or if a question has two different answers.
+    """
+    with reading(annotations, 'the list "annotations"'):
+        rows = list(read_json(annotations)["annotations"])
+    return score_questions(
+        _annotated(rows, "question_id", annotations),
+        by_id(answers),
+        _mark_vqav2,
+        annotations,
+        benchmark="vqav2",
+        metric="VQA accuracy",
+        split="val2014",
+        protocol={
+            "answers": "normalised by M4C's rules, as submitted",
+            "normalisation": "the VQA script's of 2021, where the ten human answers differ",
+        },
+    )
+
+
+def _mark_vqav2(text: str, humans: tuple[str, ...]) -> float:
+    answer = normalise_m4c(text)
+    humans = tuple(one_line(human) for human in humans)
+    if len(set(humans)) > 1:
+        answer = normalise_vqa(answer)
+        humans = tuple(normalise_vqa(human) for human in humans)
+    return vqa_accuracy(answer, humans)
+
+
+def score_vizwiz(answers: Sequence[Answer], annotations: Path, questions: Path) -> Score:
+    """Score answers to VizWiz, with the accuracy of each answer type as parts.
+
+    Its questions are known by their images, one question each, and answer files carry question
+    ids, so the question file says which image an id is. An image of the annotations that it lacks
+    is a question without an answer.
+
+    Raises:
+        UserError: if a file is not as it should be or empty, if an answered question is not in the
+            question file or its image not in the annotations, or if a question has two different
+            answers.
+    """
+    texts, images = by_id(answers), images_by_id(questions)
+    check_ids(texts, images, questions)
+    with reading(annotations, "the list"):
+        rows = list(read_json(annotations))
+    return score_questions(
+        _annotated(rows, "image", annotations),
+        {images[question_id]: text for question_id, text in texts.items()},
+        lambda text, humans: vqa_accuracy(normalise_vqa(normalise_m4c(text)), humans),
+        annotations,
+        benchmark="vizwiz",
+        metric="VQA accuracy",
+        split="val",
+        protocol={
+            "answers": "normalised by M4C's rules, as submitted",
+            "normalisation": "the VQA script's, of answers; human answers as published",
+        },
+    )
+
+
+def images_by_id(questions: Path) -> dict[str, str]:
+    """Return the images' names by question id, in the order of VizWiz's question file.
+
+    Raises:
+        UserError: if the file is not as it should be, or has an image twice.
+    """
+    images = {}
+    for row in read_questions(questions):
+        with reading(questions, f"question_id {row['question_id']}"):
+            images[str(row["question_id"])] = str(row["image"])
+    refuse_twins(images.values(), questions)
+    return images

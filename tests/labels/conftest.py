@@ -1,0 +1,68 @@
+"""The world of the extraction's tests, made once, and a server that forks ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from extract_world import make_world, options_of, run_rank
+
+from llava_sea.labels.extract import extract_labels
+
+
+@pytest.fixture(scope="session")
+def made_world(tmp_path_factory):
+    """A world that tests copy, or read and don't change."""
+    folder = tmp_path_factory.mktemp("labels") / "world"
+    folder.mkdir()
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def world(made_world, tmp_path):
+    """Options for a world of the test's own."""
+    shutil.copytree(made_world, tmp_path, dirs_exist_ok=True)
+    return options_of(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def labelled(made_world, tmp_path_factory):
+    """Options of a finished extraction, which tests read and don't change."""
+    options = options_of(made_world)
+    options.output_dir = str(tmp_path_factory.mktemp("labelled"))
+    extract_labels(options)
+    return options
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """Start `run_rank` in processes that are forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["extract_world"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+
+    def start(options, count=1, **more):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        ranks = [
+            context.Process(target=run_rank, args=(options, rank, count, port), kwargs=more)
+            for rank in range(count)
+        ]
+        for rank in ranks:
+            rank.start()
+        return ranks
+
+    return start

@@ -1,0 +1,118 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+from extract_world import NAMES
+
+from llava_sea.alignment.label_store import LabelStore
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.records import load_records
+from llava_sea.errors import UserError
+from llava_sea.labels.calibration import mean_patch
+from llava_sea.labels.extract import extract_labels
+from llava_sea.labels.images import distinct_images, spread
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.text_features import TextEncoder
+
+
+@pytest.fixture
+def centred(world):
+    return dataclasses.replace(world, sea_center="corpus", sign_sample=7)
+
+
+def encoded(world):
+    """Features of every image by name, and of the words."""
+    encoder = PatchEncoder.from_pretrained(world.vision_tower)
+    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
+    images, _ = distinct_images(load_records(world.data_path))
+    patches = {
+        p.image: encoder.encode_images(
+            transform(load_image(world.image_folder, p.image, "x").image)[None], "value"
+        )[0]
+        for p in images
+    }
+    texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
+    return patches, torch.from_numpy(texts.encode_words(NAMES).features_QD)
+
+
+def test_sample_is_spread_evenly():
+    assert spread(list(range(10)), 4) == [0, 3, 6, 9]
+    assert spread(list(range(3)), 7) == [0, 1, 2] and spread([], 3) == [] and spread([5], 1) == [5]
+
+
+def test_mean_is_over_all_patches_of_batches_of_any_size():
+    patches = torch.randn(7, 4, 5)
+    found = mean_patch([patches[:2], patches[2:]])
+    np.testing.assert_allclose(found, patches.flatten(0, 1).mean(0), atol=1e-6)
+    assert found.dtype == np.float32
+    with pytest.raises(UserError, match="--sea_center corpus: none of the sample"):
+        mean_patch([])
+
+
+def test_extracted_labels_are_those_of_scores_less_the_sample_means(centred):
+    store = LabelStore(extract_labels(centred))
+    patches, words = encoded(centred)
+    sample = spread(list(patches), 7)
+    usual = torch.cat([patches[name] for name in sample]) @ words.T
+    for name, patches_PD in patches.items():
+        scores, ids = (patches_PD @ words.T - usual.mean(0)).topk(5)
+        labels = store.read(name)
+        np.testing.assert_allclose(labels.scores_PN, scores.clamp(min=0), atol=1e-3)
+        np.testing.assert_array_equal(labels.ids_PN, torch.where(scores > 0, ids, 0))
+
+
+def test_manifest_and_folder_hold_the_centre(centred, tmp_path):
+    manifest = LabelStore(extract_labels(centred)).manifest
+    center = np.load(tmp_path / "labels" / "center.npy")
+    assert manifest["center"] == "corpus" and manifest["sign_sample"] == 7
+    assert manifest["center_length"] == pytest.approx(np.linalg.norm(center), abs=1e-6)
+    plain = dataclasses.replace(centred, sea_center="none", output_dir=str(tmp_path / "plain"))
+    manifest = LabelStore(extract_labels(plain)).manifest
+    assert manifest["center"] == "none" and manifest["center_length"] is None
+    assert not (tmp_path / "plain" / "center.npy").exists()
+
+
+def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatch):
+    broken = tmp_path / "images" / "sub" / "13.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        extract_labels(centred)
+    path = tmp_path / "labels" / "center.npy"
+    kept, data = np.load(path), path.read_bytes()
+    broken.write_bytes(whole)
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
+        extract_labels(centred)
+    path.write_bytes(data)
+
+    def forbidden(*_):
+        raise AssertionError("the mean was taken a second time")
+
+    monkeypatch.setattr("llava_sea.labels.calibration.mean_patch", forbidden)
+    first = LabelStore(extract_labels(centred))
+    np.testing.assert_array_equal(np.load(path), kept)
+    monkeypatch.undo()
+    anew = LabelStore(
+        extract_labels(dataclasses.replace(centred, output_dir=str(tmp_path / "anew")))
+    )
+    for name in first.images():
+        np.testing.assert_array_equal(first.read(name).scores_PN, anew.read(name).scores_PN)
+
+
+def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
+    """All features that the sign sees sum to nothing over the sample that the mean is taken of."""
+    caplog.set_level(logging.INFO, "llava_sea")
+    seen = []
+
+    def spy(images, *_):
+        seen.extend(patches for _, patches in images)
+        raise UserError("seen")
+
+    monkeypatch.setattr("llava_sea.labels.calibration.measure_sign", spy)
+    with pytest.raises(UserError, match="seen"):
+        extract_labels(dataclasses.replace(centred, sea_sign="auto"))
+    mean = torch.cat(seen).flatten(0, 1).mean(0)
+    assert mean.abs().max() < 1e-6 and "the mean patch of 7 images" in caplog.text
