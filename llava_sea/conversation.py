@@ -5,15 +5,16 @@ A mask is never worked out from token counts: a template says which text is to b
 LLaVA trains on the record at all. Where its arithmetic fails it masks the whole record without an
 error; here it is supervised, or named in an error.
 
-Limits: pictures stand in human turns.
+Limits: images stand in human turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llava_sea.constants import IMAGE_TOKEN
+from llava_sea.data import problems
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 from llava_sea.templates import IMAGE_BREAK, TEMPLATES, Template, get_template
@@ -32,7 +33,7 @@ __all__ = [
 
 
 class Segment(NamedTuple):
-    """A piece of the prompt; `is_image` marks the place of the picture (its text is no text)."""
+    """A piece of the prompt; `is_image` marks the place of an image (its text is no text)."""
 
     text: str
     supervised: bool
@@ -44,12 +45,12 @@ def render(record: Record, template: Template) -> list[Segment]:
 
     As in LLaVA, a turn's one ``<image>`` moves to its front, a model's turn that comes before the
     first human one is left out, and an empty answer is an empty answer: no end token, nothing to
-    learn. In a record without a picture ``<image>`` is text like any other. Several ``<image>`` in
-    one turn stay where they are, each a picture (LLaVA makes one of them).
+    learn. In a record without an image ``<image>`` is text like any other. Several ``<image>`` in
+    one turn stay where they are, each an image (LLaVA makes one of them).
 
     Raises:
-        UserError: if the turns do not alternate, the template takes one picture and the record has
-            another number of them, or its ``<image>`` do not fit its pictures.
+        RecordError: if the turns do not alternate, the template takes one image and the record has
+            another number of them, or its ``<image>`` do not fit its images.
     """
     if template.caption_only:
         return _render_caption(record, template)
@@ -57,7 +58,11 @@ def render(record: Record, template: Template) -> list[Segment]:
     skipped = len(record.turns) - len(turns)
     if record.images:
         _check_image_tokens(record, turns)
-    segments = _render_turns(record.name, turns, skipped, template, has_images=bool(record.images))
+
+    def fault(what: str) -> UserError:
+        return record.error(problems.TURNS, what)
+
+    segments = _render_turns(turns, skipped, template, fault, has_images=bool(record.images))
     # A last question without an answer stays open: nothing comes after it that could be learned.
     return segments[:-1] if turns and turns[-1].role == "human" else segments
 
@@ -68,7 +73,7 @@ def begins_with_gpt(record: Record) -> bool:
 
 
 def has_literal_image(record: Record) -> bool:
-    """Say whether a record without pictures has ``<image>`` somewhere in its text."""
+    """Say whether a record without images has ``<image>`` somewhere in its text."""
     return not record.images and any(IMAGE_TOKEN in turn.text for turn in record.turns)
 
 
@@ -79,35 +84,44 @@ def render_prompt(
 
     Args:
         turns: human and gpt in turn, the last one human.
-        template: how they are written; of one for captions only the picture remains.
-        num_images: pictures there are; None takes each ``<image>`` of the human turns for one, 0
+        template: how they are written; of one for captions only the image remains.
+        num_images: images there are; None takes each ``<image>`` of the human turns for one, 0
             takes ``<image>`` for text.
 
     Raises:
         UserError: if the turns do not alternate or end otherwise, or ``<image>`` stands in another
-            number of places than there are pictures.
+            number of places than there are images.
     """
     if not turns or turns[-1].role != "human":
         raise UserError("a prompt must end with a human turn: that is the one to answer")
     count = _count_places(turns)
     if num_images not in (None, 0, count):
-        raise UserError(f"{num_images} pictures but {count} {IMAGE_TOKEN} in the prompt's turns")
+        raise UserError(f"{num_images} images but {count} {IMAGE_TOKEN} in the prompt's turns")
     if template.caption_only:
         if count != 1 or num_images == 0:
-            raise UserError(f"--version {template.name} takes one picture and nothing else")
+            raise UserError(f"--version {template.name} takes one image and nothing else")
         return [Segment(IMAGE_TOKEN, False, is_image=True)]
-    return _render_turns("the prompt", turns, 0, template, has_images=num_images != 0 and count > 0)
+
+    def fault(what: str) -> UserError:
+        return UserError(f"the prompt: {what}")
+
+    return _render_turns(turns, 0, template, fault, has_images=num_images != 0 and count > 0)
 
 
 def _render_turns(
-    name: str, turns: Sequence[Turn], skipped: int, template: Template, *, has_images: bool
+    turns: Sequence[Turn],
+    skipped: int,
+    template: Template,
+    fault: Callable[[str], UserError],
+    *,
+    has_images: bool,
 ) -> list[Segment]:
     segments = [Segment(template.system, False)] if template.system else []
     for number, turn in enumerate(turns):
         expected = ("human", "gpt")[number % 2]
         if turn.role != expected:
-            raise UserError(
-                f"{name}: turn {number + skipped} is from {turn.role!r} where {expected!r} must "
+            raise fault(
+                f"turn {number + skipped} is from {turn.role!r} where {expected!r} must "
                 "speak; human and gpt turns alternate"
             )
         if turn.role == "human":
@@ -137,27 +151,32 @@ def _human_text(text: str, *, has_images: bool) -> list[Segment]:
 
 
 def _render_caption(record: Record, template: Template) -> list[Segment]:
-    """LLaVA's stage 1: the picture, the caption as it is and a newline; no end token."""
+    """LLaVA's stage 1: the image, the caption as it is and a newline; no end token."""
     if not record.images:
-        raise UserError(
-            f'{record.name} has no "image"; --version {template.name} trains on pictures with '
-            "captions. Remove the record, or use a conversation template such as v1"
+        raise record.error(
+            problems.NO_IMAGE,
+            f'has no "image"; --version {template.name} trains on images with '
+            "captions. Remove the record, or use a conversation template such as v1",
         )
     if len(record.images) > 1:
-        raise UserError(
-            f"{record.name} has {len(record.images)} pictures; --version {template.name} takes one "
-            "with its caption. Split it, or use a conversation template such as v1"
+        raise record.error(
+            problems.TURNS,
+            f"has {len(record.images)} images; --version {template.name} takes one "
+            "with its caption. Split it, or use a conversation template such as v1",
         )
     roles = [turn.role for turn in record.turns]
     if roles != ["human", "gpt"]:
-        raise UserError(
-            f"{record.name}: --version {template.name} takes one human turn and one gpt turn, this "
-            f"record has {roles}. Split it, or use a conversation template such as v1"
+        raise record.error(
+            problems.TURNS,
+            f"--version {template.name} takes one human turn and one gpt turn, this "
+            f"record has {roles}. Split it, or use a conversation template such as v1",
         )
     _check_image_tokens(record, record.turns)
     caption = record.turns[1].text
     if not caption.strip():
-        raise UserError(f"{record.name}: the caption (its gpt turn) is empty; remove the record")
+        raise record.error(
+            problems.EMPTY_CAPTION, "the caption (its gpt turn) is empty; remove the record"
+        )
     return [
         Segment(IMAGE_TOKEN, False, is_image=True),
         Segment(caption + template.answer_end, True),
@@ -169,18 +188,20 @@ def _count_places(turns: Sequence[Turn]) -> int:
 
 
 def _check_image_tokens(record: Record, turns: Sequence[Turn]) -> None:
-    """Each picture has one place, or LLaVA puts the next record's pictures into the others."""
+    """Each image has one place, or LLaVA puts the next record's images into the others."""
     if any(IMAGE_TOKEN in turn.text for turn in turns if turn.role == "gpt"):
-        raise UserError(
-            f"{record.name}: {IMAGE_TOKEN} stands in a gpt turn; a picture belongs in a human "
-            "turn. Move it, or write the word without its brackets"
+        raise record.error(
+            problems.IMAGE_TOKENS,
+            f"{IMAGE_TOKEN} stands in a gpt turn; an image belongs in a human "
+            "turn. Move it, or write the word without its brackets",
         )
     count = _count_places(turns)
     if count != len(record.images):
         several = len(record.images) > 1
-        raise UserError(
-            f"{record.name}: {len(record.images) if several else 'one'} "
-            f"picture{'s' if several else ''} ({', '.join(map(repr, record.images))}) but {count} "
+        raise record.error(
+            problems.IMAGE_TOKENS,
+            f"{len(record.images) if several else 'one'} "
+            f"image{'s' if several else ''} ({', '.join(map(repr, record.images))}) but {count} "
             f"{IMAGE_TOKEN} in its human turns; write {IMAGE_TOKEN} once"
-            f"{' for each' if several else ''}, where the picture belongs"
+            f"{' for each' if several else ''}, where the image belongs",
         )

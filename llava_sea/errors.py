@@ -138,8 +138,7 @@ def run_command(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        # A data worker's error arrives with the worker's traceback around its text.
-        _say(str(error).strip().rpartition("UserError: ")[2])
+        _say(str(error))
         raise SystemExit(2) from None
     except Exception as error:
         failed = failed_write(error)

@@ -70,7 +70,7 @@ LOG_SCALE = Range(-10, math.log(100), whole=False)
 """Of the logit scale's start; ln 100 is the scale's limit."""
 
 RANGES: dict[str, dict[str, Range]] = {
-    # Of the warm start and of the checker too. Those without a comment are transformers' own.
+    # Of the checker too. Those without a comment are transformers' own.
     "train": {
         "num_train_epochs": ABOVE_ZERO,
         "max_steps": whole(1, also=(-1,)),
@@ -118,7 +118,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "sea_eval_samples": whole(1),
         "sea_eval_words": whole(1),
     },
-    "data.check": {
+    "check": {
         "show": whole(0),
         "max_problems": whole(0),
         "num_workers": whole(0, 1024),

@@ -1,7 +1,7 @@
 # Stage 1, shared by pretrain_sea.sh and pretrain.sh, which say in SEA_FLAGS what SEA does.
 # Expects setup_env.sh and recipe.sh to have been sourced; "$@" are flags that win over these.
-# WARM_START, epochs: before stage 1 the projector learns from the alignment loss alone, in one
-# process without the LLM; what it leaves is stage 1's start.
+# WARM_START, epochs: before stage 1 the projector learns from the alignment loss alone, without the
+# LLM; stage 1 starts from what it leaves.
 source "$root/scripts/launch.sh"
 
 STAGE1_FLAGS=(
@@ -45,9 +45,8 @@ if [ -n "${WARM_START:-}" ]; then
   fi
   WARM_DIR=$OUTPUT_DIR-warm-start
   WARM=(
-    python -m llava_sea.train.warm_start "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}"
-    --gradient_accumulation_steps $((NUM_GPUS * ${PRETRAIN_ACCUMULATION:-1}))  # one process is all
-    "$@" --deepspeed "" --resume_from_checkpoint False --optim adamw_torch # stage 1's own
+    "${LAUNCH[@]}" "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}" "$@"
+    --sea_align_only True --deepspeed "$root/zero_configs/zero2.json" --resume_from_checkpoint True
     --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
   )
 fi

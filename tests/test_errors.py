@@ -21,13 +21,6 @@ def test_a_users_error_is_one_line(capsys):
     assert capsys.readouterr().err == "error: --flag x: no\n"
 
 
-def test_a_workers_traceback_is_left_out(capsys):
-    text = "Caught UserError in worker.\nTraceback ...\nllava_sea.errors.UserError: record 7: no"
-    with pytest.raises(SystemExit):
-        run_command(raising(UserError(text)))
-    assert capsys.readouterr().err == "error: record 7: no\n"
-
-
 def test_later_ranks_say_which_they_are(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit):

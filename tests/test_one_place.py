@@ -47,7 +47,6 @@ def test_no_checkpoint_is_loaded_around_the_one_place(folder):
 # What opens a file by itself, and why nothing else can be there.
 OPENS = {
     ("alignment/label_rows.py", "os.open"),  # without waiting, and compares what it finds
-    ("data/check_record.py", "Image.open"),  # after a look at what it is
     ("data/images.py", "Image.open"),  # bytes
     ("report/charts.py", "Image.open"),  # bytes that it has just drawn
     ("report/charts.py", "(files('llava_sea.report') / 'style.css').read_text"),  # the package's

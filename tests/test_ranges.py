@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from llava_sea.alignment.loss import LOG_SCALE_MAX
-from llava_sea.data import check
+from llava_sea.check import __main__ as check
 from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as evaluate
 from llava_sea.eval import answer, letters
@@ -23,7 +23,7 @@ LABELS = ["--data_path=d", "--image_folder=.", "--vision_tower=v", "--words=w"]
 TRAINING = ["--model_name_or_path=m", "--vision_tower=v", "--data_path=d", "--image_folder=i"]
 COMMANDS = {
     "train": lambda more: parse_args([*TRAINING, "--output_dir=o", *more]),
-    "data.check": lambda more: check.main([*TRAINING, *more]),
+    "check": lambda more: check.main([*TRAINING, *more]),
     "labels.word_list": lambda more: word_list.main(["--data_path=d", "--output=o", *more]),
     "labels.extract": lambda more: parse_options([*LABELS, "--output_dir=o", *more]).resolved(),
     "labels.quality": lambda more: quality.parse_options([*LABELS, *more]).resolved(),
@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "model.export": export.main,
 }
-SHARED = dict.fromkeys(("train.train", "train.train_mem", "train.warm_start"), "train")
+SHARED = dict.fromkeys(("train.train", "train.train_mem"), "train")
 SHARED["model.merge"] = "model.export"
 """Commands that have another's flags."""
 

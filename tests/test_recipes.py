@@ -215,22 +215,26 @@ def test_flags_win_and_the_next_commands_are_printed(repo):
 
 
 @pytest.mark.parametrize("recipe", ["mini", "vicuna-7b", "vicuna-7b-dinov2"])
-def test_a_warm_start_sees_the_batches_of_stage_1_in_one_process(repo, recipe):
+def test_a_warm_start_sees_the_batches_of_stage_1(repo, recipe):
     from llava_sea.train.parse import parse_args
 
     variables = {"RECIPE": recipe, "WARM_START": "0.2", "OUTPUT_DIR": "/out"}
     flags = ("--max_steps", "7", "--sea_window", "3", "--deepspeed", "mine.json")
     lines = commands(repo, "pretrain_sea.sh", *flags, **variables)
-    (first,) = (n for n, words in enumerate(lines) if "llava_sea.train.warm_start" in words)
+    (first,) = (n for n, words in enumerate(lines) if "--sea_align_only" in words)
     assert "llava_sea.train.launch" in lines[first + 1]
-    model, data, sea, args = parse_args(lines[first][3:])
+    script = next(n for n, word in enumerate(lines[first]) if word.endswith("train_mem.py"))
+    flags = lines[first][script + 1 :]
+    place = len(flags) - flags[::-1].index("--deepspeed")
+    assert flags[place].endswith("zero2.json")
+    model, data, sea, args = parse_args([*flags, "--deepspeed", ""])
     words = lines[first + 1]
     whole = training(repo, "pretrain_sea.sh", recipe, "--sea_window", "3")
     assert words[words.index("--output_dir") + 1] == "/out"
-    assert args.output_dir == "/out-warm-start" and not args.deepspeed
+    assert args.output_dir == "/out-warm-start" and sea.sea_align_only
     assert args.num_train_epochs == 0.2 and args.max_steps == -1
-    ranks = whole.args.per_device_train_batch_size * whole.args.gradient_accumulation_steps
-    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 8 * ranks
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        assert getattr(args, name) == getattr(whole.args, name)
     assert sea.enabled and sea.sea_window == 3 and sea.sea_eval_data is None
     assert (model, data) == (whole.model, whole.data)
     assert args.learning_rate == whole.args.learning_rate

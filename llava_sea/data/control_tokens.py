@@ -2,7 +2,7 @@
 
 A tokenizer makes a control token of the word wherever it stands. In training that stays so, as in
 LLaVA, and is counted. In chat and in questions of files a person's text is text: there the prompt
-is encoded by a twin of the tokenizer whose special tokens bear names that nobody can type, and only
+is encoded by a twin of the tokenizer whose special tokens have names that nobody can type, and only
 the template writes those. All other text gets the same ids from both.
 """
 
@@ -81,12 +81,7 @@ class Twin:
 
 @lru_cache(maxsize=4)
 def make_twin(tokenizer: Any, template: Template) -> Twin:
-    """Rename the control tokens of a tokenizer and of a template; ids and all other rules stay.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        template: whose tokens remain control tokens.
-    """
+    """Rename the control tokens of a tokenizer and of a template; ids and all other rules stay."""
     nonce = secrets.token_hex(8)
     words = control_tokens(tokenizer, template)
     names = {word: f"<|{nonce}-{number}|>" for number, word in enumerate(sorted(words))}

@@ -2,10 +2,10 @@
 
 What comes out depends on the data, the seed, the epoch and the record's index alone, so any number
 of workers, in any order, resumed anywhere, give the same. The epoch comes with the index
-(`llava_sea.data.sampler`). Labels are rows of files, read when their picture is; what that costs
-beside the picture `scripts/bench/data_workers.py` measures.
+(`llava_sea.data.sampler`). Labels are rows of files, read when their image is; what that costs
+beside the image `scripts/bench/data_workers.py` measures.
 
-Shape letters: L tokens, P patches, K pairs of a picture, N labels of a patch.
+Shape letters: L tokens, P patches, K pairs of an image, N labels of a patch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from llava_sea.alignment.sampling import (
 )
 from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import Template
+from llava_sea.data import problems
 from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.problems import RecordError
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tokenize_record
 from llava_sea.errors import UserError
@@ -53,17 +55,17 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         keep_top_n: bool = False,
     ) -> None:
-        """Keep the parts; with a label store, see that it has every picture.
+        """Keep the parts; with a label store, see that it has every image.
 
         Args:
             records: the data.
-            image_folder: where the records' pictures are.
+            image_folder: where the records' images are.
             transform: the vision tower's.
             template: how conversations are written.
             tokenizer: the language model's, fast.
-            image_tokens: P, the tokens of a picture.
+            image_tokens: P, the tokens of an image.
             model_max_length: longest sequence, in tokens.
-            label_store: labels for the pictures; None trains without SEA.
+            label_store: labels for the images; None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
                 differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
@@ -71,7 +73,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             keep_top_n: give each pair its patch's top n words and scores too.
 
         Raises:
-            UserError: if a picture has no labels, or the grid does not hold P patches.
+            UserError: if an image has no labels, or the grid does not hold P patches.
         """
         self.records = records
         self.image_folder = image_folder
@@ -79,7 +81,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.template = template
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
-        self.model_max_length = model_max_length
+        self.reading = (template, tokenizer, image_tokens, model_max_length)
         self.label_store = label_store
         self.window = window
         self.seed = seed
@@ -91,7 +93,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             if self.grid[0] * self.grid[1] != image_tokens:
                 raise UserError(
                     f"{label_store.directory}: labels for {self.grid[0]} x {self.grid[1]} patches "
-                    f"do not fit the {image_tokens} tokens of a picture; mine them with this tower"
+                    f"do not fit the {image_tokens} tokens of an image; mine them with this tower"
                 )
             self._overlap = grid_overlap(label_store.grid, self.grid)
             self.pairs_per_record = num_windows(self.grid, window)
@@ -102,7 +104,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """LLaVA's measure of each record: its words and picture tokens; negative if text only."""
+        """LLaVA's measure of each record: its words and image tokens; negative if text only."""
         return [self._modality_length(record) for record in self.records]
 
     def _modality_length(self, record: Record) -> int:
@@ -126,9 +128,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         """
         index, epoch = item if isinstance(item, tuple) else (item, 0)
         record = self.records[index]
-        ids, labels, mask = tokenize_record(
-            record, self.template, self.tokenizer, self.image_tokens, self.model_max_length
-        )
+        ids, labels, mask = tokenize_record(record, *self.reading)
         sample = {
             "input_ids": torch.tensor(ids, dtype=torch.int64),
             "labels": torch.tensor(labels, dtype=torch.int64),
@@ -136,7 +136,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         }
         crc32 = 0
         if record.images:
-            loaded = [load_image(self.image_folder, name, record.id) for name in record.images]
+            try:
+                loaded = [load_image(self.image_folder, name, record.id) for name in record.images]
+            except RecordError as error:
+                raise record.error(error.kind, error.what) from None
             sample["pixel_values"] = torch.stack([self.transform(one.image) for one in loaded])
             crc32 = loaded[0].crc32
         if self.label_store is not None:
@@ -144,7 +147,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         return sample
 
     def _pairs(self, record: Record, epoch: int, crc32: int) -> dict[str, Tensor]:
-        """Draw the record's pairs; none for text, or for a picture that mining had to skip."""
+        """Draw the record's pairs; none for text, or for an image that mining had to skip."""
         store = self.label_store
         assert store is not None
         if record.image is None or record.image in store.skipped:
@@ -157,12 +160,13 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         try:
             stored = store.read(record.image)
         except ValueError as error:
-            raise UserError(f"{record.name}: {error}") from None
+            raise record.error(problems.LABEL_STORE, str(error)) from None
         if stored.crc32 != crc32:
-            raise UserError(
-                f"{record.name}: the labels in {store.directory} were mined for another picture "
-                f"than {record.image!r} in {self.image_folder} (its bytes changed, or it is "
-                "another folder); extract the labels again, into a new folder"
+            raise record.error(
+                problems.LABELS_STALE,
+                f"the labels in {store.directory} were mined for another image than "
+                f"{record.image!r} in {self.image_folder} (its bytes changed, or it is another "
+                "folder); extract the labels again, into a new folder",
             )
         # As `sample_pairs`; only the patches that are drawn have their labels resampled.
         rng = pair_generator(self.seed, epoch, record.index)
@@ -183,10 +187,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
 
 def check_store(records: Sequence[Record], store: LabelStore) -> int:
-    """See that a store has every record's picture; count those that mining had to skip.
+    """See that a store has every record's image; count those that mining had to skip.
 
     Raises:
-        UserError: with the number of pictures missing and the first of them.
+        UserError: with the number of images missing and the first of them.
     """
     missing = [r for r in records if r.image is not None and r.image not in store]
     if missing:

@@ -1,7 +1,7 @@
-"""Picture files into the pixels that a vision tower gets; mining and training share every line.
+"""Image files into the pixels that a vision tower gets; mining and training share every line.
 
-`load_image` gives what a viewer shows: the EXIF rotation is applied (LLaVA leaves such pictures
-lying on their side), 16-bit pictures are scaled instead of clipped. An alpha channel is dropped, as
+`load_image` gives what a viewer shows: the EXIF rotation is applied (LLaVA leaves such images
+lying on their side), 16-bit images are scaled instead of clipped. An alpha channel is dropped, as
 in LLaVA. The format is told by content, not by name. `ImageTransform` is the tower's own processor,
 with LLaVA's ``--image_aspect_ratio`` before it.
 
@@ -25,8 +25,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from llava_sea.data import problems
+from llava_sea.data.problems import Kind, RecordError
 from llava_sea.errors import UserError
-from llava_sea.files import IMAGE_BYTES, read_file
+from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
 from llava_sea.pretrained import load_pretrained
 
 MAX_PIXELS = 89_478_485
@@ -44,11 +46,11 @@ MAX_CROP_RATIO = 50
 # Pillow would hand EPS to Ghostscript, and opens forms that no photograph has.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ASPECT_RATIOS = ("square", "pad")
-_LOOKED_FOR = 100  # pictures looked for before anything long begins
+_LOOKED_FOR = 100  # images looked for before anything long begins
 
 
 class LoadedImage(NamedTuple):
-    """An RGB picture and the CRC-32 of its file's bytes, which ties labels to the picture."""
+    """An RGB image and the CRC-32 of its file's bytes, which ties labels to the image."""
 
     image: Image.Image
     crc32: int
@@ -58,92 +60,104 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
     """Return the file of a record's "image"; links inside the folder may lead anywhere.
 
     Raises:
-        UserError: if the name is absolute or leaves the folder.
+        RecordError: if the name is absolute or leaves the folder.
     """
     normal = os.path.normpath(name)
     outside = normal == os.pardir or normal.startswith(os.pardir + os.sep)
     if os.path.isabs(name) or outside or "\0" in name:
-        raise UserError(
-            f"record {record_id!r}: the image {name!r} is not below the image folder; write its "
-            "path relative to --image_folder, without '..' (a link inside the folder may lead out)"
+        raise RecordError(
+            problems.IMAGE_OUTSIDE,
+            f"the image {name!r} is not below the image folder; write its path relative to "
+            "--image_folder, without '..' (a link inside the folder may lead out)",
+            record_id=record_id,
         )
     return Path(folder) / name
 
 
-def look_for_pictures(folder: str | os.PathLike[str], pictures: Iterable[tuple[str, str]]) -> None:
-    """Refuse a folder that holds none of the first pictures: all of them would be missing.
+def look_for_pictures(folder: str | os.PathLike[str], images: Iterable[tuple[str, str]]) -> None:
+    """Refuse a folder that holds none of the first images: all of them would be missing.
 
-    Args:
-        folder: the image folder.
-        pictures: the names of pictures, and the ids of their records; there may be none.
+    `images` are names of images and the ids of their records; there may be none.
 
     Raises:
         UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
     """
-    first = list(itertools.islice(pictures, _LOOKED_FOR))
+    first = list(itertools.islice(images, _LOOKED_FOR))
     if not first or any((Path(folder) / image).is_file() for image, _ in first):
         return
     if not Path(folder).is_dir():
         raise UserError(f"--image_folder {folder}: no such folder")
     image, record_id = first[0]
     raise UserError(
-        f"--image_folder {folder} holds none of the first {len(first)} pictures of --data_path "
+        f"--image_folder {folder} holds none of the first {len(first)} images of --data_path "
         f"({image!r} of record {record_id} and so on): is it the folder that the names are "
         "relative to?"
     )
 
 
 def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> LoadedImage:
-    """Read a record's picture.
-
-    Args:
-        folder: the image folder.
-        name: the record's "image".
-        record_id: the record's id, for messages.
+    """Read a record's image.
 
     Raises:
-        UserError: naming record, file and reason, if there is no such picture, or it is no regular
+        RecordError: naming record, file and reason, if there is no such image, or it is no regular
             file, cannot be decoded whole, or is larger than the limits.
     """
     path = resolve_image_path(folder, name, record_id)
-    where = f"record {record_id!r}: {path}"
     try:
         data = read_file(path, IMAGE_BYTES)
+        image = decode_image(data, str(path), "replace it or remove the record")
     except UserError as error:
-        raise UserError(f"record {record_id!r}: {error}") from None
-    return LoadedImage(
-        decode_image(data, where, "replace it or remove the record"), zlib.crc32(data)
-    )
+        raise RecordError(_kind(error, path), str(error), record_id=record_id) from None
+    return LoadedImage(image, zlib.crc32(data))
+
+
+class ImageError(UserError):
+    """An image file that cannot be used; `is_too_large`, or damaged."""
+
+    def __init__(self, text: str, *, is_too_large: bool = False) -> None:
+        super().__init__(text)
+        self.is_too_large = is_too_large
+
+
+def _kind(error: UserError, path: Path) -> Kind:
+    """Say what kind of fault keeps an image from being read."""
+    if isinstance(error, ImageError):
+        return problems.IMAGE_TOO_LARGE if error.is_too_large else problems.IMAGE_DAMAGED
+    if isinstance(error, NotAFileError):
+        return problems.NOT_A_FILE
+    if not path.exists():
+        return problems.IMAGE_MISSING
+    is_too_large = path.stat().st_size > IMAGE_BYTES
+    return problems.IMAGE_TOO_LARGE if is_too_large else problems.IMAGE_DAMAGED
 
 
 def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
-    """Decode a picture file's bytes into upright RGB.
+    """Decode an image file's bytes into upright RGB.
 
-    Args:
-        data: the file.
-        where: what it is, for messages.
-        way_out: what to do about a damaged one, for messages.
+    `where` (the file) and `way_out` (for a damaged one) are for messages.
 
     Raises:
-        UserError: if it cannot be decoded whole, or is larger than the limits.
+        ImageError: if it cannot be decoded whole, or is larger than the limits.
     """
     if not data:
-        raise UserError(f"{where}: the image file is empty")
+        raise ImageError(f"{where}: the image file is empty")
     try:
         image = Image.open(BytesIO(data), formats=_known_formats())
         width, height = image.size
         if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
             return _to_rgb(_upright(image))
-    except (
-        Exception
-    ) as error:  # a decoder raises anything on a damaged file; the reason is passed on
+    except Exception as error:  # a decoder raises anything on a damaged file
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"not a picture in a known format ({', '.join(_known_formats())})"
-        raise UserError(f"{where}: the image cannot be decoded ({reason}); {way_out}") from None
-    raise UserError(
+            reason = f"not an image in a known format ({', '.join(_known_formats())})"
+        raise ImageError(
+            f"{where}: the image cannot be decoded ({reason}); {way_out}",
+            is_too_large=isinstance(error, Image.DecompressionBombError),
+        ) from None
+    raise ImageError(
         f"{where}: the image is {width} x {height} pixels, the limits are {MAX_PIXELS:,} pixels "
-        f"and {MAX_SIDE:,} on a side; make it smaller"
+        f"and {MAX_SIDE:,} on a side; make it smaller",
+        is_too_large=True,
     )
 
 
@@ -173,7 +187,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a 16-bit grey picture: Pillow's own conversion makes all above 255 white."""
+    """Scale a 16-bit grey image: Pillow's own conversion makes all above 255 white."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
         raise ValueError("32-bit pixels; save it with 8 bits a channel")
@@ -181,14 +195,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 class ImageTransform:
-    """A picture into float32 pixels ``(3, H, W)``: padded if asked, then the tower's processor."""
+    """An image into float32 pixels ``(3, H, W)``: padded if asked, then the tower's processor."""
 
     def __init__(self, processor: Any, aspect_ratio: str | None) -> None:
         """Wrap a processor.
 
         Args:
             processor: transformers' PIL processor of the tower (CLIP's, SigLIP's, BiT's).
-            aspect_ratio: ``square`` leaves the picture to the processor (CLIP: resize and centre
+            aspect_ratio: ``square`` leaves the image to the processor (CLIP: resize and centre
                 crop); ``pad`` first makes it square with the mean colour, nothing is cut off. None
                 takes what the processor does by itself; it never pads after this, so that one
                 place decides.
@@ -209,7 +223,7 @@ class ImageTransform:
         final = crop or size
         if not processor.do_resize or set(final) != {"height", "width"}:
             raise UserError(
-                f"{type(processor).__name__}: pictures must come out at one size, its settings "
+                f"{type(processor).__name__}: images must come out at one size, its settings "
                 f"say size {size}, crop {crop or None}; known to work are CLIP, SigLIP and DINOv2"
             )
         self.resolution = (int(final["height"]), int(final["width"]))
@@ -257,7 +271,7 @@ class ImageTransform:
         return transform
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return the pixels ``(3, H, W)`` of an RGB picture."""
+        """Return the pixels ``(3, H, W)`` of an RGB image."""
         if self.aspect_ratio == "pad":
             image = self._pad(image)
         elif self._crop and "shortest_edge" in self._resize:
@@ -295,7 +309,7 @@ class ImageTransform:
             )
 
     def _pad(self, image: Image.Image) -> Image.Image:
-        """Centre the picture on a square of the mean colour, LLaVA's rounding."""
+        """Centre the image on a square of the mean colour, LLaVA's rounding."""
         width, height = image.size
         side = max(width, height)
         red, green, blue = (int(mean * 255) for mean in self.processor.image_mean)
@@ -328,7 +342,7 @@ class ImageTransform:
 
 
 def view(geometry: dict[str, Any]) -> tuple[str, float, float]:
-    """Say which part of a picture a geometry shows: how it is made to fit, kept height and width.
+    """Say which part of an image a geometry shows: how it is made to fit, kept height and width.
 
     Label grids of two encoders can be mapped onto each other only if this agrees.
     """

@@ -1,7 +1,7 @@
 """Records: LLaVA's JSON list (or one JSON object a line) into checked, typed records.
 
 Everything that can be wrong with the text is found here, before a run, and named by record: see
-`llava_sea.data.images` for the pictures and `llava_sea.conversation` for what a template needs.
+`llava_sea.data.images` for the images and `llava_sea.conversation` for what a template needs.
 Limits: the file is held in memory.
 """
 
@@ -11,10 +11,11 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llava_sea.data.problems import BAD_SHAPE, BROKEN_JSON, Kind, RecordError, record_name
 from llava_sea.errors import UserError
 from llava_sea.files import read_text
 
@@ -35,7 +36,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation; pictures are paths below the image folder, `image` the first or None."""
+    """One conversation; images are paths below the image folder, `image` the first or None."""
 
     index: int
     id: str
@@ -44,16 +45,22 @@ class Record:
     more_images: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     """Keys in it that mean something elsewhere and nothing here."""
+    file: str = field(default="", compare=False)
+    """The data file that it comes from, for messages."""
 
     @property
     def images(self) -> tuple[str, ...]:
-        """All pictures, in the order of their places."""
+        """All images, in the order of their places."""
         return () if self.image is None else (self.image, *self.more_images)
 
     @property
     def name(self) -> str:
-        """What messages call the record."""
-        return f"record {self.index} (id {self.id!r})"
+        """The record's name in messages."""
+        return record_name(self.index, self.id)
+
+    def error(self, kind: Kind, what: str) -> RecordError:
+        """Return the error that says what is wrong with this record."""
+        return RecordError(kind, what, self.index, self.id, self.file)
 
 
 def load_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -68,30 +75,16 @@ def load_records(path: str | os.PathLike[str]) -> list[Record]:
         UserError: with file, line and column if it is no JSON, with the record if its shape is
             wrong.
     """
-    text = _text(path)
-    if _is_json_lines(path):
-        lines = text.split("\n")
-        rows = [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
-    else:
-        rows = _check_list(_parse(text, path, 1), path)
-    if not rows:
-        raise UserError(f"{path}: the file holds no records")
-    return [_record(row, index, path) for index, row in enumerate(rows)]
-
-
-class RecordError(UserError):
-    """What is wrong with one record of a file; `index` and `id` (None if it has none) name it."""
-
-    def __init__(self, text: str, index: int, record_id: str | None, *, is_json: bool) -> None:
-        super().__init__(text)
-        self.index = index
-        self.id = record_id
-        self.is_json = is_json
-        """False where the text is not even JSON."""
+    records = []
+    for item in parse_records(path):
+        if isinstance(item, RecordError):
+            raise item
+        records.append(item)
+    return records
 
 
 def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError]:
-    """Yield what `load_records` would return, and an error in the place of a bad record.
+    """Yield a file's records, and an error in the place of a bad one.
 
     After a break in a JSON list nothing more can be told apart: it is the last that comes.
 
@@ -100,19 +93,27 @@ def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError
     """
     text = _text(path)
     rows: Iterator[Any] = _lines(text, path) if _is_json_lines(path) else _list(text, path)
-    index = -1
+    index, file = -1, str(path)
     for index, row in enumerate(rows):
-        if isinstance(row, UserError):
-            yield RecordError(str(row), index, None, is_json=False)
+        if isinstance(row, _BrokenJson):
+            yield RecordError(BROKEN_JSON, str(row), index, None, file)
             continue
         try:
-            yield _record(row, index, path)
-        except UserError as error:
-            record_id = row.get("id") if isinstance(row, dict) else None
-            known = isinstance(record_id, (str, int))
-            yield RecordError(str(error), index, str(record_id) if known else None, is_json=True)
+            yield _record(row, index, file)
+        except _BadShape as error:
+            record_id = row.get("id", index) if isinstance(row, dict) else None
+            known = isinstance(record_id, (str, int)) and not isinstance(record_id, bool)
+            yield RecordError(BAD_SHAPE, str(error), index, str(record_id) if known else None, file)
     if index < 0:
         raise UserError(f"{path}: the file holds no records")
+
+
+class _BrokenJson(Exception):
+    """A place that is no JSON."""
+
+
+class _BadShape(Exception):
+    """A record that is not of LLaVA's form."""
 
 
 def _is_json_lines(path: str | os.PathLike[str]) -> bool:
@@ -125,7 +126,7 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
         if line.strip():
             try:
                 yield _parse(line, path, number)
-            except UserError as error:
+            except _BrokenJson as error:
                 yield error
 
 
@@ -133,11 +134,11 @@ def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
     """Yield a JSON list's values; where it breaks, those before the break and the error."""
     try:
         rows = _check_list(_parse(text, path, 1), path)
-    except UserError as error:
+    except _BrokenJson as error:
         decoder = json.JSONDecoder()
         before = re.compile(r"\s*\[\s*").match(text)
         if before is None:
-            raise  # no list at all
+            raise UserError(f"{path}: {error}") from None  # no list at all
         while before is not None:
             try:
                 row, end = decoder.raw_decode(text, before.end())
@@ -176,39 +177,39 @@ def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
                 f"{path}: not one JSON list, but an object and more from {place} on; if it holds "
                 "one record a line, name it .jsonl"
             ) from None
-        raise UserError(f"{path}: broken JSON at {place}: {error.msg}") from None
+        raise _BrokenJson(f"broken JSON at {place}: {error.msg}") from None
     except RecursionError:
-        raise UserError(f"{path}: the JSON from line {line} on is nested too deep") from None
+        raise _BrokenJson(f"the JSON from line {line} on is nested too deep") from None
 
 
-def _record(row: Any, index: int, path: str | os.PathLike[str]) -> Record:
+def _record(row: Any, index: int, file: str) -> Record:
     if not isinstance(row, dict):
-        raise UserError(f"{path}: record {index} is a {_json_type(row)}, not an object")
+        raise _BadShape(f"is a {_json_type(row)}, not an object")
     record_id = row.get("id", index)
-    where = f"{path}: record {index} (id {record_id!r})"
     if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
-        raise UserError(f'{where}: "id" must be a string or a whole number')
+        raise _BadShape('"id" must be a string or a whole number')
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise UserError(
-            f'{where}: "conversations" must be a list of turns '
+        raise _BadShape(
+            '"conversations" must be a list of turns '
             '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
         )
     for key in _NOT_READ:
         if row.get(key):
-            raise UserError(
-                f'{where}: has "{key}", which is not read: pictures are named by "image", a path '
+            raise _BadShape(
+                f'has "{key}", which is not read: an image is named by "image", a path '
                 "below the image folder or a list of them. Rename the key, or remove the record if "
                 "it is about a video"
             )
-    images = _images(row.get("image"), where)
+    images = _images(row.get("image"))
     return Record(
         index,
         str(record_id),
         images[0] if images else None,
-        tuple(_turn(turn, number, where) for number, turn in enumerate(turns)),
+        tuple(_turn(turn, number) for number, turn in enumerate(turns)),
         images[1:],
         _ignored(row, turns),
+        file,
     )
 
 
@@ -222,36 +223,35 @@ def _ignored(row: dict[str, Any], turns: list[Any]) -> tuple[str, ...]:
     )
 
 
-def _images(value: Any, where: str) -> tuple[str, ...]:
-    """Return the pictures of an "image": a path, a list of them, or nothing."""
+def _images(value: Any) -> tuple[str, ...]:
+    """Return the images of an "image": a path, a list of them, or nothing."""
     if value is None:
         return ()
     listed = value if isinstance(value, list) and value else [value]
     for path in listed:
         if not isinstance(path, str) or not path:
-            raise UserError(
-                f'{where}: "image" must be a path below the image folder or a list of them, '
-                f"it is {path!r}"
+            raise _BadShape(
+                f'"image" must be a path below the image folder or a list of them, it is {path!r}'
             )
     return tuple(listed)
 
 
-def _turn(turn: Any, number: int, where: str) -> Turn:
+def _turn(turn: Any, number: int) -> Turn:
     role, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
     if role not in ROLES:
-        raise UserError(
-            f'{where}: turn {number} is from {role!r}; LLaVA\'s names are "human" and "gpt" '
+        raise _BadShape(
+            f'turn {number} is from {role!r}; LLaVA\'s names are "human" and "gpt" '
             '(for "user" and "assistant"; a "system" turn is not supported)'
         )
     if not isinstance(text, str):
-        raise UserError(f'{where}: turn {number} needs its text in "value", it is {text!r}')
+        raise _BadShape(f'turn {number} needs its text in "value", it is {text!r}')
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}: turn {number} holds half a character (character {error.start} is an "
-                "unpaired surrogate, often a cut-off emoji); mend the text"
+            raise _BadShape(
+                f"turn {number} holds half a character (character {error.start} is an "
+                "unpaired surrogate, often a cut-off emoji); fix the text"
             ) from None
     return Turn(role, text)
 

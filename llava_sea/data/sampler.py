@@ -9,50 +9,38 @@ of ranks. The last global batch is filled up from the epoch's beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from llava_sea.data.balance import balance
 
-
+@dataclass(eq=False)
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Yields this rank's batches of (index, epoch)."""
+    """Yields this rank's batches of (index, epoch).
 
-    def __init__(
-        self,
-        num_records: int,
-        batch_size: int,
-        *,
-        rank: int,
-        world_size: int,
-        seed: int,
-        epoch_of: Callable[[], int],
-        drop_last: bool = False,
-        shuffle: bool = True,
-    ) -> None:
-        """Prepare the order.
+    Attributes:
+        num_records: length of the data set.
+        batch_size: records of one rank in one micro-batch.
+        rank: this process, from 0.
+        world_size: number of processes.
+        seed: the run's data seed.
+        epoch_of: called when an epoch begins; tells which, from 0.
+        drop_last: leave out the last global batch if it is not full.
+        shuffle: False keeps the file's order.
+    """
 
-        Args:
-            num_records: length of the data set.
-            batch_size: records of one rank in one micro-batch.
-            rank: this process, from 0.
-            world_size: number of processes.
-            seed: the run's data seed.
-            epoch_of: called when an epoch begins; tells which, from 0.
-            drop_last: leave out the last global batch if it is not full.
-            shuffle: False keeps the file's order.
-        """
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.epoch_of = epoch_of
-        self.drop_last = drop_last
-        self.shuffle = shuffle
+    num_records: int
+    batch_size: int
+    _: KW_ONLY
+    rank: int
+    world_size: int
+    seed: int
+    epoch_of: Callable[[], int]
+    drop_last: bool = False
+    shuffle: bool = True
 
     def __len__(self) -> int:
         whole = self.batch_size * self.world_size
@@ -85,7 +73,7 @@ POOL_STEPS = 50
 class ModalityBatchSampler(EpochBatchSampler):
     """Steps of one modality and like length (``--group_by_modality_length``).
 
-    A step that has text alone on one rank and pictures on another waits for the slower one, and
+    A step that has text alone on one rank and images on another waits for the slower one, and
     padding costs as much as it is long. What is left of either modality at an epoch's end makes the
     last steps, which are mixed, as in LLaVA.
     """
@@ -93,14 +81,7 @@ class ModalityBatchSampler(EpochBatchSampler):
     def __init__(
         self, lengths: Sequence[int], batch_size: int, *, accumulation: int, **options: Any
     ):
-        """Prepare the order.
-
-        Args:
-            lengths: of the records, negative for those without a picture.
-            batch_size: records of one rank in one micro-batch.
-            accumulation: micro-batches of a step.
-            options: as for `EpochBatchSampler`.
-        """
+        """Take lengths, negative for records without an image; options as `EpochBatchSampler`."""
         super().__init__(len(lengths), batch_size, **options)
         self.lengths = np.asarray(lengths)
         self.accumulation = accumulation
@@ -120,43 +101,3 @@ class ModalityBatchSampler(EpochBatchSampler):
             left.append(shuffled[whole:])
         order = [steps[i] for i in generator.permutation(len(steps))]
         return np.concatenate([*order, generator.permutation(np.concatenate(left))])
-
-
-class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Another sampler's steps, cut into micro-batches of like token count (``--pack_sequences``).
-
-    Each optimizer step sees the records it would see unpacked, and a micro-batch has
-    `batch_size` records on average: which rank gets which record is what changes, so that no rank
-    waits for one whose records are long. Of equal input every rank computes the same division.
-    """
-
-    def __init__(self, sampler: EpochBatchSampler, lengths: Sequence[int], *, accumulation: int):
-        """Prepare the division.
-
-        Args:
-            sampler: decides what each step sees.
-            lengths: of the records; the sign is ignored (`ModalityBatchSampler`'s will do).
-            accumulation: micro-batches of a step.
-        """
-        self.sampler = sampler
-        self.batch_size = sampler.batch_size
-        self.drop_last = sampler.drop_last
-        self.lengths = np.maximum(np.abs(np.asarray(lengths)), 1)
-        self.accumulation = accumulation
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        world, rank = self.sampler.world_size, self.sampler.rank
-        epoch = self.sampler.epoch_of()
-        order = self.sampler.epoch_order(epoch)
-        step = self.batch_size * world * self.accumulation
-        for start in range(0, len(order), step):
-            records = order[start : start + step]
-            lengths = self.lengths[records].tolist()
-            parts = balance(lengths, len(records) // self.batch_size)
-            # Ranks run in step: what they do at a time is alike too.
-            parts.sort(key=lambda part: sum(lengths[number] for number in part))
-            for part in parts[rank::world]:
-                yield [(int(records[number]), epoch) for number in part]

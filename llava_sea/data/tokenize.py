@@ -1,10 +1,10 @@
-"""A record into token ids, labels and the places of the picture's tokens.
+"""A record into token ids, labels and the places of the image's tokens.
 
-The text between two pictures is tokenised in one piece, as LLaVA does, and a token is supervised if
+The text between two images is tokenised in one piece, as LLaVA does, and a token is supervised if
 it overlaps supervised text (character offsets): SentencePiece and byte-level BPE behave differently
 at a cut, and counting tokens of pieces goes wrong at every one of them. There is one exception: a
 model answers after the prompt's own tokens, so a prompt whose last token would merge with the
-answer (one that begins with white space) is tokenised apart. The picture's tokens are written out
+answer (one that begins with white space) is tokenised apart. The image's tokens are written out
 (P each), so lengths are known; their ids are placeholders that nothing looks at.
 
 Limits: needs a tokenizer with offsets ("fast"; every Llama, Gemma, Phi and Qwen tokenizer is one).
@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import Segment, Template, render, render_prompt
+from llava_sea.data import problems
 from llava_sea.data.control_tokens import has_typed, make_twin
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 
 PLACEHOLDER_ID = 0
-"""Token id at a picture's places: a row that every embedding table has."""
+"""Token id at an image's places: a row that every embedding table has."""
 
 Encoded = tuple[list[int], list[tuple[int, int]]]
 """Token ids and the characters ``[start, end)`` of each."""
@@ -37,7 +38,7 @@ _TAIL, _COMPARED = 8, 3
 
 
 class Tokenized(NamedTuple):
-    """Three lists of the same length: ids, labels (-100 where not supervised), picture places."""
+    """Three lists of the same length: ids, labels (-100 where not supervised), image places."""
 
     input_ids: list[int]
     labels: list[int]
@@ -78,16 +79,11 @@ def tokenize_record(
     BOS comes first, once: the tokenizer's, if it adds one, else the template's; it is never
     supervised.
 
-    Args:
-        record: the conversation.
-        template: how it is written.
-        tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of a picture.
-        model_max_length: the sequence is cut to this many tokens, the picture's included.
+    The sequence is cut to `model_max_length` tokens, the image's (`image_tokens` each) included.
 
     Raises:
         UserError: if nothing of the record is supervised, or the cut takes away all that is, or
-            takes away tokens of the picture.
+            takes away tokens of the image.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -123,15 +119,10 @@ def tokenize_prompt(
     The turns are text: a special token typed in them stays the word, where training, as LLaVA, has
     the token.
 
-    Args:
-        turns: human and gpt in turn, the last one human.
-        template: how they are written.
-        tokenizer: a fast tokenizer.
-        image_tokens: P, the number of tokens of a picture.
-        num_images: pictures there are; None takes each ``<image>`` for one.
+    `num_images` None takes each ``<image>`` for one.
 
     Returns:
-        ids and picture places, of the same length.
+        ids and image places, of the same length.
 
     Raises:
         UserError: as `render_prompt`.
@@ -188,7 +179,7 @@ def _leading_ids(tokenizer: Any, template: Template) -> list[int]:
 
 
 def _chunks(segments: list[Segment]) -> Iterator[list[Segment] | None]:
-    """Yield the runs of text segments, and None for each picture between them."""
+    """Yield the runs of text segments, and None for each image between them."""
     run: list[Segment] = []
     for segment in segments:
         if segment.is_image:
@@ -236,7 +227,7 @@ def _tokenize_text(
         text: prompts and answers in turn.
         supervised: 1 for each character of an answer.
         prompt_ends: places in the text, ascending.
-        encode: of this text; it may go on after another one.
+        encode: of this text; which may continue another one.
         anew: of a text that begins.
 
     Returns:
@@ -282,7 +273,7 @@ def _prompt_length(
 
 
 def _going_on(encode: Encode) -> Encode:
-    """Return what encodes a text that goes on after another: no prefix space is put before it."""
+    """Return what encodes a text that continues another: no prefix space is put before it."""
     anchor, _ = encode(_ANCHOR)
     skip, shift = len(anchor), len(_ANCHOR)
 
@@ -299,13 +290,17 @@ def _check_length(
     record: Record, labels: list[int], image_mask: list[bool], model_max_length: int
 ) -> None:
     if all(label == IGNORE_INDEX for label in labels):
-        raise UserError(f"{record.name}: no answer to learn from; give it one or remove the record")
+        raise record.error(
+            problems.NOTHING_SUPERVISED, "no answer to learn from; give it one or remove the record"
+        )
     if len(labels) <= model_max_length:
         return
-    whose = "the picture's" if len(record.images) < 2 else "pictures'"
-    length = f"{record.name} is {len(labels)} tokens long, {sum(image_mask)} of them {whose}"
+    whose = "the image's" if len(record.images) < 2 else "images'"
+    length = f"is {len(labels)} tokens long, {sum(image_mask)} of them {whose}"
     way_out = f"--model_max_length {model_max_length}; raise it, or shorten or remove the record"
     if any(image_mask[model_max_length:]):
-        raise UserError(f"{length}; the picture's tokens are cut off by {way_out}")
+        raise record.error(problems.TOO_LONG, f"{length}; they are cut off by {way_out}")
     if all(label == IGNORE_INDEX for label in labels[:model_max_length]):
-        raise UserError(f"{length}; all that is to be learned is cut off by {way_out}")
+        raise record.error(
+            problems.TOO_LONG, f"{length}; all that is to be learned is cut off by {way_out}"
+        )

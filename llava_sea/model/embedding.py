@@ -57,10 +57,24 @@ def build_llava_without_llm(
             f"{tuple(weight.shape)}"
         )
     embeddings = nn.Embedding.from_pretrained(table.to(weight.dtype), freeze=True)
-    llm.set_input_embeddings(embeddings)
-    if llava.lm_head.weight is weight:
-        llava.lm_head.weight = embeddings.weight  # tied, as it was
+    llava.model.language_model = EmbeddingTable(embeddings, llm.config)
+    llava.lm_head = nn.Identity()
     return llava
+
+
+class EmbeddingTable(nn.Module):
+    """Stands where an LLM was."""
+
+    def __init__(self, embeddings: nn.Embedding, config: Any) -> None:
+        super().__init__()
+        self.embed_tokens, self.config = embeddings, config
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table."""
+        return self.embed_tokens
+
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Nothing is recomputed: there are no layers."""
 
 
 def find_tensor(folder: Path, name: str) -> Tensor:

@@ -29,6 +29,8 @@ class Stage1Model(WrappedLlava):
         llava: LlavaForConditionalGeneration,
         head: AlignmentHead | None = None,
         negatives: str = "local",
+        *,
+        align_only: bool = False,
     ) -> None:
         """Wrap a Llava and freeze it, except for its projector.
 
@@ -36,10 +38,12 @@ class Stage1Model(WrappedLlava):
             llava: its parameters' `requires_grad` is set here.
             head: None trains plain LLaVA.
             negatives: `local` or `global`, whose visual tokens are a word's negatives.
+            align_only: compute the alignment loss alone; of the LLM only the embeddings are used.
         """
         super().__init__(llava)
         self.head = head
         self.negatives = negatives
+        self.align_only = align_only
         llava.requires_grad_(False)
         self.projector.requires_grad_(True)
 
@@ -59,9 +63,11 @@ class Stage1Model(WrappedLlava):
     ) -> StepLosses:
         """Compute both losses of a micro-batch; `sea` has the fields of `PatchWords`."""
         visual_IPD = self.project(pixel_values)
-        lm_loss_sum, num_tokens = self.language_loss(
-            visual_IPD, input_ids, attention_mask, labels, image_mask
-        )
+        lm_loss_sum = num_tokens = visual_IPD.new_zeros(())
+        if not self.align_only:
+            lm_loss_sum, num_tokens = self.language_loss(
+                visual_IPD, input_ids, attention_mask, labels, image_mask
+            )
         sea_loss, num_pairs = None, None
         if self.head is not None and sea is not None:
             sea_loss, num_pairs = self.align(visual_IPD, PatchWords(**sea))

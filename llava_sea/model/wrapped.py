@@ -30,7 +30,7 @@ class StepLosses(NamedTuple):
     """The losses of one micro-batch on one rank, not yet normalised over ranks."""
 
     lm_loss_sum: Tensor
-    """Next-token loss (eq. 12) summed over this rank's supervised tokens."""
+    """Next-token loss (eq. 12) summed over this rank's supervised tokens; 0 without the LLM."""
     num_tokens: Tensor
     """How many they are."""
     sea_loss: Tensor | None = None
@@ -126,6 +126,16 @@ class WrappedLlava(nn.Module):
         embeds_BLD = self.embed(input_ids)
         return embeds_BLD.masked_scatter(image_mask[..., None], visual_IPD.to(embeds_BLD.dtype))
 
+    def hidden_states(
+        self, visual_IPD: Tensor, input_ids: Tensor, attention_mask: Tensor, image_mask: Tensor
+    ) -> Tensor:
+        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places."""
+        embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
+        hidden_BLD: Tensor = self.language_model(
+            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return hidden_BLD
+
     def language_loss(
         self,
         visual_IPD: Tensor,
@@ -135,10 +145,7 @@ class WrappedLlava(nn.Module):
         image_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return the next-token loss (eq. 12) summed over supervised tokens, and their number."""
-        embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
-        hidden_BLD = self.language_model(
-            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden_BLD = self.hidden_states(visual_IPD, input_ids, attention_mask, image_mask)
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
         lm_loss_sum = self.token_loss(

@@ -21,7 +21,7 @@ from llava_sea.train.deepspeed_config import check_agreement, describe, read_eng
 
 @dataclass
 class ModelArguments:
-    """What the model is made of."""
+    """The parts of the model."""
 
     model_name_or_path: str = field(
         metadata={"help": "Base LLM, in stage 2 or a LLaVA: folder or hub id."}
@@ -84,7 +84,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it learns from."""
+    """The data."""
 
     data_path: str = field(metadata={"help": "LLaVA-style JSON list (or .jsonl) of records."})
     image_folder: str = field(metadata={"help": 'Folder that records\' "image" is relative to.'})
@@ -154,6 +154,13 @@ class SeaArguments:
         metadata={
             "help": "Start of the log logit scale; tau = exp(-this) (default: 0; preset best: "
             "2.659, CLIP's)."
+        },
+    )
+    sea_align_only: bool = field(
+        default=False,
+        metadata={
+            "help": "A warm start before stage 1: the alignment loss alone, lambda 1; the LLM is "
+            "not run, of it only the embedding table is read."
         },
     )
     sea_transfer: bool = field(

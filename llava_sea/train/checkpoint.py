@@ -1,10 +1,9 @@
-"""Checkpoints: complete, checked, and tied to their run.
+"""Checkpoints: complete and checked; which one a run resumes from.
 
 ``checkpoint-N`` holds what the run's saver writes (in stage 1 the projector and the temperature,
 nothing frozen), and the optimizer's, scheduler's, RNG and trainer state of what is trained.
 ``checksums.json`` is written last, after every rank is done: a folder without it was cut off and is
-removed by the run's next start; a file that does not match it is refused. ``run.json`` in the
-output folder says which run the checkpoints belong to.
+removed by the run's next start; a file that does not match it is refused.
 
 DeepSpeed's optimizer shards are pickles and are loaded as such, and a pickle can run code. The
 checksums show damage; they are no signature: whoever changes a shard can write new ones. So a run
@@ -15,46 +14,27 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
 from pathlib import Path
-from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.files import (
-    check_folder,
-    only_writer,
-    refuse_other_things,
-    remove,
-    sha256_file,
-    write_atomically,
-)
+from llava_sea.files import open_atomically, remove, sha256_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
-RUN = "run.json"
-DRY_SAVE = ".dry-save"
 
-WAIT_S = 60.0
-"""Seconds to wait for the former run's processes: told to end, they first save a checkpoint."""
-
-RESULTS = (
-    "checkpoint-*",
-    "config.json",
-    "mm_projector.bin",
-    "non_lora_trainables.bin",
-    "model*.safetensors*",
-    "pytorch_model*.bin*",
-    "adapter_*",
-    "tokenizer*",
+TRAINER_FILES = (
+    "checksums.json",
+    "latest",
+    "optimizer*",
+    "rng_state*",
+    "scheduler.pt",
+    "training_args.bin",
+    "zero_to_fp32.py",
 )
-"""What a run may leave or another software's checkpoint may consist of."""
-
-PATHS = ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "image_folder")
-"""Of a run's identity, those that may be spelled in several ways."""
+"""Files of a checkpoint that are for resuming, not for using the model."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -148,43 +128,11 @@ def rotate(output_dir: Path, keep: int | None) -> None:
         remove(path)
 
 
-@contextmanager
-def only_run(
-    output_dir: Path, run: Mapping[str, Any], *, resume_from: object = None, write: bool = True
-) -> Iterator[bool]:
-    """Claim an output folder and hold it against a second run.
-
-    Args:
-        output_dir: as `claim_output_dir`, like the others.
-        run: as there.
-        resume_from: as there.
-        write: as there; without it nothing is held.
-
-    Yields:
-        Whether it is held; False also on a file system without locks.
-
-    Raises:
-        UserError: as `claim_output_dir`, or if another process writes into the folder.
-    """
-    claim_output_dir(output_dir, run, resume_from=resume_from, write=False)
-    if not write:
-        yield False
-        return
-    busy = (
-        f"--output_dir {output_dir}: another process is writing there; a run that was just ended "
-        "may need a minute to save. Wait for its end, or choose another folder"
-    )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with only_writer(output_dir / ".lock", busy, patience=WAIT_S) as held:
-        claim_output_dir(output_dir, run, resume_from=resume_from)
-        yield held
-
-
 def clean_up(output_dir: Path) -> None:
     """Remove what killed runs left in an output folder that this run has claimed and holds."""
     found = [path for path in _checkpoints(output_dir) if not _is_sealed(path)]
     found += [p for p in output_dir.iterdir() if re.fullmatch(r"\..+\.\d+\.tmp", p.name)]
-    for path in (output_dir / DRY_SAVE, *output_dir.glob(".saving-*")):
+    for path in output_dir.glob(".saving-*"):
         # With files in `former` it was cut off while the new ones took their place: the only copy.
         if path.exists() and not any(path.glob("former/*")):
             found.append(path)
@@ -193,96 +141,73 @@ def clean_up(output_dir: Path) -> None:
         remove(path)
 
 
-def claim_output_dir(
-    output_dir: Path, run: Mapping[str, Any], *, resume_from: object = None, write: bool = True
-) -> None:
-    """Tie an output folder to a run, or check that it is the same run's.
+def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | None:
+    """Return the checkpoint to resume from: the one asked for, else the latest complete one.
 
-    A folder that holds other things is refused. A mended data file may be gone on with: where
-    nothing else differs, the number of records with and without a picture (``records``) is the
-    same, and a checkpoint of the folder is named.
-
-    Args:
-        output_dir: the folder; made if it is not there.
-        run: everything that must agree for its checkpoints to be gone on from.
-        resume_from: ``--resume_from_checkpoint`` as given.
-        write: False only checks, as all ranks but the first do.
+    What is returned here is loaded, DeepSpeed's pickles too: only this run's own folder is taken.
 
     Raises:
-        UserError: if checkpoints of another run are there; names what differs.
+        UserError: if the one asked for is not there, or the checkpoint is damaged.
     """
-    path = output_dir / RUN
-    check_folder(output_dir, "--output_dir")
-    if not path.is_file():
-        refuse_other_things(output_dir, "--output_dir", (RUN,))  # another rank may just write it
-    elif any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
-        data_changed = _check_same(output_dir, _read_run(path), run, resume_from)
-        if data_changed and write:
-            logger.warning(
-                "%s: going on with a data file that has changed since the run began, as named by "
-                "--resume_from_checkpoint; with --group_by_modality_length a changed record may "
-                "come twice or not at all in this epoch",
-                output_dir,
-            )
-    if write:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(dict(run), indent=1).encode())
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    try:
-        former = json.loads(path.read_bytes())
-        if not isinstance(former, dict):
-            raise TypeError("no JSON object")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}), so nothing says which run the results beside it belong "
-            "to. Nothing was changed; put a copy of the file there, or choose another --output_dir"
-        ) from None
-    return former
-
-
-def _check_same(
-    output_dir: Path, former: Mapping[str, Any], run: Mapping[str, Any], resume_from: object
-) -> bool:
-    """Refuse another run's folder; say whether the data file alone has changed, as is allowed."""
-    differing = [
-        key
-        for key in dict.fromkeys([*run, *(former.keys() & {"command"})])
-        if key != "records"  # the data's checksum says more
-        and former.get(key) != run.get(key)
-        and not (key in PATHS and _same_place(former.get(key), run[key]))
-    ]
-    if not differing:
-        return False
-    complete = complete_checkpoints(output_dir)
-    if differing == ["data_sha256"] and complete:
-        if former.get("records") != run.get("records"):
-            then = former.get("records", "an unknown number")
+    wanted = str(requested) if requested is not None else "true"
+    if wanted.lower() in ("false", "0", "no"):
+        if complete_checkpoints(output_dir):
             raise UserError(
-                f"--output_dir {output_dir}: the data file has changed since this run began, and "
-                f"holds {run.get('records')} records now, {then} then: its order "
-                "is another and cannot be gone on with. Nothing was changed; choose another folder"
+                f"--resume_from_checkpoint {requested}: {output_dir} holds checkpoints, which a "
+                "fresh run would overwrite; choose another --output_dir"
             )
-        named = Path(str(resume_from)).resolve()
-        if resume_from is None or named not in [path.resolve() for path in complete]:
+        return None
+    if wanted.lower() in ("true", "1", "yes"):
+        complete = complete_checkpoints(output_dir)
+        if not complete:
+            return None
+        path = complete[-1]
+    else:
+        path = Path(wanted)
+        if not path.is_dir():
+            raise UserError(f"--resume_from_checkpoint {path}: no such folder")
+        if path.resolve().parent != output_dir.resolve():
             raise UserError(
-                f"--output_dir {output_dir}: the data file has changed since this run began. To go "
-                "on with it as it is now (the same records, mended), name the checkpoint: "
-                f"--resume_from_checkpoint {complete[-1]}; else choose another folder. Nothing was "
-                "changed"
+                f"--resume_from_checkpoint {path}: not a checkpoint of --output_dir {output_dir}. "
+                "A run is resumed in its own folder; to start from another one's weights pass its "
+                "mm_projector.bin as --pretrain_mm_mlp_adapter"
             )
-        return True
-    details = "; ".join(f"{k}: {former.get(k)!r} there, {run.get(k)!r} now" for k in differing)
-    raise UserError(
-        f"--output_dir {output_dir}: holds the results of another run ({details}). "
-        "Nothing was changed; choose another folder, or the flags of that run to go on"
-    )
+    verify(path)
+    logger.info("resuming from %s", path)
+    return str(path)
 
 
-def _same_place(one: Any, other: Any) -> bool:
-    """Say whether two spellings of a path (relative, absolute, through a link) are one place."""
+def is_finished(checkpoint: str) -> bool:
+    """Say whether a checkpoint is its run's last: Trainer would go one past --max_steps."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    return int(state["global_step"]) >= int(state["max_steps"])
+
+
+def finish_from(checkpoint: Path, output_dir: Path) -> None:
+    """Put a last checkpoint's results into the output folder, those that are not there or damaged.
+
+    The checkpoint is verified; its checksums are those of the results too.
+    """
+    sums = read_checksums(checkpoint)
+    for path in checkpoint.iterdir():
+        target = output_dir / path.name
+        of_the_trainer = any(path.match(pattern) for pattern in TRAINER_FILES)
+        if not path.is_file() or of_the_trainer or _is_whole(target, sums[path.name]):
+            continue
+        if target.exists():
+            logger.warning("%s is not as the run left it; copied from %s", target, checkpoint.name)
+        with path.open("rb") as source, open_atomically(target) as copy:
+            shutil.copyfileobj(source, copy)
+    for left in output_dir.glob(".saving-*"):  # of a run killed while it wrote the results
+        remove(left)
+    logger.info("%s: this run has finished; nothing is left to train", output_dir)
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Compare a result with its checksum; the trainer's state changes after the checkpoint."""
     try:
-        return os.path.samefile(str(one), str(other))
-    except OSError:
+        if path.name == "trainer_state.json":
+            return isinstance(json.loads(path.read_bytes()), dict)
+        return sha256_file(path) == sha256
+    except (OSError, ValueError):
         return False

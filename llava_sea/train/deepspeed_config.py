@@ -38,8 +38,7 @@ BATCHES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accum
 def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
     """Read the file, without what is not its business.
 
-    Args:
-        given: its path, or the JSON itself as text or read already.
+    `given` is its path, or the JSON itself as text or read already.
 
     Raises:
         UserError: if it cannot be read, or is no configuration of ZeRO.
@@ -98,11 +97,6 @@ def describe(given: str | dict[str, Any]) -> str:
 
 def check_agreement(file: str, config: Mapping[str, Any], args: Any) -> None:
     """Refuse values that contradict a flag; "auto" never does.
-
-    Args:
-        file: how to call it.
-        config: of `read_engine`.
-        args: the training arguments.
 
     Raises:
         UserError: naming every value with its flag.

@@ -1,4 +1,4 @@
-"""What stage 1 does to the visual tokens, measured on held-out pictures while it runs.
+"""Held-out measurements of stage 1 while it runs: where its visual tokens lie in the LLM.
 
 Always together: caption loss, TACS (eq. 14), modality gap (eq. 5), and how often a patch's nearest
 word (eq. 4) is right: one of its true words where these are known, else at least a word of the
@@ -7,25 +7,41 @@ mean lengths of visual tokens and embedding rows stand beside the gap. The words
 frequent of the list, embedded in blocks by all ranks at the same time: under ZeRO-3 a rank that
 looks up embeddings alone waits for ever.
 
-Shape letters: I pictures, P patches, Q words, T tokens of a word or caption, D hidden size.
+Shape letters: I images, P patches, Q words, T tokens of a word or caption, D hidden size.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.preflight import check_conversations, check_tokens
+from llava_sea.data.records import load_records
+from llava_sea.data.tokenize import padding_id
+from llava_sea.data.words import tokenize_words
+from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth, find_occurrences
+from llava_sea.labels.word_list import read_words
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train.arguments import DataArguments, SeaArguments, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 WORD_BLOCK = 2048
 
@@ -35,11 +51,6 @@ def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.dev
     """Return the mean length of the embedding rows of the words' tokens, each token once.
 
     Every rank calls it at the same time.
-
-    Args:
-        stage1: looks up embeddings.
-        word_ids_QT: the words' token ids, padded with -1.
-        device: where the embeddings are.
     """
     ids = word_ids_QT[word_ids_QT >= 0].unique()
     blocks = (stage1.embed(block.to(device)) for block in ids.split(WORD_BLOCK))
@@ -47,54 +58,49 @@ def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.dev
     return total / max(1, len(ids))
 
 
+@dataclass
 class AlignmentEvaluator:
-    """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time."""
+    """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time.
 
-    def __init__(
-        self,
-        dataset: Any,
-        collator: Any,
-        tokenizer: Any,
-        words: Sequence[str],
-        word_ids_QT: NDArray[np.int32],
-        *,
-        truth: Truth | None = None,
-        batch_size: int = 16,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Prepare.
+    Attributes:
+        dataset: held-out records, without labels; indexed by position.
+        collator: makes batches of them.
+        tokenizer: the LLM's, for the captions' tokens.
+        words: the words nearest ones are sought among.
+        word_ids: their token ids ``(Q, T)``, padded with -1.
+        truth: true words of the patches, if known.
+        batch_size: records of one forward pass.
+        rank: this process.
+        world_size: number of processes.
+    """
 
-        Args:
-            dataset: held-out records, without labels; indexed by position.
-            collator: makes batches of them.
-            tokenizer: the LLM's, for the captions' tokens.
-            words: the words nearest ones are sought among.
-            word_ids_QT: their token ids, padded with -1.
-            truth: true words of the patches, if known.
-            batch_size: records of one forward pass.
-            rank: this process.
-            world_size: number of processes.
-        """
-        self.dataset, self.collator, self.words, self.truth = dataset, collator, words, truth
-        self.word_ids_QT = torch.from_numpy(np.asarray(word_ids_QT, dtype=np.int64))
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        if truth is not None:
-            for record in dataset.records:
-                truth.check(record.image, dataset.image_tokens)
-        captions = [record.turns[-1].text.strip() for record in dataset.records]
-        encoded = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    dataset: Any
+    collator: Any
+    tokenizer: Any
+    words: Sequence[str]
+    word_ids: NDArray[np.int32]
+    _: KW_ONLY
+    truth: Truth | None = None
+    batch_size: int = 16
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Tokenise the captions and look for words in them."""
+        self.word_ids_QT = torch.from_numpy(np.asarray(self.word_ids, dtype=np.int64))
+        if self.truth is not None:
+            for record in self.dataset.records:
+                self.truth.check(record.image, self.dataset.image_tokens)
+        captions = [record.turns[-1].text.strip() for record in self.dataset.records]
+        encoded = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         self.caption_ids = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
-        self.caption_words = [set(ids.tolist()) for ids in find_occurrences(captions, words)]
+        self.caption_words = [set(ids.tolist()) for ids in find_occurrences(captions, self.words)]
 
     @torch.no_grad()
     def measure(self, model: Any, stage1: Stage1Model, device: torch.device) -> dict[str, float]:
         """Return ``eval_*`` values over all held-out records, the same on every rank.
 
-        Args:
-            model: called for the losses; the engine that wraps `stage1`, or `stage1` itself.
-            stage1: looks up embeddings.
-            device: where batches go.
+        `model` is called for the losses: the engine around `stage1`, or `stage1` itself.
         """
         was_training = stage1.training
         model.eval()
@@ -175,3 +181,97 @@ class AlignmentEvaluator:
                 1.0, sums["objects"]
             )
         return result
+
+
+class MeasureAlignment(TrainerCallback):
+    """Runs the evaluator before the first step, every K steps, and after the last."""
+
+    def __init__(self, evaluator: AlignmentEvaluator, every: int) -> None:
+        """Measure with `evaluator` every `every` steps."""
+        self.evaluator = evaluator
+        self.every = every
+        self.trainer: Any = None
+
+    def on_train_begin(
+        self,
+        args: transformers.TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Measure the untrained projector; a resumed run has done so before."""
+        if state.global_step == 0:
+            logger.info("measuring the untrained projector")
+            self._measure(args, state)
+
+    def on_step_end(
+        self,
+        args: transformers.TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Measure every so many steps and after the last."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            should_log = control.should_log
+            self._measure(args, state)
+            control.should_log = should_log  # logging a measurement takes the step's own log back
+
+    def _measure(self, args: transformers.TrainingArguments, state: TrainerState) -> None:
+        trainer = self.trainer
+        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
+        trainer.log(dict(metrics))
+
+
+def build_measurements(
+    sea: SeaArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+    reading: dict[str, Any],
+    num_rows: int,
+) -> MeasureAlignment | None:
+    """Return the callback that measures, or None when there is nothing to measure on.
+
+    Raises:
+        UserError: if a file is missing or broken.
+    """
+    if sea.sea_eval_data is None:
+        logger.info("no --sea_eval_data: TACS, gap and nearest words are not measured")
+        return None
+    word_list = sea.sea_eval_word_list
+    if word_list is None and sea.sea_labels is not None:
+        word_list = str(Path(sea.sea_labels) / "words.tsv")
+    if word_list is None:
+        raise UserError("--sea_eval_data needs words: pass --sea_eval_word_list words.tsv")
+    everything = load_records(sea.sea_eval_data)
+    records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
+    if not records:
+        raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has an image")
+    check_conversations(records, reading["template"])
+    if len(everything) > len(records):
+        logger.info("measuring on %d of %d held-out records", len(records), len(everything))
+    entries = read_words(word_list)[: sea.sea_eval_words]
+    words = np.array([entry.word for entry in entries])
+    tokens = tokenize_words(words.tolist(), reading["tokenizer"], num_rows)
+    kept_Q = ~tokens.dropped_Q
+    truth = Truth(sea.sea_eval_truth) if sea.sea_eval_truth is not None else None
+    dataset = LazySupervisedDataset(
+        records, sea.sea_eval_image_folder or data_args.image_folder, **reading
+    )
+    check_tokens(dataset, num_rows)
+    evaluator = AlignmentEvaluator(
+        dataset,
+        Collator(
+            padding_id(reading["tokenizer"], num_rows),
+            reading["transform"].resolution,
+            image_tokens=reading["image_tokens"],
+        ),
+        reading["tokenizer"],
+        words[kept_Q].tolist(),
+        tokens.ids_QM[kept_Q],
+        truth=truth,
+        batch_size=args.per_device_eval_batch_size,
+        rank=args.process_index,
+        world_size=args.world_size,
+    )
+    return MeasureAlignment(evaluator, sea.sea_eval_steps)

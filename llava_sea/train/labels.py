@@ -26,12 +26,6 @@ def open_labels(
 ) -> LabelStore:
     """Open ``--sea_labels`` and check it against the run.
 
-    Args:
-        sea: the alignment flags.
-        tower: the run's vision tower, compared with the labels' encoder.
-        transform: the run's image transform.
-        grid: rows and columns of the tower's patches.
-
     Raises:
         UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
             or preset; the message names the field and both values. If the window is too large.
@@ -42,11 +36,11 @@ def open_labels(
     where = f"--sea_labels {sea.sea_labels}"
     mined, now = store.manifest["geometry"], transform.geometry()
     differing = [f for f in now if mined.get(f) != now[f]]
-    # Another encoder may have other pixels, as long as both see the same part of the picture.
+    # Another encoder may have other pixels, as long as both see the same part of the image.
     if differing and not (sea.sea_transfer and view(mined) == view(now)):
         details = "; ".join(f"{f}: {mined.get(f)!r} there, {now[f]!r} here" for f in differing)
         raise UserError(
-            f"{where}: the pictures were transformed differently when they were labelled "
+            f"{where}: the images were transformed differently when they were labelled "
             f"({details}), so its labels belong to other pixels. Extract them again with this "
             "run's --image_aspect_ratio and --vision_tower"
         )
@@ -75,7 +69,7 @@ def open_labels(
                 f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
             )
     logger.info(
-        "labels of %d pictures, features %s, sign %+d, top %d, from %s",
+        "labels of %d images, features %s, sign %+d, top %d, from %s",
         store.num_images,
         store.manifest["features"],
         store.manifest["sign"],

@@ -51,9 +51,6 @@ def read_config(value: object) -> dict[str, bool] | None:
 def check_liger(config: dict[str, bool] | None) -> None:
     """Refuse Liger where it cannot run, before anything is loaded.
 
-    Args:
-        config: ``--liger_kernel_config``: which of its kernels; all that fit where not given.
-
     Raises:
         UserError: if it is not installed, there is no GPU, or a kernel is not known.
     """
@@ -75,11 +72,6 @@ def check_liger(config: dict[str, bool] | None) -> None:
 
 def use_liger(model: WrappedLlava, config: dict[str, bool] | None, *, zero3: bool) -> str:
     """Put Liger's kernels into a model.
-
-    Args:
-        model: the model, before an engine takes it.
-        config: as in `check_liger`.
-        zero3: whether parameters are kept in parts.
 
     Returns:
         What is used, in words.

@@ -1,12 +1,13 @@
-"""What a run writes as its model, and how it is read back: one saver for each kind of run.
+"""Savers write the model of a run and read it back; each kind of run has one.
 
 Under DeepSpeed the engine keeps its own copy of what is trained, beside these files; without it a
-run goes on from them. Saving is a collective under ZeRO-3: every rank calls it, one writes.
+run resumes from them. Saving is a collective under ZeRO-3: every rank calls it, one writes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from typing import Any, Protocol
 import safetensors.torch
 import torch
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase
+from torch import nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform
@@ -31,6 +33,7 @@ from llava_sea.model.projector_io import (
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.model.write import write_llava
+from llava_sea.train.arguments import DataArguments, ModelArguments, TrainingArguments
 
 HEAD_FILE = "alignment_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -46,6 +49,19 @@ class Saver(Protocol):
 
     def load(self, model: WrappedLlava, folder: Path) -> None:
         """Take over what `save` wrote; for runs without DeepSpeed."""
+
+    def num_bytes(self, model: WrappedLlava) -> int:
+        """Return about how many bytes `save` writes."""
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of numbers in parameters, whole ones also under ZeRO-3."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -77,6 +93,10 @@ class Stage1Saver:
         if model.head is not None:
             model.load_head_state(safetensors.torch.load_file(folder / HEAD_FILE))
 
+    def num_bytes(self, model: WrappedLlava) -> int:
+        """Four bytes a trained number."""
+        return 4 * count(trained(model))
+
 
 @dataclass
 class WholeModelSaver:
@@ -92,7 +112,7 @@ class WholeModelSaver:
         state = whole_tensors(model.llava.named_parameters(), keep=write)
         if write:
             # Without DeepSpeed what is trained is float32 beside a frozen rest in bfloat16: rounded
-            # it could not be gone on from.
+            # it could not be resumed.
             mixed = any(tensor.dtype == torch.float32 for tensor in state.values())
             write_llava(
                 folder,
@@ -113,6 +133,11 @@ class WholeModelSaver:
         with torch.no_grad():
             for name, parameter in model.llava.named_parameters():
                 parameter.copy_(stored[name][: len(parameter)] if parameter.ndim else stored[name])
+
+    def num_bytes(self, model: WrappedLlava) -> int:
+        """The whole model, in float32 where a part of it is."""
+        parameters = list(model.parameters())
+        return max(p.element_size() for p in parameters) * count(parameters)
 
 
 @dataclass
@@ -140,3 +165,50 @@ class LoraSaver:
         """Load the adapters and the projector."""
         state = read_tensors(folder / ADAPTER_FILE) | read_tensors(folder / NON_LORA_FILE)
         restore_lora(model.llava, state, str(folder))
+
+    def num_bytes(self, model: WrappedLlava) -> int:
+        """Four bytes a trained number."""
+        return 4 * count(trained(model))
+
+
+def llava_config(
+    llava: LlavaForConditionalGeneration,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
+    text_config: Any = llava.config.text_config
+    return {
+        **text_config.to_dict(),
+        "_name_or_path": model_args.model_name_or_path,
+        "model_type": f"llava_{text_config.model_type}",
+        "architectures": ["LlavaForConditionalGeneration"],
+        **mm_config(llava, model_args, data_args, args),
+    }
+
+
+def mm_config(
+    llava: LlavaForConditionalGeneration,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Return the keys that LLaVA adds to its LLM's config.json, and the template's name."""
+    vision_config: Any = llava.config.vision_config
+    return {
+        "mm_vision_tower": model_args.vision_tower or model_args.model_name_or_path,
+        "use_mm_proj": True,
+        "mm_projector_type": model_args.mm_projector_type,
+        "mm_hidden_size": vision_config.hidden_size,
+        "mm_vision_select_layer": model_args.mm_vision_select_layer,
+        "mm_vision_select_feature": model_args.mm_vision_select_feature,
+        "mm_patch_merge_type": model_args.mm_patch_merge_type,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": data_args.image_aspect_ratio,
+        "tune_mm_mlp_adapter": model_args.tune_mm_mlp_adapter,
+        "tokenizer_model_max_length": args.model_max_length,
+        "tokenizer_padding_side": "right",
+        "conversation_template": model_args.version,
+    }

@@ -1,41 +1,46 @@
-"""What stage 1 is made of: a frozen Llava, its projector, the alignment head, captions, labels."""
+"""Stage 1: a frozen Llava with its projector trained, the alignment head, captions, labels."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from llava_sea.alignment import AlignmentHead
 from llava_sea.conversation import get_template
-from llava_sea.data.check_text import check_conversations
-from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
+from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import padding_id
-from llava_sea.data.words import tokenize_words
+from llava_sea.data.words import WordTokens, tokenize_words
 from llava_sea.errors import UserError
+from llava_sea.files import write_atomically
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
+from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train import arithmetic, run
+from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
     SeaArguments,
     TrainingArguments,
 )
+from llava_sea.train.evaluation import build_measurements
 from llava_sea.train.labels import open_labels
-from llava_sea.train.llava_config import llava_config, llava_parts
-from llava_sea.train.measure import build_measurements
-from llava_sea.train.prepared import PickAttention, Prepared
-from llava_sea.train.saving import Stage1Saver
-from llava_sea.train.trainer import LLaVATrainer
+from llava_sea.train.precision import PickAttention, build_options, log_trainable, weights_dtype
+from llava_sea.train.saving import HEAD_FILE, Stage1Saver, llava_config
+from llava_sea.train.trainer import Prepared
 
 logger = logging.getLogger(__name__)
+
+INITIAL_PROJECTOR = "mm_projector_initial.bin"
 
 
 def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
@@ -63,7 +68,7 @@ def prepare(
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
-    check_conversations(records, get_template(model_args.version), data_args.data_path)
+    check_conversations(records, get_template(model_args.version))
     model = build_model(model_args, sea, args, pick_attention)
     reading, dataset, collator = build_data(
         records, transform, model, model_args, data_args, sea, args
@@ -77,9 +82,26 @@ def prepare(
     )
 
 
-def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
-    """Keep the untrained projector; this also shows that the folder can be written."""
-    run.save_initial_projector(trainer, output_dir)
+def save_initial_projector(model: WrappedLlava, args: TrainingArguments) -> None:
+    """Keep the projector as it was before the first step, for the report's "before"."""
+    state = projector_state(model.projector)
+    if args.process_index == 0:
+        save_projector(Path(args.output_dir or ".") / INITIAL_PROJECTOR, state)
+
+
+def write_next_flags(output_dir: Path) -> str:
+    """Write the flags with which stage 1 starts from a warm start's results; return them as a line.
+
+    They go into ``stage1_flags``, a word a line, for scripts.
+    """
+    log_scale = float(load_file(output_dir / HEAD_FILE)["log_scale"])
+    flags = {
+        "--pretrain_mm_mlp_adapter": str(output_dir / "mm_projector.bin"),
+        "--sea_log_scale_init": f"{min(log_scale, 4.605):.4f}",  # ln 100 rounded up is refused
+    }
+    words = [word for flag in flags.items() for word in flag]
+    write_atomically(output_dir / "stage1_flags", "".join(f"{w}\n" for w in words).encode())
+    return f"stage 1 starts from it with\n  {shlex.join(words)}"
 
 
 def build_model(
@@ -89,13 +111,15 @@ def build_model(
     pick_attention: PickAttention | None,
 ) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
-    dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
-    llava = build_llava(**llava_parts(model_args, args), dtype=dtype, attention=attention)
-    head = AlignmentHead(sea.sea_log_scale_init or 0.0).to(dtype) if sea.enabled else None
-    model = Stage1Model(llava, head, sea.sea_negatives)
+    options = build_options(model_args, args, pick_attention)
+    build = build_llava_without_llm if sea.sea_align_only else build_llava
+    llava = build(**options)
+    start = sea.sea_log_scale_init or 0.0
+    head = AlignmentHead(start).to(options["dtype"]) if sea.enabled else None
+    model = Stage1Model(llava, head, sea.sea_negatives, align_only=sea.sea_align_only)
     if not args.deepspeed:
         model.trainable_to_float32()
-    run.log_trainable(model)
+    log_trainable(model)
     return model
 
 
@@ -108,7 +132,7 @@ def build_data(
     sea: SeaArguments,
     args: TrainingArguments,
 ) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
-    """Build captions and pictures, with SEA their labels; also how records become tensors."""
+    """Build captions and images, with SEA their labels; also how records become tensors."""
     config = model.llava.config
     transform.check_fits(config.vision_config)
     tokenizer = load_tokenizer(
@@ -127,7 +151,7 @@ def build_data(
     rows = model.num_rows
     if sea.enabled:
         # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
-        rounded = arithmetic.weights_dtype(args) == torch.float16
+        rounded = weights_dtype(args) == torch.float16
         tower = (
             load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
         )
@@ -143,7 +167,7 @@ def build_data(
         seed=args.seed,
         keep_top_n=sea.pair_options.need_top_n,
     )
-    check_tokens(dataset, rows, data_args.data_path)
+    check_tokens(dataset, rows)
     collator = Collator(
         padding_id(tokenizer, rows),
         transform.resolution,
@@ -152,5 +176,17 @@ def build_data(
         words=words,
         options=sea.pair_options,
     )
-    run.log_losses_of_labels(dataset.num_without_labels, words)
+    _log_losses_of_labels(dataset.num_without_labels, words)
     return reading, dataset, collator
+
+
+def _log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> None:
+    """Say what of the labels cannot be used."""
+    if num_without_labels:
+        logger.warning("%d records have images without labels", num_without_labels)
+    if words is not None and words.num_dropped:
+        logger.warning(
+            "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "
+            "embedding table, and can be no target",
+            words.num_dropped,
+        )

@@ -1,4 +1,4 @@
-"""What stage 2 is made of: the LLM and projector (or adapters) to train, and conversations.
+"""Stage 2: the LLM and projector, or adapters, trained on conversations.
 
 The model is put together from an LLM, a tower and stage 1's projector, or it is a LLaVA already
 (``--model_name_or_path`` of LLaVA's finetune_task scripts): what the folder holds decides.
@@ -6,18 +6,19 @@ The model is put together from an LLM, a tower and stage 1's projector, or it is
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.conversation import get_template
-from llava_sea.data.check_text import check_conversations
-from llava_sea.data.check_tokens import check_tokens
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
+from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template, padding_id
 from llava_sea.errors import UserError
@@ -27,18 +28,15 @@ from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
 from llava_sea.model.lora import add_lora
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
-from llava_sea.train import arithmetic, run
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
     SeaArguments,
     TrainingArguments,
 )
-from llava_sea.train.llava_config import llava_config, llava_parts, mm_config
-from llava_sea.train.prepared import PickAttention, Prepared
-from llava_sea.train.quantize import quantization
-from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver
-from llava_sea.train.trainer import LLaVATrainer
+from llava_sea.train.precision import PickAttention, build_options, log_trainable
+from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver, llava_config, mm_config
+from llava_sea.train.trainer import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ def prepare(
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
     template = get_template(model_args.version)
-    check_conversations(records, template, data_args.data_path)
+    check_conversations(records, template)
     llava, tokenizer = load_model(model_args, args, pick_attention)
     check_template(template, tokenizer)
     transform.check_fits(llava.config.vision_config)
@@ -104,7 +102,7 @@ def prepare(
     model = Stage2Model(llava)
     if not args.deepspeed:
         model.trainable_to_float32()
-    run.log_trainable(model)
+    log_trainable(model)
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,
@@ -115,7 +113,7 @@ def prepare(
         model_max_length=args.model_max_length,
         seed=args.seed,
     )
-    check_tokens(dataset, model.num_rows, data_args.data_path)
+    check_tokens(dataset, model.num_rows)
     shared = (
         padding_id(tokenizer, model.num_rows),
         transform.resolution,
@@ -138,7 +136,7 @@ def load_model(
     Raises:
         UserError: if a part is missing, or flags name parts that do not go together.
     """
-    dtype, attention = arithmetic.dtype_and_attention(args, pick_attention)
+    options = build_options(model_args, args, pick_attention)
     path = model_args.model_name_or_path
     if is_llava(path):
         if model_args.pretrain_mm_mlp_adapter:
@@ -154,8 +152,8 @@ def load_model(
         loaded = load_llava(
             path,
             vision_tower=model_args.vision_tower,
-            dtype=dtype,
-            attention=attention,
+            dtype=options["dtype"],
+            attention=options["attention"],
             cache_dir=args.cache_dir,
         )
         layer = loaded.model.config.vision_feature_layer
@@ -171,12 +169,8 @@ def load_model(
         logger.warning(
             "no --pretrain_mm_mlp_adapter: the projector starts untrained, without stage 1"
         )
-    llava = build_llava(
-        **llava_parts(model_args, args),
-        dtype=dtype,
-        attention=attention,
-        llm_options=quantization(args, dtype, zero3=zero3_is_on()),
-    )
+    quantised = quantization(args, options["dtype"], zero3=zero3_is_on())
+    llava = build_llava(**options, llm_options=quantised)
     tokenizer = load_tokenizer(
         path,
         model_max_length=args.model_max_length,
@@ -186,6 +180,34 @@ def load_model(
     return llava, tokenizer
 
 
-def before_training(trainer: LLaVATrainer, output_dir: Path) -> None:
-    """Save once before the first step: a wrong folder or a full disk shows now, not at the end."""
-    run.dry_save(trainer, output_dir)
+def quantization(args: TrainingArguments, dtype: torch.dtype, *, zero3: bool) -> dict[str, Any]:
+    """Return options for the LLM's `from_pretrained`: none at ``--bits 16``, else bitsandbytes'.
+
+    Quantised are the LLM's linear layers without its head. Not under ZeRO-3, which would have to
+    cut quantised weights into parts.
+
+    Raises:
+        UserError: without bitsandbytes, or under ZeRO-3.
+    """
+    if args.bits == 16:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f'--bits {args.bits} needs bitsandbytes: pip install "llava_sea[qlora]" (or '
+            "bitsandbytes), or leave the flag out for LoRA in 16 bits"
+        )
+    if zero3:
+        raise UserError(
+            f"--bits {args.bits} does not go with ZeRO-3; pass --deepspeed zero_configs/zero2.json"
+        )
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=args.bits == 4,
+        load_in_8bit=args.bits == 8,
+        llm_int8_skip_modules=["lm_head"],
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=args.double_quant,
+        bnb_4bit_quant_type=args.quant_type,
+    )
+    return {"quantization_config": config, "device_map": {"": args.device}}

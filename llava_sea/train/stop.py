@@ -95,7 +95,7 @@ class StopOnSignal(TrainerCallback):
             say(
                 f"error: {reason}, and this step did not end within {self._grace_seconds:.0f} s; "
                 "most likely another process of this run has died. Nothing was saved at this "
-                "point; start the same command again, it goes on from the last complete checkpoint",
+                "point; start the same command again: it resumes from the last complete checkpoint",
             )
             os._exit(EXIT_STATUS)
 

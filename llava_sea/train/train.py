@@ -15,17 +15,18 @@ from pathlib import Path
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llava_sea.data.check_text import errors_name
 from llava_sea.data.images import look_for_pictures
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, naming, run_command
 from llava_sea.terminal import say
-from llava_sea.train import processes, run, stage1, stage2
-from llava_sea.train.callbacks import MetricsFile, ProgressLine
-from llava_sea.train.checkpoint import clean_up, only_run
-from llava_sea.train.parse import parse_args
-from llava_sea.train.prepared import PickAttention
-from llava_sea.train.stage_flags import check_stage
+from llava_sea.train import stage1, stage2
+from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.checkpoint import clean_up, find_checkpoint, finish_from, is_finished
+from llava_sea.train.metrics import MetricsFile, ProgressLine, summary
+from llava_sea.train.output_dir import check_room, check_size, identity, only_run
+from llava_sea.train.parse import check_stage, parse_args
+from llava_sea.train.precision import PickAttention
+from llava_sea.train.setup import leave, set_up_logging, start_engine
 from llava_sea.train.stop import StopOnSignal
 from llava_sea.train.trainer import LLaVATrainer
 
@@ -35,8 +36,7 @@ logger = logging.getLogger(__name__)
 def train(pick_attention: PickAttention | None = None) -> None:
     """Run the stage that the flags of the command line name.
 
-    Args:
-        pick_attention: names the attention for weights of a dtype; None leaves it to transformers.
+    `pick_attention` None leaves the attention to transformers.
 
     Raises:
         UserError: if a flag, a file or the output folder is wrong.
@@ -47,9 +47,10 @@ def train(pick_attention: PickAttention | None = None) -> None:
 
 def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     """Run the stage; what must be let go at the end is entered into `held`."""
-    run.set_up_logging()
-    processes.start_engine()
-    model_args, data_args, sea, args = parse_args()
+    set_up_logging()
+    start_engine()
+    arguments = parse_args()
+    model_args, data_args, sea, args = arguments
     check_stage(model_args, sea, args)
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
     transformers.set_seed(args.seed)
@@ -59,24 +60,22 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     pictures = ((record.image, record.id) for record in records if record.image is not None)
     look_for_pictures(data_args.image_folder, pictures)
     transform = stage.image_transform(model_args, data_args)
-    identity = run.identity(model_args, data_args, sea, args)
-    with_picture = sum(record.image is not None for record in records)
-    identity["records"] = f"{len(records)} ({with_picture} with a picture)"
-    asked = args.resume_from_checkpoint
+    run, asked = identity(arguments, records), args.resume_from_checkpoint
     alone = held.enter_context(
-        only_run(output_dir, identity, resume_from=asked, write=args.process_index == 0)
+        only_run(output_dir, run, resume_from=asked, write=args.process_index == 0)
     )
-    resume_from = run.find_checkpoint(output_dir, asked)
+    resume_from = find_checkpoint(output_dir, asked)
     if alone:
         clean_up(output_dir)
-    if resume_from and run.is_finished(resume_from):
+    if resume_from and is_finished(resume_from):
         if args.process_index == 0:
-            run.finish_from(Path(resume_from), output_dir)
-        processes.leave()
+            finish_from(Path(resume_from), output_dir)
+            tell_results(output_dir, sea)
+        leave()
         return
 
     parts = stage.prepare(records, transform, model_args, data_args, sea, args, pick_attention)
-    run.check_size(len(parts.dataset), args)
+    check_size(len(parts.dataset), args)
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
     measure = [parts.measure] if parts.measure else []
@@ -94,16 +93,17 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     for callback in measure:
         callback.trainer = trainer
     if resume_from is None:
-        stage.before_training(trainer, output_dir)
+        check_room(parts.model, parts.saver, args, output_dir)
+        if stage is stage1:
+            stage1.save_initial_projector(trainer.wrapped, args)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        with errors_name(data_args.data_path):
-            trainer.train(resume_from_checkpoint=resume_from)
+        trainer.train(resume_from_checkpoint=resume_from)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
-        logger.warning("stopped after step %d; start again to go on", trainer.state.global_step)
+        logger.warning("stopped after step %d; the same command resumes", trainer.state.global_step)
         sys.exit(EXIT_STATUS)
 
     # What came out: LLaVA's files, and the numbers before and after.
@@ -111,8 +111,15 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
         trainer.save_state()
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
-        say(run.summary(output_dir))
-    processes.leave()
+        tell_results(output_dir, sea)
+    leave()
+
+
+def tell_results(output_dir: Path, sea: SeaArguments) -> None:
+    """Print the numbers before and after; after a warm start also the flags for stage 1."""
+    say(summary(output_dir))
+    if sea.sea_align_only:
+        say(stage1.write_next_flags(output_dir))
 
 
 if __name__ == "__main__":

@@ -11,34 +11,56 @@ from __future__ import annotations
 
 import logging
 import shutil
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from llava_sea.alignment import PatchWords
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
+from llava_sea.data.collator import Collator
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.loader import Loader
+from llava_sea.data.packing import PackedBatchSampler
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
 from llava_sea.model.builder import zero3_is_on
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
 from llava_sea.train.arguments import SeaArguments
-from llava_sea.train.arithmetic import describe
+from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
+from llava_sea.train.precision import describe
 from llava_sea.train.saving import Saver
 from llava_sea.train.stop import guard_worker
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Prepared:
+    """A stage's parts for the trainer."""
+
+    model: WrappedLlava
+    dataset: LazySupervisedDataset
+    collator: Collator
+    saver: Saver
+    measure: MeasureAlignment | None = None
+
+
 def sea_weight(sea: SeaArguments, progress: float) -> float:
-    """Return lambda (eq. 13) at a share of the run's steps: constant, or to 0 at its middle."""
+    """Return lambda (eq. 13) at a share of the run's steps: constant, or to 0 at its middle.
+
+    Of the alignment loss alone it is 1.
+    """
+    if sea.sea_align_only:
+        return 1.0
     if sea.sea_weight_schedule == "decay":
         return sea.sea_weight * max(0.0, 1.0 - 2.0 * progress)
     return sea.sea_weight
@@ -54,15 +76,14 @@ class LLaVATrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._steps_summed: set[int] = set()
         options, model = kw["args"], kw["model"]
-        liger = bool(options.use_liger_kernel)
         used = "none"
-        if liger:
+        if options.use_liger_kernel:
             used = use_liger(model, options.liger_kernel_config, zero3=zero3_is_on())
-        # transformers would patch a causal LM's forward, which is never called here, and say that
-        # it has found none.
-        options.use_liger_kernel = False
+            # transformers would patch a causal LM's forward, which is never called here.
+            options.use_liger_kernel = False
+        # transformers would delete older checkpoints before the new one is sealed.
+        self._num_kept, options.save_total_limit = options.save_total_limit, None
         super().__init__(*args, **kw)
-        options.use_liger_kernel = liger
         logger.info("%s; Liger: %s", describe(model), used)
 
     # --- data ---------------------------------------------------------------------------------
@@ -96,10 +117,10 @@ class LLaVATrainer(Trainer):
                 accumulation=self.args.gradient_accumulation_steps,
             )
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        return Loader(
             self.train_dataset,
+            self.data_collator,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
@@ -119,11 +140,12 @@ class LLaVATrainer(Trainer):
         """Return L_g + lambda * L_a (eq. 13), scaled for the engine to average over ranks."""
         output: StepLosses = model(**inputs)
         world = self.args.world_size
-        tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
-        scale = world if self.args.average_tokens_across_devices else 1
-        lm_loss = output.lm_loss_sum * scale / tokens
-        loss = lm_loss
-        self._add("lm_loss", lm_loss)
+        loss: Any = 0.0
+        if not self.sea.sea_align_only:
+            tokens = output.num_tokens if num_items_in_batch is None else num_items_in_batch
+            scale = world if self.args.average_tokens_across_devices else 1
+            loss = output.lm_loss_sum * scale / tokens
+            self._add("lm_loss", loss)
         if output.sea_loss is not None and output.num_pairs is not None:
             share = output.sea_loss / self.current_gradient_accumulation_steps
             pairs = output.num_pairs / self.current_gradient_accumulation_steps
@@ -198,7 +220,7 @@ class LLaVATrainer(Trainer):
                 means /= self.args.world_size
             logs.update(zip(self._sums, means.tolist(), strict=True))
             if not means.isfinite().all():
-                raise UserError(self._diverged(f"the loss is {logs['lm_loss']:g}"))
+                raise UserError(self._diverged(f"the loss is {means.tolist()[0]:g}"))
             if "sea_loss" in self._sums:
                 logs.update(self._log_alignment())
             self._sums, self._steps_summed = {}, set()
@@ -208,7 +230,7 @@ class LLaVATrainer(Trainer):
         sealed = checkpoints.complete_checkpoints(Path(self.args.output_dir or "."))
         kept = f"; {sealed[-1]} is the last good checkpoint" if sealed else ""
         return (
-            f"step {self.state.global_step}: {what}, training cannot go on{kept}. Lower "
+            f"step {self.state.global_step}: {what}, training cannot continue{kept}. Lower "
             f"--learning_rate {self.args.learning_rate:g} or raise --warmup_steps, in another "
             "--output_dir"
         )
@@ -259,12 +281,10 @@ class LLaVATrainer(Trainer):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         engine: Any = self.model_wrapped
-        whole = engine.save_checkpoint
-        engine.save_checkpoint = partial(whole, exclude_frozen_parameters=True)
-        try:
-            super()._save_optimizer_and_scheduler(output_dir)
-        finally:
-            engine.save_checkpoint = whole
+        engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
+            schedule: Any = self.lr_scheduler
+            torch.save(schedule.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, wait for all ranks, seal, and only then delete older checkpoints."""
@@ -274,7 +294,6 @@ class LLaVATrainer(Trainer):
             (path / checkpoints.CHECKSUMS).unlink(missing_ok=True)
             shutil.rmtree(path)
         self._barrier()
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:
@@ -282,12 +301,10 @@ class LLaVATrainer(Trainer):
             if failed is None:
                 raise
             raise UserError(cannot_write(failed, "Earlier checkpoints are untouched")) from error
-        finally:
-            self.args.save_total_limit = keep
         self._barrier()
         if self.args.should_save:
             checkpoints.seal(path)
-            checkpoints.rotate(root, keep)
+            checkpoints.rotate(root, self._num_kept)
         self._barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -62,9 +62,7 @@ class CachedDataset(LazySupervisedDataset):
         return sample
 
     def _tokenize(self, record: Record) -> dict[str, Tensor]:
-        ids, labels, mask = tokenize_record(
-            record, self.template, self.tokenizer, self.image_tokens, self.model_max_length
-        )
+        ids, labels, mask = tokenize_record(record, *self.reading)
         return {
             "input_ids": torch.tensor(ids),
             "labels": torch.tensor(labels),

@@ -3,7 +3,7 @@
 The loop is the trainer's without a trainer: the package's sampler, data set, collator, model and
 losses; AdamW, warm-up and cosine, clipping as `transformers.Trainer` does them. The projector's
 start and the order of the data come from the seed alone, so the arms of a seed differ in their
-alignment loss and in nothing else. A warm start before it is `llava_sea.train.warm_start`'s, with
+alignment loss and in nothing else. A warm start before it is that of `--sea_align_only`, with
 this loop's optimizer. Limits: one process, one micro-batch a step.
 """
 

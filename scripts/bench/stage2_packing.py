@@ -31,8 +31,8 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_sea.data.collator import Collator
-from llava_sea.data.packing import PackedCollator
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
+from llava_sea.data.packing import PackedBatchSampler, PackedCollator
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train.train_mem import pick_attention

@@ -11,17 +11,22 @@ from llava_sea.data.images import MAX_SIDE, load_image
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
 
+SAID = '{"from": "gpt", "value": "a"}'
 TALK = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '[\n{"id": 1},\n{"id": }\n]', r"a.json: broken JSON at line 3, column 8"),
+        (
+            "a.json",
+            '[\n{"conversations": [' + SAID + ']},\n{"id": }\n]',
+            "record 1: broken JSON at line 3, column 8",
+        ),
         (
             "a.jsonl",
-            '{"conversations": []}\n\n{"id": 1',
-            "a.jsonl: broken JSON at line 3, column 9",
+            '{"conversations": [' + SAID + ']}\n\n{"id": 1',
+            "a.jsonl: record 1: broken JSON at line 3, column 9",
         ),
         (
             "a.json",
@@ -55,8 +60,8 @@ def test_no_file(tmp_path, what):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("text", "record 1 is a string, not an object"),
-        ({"id": 7}, r'record 1 \(id 7\): "conversations" .* it is missing'),
+        ("text", "record 1: is a string, not an object"),
+        ({"id": 7}, r'\(id .7.\): "conversations" .* it is missing'),
         ({"id": 7, "conversations": []}, '"conversations" .* it is empty'),
         ({"id": 7, "conversations": {}}, '"conversations" .* it is of type object'),
         ({"id": [7], "conversations": TALK}, '"id" must be a string or a whole number'),
@@ -66,7 +71,7 @@ def test_no_file(tmp_path, what):
         ({"id": "x", "image": ["a", ""], "conversations": TALK}, "or a list of them, it is ''"),
         ({"images": ["a.jpg"], "conversations": TALK}, 'has "images", .* named by "image"'),
         ({"image": "a.jpg", "video": "a.mp4", "conversations": TALK}, 'has "video", .* a video'),
-        ({"conversations": ["hi"]}, r"record 1 \(id 1\): turn 0 is from None"),
+        ({"conversations": ["hi"]}, r"record 1 \(id .1.\): turn 0 is from None"),
         ({"conversations": [{"from": "user", "value": "x"}]}, "turn 0 is from 'user'; LLaVA's"),
         ({"conversations": [TALK[0], {"from": "gpt"}]}, 'turn 1 needs its text in "value"'),
         ({"conversations": [{"from": "gpt", "value": "a\ud83d"}]}, "turn 0 holds half a character"),
@@ -114,10 +119,10 @@ def picture_bytes(tmp_path, **options):
     ("make", "message"),
     [
         (lambda p: b"", "the image file is empty"),
-        (lambda p: b"<html>not found</html>", "not a picture in a known format .JPEG"),
+        (lambda p: b"<html>not found</html>", "not an image in a known format .JPEG"),
         (
             lambda p: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "not a picture in a known",
+            "not an image in a known",
         ),
         (lambda p: picture_bytes(p)[:-400], "cannot be decoded .*truncated"),
         (lambda p: png_that_claims(60_000, 60_000), "cannot be decoded .*decompression bomb"),

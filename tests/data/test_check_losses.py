@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from llava_sea.check.__main__ import main
+from llava_sea.check.losses import all_losses, like_lengths, record_losses
 from llava_sea.conversation import get_template
-from llava_sea.data.check import main
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
-from llava_sea.data.losses import all_losses, like_lengths, record_losses
 from llava_sea.data.records import Record, Turn, load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.model.builder import build_llava, load_tokenizer

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from llava_sea.check.__main__ import main
+from llava_sea.check.show import show_tokens
 from llava_sea.conversation import get_template
-from llava_sea.data.check import main
 from llava_sea.data.records import Record, Turn
-from llava_sea.data.show import show_tokens
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.errors import UserError
 
@@ -93,8 +93,8 @@ def test_the_command(tiny, flags, capsys):
     caption = tiny.records[3]["conversations"][1]["value"]
     assert lines[:6] == [
         f"record 3 (id 'rec-3') of {tiny.data}, --version plain",
-        "picture 003.png: 40 x 30 pixels, seen as 24 x 24 (square), 4 x 4 patches",
-        "24 tokens: 16 of the picture, 8 supervised (+), the others not (.)",
+        "image 003.png: 40 x 30 pixels, seen as 24 x 24 (square), 4 x 4 patches",
+        "24 tokens: 16 of the image, 8 supervised (+), the others not (.)",
         "",
         ". <image x16>",
         f"+ {caption}\\n",

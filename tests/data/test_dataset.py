@@ -2,12 +2,12 @@
 
 import shutil
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from llava_sea.alignment.label_store import LabelStore, finalize_store, write_shard
 from llava_sea.alignment.sampling import sample_pairs
@@ -15,6 +15,8 @@ from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.loader import Loader
+from llava_sea.data.problems import IMAGE_MISSING, RecordError
 from llava_sea.data.records import Record
 from llava_sea.data.sampler import EpochBatchSampler
 from llava_sea.data.words import tokenize_words
@@ -84,14 +86,25 @@ def batches(make, hand_tokenizer, world, workers, epochs=(0, 1)):
     sampler = EpochBatchSampler(
         len(data), 3, rank=0, world_size=1, seed=9, epoch_of=lambda: next(now)
     )
-    loader = DataLoader(
+    loader = Loader(
         data,
+        Collator(0, (16, 16), 16, room, words),
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=Collator(0, (16, 16), 16, room, words),
     )
     return [batch for _ in epochs for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_workers_error_keeps_what_it_carries(make, world, workers):
+    record = replace(world.records[2], image="gone.png", file="data.json")
+    data = make(records=[*world.records[:2], record], label_store=None)
+    loader = iter(Loader(data, list, batch_size=2, num_workers=workers))
+    assert len(next(loader)) == 2
+    with pytest.raises(RecordError, match=r"^data.json: record 2 \(id 'id2'\): .*gone.png") as e:
+        next(loader)
+    assert (e.value.kind, e.value.index) == (IMAGE_MISSING, 2)
 
 
 def test_workers_change_nothing(make, hand_tokenizer, world):
@@ -123,7 +136,7 @@ def test_labels_of_another_picture(make, world):
     data = make()
     pictures = world.folder / "images"
     shutil.copy(pictures / "0.png", pictures / "1.png")
-    with pytest.raises(UserError, match=r"record 1 \(id 'id1'\): .* for another picture"):
+    with pytest.raises(UserError, match=r"record 1 \(id 'id1'\): .* for another image"):
         data[1]
     data[0]
 

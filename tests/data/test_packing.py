@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_sea.data.balance import balance, fill_rows
-from llava_sea.data.packing import PackedCollator
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler, PackedBatchSampler
+from llava_sea.data.packing import PackedBatchSampler, PackedCollator, balance, fill_rows
+from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 P = 2

@@ -144,9 +144,12 @@ def test_truncation_cuts_after_the_picture_is_written_out(hand_tokenizer, plain)
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (5, r"record 0 \(id 'r'\) is 9 tokens long, 4 of them .* all that is to be learned is cut"),
-        (4, "the picture's tokens are cut off by --model_max_length 4"),
-        (1, "the picture's tokens are cut off by --model_max_length 1"),
+        (
+            5,
+            r"record 0 \(id 'r'\): is 9 tokens long, 4 of them .* all that is to be learned is cut",
+        ),
+        (4, "they are cut off by --model_max_length 4"),
+        (1, "they are cut off by --model_max_length 1"),
     ],
 )
 def test_a_cut_that_leaves_nothing_is_an_error(hand_tokenizer, plain, limit, message):

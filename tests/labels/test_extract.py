@@ -148,7 +148,7 @@ def test_bad_image_stops_or_is_skipped_and_listed(world, tmp_path, damage, monke
 
 def test_wrong_image_folder_and_no_images(world, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(UserError, match="none of the first 24 pictures"):
+    with pytest.raises(UserError, match="none of the first 24 images"):
         extract_labels(using(world, image_folder=str(tmp_path / "elsewhere"), on_bad_image="skip"))
     with pytest.raises(UserError, match="no such folder"):
         extract_labels(using(world, image_folder=str(tmp_path / "nowhere")))

@@ -80,9 +80,8 @@ def _trainer_losses(
 
     from llava_sea.data.images import ImageTransform
     from llava_sea.data.records import load_records
-    from llava_sea.train.llava_config import llava_config
     from llava_sea.train.parse import parse_args
-    from llava_sea.train.saving import Stage1Saver
+    from llava_sea.train.saving import Stage1Saver, llava_config
     from llava_sea.train.stage1 import build_data, build_model
     from llava_sea.train.trainer import LLaVATrainer
 

@@ -6,7 +6,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava
-from llava_sea.train.arithmetic import check_attention
+from llava_sea.train.precision import check_attention
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

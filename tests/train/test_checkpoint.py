@@ -7,17 +7,16 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.files import only_writer
-from llava_sea.train import checkpoint as checkpoints
+from llava_sea.train import output_dir
 from llava_sea.train.checkpoint import (
-    claim_output_dir,
     clean_up,
     complete_checkpoints,
-    only_run,
+    find_checkpoint,
     rotate,
     seal,
     verify,
 )
-from llava_sea.train.run import find_checkpoint
+from llava_sea.train.output_dir import claim_output_dir, only_run
 
 
 def make(root, step, sealed=True):
@@ -125,7 +124,6 @@ def test_what_killed_runs_left_is_removed_by_the_next_start(tmp_path, caplog):
     left = [
         ".model.safetensors.4711.tmp",
         ".run.json.12.tmp",
-        ".dry-save/.saving-3/x",
         ".saving-4/x",
     ]
     only_copy, others = [".saving-5/former/config.json"], [".gitkeep", "notes.tmp", "runs/.x.7.tmp"]
@@ -140,12 +138,12 @@ def test_what_killed_runs_left_is_removed_by_the_next_start(tmp_path, caplog):
     of_9 = {f"checkpoint-9/{name}" for name in ("checksums.json", "mm_projector.bin")}
     of_9.add("checkpoint-9/global_step/rank0.pt")
     assert kept == {"run.json", ".lock", *only_copy, *others, *of_9}
-    for name in ("checkpoint-10", "checkpoint-12", ".model.safetensors.4711.tmp", ".dry-save"):
+    for name in ("checkpoint-10", "checkpoint-12", ".model.safetensors.4711.tmp"):
         assert f"{tmp_path / name} was cut off while it was written; it is removed" in caplog.text
 
 
 def test_a_second_run_in_the_folder_is_refused_and_removes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "WAIT_S", 0.1)
+    monkeypatch.setattr(output_dir, "WAIT_S", 0.1)
     claim_output_dir(tmp_path, {"lr": "1"})
     make(tmp_path, 2, sealed=False)  # being written
     with (
@@ -172,15 +170,6 @@ def test_a_run_waits_for_the_former_ones_end(tmp_path, caplog):
         assert alone
     os.waitpid(child, 0)
     assert "held by another process; waiting" in caplog.text
-
-
-def test_a_warm_starts_folder_is_not_stage_1s(tmp_path):
-    flags = {"lr": "1", "seed": "1"}
-    claim_output_dir(tmp_path, flags | {"command": "warm_start"})
-    (tmp_path / "mm_projector.bin").touch()
-    claim_output_dir(tmp_path, flags | {"command": "warm_start"})
-    with pytest.raises(UserError, match="command: 'warm_start' there, None now"):
-        claim_output_dir(tmp_path, flags)
 
 
 def test_another_runs_folder_is_refused_and_untouched(tmp_path):
@@ -240,21 +229,21 @@ def test_one_folder_in_two_spellings_is_no_difference(tmp_path, monkeypatch):
 RUN = {"lr": "1", "data_sha256": "a", "records": "9 (8 with a picture)"}
 
 
-def test_mended_data_is_gone_on_with_where_a_checkpoint_is_named(tmp_path, caplog):
+def test_fixed_data_are_accepted_where_a_checkpoint_is_named(tmp_path, caplog):
     claim_output_dir(tmp_path, RUN)
     path = make(tmp_path, 2)
-    mended = RUN | {"data_sha256": "b"}
+    fixed = RUN | {"data_sha256": "b"}
     for vague in (None, "True", str(tmp_path / "checkpoint-3")):
         with pytest.raises(UserError, match=f"has changed.*--resume_from_checkpoint {path};"):
-            claim_output_dir(tmp_path, mended, resume_from=vague)
-    claim_output_dir(tmp_path, mended, resume_from=str(path))
+            claim_output_dir(tmp_path, fixed, resume_from=vague)
+    claim_output_dir(tmp_path, fixed, resume_from=str(path))
     assert "data file that has changed" in caplog.text
-    claim_output_dir(tmp_path, mended)  # from now on it is this run's data
+    claim_output_dir(tmp_path, fixed)  # from now on it is this run's data
     with pytest.raises(UserError, match="another run"):
-        claim_output_dir(tmp_path, mended | {"lr": "2"}, resume_from=str(path))
+        claim_output_dir(tmp_path, fixed | {"lr": "2"}, resume_from=str(path))
 
 
-def test_data_with_other_records_are_not_gone_on_with(tmp_path):
+def test_data_with_other_records_are_not(tmp_path):
     claim_output_dir(tmp_path, RUN)
     path = make(tmp_path, 2)
     other = RUN | {"data_sha256": "b", "records": "9 (7 with a picture)"}

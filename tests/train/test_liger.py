@@ -9,9 +9,9 @@ import torch
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train.arithmetic import describe
 from llava_sea.train.liger import check_liger
 from llava_sea.train.parse import parse_args
+from llava_sea.train.precision import describe
 
 
 def test_refused_where_it_is_not_installed(monkeypatch, stage1_flags, tmp_path):
@@ -68,9 +68,9 @@ def test_a_run_logs_it_before_its_first_step(train_line):
 
 @pytest.fixture
 def train_line(stage1_flags, tmp_path, monkeypatch, caplog):
-    from llava_sea.train import run, train
+    from llava_sea.train import train
 
-    monkeypatch.setattr(run, "set_up_logging", lambda: None)
+    monkeypatch.setattr(train, "set_up_logging", lambda: None)
     monkeypatch.setattr("sys.argv", ["train", *stage1_flags(tmp_path / "run", max_steps=1)])
     with caplog.at_level(logging.INFO, "llava_sea"):
         train.train()

@@ -1,14 +1,25 @@
-"""Every command that writes into a folder refuses one that holds other things, in one way."""
+"""Output folders: none that holds other things, one way in all commands; whose a run's is."""
 
 import sys
+from dataclasses import dataclass, fields
+from fnmatch import fnmatch
 
 import pytest
+import transformers
 
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.model import export
-from llava_sea.train import train, warm_start
+from llava_sea.train import train
+from llava_sea.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    SeaArguments,
+    TrainingArguments,
+)
+from llava_sea.train.output_dir import NOT_IDENTITY, identity
+from llava_sea.train.parse import parse_args
 
 
 @pytest.fixture
@@ -37,7 +48,7 @@ def write_into(tiny, stage1_flags, stage2_flags, monkeypatch):
             "export": lambda: export.main(exported),
             "stage 1": lambda: run_with(train.train, stage1_flags(folder)),
             "stage 2": lambda: run_with(train.train, stage2_flags(folder)),
-            "warm start": lambda: run_with(warm_start.main, stage1_flags(folder)),
+            "warm start": lambda: run_with(train.train, stage1_flags(folder, sea_align_only=True)),
             "labels": lambda: extract(folder),
         }[command]()
 
@@ -72,7 +83,7 @@ def test_a_file_is_no_output_folder(write_into, tmp_path, command, below):
 
 
 def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tiny, tmp_path):
-    from llava_sea.labels.extraction_state import begin_or_resume
+    from llava_sea.labels.state import begin_or_resume
 
     folder = tmp_path / "labels"
     folder.mkdir()
@@ -84,3 +95,61 @@ def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tin
     (folder / "work" / "thesis.doc").touch()  # work/ is deleted at the end
     with pytest.raises(UserError, match=r"work: holds other things \(thesis\.doc\)"):
         begin_or_resume(folder, {"words_sha256": "0"})
+
+
+def arguments(tiny, tmp_path, *more):
+    flags = ["--model_name_or_path", tiny.llm, "--vision_tower", tiny.clip]
+    flags += ["--data_path", tiny.data, "--image_folder", tiny.images, "--output_dir", tmp_path]
+    return parse_args([*map(str, flags), "--tune_mm_mlp_adapter", "True", *more])
+
+
+OWN = ["cache_dir", "attn_implementation", "sea_preset"]
+OWN += ["data_path", "sea_labels"]  # by their contents
+
+
+def test_every_flag_but_a_few_belongs_to_the_run():
+    groups = (ModelArguments, DataArguments, SeaArguments, TrainingArguments)
+    flags = {field.name for group in groups for field in fields(group)}
+    out = {flag for flag in flags if any(fnmatch(flag, one) for one in NOT_IDENTITY)}
+    own = flags - {field.name for field in fields(transformers.TrainingArguments)}
+    assert out & own == {*OWN, *(flag for flag in own if flag.startswith("sea_eval_"))}
+    matter = ("learning_rate", "optim", "seed", "fsdp", "group_by_length", "double_quant")
+    assert not out & {*matter, "max_steps", "label_smoothing_factor", "bf16", "quant_type"}
+    assert all(any(fnmatch(flag, one) for flag in flags) for one in NOT_IDENTITY)
+
+
+def test_a_flag_that_is_new_belongs_to_the_run(tiny, tmp_path):
+    @dataclass
+    class Newer(TrainingArguments):
+        brand_new: int = 3
+
+    *others, _ = arguments(tiny, tmp_path)
+    usual, other = (
+        identity((*others, Newer(str(tmp_path), use_cpu=True, brand_new=value)), [])
+        for value in (3, 4)
+    )
+    assert set(other.items()) - set(usual.items()) == {("brand_new", "4")}
+    assert "brand_new" not in usual  # what was saved before there was the flag can be resumed
+
+
+@pytest.mark.parametrize(
+    ("flags", "differing"),
+    [
+        (["--sea_positives", "all"], {"sea_positives"}),
+        (["--pack_sequences", "True"], {"pack_sequences"}),
+        (["--double_quant", "False"], {"double_quant"}),
+        (["--logging_steps", "3", "--save_steps", "7", "--dataloader_num_workers", "2"], set()),
+        (["--sea_eval_steps", "3", "--gradient_checkpointing", "True", "--run_name", "x"], set()),
+        (["--sea_preset", "best"], {"sea_weight_schedule", "sea_log_scale_init"}),
+    ],
+)
+def test_which_flags_make_another_run(tiny, tiny_labels, tmp_path, flags, differing):
+    shared = ("--sea_labels", str(tiny_labels))
+    one = identity(arguments(tiny, tmp_path, *shared), [])
+    other = identity(arguments(tiny, tmp_path, *shared, *flags), [])
+    assert {name for name in {*one, *other} if one.get(name) != other.get(name)} == differing
+
+
+def test_without_sea_its_flags_do_not_count(tiny, tmp_path):
+    plain = identity(arguments(tiny, tmp_path), [])
+    assert identity(arguments(tiny, tmp_path, "--sea_window", "3"), []) == plain

@@ -1,10 +1,8 @@
 """--sea_positives, --sea_targets, --sea_mask_own_top_n: what runs and whose run it is."""
 
-import json
 import sys
 
 import pytest
-import torch
 
 from llava_sea.errors import UserError
 from llava_sea.train.parse import parse_args
@@ -43,34 +41,6 @@ def test_each_option_trains_and_differs(train_here, read_metrics):
     assert pairs["all"] <= pairs["soft"] == 16  # 4 pictures, 4 windows each
     # what is no negative any more cannot add to the loss
     assert firsts["masked"] < firsts["paper"] and firsts["all masked"] < firsts["all"]
-
-
-def test_the_options_belong_to_the_run(train_here, tmp_path):
-    shared = {"max_steps": 1, "sea_eval_data": None}
-    output_dir = train_here("run", **shared)
-    # As before these flags were: a default run's identity has no trace of them.
-    assert json.loads((output_dir / "run.json").read_text())["sea"] == "True"
-    with pytest.raises(UserError, match="sea: 'True' there, '--sea_positives all' now"):
-        train_here("run", sea_positives="all", **shared)
-    train_here("all", sea_positives="all", **shared)
-    with pytest.raises(UserError, match="sea: '--sea_positives all' there, 'True' now"):
-        train_here("all", **shared)
-
-
-def test_a_resumed_run_equals_an_unbroken_one(train_here, tmp_path):
-    import shutil
-
-    flags = OPTIONS["soft"] | {"save_steps": 2, "max_steps": 4, "sea_eval_data": None}
-    whole = train_here("whole", **flags)
-    broken = tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    shutil.rmtree(broken / "checkpoint-4")
-    (broken / "mm_projector.bin").unlink()
-    train_here("broken", **flags)
-    one, other = (
-        torch.load(folder / "mm_projector.bin", weights_only=True) for folder in (whole, broken)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(

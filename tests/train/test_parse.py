@@ -5,8 +5,7 @@ import logging
 import pytest
 
 from llava_sea.errors import UserError
-from llava_sea.train.parse import parse_args
-from llava_sea.train.stage_flags import check_stage
+from llava_sea.train.parse import check_stage, parse_args
 
 # The flags of LLaVA-1.5's pretrain script, as its users have them in their own scripts.
 LLAVA_PRETRAIN = """

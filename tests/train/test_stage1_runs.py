@@ -67,8 +67,8 @@ def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
     seen = {}
     original = module.Stage1Model
 
-    def spy(llava, head, negatives):
-        model = original(llava, head, negatives)
+    def spy(*args, **options):
+        model = original(*args, **options)
         seen["model"] = model
         seen["before"] = {n: p.detach().clone() for n, p in model.named_parameters()}
         return model
@@ -225,12 +225,12 @@ def test_a_clip_is_no_language_model(train_here, tiny, monkeypatch):
 
 
 def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch):
-    from llava_sea.train import callbacks
+    from llava_sea.train import metrics
     from llava_sea.train.evaluation import AlignmentEvaluator
 
     events = []
 
-    class Bar(callbacks.Progress):
+    class Bar(metrics.Progress):
         def __init__(self, *args, **options):
             events.append("bar")
             super().__init__(*args, **options)
@@ -238,7 +238,7 @@ def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch)
     monkeypatch.setattr(
         AlignmentEvaluator, "measure", lambda *a: events.append("measured") or {"eval_gap": 1.0}
     )
-    monkeypatch.setattr(callbacks, "Progress", Bar)
+    monkeypatch.setattr(metrics, "Progress", Bar)
     train_here("run", max_steps=2, save_strategy="no")
     assert events[:2] == ["measured", "bar"]
 
@@ -290,7 +290,10 @@ def test_a_bad_picture_met_by_a_data_worker_ends_the_run(run_stage1, stage1_flag
     )
     output = run_stage1(flags, expect=2)
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert line.startswith(f"error: {tiny.data}: record 'rec-7': ") and "Traceback" not in output
+    assert (
+        line.startswith(f"error: {tiny.data}: record 7 (id 'rec-7'): ")
+        and "Traceback" not in output
+    )
 
 
 def test_bad_records_are_counted_before_anything_is_built(train_here, monkeypatch, tiny, tmp_path):
@@ -316,7 +319,7 @@ def test_bad_held_out_records_name_their_own_file(train_here, tiny, tmp_path):
         train_here("run", sea_eval_data=data)
     shutil.copytree(tiny.images, images := tmp_path / "images")
     (images / "002.jpg").unlink()
-    with pytest.raises(UserError, match=rf"^{tiny.heldout}: record 'rec-2': .*002\.jpg"):
+    with pytest.raises(UserError, match=rf"^{tiny.heldout}: record 2 .*rec-2.*002\.jpg"):
         train_here("run", sea_eval_image_folder=images)
 
 
@@ -326,7 +329,7 @@ def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm,
     data = tmp_path / "data.json"
     data.write_text(json.dumps(records))
     for flag in ("data_path", "sea_eval_data"):
-        message = rf"^{data}: record 1 \(id 'rec-1'\) holds '<extra>'.* 1 of 24 records"
+        message = rf"^{data}: record 1 \(id 'rec-1'\): holds '<extra>'.* 1 of 24 records"
         with pytest.raises(UserError, match=message):
             train_here("run", model_name_or_path=grown_llm, **{flag: data})
 
@@ -381,12 +384,13 @@ def test_another_folders_checkpoint_is_no_checkpoint_of_this_run(train_here):
 
 
 def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
-    from llava_sea.train import arithmetic
+    from llava_sea.train import precision
     from llava_sea.train import stage1 as module
 
     # float16 kernels are missing on some CPUs: build the model, check the labels, go no further
     seen = []
-    monkeypatch.setattr(arithmetic, "weights_dtype", lambda args: torch.float16)
+    for place in (precision, module):
+        monkeypatch.setattr(place, "weights_dtype", lambda args: torch.float16)
     monkeypatch.setattr(module, "build_measurements", lambda *a: seen.append(a) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_here("run")

@@ -68,7 +68,6 @@ def test_what_a_run_leaves(tune_here, read_metrics, tiny):
     assert {"config.json", "model.safetensors"} <= {
         p.name for p in (output_dir / "checkpoint-3").iterdir()
     }
-    assert not (output_dir / ".dry-save").exists()
     base = AutoModelForCausalLM.from_pretrained(tiny.llm)
     rows_before = base.get_input_embeddings().weight
     after = model.get_input_embeddings().weight[: len(rows_before)]
@@ -194,7 +193,7 @@ def test_a_tokenizer_with_more_than_the_table(
     records[2]["conversations"][1]["value"] += "<extra>"
     data = tmp_path / "bad.json"
     data.write_text(json.dumps(records))
-    message = rf"{data}: record 2 \(id '2'\) holds '<extra>'.* 1 of 24 records"
+    message = rf"{data}: record 2 \(id '2'\): holds '<extra>'.* 1 of 24 records"
     with pytest.raises(UserError, match=message):
         tune_here("bad", model_name_or_path=grown_llm, data_path=data)
     # Its [PAD] is no padding either: records of a batch differ in length here.
@@ -202,22 +201,10 @@ def test_a_tokenizer_with_more_than_the_table(
     assert read_metrics(output_dir)
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_step_one(tune_here, monkeypatch, tmp_path):
-    from llava_sea.train import saving
-
-    def full(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(saving, "write_llava", full)
-    with pytest.raises(UserError, match=r"run: No space.*Nothing has been trained yet"):
-        tune_here("run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
 def test_too_little_room_for_a_checkpoint_is_found_before_step_one(tune_here, monkeypatch):
-    usage = shutil.disk_usage("/")._replace(free=1000)
+    usage = shutil.disk_usage("/")._replace(free=500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="a checkpoint needs"):
+    with pytest.raises(UserError, match="the results need"):
         tune_here("run")
     tune_here("without", save_strategy="no", max_steps=1)
 

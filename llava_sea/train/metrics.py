@@ -1,4 +1,4 @@
-"""What a run writes while it runs: metrics.jsonl, a progress line, held-out measurements."""
+"""metrics.jsonl and a line of progress while a run runs, a table of numbers at its end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llava_sea.data.check_text import errors_name
 from llava_sea.errors import naming
 from llava_sea.files import write_atomically
 from llava_sea.progress import Progress
-from llava_sea.train.evaluation import AlignmentEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Open the file at the step that the run goes on from."""
+        """Open the file at the step that the run resumes from."""
         self._path = Path(args.output_dir or ".") / "metrics.jsonl"
         if not state.is_world_process_zero:
             return
@@ -59,7 +57,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start at the step that the run goes on from."""
+        """Start at the step that the run resumes from."""
         self._progress = Progress(
             "steps",
             state.max_steps,
@@ -92,35 +90,43 @@ class ProgressLine(TrainerCallback):
         self._progress.close()
 
 
-class MeasureAlignment(TrainerCallback):
-    """Runs the evaluator before the first step, every K steps, and after the last."""
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the log; it may be gone, or a line of it half written, and the results are whole."""
+    rows = []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError("no JSON object")
+            rows.append(row)
+        except (ValueError, TypeError) as error:
+            logger.warning("%s, line %d: cannot be read (%s); left out", path, number, error)
+    return rows
 
-    def __init__(self, evaluator: AlignmentEvaluator, every: int, file: str) -> None:
-        """Measure with `evaluator` every `every` steps, on the records of `file`."""
-        self.evaluator = evaluator
-        self.every = every
-        self.file = file
-        self.trainer: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Measure the untrained projector; a resumed run has done so before."""
-        if state.global_step == 0:
-            logger.info("measuring the untrained projector")
-            self._measure(args, state)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Measure at the right steps."""
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            should_log = control.should_log
-            self._measure(args, state)
-            control.should_log = should_log  # logging a measurement takes the step's own log back
-
-    def _measure(self, args: TrainingArguments, state: TrainerState) -> None:
-        trainer = self.trainer
-        with errors_name(self.file):
-            metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
-        trainer.log(dict(metrics))
+def summary(output_dir: Path) -> str:
+    """Return the numbers before and after, read back from metrics.jsonl."""
+    rows = _read_metrics(output_dir / "metrics.jsonl")
+    names = {
+        "lm_loss": "L_g (training)",
+        "sea_loss": "L_a",
+        "temperature": "tau",
+        "eval_lm_loss": "L_g (held out)",
+        "eval_tacs": "TACS",
+        "eval_gap": "modality gap",
+        "eval_gap_unit": "  between unit vectors",
+        "eval_visual_length": "visual tokens' length",
+        "eval_embedding_length": "embedding rows' length",
+        "eval_nearest_word_precision": "nearest word right",
+        "eval_nearest_word_precision_objects": "  on objects",
+        "eval_nearest_word_in_caption": "nearest word in caption",
+    }
+    lines = [f"{'':24s}{'first':>10s}{'last':>10s}"]
+    for key, name in names.items():
+        values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
+        if values:
+            lines.append(f"{name:24s}{values[0]:10.4f}{values[-1]:10.4f}")
+    projector = output_dir / "mm_projector.bin"
+    result = f"projector: {projector}" if projector.exists() else f"model: {output_dir}"
+    return "\n".join([*lines, result])

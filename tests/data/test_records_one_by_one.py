@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from llava_sea.data.records import Record, RecordError, load_records, parse_records
+from llava_sea.data.problems import BAD_SHAPE, BROKEN_JSON, RecordError
+from llava_sea.data.records import Record, load_records, parse_records
 from llava_sea.errors import UserError
 
 TALK = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}]
@@ -38,7 +39,7 @@ def test_bad_records_stand_in_their_place(tmp_path, name):
     assert [type(item) for item in found] == [Record, *[RecordError] * 3, Record]
     assert [item.index for item in found] == [0, 1, 2, 3, 4]
     assert [item.id for item in found] == ["r0", "7", None, None, "r4"]
-    assert all(item.is_json for item in found[1:4])
+    assert all(item.kind is BAD_SHAPE and item.file == str(path) for item in found[1:4])
     with pytest.raises(UserError) as caught:
         load_records(path)
     assert str(caught.value) == str(found[1])
@@ -48,8 +49,9 @@ def test_every_broken_line_of_json_lines(tmp_path):
     rows = [json.dumps(good(0)), '{"id": 1', json.dumps(good(2)), "]", json.dumps(good(4))]
     path = write(tmp_path, "a.jsonl", "\n".join(rows))
     found = list(parse_records(path))
-    assert [getattr(item, "is_json", True) for item in found] == [True, False, True, False, True]
-    assert [str(found[n]).split(": ")[1] for n in (1, 3)] == [
+    kinds = [getattr(item, "kind", None) for item in found]
+    assert kinds == [None, BROKEN_JSON, None, BROKEN_JSON, None]
+    assert [found[n].what.split(": ")[0] for n in (1, 3)] == [
         "broken JSON at line 2, column 9",
         "broken JSON at line 4, column 1",
     ]
@@ -71,7 +73,7 @@ def test_a_broken_list_gives_what_stands_before(tmp_path, text, before):
     path = write(tmp_path, "a.json", text.format(json.dumps(good(0)), json.dumps(good(1))))
     *records, broken = parse_records(path)
     assert [record.id for record in records] == ["r0", "r1"][:before]
-    assert (broken.index, broken.id, broken.is_json) == (before, None, False)
+    assert (broken.index, broken.id, broken.kind) == (before, None, BROKEN_JSON)
     with pytest.raises(UserError) as caught:
         load_records(path)
     assert str(caught.value) == str(broken)

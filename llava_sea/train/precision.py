@@ -1,4 +1,4 @@
-"""What a run computes with: the weights' dtype, TF32, the attention."""
+"""How a run computes: the weights' dtype, TF32, the attention; the table of trained parts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from transformers import AutoModel, LlamaConfig
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import TrainingArguments
+from llava_sea.train.arguments import ModelArguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
+PickAttention = Callable[[torch.dtype], str]
+"""Names the attention for weights of a dtype."""
+
 
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
-    """Return what the flags make the weights: bfloat16, float16 or float32."""
+    """Return the dtype of the weights by the flags."""
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
 
 
@@ -42,7 +45,7 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
 
 
 def dtype_and_attention(
-    args: TrainingArguments, pick: Callable[[torch.dtype], str] | None
+    args: TrainingArguments, pick: PickAttention | None
 ) -> tuple[torch.dtype, str | None]:
     """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log.
 
@@ -57,8 +60,39 @@ def dtype_and_attention(
     return dtype, attention
 
 
+def build_options(
+    model_args: ModelArguments, args: TrainingArguments, pick: PickAttention | None = None
+) -> dict[str, Any]:
+    """Return what `build_llava` takes from the flags, by name.
+
+    Raises:
+        UserError: if transformers does not have the flag's attention, or not on this machine.
+    """
+    dtype, attention = dtype_and_attention(args, pick)
+    return {
+        "llm_path": model_args.model_name_or_path,
+        "tower_path": str(model_args.vision_tower),
+        "select_layer": model_args.mm_vision_select_layer,
+        "projector_path": model_args.pretrain_mm_mlp_adapter,
+        "seed": args.seed,
+        "cache_dir": args.cache_dir,
+        "dtype": dtype,
+        "attention": attention,
+    }
+
+
+def log_trainable(model: WrappedLlava) -> None:
+    """Log the numbers of trained and of frozen parameters, part by part."""
+    logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
+    for name, modules in model.parts().items():
+        counts = {True: 0, False: 0}
+        for parameter in {p for module in modules for p in module.parameters()}:
+            counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
+        logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
+
+
 def describe(model: WrappedLlava) -> str:
-    """Say in a line what a run computes with: dtypes, TF32, attention."""
+    """Return a line with the dtypes, TF32 and attention of a run."""
     dtypes = {
         kind: sorted(
             {

@@ -1,6 +1,6 @@
-"""Check data before a run: `python -m llava_sea.data.check <the training flags>`.
+"""Check data before a run: `python -m llava_sea.check <the training flags>`.
 
-Every problem of every record is found, not the first; warnings are what training bears but its
+Every problem of every record is found, not the first; warnings are what training accepts but its
 owner may not have meant. Exit status: 0 clean, 1 problems, 2 wrong flags.
 
 Limits: one process reads the JSON whole; what only a run shows (memory, loss) stays unseen, but
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _own_flags() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m llava_sea.data.check",
+        prog="python -m llava_sea.check",
         description="Check training data: every problem of every record, before a run.",
         epilog="All other flags are those of training, unchanged (`python -m llava_sea.train.train "
         "--help`). Needed: --model_name_or_path, --vision_tower, --data_path, --image_folder; "
@@ -41,7 +41,7 @@ def _own_flags() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="N",
-        help="only print record N (from 0) as the model will see it: picture tokens folded, "
+        help="only print record N (from 0) as the model will see it: image tokens folded, "
         "supervised tokens marked +, token ids",
     )
     parser.add_argument(
@@ -63,23 +63,20 @@ def _own_flags() -> argparse.ArgumentParser:
         metavar="N",
         help="processes; 0 for none (default: one a core, none for little data)",
     )
-    parser.add_argument("--no_images", action="store_true", help="do not open the pictures")
+    parser.add_argument("--no_images", action="store_true", help="do not open the images")
     for engine in ("--deepspeed", "--local_rank", "--local-rank"):  # the checker has no engine
         parser.add_argument(engine, help=argparse.SUPPRESS)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, show, or compute losses, as the flags say.
-
-    Returns:
-        The exit status: 0, or 1 if there are problems.
+    """Check, show, or compute losses, as the flags say; return the exit status.
 
     Raises:
         UserError: if a flag is wrong.
     """
     own, training_flags = _own_flags().parse_known_args(argv)
-    check_ranges("data.check", own)
+    check_ranges("check", own)
     if own.losses and own.show:
         raise UserError("--show only prints a record; leave --losses to another call")
     folder = os.path.dirname(own.losses or "") or "."
@@ -93,30 +90,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     # --help must not wait for torch
     from transformers.utils import logging as hf_logging
 
-    from llava_sea.data.check_run import check_data, check_paths, compute_losses
-    from llava_sea.data.check_setup import load_setup
-    from llava_sea.data.findings import Findings, open_console
-    from llava_sea.data.show import show_records
+    from llava_sea.check.data import check_data, check_paths
+    from llava_sea.check.findings import Findings, open_console
+    from llava_sea.check.losses import write_losses
+    from llava_sea.check.setup import load_setup
+    from llava_sea.check.show import show_records
     from llava_sea.train.parse import parse_args
 
     hf_logging.set_verbosity_warning()
     hf_logging.disable_progress_bar()
     arguments = parse_args(training_flags)
-    model_args, data_args, sea, args = arguments
-    check_paths(data_args, sea, open_images=not own.no_images)
-    setup = load_setup(model_args, data_args, args)
+    check_paths(arguments, open_images=not own.no_images)
+    setup = load_setup(arguments)
     console = open_console()
     if own.show:
-        return show_records(own.show, data_args, setup, console)
+        return show_records(own.show, setup, console)
     findings = Findings(console, own.max_problems)
-    checked = check_data(
-        arguments, setup, findings, open_images=not own.no_images, num_workers=own.num_workers
-    )
+    checked = check_data(setup, findings, not own.no_images, own.num_workers)
     if own.losses and not findings.num_unreadable:
-        compute_losses(own.losses, arguments, setup, checked, findings, own.num_workers or 0)
+        write_losses(own.losses, setup, checked, findings, own.num_workers or 0)
         console.print(f"the loss of each of {len(checked.records)} records: {own.losses}")
     elif own.losses:
-        console.print(f"--losses {own.losses} is not written: mend the problems first")
+        console.print(f"--losses {own.losses} is not written: fix the problems first")
     findings.summary()
     return int(findings.num_problems > 0)
 

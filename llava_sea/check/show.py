@@ -1,7 +1,7 @@
 """A record as the model will see it: runs of tokens, each supervised (+) or not (.).
 
 Text is decoded from the token ids, not copied from the record, so a template's or a mask's fault
-shows. The picture's tokens are folded: ``<image x576>``.
+shows. The image's tokens are folded: ``<image x576>``.
 """
 
 from __future__ import annotations
@@ -13,58 +13,47 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from llava_sea.check.setup import Setup
 from llava_sea.constants import IGNORE_INDEX
-from llava_sea.data.check_setup import Setup
 from llava_sea.data.images import load_image
-from llava_sea.data.problems import strip_name
-from llava_sea.data.records import Record, RecordError, parse_records
+from llava_sea.data.problems import RecordError
+from llava_sea.data.records import Record, parse_records
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.errors import UserError
-from llava_sea.train.arguments import DataArguments
 
 _WIDTH = 100
 _STYLES = {"supervised": "bold green", "prompt": "", "image": "cyan"}
 
 
-def show_records(
-    indices: Sequence[int], data: DataArguments, setup: Setup, console: Console
-) -> int:
-    """Print records, or what keeps the model from seeing them.
-
-    Returns:
-        The exit status: 1 if there was something wrong with one.
+def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
+    """Print records, or what keeps the model from seeing them; return 1 if something does, else 0.
 
     Raises:
         UserError: if there is no record of that index.
     """
-    items = list(parse_records(data.data_path))
+    file = setup.arguments[1].data_path
+    items = list(parse_records(file))
     status = 0
     for index in indices:
         if not 0 <= index < len(items):
-            raise UserError(f"--show {index}: {data.data_path} holds records 0 to {len(items) - 1}")
+            raise UserError(f"--show {index}: {file} holds records 0 to {len(items) - 1}")
         item = items[index]
         if isinstance(item, RecordError):
             console.print(str(item))
             status = 1
             continue
-        console.print(f"{item.name} of {data.data_path}, --version {setup.template.name}")
+        console.print(f"{item.name} of {file}, --version {setup.template.name}")
         try:
             for image in item.images:
-                console.print(f"picture {image}: {_describe_picture(item, image, data, setup)}")
-            tokens = tokenize_record(
-                item,
-                setup.template,
-                setup.tokenizer,
-                setup.image_tokens,
-                setup.model_max_length,
-            )
-        except UserError as error:
-            console.print(strip_name(error, f"record {item.id!r}"))
+                console.print(f"image {image}: {_describe_image(item, image, setup)}")
+            tokens = tokenize_record(item, *setup.reading, setup.max_length)
+        except RecordError as error:
+            console.print(error.what)
             status = 1
             continue
         supervised = sum(label != IGNORE_INDEX for label in tokens.labels)
         console.print(
-            f"{len(tokens.labels)} tokens: {sum(tokens.image_mask)} of the picture, {supervised} "
+            f"{len(tokens.labels)} tokens: {sum(tokens.image_mask)} of the image, {supervised} "
             "supervised (+), the others not (.)\n"
         )
         for line in show_tokens(tokens, setup.tokenizer):
@@ -73,7 +62,8 @@ def show_records(
     return status
 
 
-def _describe_picture(record: Record, name: str, data: DataArguments, setup: Setup) -> str:
+def _describe_image(record: Record, name: str, setup: Setup) -> str:
+    data = setup.arguments[1]
     image = load_image(data.image_folder, name, record.id).image
     height, width = setup.transform.resolution
     return (
@@ -111,12 +101,7 @@ def token_runs(tokens: Tokenized, bos_id: int | None) -> list[Run]:
 
 
 def show_tokens(tokens: Tokenized, tokenizer: Any) -> Iterator[Line]:
-    """Yield the display: the text run by run, then the token ids run by run.
-
-    Args:
-        tokens: the record, tokenised (and cut) for training.
-        tokenizer: what tokenised it.
-    """
+    """Yield the display: the text run by run, then the token ids run by run."""
     bos_id = tokenizer.bos_token_id
     runs = token_runs(tokens, bos_id)
     chunk = 0  # where the text that was tokenised in one piece begins

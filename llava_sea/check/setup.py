@@ -1,8 +1,8 @@
-"""What reading a record depends on, put together from the training flags as training does."""
+"""Tokenizer, template and image transform of a run, loaded from its flags as training does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoConfig
@@ -21,40 +21,41 @@ from llava_sea.model.builder import (
 )
 from llava_sea.model.load import embedding_rows
 from llava_sea.pretrained import load_pretrained
-from llava_sea.train.arguments import (
-    DataArguments,
-    ModelArguments,
-    SeaArguments,
-    TrainingArguments,
-)
 from llava_sea.train.labels import open_labels
+from llava_sea.train.parse import Arguments
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The parts that turn a record into a sample."""
+    """The training flags, and the parts that turn a record into a sample."""
 
+    arguments: Arguments
     transform: ImageTransform
     template: Template
     tokenizer: Any
     image_tokens: int
     grid: tuple[int, int]
-    model_max_length: int
     num_rows: int
     """Of the LLM's embedding table."""
 
-    def reading(self) -> dict[str, Any]:
-        """Return the arguments of `LazySupervisedDataset` that say how to read a record."""
-        names = (field.name for field in fields(self) if field.name != "num_rows")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def reading(self) -> tuple[Template, Any, int]:
+        """The arguments of `tokenize_record` between the record and the longest sequence."""
+        return self.template, self.tokenizer, self.image_tokens
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.arguments[3].model_max_length
 
 
-def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingArguments) -> Setup:
+def load_setup(arguments: Arguments) -> Setup:
     """Load tokenizer, processor and the tower's configuration; no weights.
 
     Raises:
         UserError: if a flag names nothing that can be loaded.
     """
+    model_args, data, _, args = arguments
     template = get_template(model_args.version)
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
@@ -81,24 +82,23 @@ def load_setup(model_args: ModelArguments, data: DataArguments, args: TrainingAr
     transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
     transform.check_fits(vision)
     return Setup(
-        transform=transform,
-        template=template,
-        tokenizer=tokenizer,
+        arguments,
+        transform,
+        template,
+        tokenizer,
         image_tokens=num_patches(vision),
         grid=patch_grid(vision),
-        model_max_length=args.model_max_length,
         num_rows=num_rows,
     )
 
 
-def check_labels(
-    model_args: ModelArguments, sea: SeaArguments, args: TrainingArguments, setup: Setup
-) -> LabelStore:
+def open_run_labels(setup: Setup) -> LabelStore:
     """Open the label store as training does, its word list included; loads the vision tower.
 
     Raises:
         UserError: if the store is unfinished, or does not fit the run.
     """
+    model_args, _, sea, args = setup.arguments
     # A folder without a store is told at once, before the weights are read.
     LabelStore(str(sea.sea_labels)).words()
     tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)

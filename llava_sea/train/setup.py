@@ -1,17 +1,36 @@
-"""The process group of a run under DeepSpeed: made early, left cleanly."""
+"""Before anything else: logging, and the process group, made early and left cleanly."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
+from transformers.utils import logging as hf_logging
+
+from llava_sea.terminal import log_to
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 _left = False
+
+
+def set_up_logging() -> None:
+    """Log plainly to stdout, from rank 0: the others have nothing else to say but errors."""
+    rank = os.environ.get("RANK", "0")
+    log_to(sys.stdout, force=True)
+    logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.ERROR)
+    hf_logging.set_verbosity_warning()
+    hf_logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
+    # DeepSpeed calls torch.distributed by names that torch 2.13 calls old, in every rank.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    for chatty in ("DeepSpeed", "deepspeed", "torch.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def start_engine() -> None:

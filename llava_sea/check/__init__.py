@@ -1,0 +1,1 @@
+"""Training data, checked before a run: ``python -m llava_sea.check <the training flags>``."""
