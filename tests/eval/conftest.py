@@ -132,7 +132,7 @@ def jsonl_rows() -> list[dict]:
         {"question_id": "003", "image": "003.png", "text": f"What is beside it?\n{short}"},
         {"question_id": "003", "image": "003.png", "text": f"Who?\n{short}", "category": "default"},
         {"question_id": 7, "image": "004.jpg", "text": f"Which colour has the ball?\n{short}"},
-        {"question_id": 8, "text": "Is there no picture?"},
+        {"question_id": 8, "text": "Is there no image?"},
         {"question_id": 9, "image": "005.png", "text": "the red box beside the ball " * 4 + "?"},
     ]
     return [*rows, rows[1]]
@@ -148,13 +148,13 @@ def jsonl(tmp_path, jsonl_rows):
 
 @pytest.fixture
 def table(tiny, tmp_path):
-    """MMBench's table: a question, its rotated copy with the same picture, one with two options."""
-    picture = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
+    """MMBench's table: a question, its rotated copy with the same image, one with two options."""
+    image = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
     other = base64.b64encode((tiny.images / "002.jpg").read_bytes()).decode()
     columns = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
     rows = [
         columns,
-        ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", picture],
+        ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", image],
         ["1000001", "Which?", "NaN", "blue", "red", "", "green", "B", "colour", "1"],
         ["2", "Is it?", "", "yes", "no", "", "", "A", "other", other],
     ]
@@ -165,7 +165,7 @@ def table(tiny, tmp_path):
 
 @pytest.fixture
 def conversations(tmp_path):
-    """ScienceQA's list: with and without a picture."""
+    """ScienceQA's list: with and without an image."""
     rows = [
         {
             "id": "4",
