@@ -25,7 +25,7 @@ from llava_sea.labels.word_list import read_common_words
 from llava_sea.labels.words_file import read_words, words_sha256
 from llava_sea.model import load_weights
 from llava_sea.report.runs import open_run
-from llava_sea.serve.picture import open_picture
+from llava_sea.serve.image import open_image
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ READERS = {
     "records": (load_records, "data.json", None),
     "records one by one": (lambda path: list(parse_records(path)), "data.jsonl", None),
     "image": (lambda path: load_image(path.parent, path.name, "r"), "a.png", files.IMAGE_BYTES),
-    "picture of a chat": (lambda path: open_picture(str(path)), "a.png", files.IMAGE_BYTES),
+    "picture of a chat": (lambda path: open_image(str(path)), "a.png", files.IMAGE_BYTES),
     "questions": (read_questions, "q.jsonl", None),
     "answers": (read_rows, "a.jsonl", None),
     "scores": (scores, "scores.json", files.SETTINGS_BYTES),
@@ -169,7 +169,7 @@ def test_a_link_to_an_image_is_as_good(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("a.png")
     assert load_image(tmp_path, "b.png", "r").image.size == (4, 3)
-    assert open_picture(str(tmp_path / "b.png")).size == (4, 3)
+    assert open_image(str(tmp_path / "b.png")).size == (4, 3)
 
 
 def test_records_from_a_pipe_of_the_shell_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from llava_sea.data.images import ImageTransform, patch_grid, view
 from llava_sea.errors import UserError
-from llava_sea.model.builder import load_tower, num_patches
+from llava_sea.model.towers import load_tower, num_patches
 
 
 @pytest.fixture(scope="module")

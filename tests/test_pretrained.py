@@ -14,7 +14,7 @@ from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
 from llava_sea.model.load import load_llava
-from llava_sea.model.load_tokenizer import load_training_tokenizer
+from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.pretrained import load_pretrained, without_code
 
 

@@ -13,7 +13,7 @@ from llava_sea.eval import __main__ as evaluate
 from llava_sea.eval import answer, letters
 from llava_sea.labels import quality, word_list
 from llava_sea.labels.options import parse_options
-from llava_sea.model import export, export_llm, export_lmms
+from llava_sea.model import export
 from llava_sea.ranges import RANGES, check_ranges
 from llava_sea.report import __main__ as report
 from llava_sea.serve import cli
@@ -37,8 +37,6 @@ COMMANDS = {
         ["--run=r", "--data_path=d", "--image_folder=i", "--words=w", *more]
     ),
     "model.export": export.main,
-    "model.export_llm": export_llm.main,
-    "model.export_lmms": export_lmms.main,
 }
 SHARED = dict.fromkeys(("train.train", "train.train_mem"), "train")
 SHARED["model.merge"] = "model.export"

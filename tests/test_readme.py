@@ -84,7 +84,8 @@ def parse_extraction(flags):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m ")])
 def test_a_python_command_knows_its_flags(command, capsys, monkeypatch):
-    module, *flags = shlex.split(command)[2:]
+    words = shlex.split(command)
+    module, *flags = words[words.index("--module") + 1 :] if "--module" in words else words[2:]
     monkeypatch.setattr(sys, "argv", [module, "--help"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")

@@ -58,7 +58,8 @@ def no_logging_left_over():
 
 @pytest.mark.usefixtures("no_logging_left_over")
 @pytest.mark.parametrize("name", ["llava_sea.data", "transformers.configuration_utils"])
-def test_logs(name):
+def test_logs(name, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)
     out = io.StringIO()
     log_to(out, force=True)
     logger = logging.getLogger(name)

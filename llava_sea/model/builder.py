@@ -1,18 +1,16 @@
 """Put a vision tower, a fresh projector and an LLM together into transformers' Llava.
 
 The result is a stock `LlavaForConditionalGeneration`; no weight is allocated twice, and under
-ZeRO-3 each part is loaded partitioned. Any CLIP, SigLIP or DINOv2 tower and any decoder that
+ZeRO-3 each part is loaded partitioned. Any tower of `llava_sea.model.towers` and any decoder that
 `AutoModelForCausalLM` knows.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,30 +21,19 @@ from transformers import (
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-from transformers.utils import logging as hf_logging
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
-from llava_sea.model.load_weights import check_model
+from llava_sea.model.load_weights import check_exists, check_model
 from llava_sea.model.projector_io import gathered, load_projector
+from llava_sea.model.towers import TOWERS, check_select_layer, load_tower, num_patches
 from llava_sea.pretrained import load_pretrained
-from llava_sea.ranges import check_range, whole
-
-logger = logging.getLogger(__name__)
-
-TOWER_HAS_CLS = {
-    "clip_vision_model": True,
-    "siglip_vision_model": False,
-    "dinov2": True,
-}
-"""Vision towers this package knows -> whether their first token is a class token."""
 
 
 def build_llava(
@@ -61,13 +48,13 @@ def build_llava(
     cache_dir: str | None = None,
     llm_options: Mapping[str, Any] | None = None,
 ) -> LlavaForConditionalGeneration:
-    """Build a Llava from its parts.
+    """Build a Llava from its parts; the paths are folders or hub ids.
 
     Args:
-        llm_path: folder or hub id of the language model.
-        tower_path: folder or hub id of the vision tower (or of the CLIP/SigLIP it belongs to).
+        llm_path: of the language model.
+        tower_path: of the vision tower, or of the CLIP or SigLIP that it belongs to.
         dtype: of all weights.
-        attention: transformers' name of the attention implementation; None lets it choose.
+        attention: transformers' name of the implementation; None lets it choose.
         select_layer: which hidden state feeds the projector (LLaVA: -2).
         projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
         seed: of the projector's first values.
@@ -77,26 +64,16 @@ def build_llava(
     Raises:
         UserError: if a part cannot be found, or is of a kind this package does not know.
     """
-    check_model(llm_path)
     options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
     if attention:
         options["attn_implementation"] = attention
-    check_is_llm(llm_path, cache_dir)
+    check_model(llm_path)
+    llm_config(llm_path, cache_dir)
     tower = load_tower(tower_path, **options)
     check_select_layer(select_layer, tower.config, tower_path)
     llm = load_pretrained(AutoModelForCausalLM, llm_path, **options, **(llm_options or {}))
 
-    has_cls = TOWER_HAS_CLS[tower.config.model_type]
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=llm.config,
-        # No token of the LLM: the picture's places come to the model as a mask, never by id.
-        image_token_index=llm.config.vocab_size,
-        image_seq_length=num_patches(tower.config),
-        projector_hidden_act="gelu",
-        vision_feature_layer=select_layer,
-        vision_feature_select_strategy="default" if has_cls else "full",
-    )
+    config = llava_config(tower.config, llm.config, select_layer=select_layer)
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)
     with zero_init():
@@ -116,11 +93,31 @@ def build_llava(
     return llava
 
 
+def llava_config(
+    vision_config: Any, text_config: Any, *, select_layer: int, keep_cls: bool = False
+) -> LlavaConfig:
+    """Put the parts' configurations together.
+
+    `keep_cls` says whether the class token, where there is one, goes to the LLM as well.
+    """
+    has_cls = TOWERS[vision_config.model_type].has_cls
+    return LlavaConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        # No token of the LLM: the image's places come to the model as a mask, never by id.
+        image_token_index=text_config.vocab_size,
+        image_seq_length=num_patches(vision_config) + (has_cls and keep_cls),
+        projector_hidden_act="gelu",
+        vision_feature_layer=select_layer,
+        vision_feature_select_strategy="default" if has_cls and not keep_cls else "full",
+    )
+
+
 def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
     """Return a generation config that can be saved.
 
-    Vicuna's names a temperature without sampling, which transformers refuses to write: at the end
-    of a run, with everything lost. Sampling is what such settings mean.
+    Vicuna's names a temperature without sampling, which transformers refuses to write. Sampling is
+    what such settings mean.
     """
     sane: GenerationConfig = copy.deepcopy(config)
     try:
@@ -130,53 +127,14 @@ def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
     return sane
 
 
-def load_tower(path: str, **options: Any) -> PreTrainedModel:
-    """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
-    check_exists(path, "--vision_tower")
-    check_model(path)
-    config = load_pretrained(AutoConfig, path, cache_dir=options.get("cache_dir"))
-    config = getattr(config, "vision_config", config)
-    if config.model_type not in TOWER_HAS_CLS:
-        raise UserError(
-            f"--vision_tower {path}: its model type is {config.model_type!r}; known are "
-            f"{', '.join(TOWER_HAS_CLS)}"
-        )
-    # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
-    with quiet_transformers():
-        tower_class: Any = MODEL_MAPPING[type(config)]
-        tower, report = load_pretrained(
-            tower_class, path, config=config, output_loading_info=True, **options
-        )
-    if report["missing_keys"]:
-        raise UserError(
-            f"--vision_tower {path}: weights are missing: {sorted(report['missing_keys'])[:5]}"
-        )
-    result: PreTrainedModel = tower
-    return result
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' warnings back where keys are compared here, and reported by name."""
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-
-
 def load_tokenizer(
     path: str, *, model_max_length: int | None, cache_dir: str | None = None, pad: str = ""
 ) -> PreTrainedTokenizerBase:
     """Load the LLM's tokenizer, right-padded.
 
-    Args:
-        path: folder or hub id.
-        model_max_length: longest sequence; None keeps what the tokenizer says.
-        cache_dir: where hub files are cached.
-        pad: a template's pad token, for a tokenizer that names none; where it has no such token,
-            ``<unk>`` as in LLaVA, else EOS. Never a new token.
+    Without `model_max_length` the tokenizer's own stays. `pad` is a template's pad token, for a
+    tokenizer that names none; where it has no such token, ``<unk>`` as in LLaVA, else EOS. Never a
+    new token.
     """
     check_exists(path, "--model_name_or_path")
     length = {"model_max_length": model_max_length} if model_max_length else {}
@@ -187,18 +145,11 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_exists(path: str, flag: str) -> None:
-    """Refuse what looks like a local folder and is none, before transformers asks a hub for it."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).is_dir():
-        raise UserError(f"{flag} {path}: no such folder")
-
-
-def check_is_llm(path: str, cache_dir: str | None = None) -> None:
-    """Refuse what is no language model, by its config alone.
+def llm_config(path: str, cache_dir: str | None = None, *, or_llava: bool = False) -> Any:
+    """Return the configuration of a language model; `or_llava` accepts a ``llava-hf`` too.
 
     Raises:
-        UserError: naming its model type, or if there is none.
+        UserError: if there is none, or it is no language model's; names its model type.
     """
     check_exists(path, "--model_name_or_path")
     try:
@@ -206,29 +157,15 @@ def check_is_llm(path: str, cache_dir: str | None = None) -> None:
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"--model_name_or_path {path}: {str(error).splitlines()[0]}") from None
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--model_name_or_path {path}: {reason}") from None
+    is_known = or_llava and config.model_type == "llava"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_known:
         raise UserError(
             f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
             "language model; name the LLM"
         )
-
-
-def check_select_layer(layer: int, vision_config: Any, tower_path: str) -> None:
-    """Refuse a hidden state that the tower does not have.
-
-    Raises:
-        UserError: naming those that there are.
-    """
-    depth = vision_config.num_hidden_layers
-    why = f"{tower_path} has {depth} layers"
-    check_range("mm_vision_select_layer", layer, whole(-depth - 1, depth), why)
-
-
-def num_patches(vision_config: Any) -> int:
-    """Count the patches of a picture: (image size / patch size) squared."""
-    side = vision_config.image_size // vision_config.patch_size
-    return int(side * side)
+    return config
 
 
 def zero3_is_on() -> bool:

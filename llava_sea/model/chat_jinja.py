@@ -1,7 +1,7 @@
 """A training template as Jinja, written from its texts.
 
-A message's content is a string, with ``<image>`` where a picture goes, or a list of image and text
-items, which are joined. A turn's only picture moves to its front, as in training; several stay
+A message's content is a string, with ``<image>`` where an image goes, or a list of image and text
+items, which are joined. A turn's only image moves to its front, as in training; several stay
 where they are. A system message is refused: the model knows the one it was trained with.
 """
 
@@ -23,7 +23,7 @@ class Spaces(NamedTuple):
     after_lead: str
     after_image: str
     before_reply: str
-    """After a picture that no text follows."""
+    """After an image that no text follows."""
     before_blank: bool = False
     """Whether `after_image` also stands before text that begins with a blank."""
 
@@ -80,7 +80,7 @@ _BEGIN = """\
 {%- elif item['type'] in ['image', 'image_url'] -%}
 {%- set turn.text = turn.text + @IMAGE@ -%}
 {%- else -%}
-{{- raise_exception('content is text and pictures; not understood: ' + item['type']) -}}
+{{- raise_exception('content is text and images; not understood: ' + item['type']) -}}
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}
@@ -111,7 +111,7 @@ _TURN = """\
 """
 
 _CAPTION = """\
-{#- trained on pictures and captions alone: what else the turn says is left out, as in training -#}
+{#- trained on images and captions alone: what else the turn says is left out, as in training -#}
 {{- @IMAGE@ -}}
 {%- set turn.bare = true -%}
 """

@@ -1,9 +1,9 @@
 """The chat template (Jinja) of a written checkpoint: the training template, token for token.
 
-Training tokenises the text between two pictures by itself. In a chat template all is one text,
+Training tokenises the text between two images by itself. In a chat template all is one text,
 and SentencePiece without `legacy` puts no space before text that follows a special token, where
 training's piece begins with one. So the template is written in several ways (a space after BOS,
-after a picture, or not) and the one is kept whose ids equal training's on a set of conversations.
+after an image, or not) and the one is kept whose ids equal training's on a set of conversations.
 
 Limits: white space that begins an answer may become one token with the end of the prompt (Llama 3,
 Qwen, Gemma: newlines), and no text keeps the two apart; there the prompt alone is compared.
@@ -51,10 +51,7 @@ def choose_chat_template(
 ) -> Choice:
     """Write a template in every way and keep the first whose ids are training's.
 
-    Args:
-        template: what the model was trained with.
-        training_tokenizer: the tokenizer of the training, without ``<image>``.
-        written_tokenizer: the same with the token ``<image>``.
+    The written tokenizer is the training's with the token ``<image>``.
     """
     chats = _chats(template)
     expected = [

@@ -30,12 +30,7 @@ def build_llava_without_llm(
     """Build a Llava that can project images and look up words, and nothing else.
 
     A scale that some LLMs (Gemma) put on their embeddings is left out: the loss is of cosines.
-
-    Args:
-        llm_path: folder or hub id of the language model.
-        tower_path: of the vision tower.
-        cache_dir: where hub files are cached.
-        options: as `build_llava`.
+    Options are those of `build_llava`.
 
     Raises:
         UserError: as `build_llava`, or if the table is not found in the LLM's files.

@@ -1,13 +1,14 @@
-"""Answers from a Llava whose pictures are placed by a mask, as in training.
+"""Answers from a Llava whose images are placed by a mask, as in training.
 
 Decoding is by the arguments alone: a checkpoint's own generation settings (Vicuna's top-p) do not
 enter, so a call means the same whatever the folder says.
 
-Shape letters: B prompts, L tokens, I pictures, P patches, D hidden size, T new tokens.
+Shape letters: B prompts, L tokens, I images, P patches, D hidden size, T new tokens.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,15 +63,15 @@ def generate(
     Args:
         model: the model, in the dtype and on the device it answers with.
         input_ids: prompts ``(B, L)``, padded on the left; any valid id where a patch goes.
-        image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
-        pixel_values: ``(I, 3, H, W)``; None without pictures.
+        image_mask: bool ``(B, L)``, true where a patch goes, in image order.
+        pixel_values: ``(I, 3, H, W)``; None without images.
         attention_mask: ``(B, L)``, 0 for padding; None where there is none.
         max_new_tokens: T at most; fewer where the LLM's context ends.
         temperature: 0 is greedy.
         top_p: nucleus sampling, with a temperature.
-        num_beams: beam search.
+        num_beams: beam search, with more than one.
         stop_ids: tokens that end an answer.
-        streamer: transformers' streamer, for one prompt.
+        streamer: transformers', for one prompt.
 
     Returns:
         The new tokens ``(B, T)``, the ending one included, padded with the first of `stop_ids`.
@@ -80,14 +81,14 @@ def generate(
     """
     wrapped, device = WrappedLlava(model), model.device
     new_tokens = min(max_new_tokens, room_left(model, input_ids.shape[1]))
-    embeds_BLD = wrapped.embed(input_ids.to(device))
-    if pixel_values is not None:
+    ids_BL = input_ids.to(device)
+    if pixel_values is None:
+        embeds_BLD = wrapped.embed(ids_BL)
+    else:
         visual_IPD = wrapped.project(pixel_values.to(device))
         # A masked scatter takes what it needs and says nothing about the rest.
         assert int(image_mask.sum()) == visual_IPD.shape[0] * visual_IPD.shape[1]
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask.to(device)[..., None], visual_IPD.to(embeds_BLD.dtype)
-        )
+        embeds_BLD = wrapped.place(visual_IPD, ids_BL, image_mask.to(device))
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     sampling: dict[str, Any] = {"do_sample": False}
@@ -101,18 +102,14 @@ def generate(
         pad_token_id=stop_ids[0],
         **sampling,
     )
-    generator: Any = model
-    # What `config` leaves open would come from here.
-    own, generator.generation_config = generator.generation_config, GenerationConfig()
-    try:
-        output: Tensor = generator.generate(
-            inputs_embeds=embeds_BLD,
-            attention_mask=attention_mask.to(device),
-            generation_config=config,
-            streamer=streamer,
-        )
-    finally:
-        generator.generation_config = own
+    generator: Any = copy.copy(model)  # with its weights
+    generator.generation_config = GenerationConfig()  # has what `config` leaves open
+    output: Tensor = generator.generate(
+        inputs_embeds=embeds_BLD,
+        attention_mask=attention_mask.to(device),
+        generation_config=config,
+        streamer=streamer,
+    )
     return output
 
 
@@ -126,7 +123,7 @@ def room_left(model: LlavaForConditionalGeneration, length: int) -> int:
     context = int(text_config.max_position_embeddings)
     if length >= context:
         raise UserError(
-            f"the conversation is {length} tokens long with its picture, the LLM reads {context}; "
+            f"the conversation is {length} tokens long with its image, the LLM reads {context}; "
             "start a new one, or ask something shorter"
         )
     return context - length

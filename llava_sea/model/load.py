@@ -2,24 +2,42 @@
 
 The result is always transformers' stock Llava as training has it. Every weight that is missing is
 an error, every one that is not understood is named; torch files are opened with `weights_only`.
+
+Whole models go through `from_pretrained` with renamed weights that are mapped from disk, so ZeRO-3
+partitions them as they come in and nothing is held twice. Names and shapes are compared before it:
+under ZeRO-3 transformers 5.23 passes over weights that it does not know, and one rank alone sees
+that a shape is wrong.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+)
 
+from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
-from llava_sea.model import load_config
-from llava_sea.model.builder import check_exists
-from llava_sea.model.load_lora import ADAPTER_CONFIG
-from llava_sea.model.load_parts import load_lora, load_projector_only
+from llava_sea.model.builder import build_llava, llm_config, without_zero3
+from llava_sea.model.load_config import check_is_1_5, from_llava, is_hf, llm_settings
+from llava_sea.model.load_config import is_llava as is_llavas_config
+from llava_sea.model.load_lora import (
+    ADAPTER_CONFIG,
+    check_base,
+    load_trained,
+    merge_adapter,
+    read_adapter_config,
+)
 from llava_sea.model.load_source import (
     HF,
     LLAVA,
@@ -28,63 +46,26 @@ from llava_sea.model.load_source import (
     Loaded,
     Source,
     find_folder,
+    read_config,
     recognise,
+    recorded_base,
 )
-from llava_sea.model.load_weights import read_json
-from llava_sea.model.load_whole import load_hf, load_llava_1_5
-from llava_sea.pretrained import load_pretrained
+from llava_sea.model.load_weights import (
+    check_exists,
+    quiet_transformers,
+    read_json,
+    read_tensors,
+    read_weights,
+)
+from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, some
+from llava_sea.model.projector_io import LLAVA_TO_HF
+from llava_sea.model.tokenizer import load_training_tokenizer
+from llava_sea.model.towers import load_tower, tower_config
+from llava_sea.pretrained import load_pretrained, without_code
 
 __all__ = ["Loaded", "embedding_rows", "is_llava", "load_llava"]
 
 logger = logging.getLogger(__name__)
-
-_LOADERS: dict[str, Callable[[Source], Loaded]] = {
-    HF: load_hf,
-    LLAVA: load_llava_1_5,
-    PROJECTOR: load_projector_only,
-    LORA: load_lora,
-}
-
-
-def is_llava(path: str, cache_dir: str | None = None) -> bool:
-    """Say whether a folder or hub id is a LLaVA of any kind and no LLM alone, by what it holds."""
-    folder = Path(path)
-    if folder.is_dir():
-        if (folder / ADAPTER_CONFIG).is_file() or (folder / "mm_projector.bin").is_file():
-            return True
-        if not (folder / "config.json").is_file():
-            return False
-        config = read_json(folder / "config.json")
-    else:
-        check_exists(path, "--model_name_or_path")
-        config, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
-    return load_config.is_hf(config) or load_config.is_llava(config)
-
-
-def embedding_rows(path: str, cache_dir: str | None = None) -> int:
-    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone.
-
-    Raises:
-        UserError: if it is no language model.
-    """
-    check_exists(path, "--model_name_or_path")
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
-        if load_config.is_llava(settings):
-            return int(load_config.llm_settings(settings, Path(path)).vocab_size)
-        config: Any = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model_name_or_path {path}: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from None
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type != "llava":
-        raise UserError(
-            f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
-            "language model; name the LLM"
-        )
-    return int(config.get_text_config().vocab_size)
 
 
 def load_llava(
@@ -112,16 +93,279 @@ def load_llava(
     """
     folder = find_folder(path, cache_dir)
     kind = recognise(folder)
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     logger.info("%s is %s", path, kind)
     if model_base and kind in (HF, LLAVA):
         raise UserError(
             f"--model-base {model_base}: {path} is {kind} and holds all weights; leave "
             "--model-base out"
         )
-    source = Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
-    loaded = _LOADERS[kind](source)
+    config = read_config(folder)
+    loaded = _LOADERS[kind](
+        Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
+    )
     loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
     return loaded
+
+
+def is_llava(path: str, cache_dir: str | None = None) -> bool:
+    """Say whether a folder or hub id is a LLaVA of any kind and no LLM alone, by what it holds."""
+    folder = Path(path)
+    if (folder / ADAPTER_CONFIG).is_file() or (folder / "mm_projector.bin").is_file():
+        return True
+    config = _settings(path, cache_dir)
+    return is_hf(config) or is_llavas_config(config)
+
+
+def embedding_rows(path: str, cache_dir: str | None = None) -> int:
+    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone.
+
+    Raises:
+        UserError: if it is no language model.
+    """
+    settings = _settings(path, cache_dir)
+    if is_llavas_config(settings):
+        return int(llm_settings(settings, path).vocab_size)
+    return int(llm_config(path, cache_dir, or_llava=True).get_text_config().vocab_size)
+
+
+def _settings(path: str, cache_dir: str | None) -> dict[str, Any]:
+    """Return the config.json of a folder or hub id, {} if there is none that can be read."""
+    check_exists(path, "--model_name_or_path")
+    if Path(path).is_dir():
+        return read_config(Path(path))
+    try:
+        settings: dict[str, Any]
+        settings, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
+    except (OSError, ValueError):
+        return {}
+    return settings
+
+
+def _load_hf(source: Source) -> Loaded:
+    """Load a ``llava-hf`` checkpoint: this package's own, or others'."""
+    folder, settings = source.folder, source.config
+    config = LlavaConfig.from_dict(without_code(settings))
+    text_config: Any = config.text_config
+    config.image_token_index = text_config.vocab_size
+    model = _instantiate(source, config)
+    recorded = str(settings.get("mm_vision_tower") or folder)
+    if source.vision_tower and source.vision_tower != recorded:
+        logger.warning(
+            "%s holds its own vision tower (from %s); --vision_tower %s is not used",
+            folder,
+            recorded,
+            source.vision_tower,
+        )
+    # with tokenizer.json transformers reads that, whatever the model is called
+    model_type = None if (folder / "tokenizer.json").is_file() else text_config.model_type
+    return _with_parts(source, model, str(folder), recorded, HF, model_type, str(folder))
+
+
+def _load_llava_1_5(source: Source) -> Loaded:
+    """Load a whole LLaVA-1.5 checkpoint; the tower's weights may be in it or only named."""
+    tower = _tower_of(source)
+    vision_config = tower_config(tower, source.cache_dir, named_by=source.folder)
+    config = from_llava(source.config, vision_config, source.folder)
+    model = _instantiate(source, config, tower=tower)
+    llm: Any = config.text_config
+    return _with_parts(source, model, str(source.folder), tower, LLAVA, llm.model_type)
+
+
+def _load_projector(source: Source) -> Loaded:
+    """Load a stage-1 result: the projector from the folder, LLM and tower from elsewhere."""
+    base = source.model_base or recorded_base(source.folder)
+    if not base:
+        raise UserError(
+            f"{source.folder}: a projector alone, and its config.json does not record its LLM "
+            "(_name_or_path); name it with --model-base"
+        )
+    return _assemble(source, base, PROJECTOR, str(source.folder / "mm_projector.bin"))
+
+
+def _load_lora(source: Source) -> Loaded:
+    """Load a base, put in what was trained whole, and merge the adapter."""
+    adapter = read_adapter_config(source.folder)
+    given = source.model_base or recorded_base(source.folder)
+    if not given:
+        raise UserError(f"{source.folder}: records no base model; name it with --model-base")
+    base_folder = find_folder(given, source.cache_dir, "--model-base")
+    base_config = read_json(base_folder / "config.json")
+    has_projector = is_hf(base_config) or is_llavas_config(base_config)
+    if has_projector:
+        loaded = _on_llava(source, base_folder, base_config)
+    else:
+        loaded = _assemble(source, given, LORA)
+    check_base(source.folder, adapter, given, loaded.model)
+    trained = _load_trained_whole(source.folder, loaded.model)
+    layers, others = merge_adapter(loaded.model, source.folder, adapter)
+    if not has_projector and not any("projector" in name for name in trained + others):
+        raise UserError(
+            f"{source.folder}: its base {given} is a plain LLM, and the trained projector "
+            "(non_lora_trainables.bin or mm_projector.bin) is not there. LLaVA writes it at the "
+            "end of training only; without it the model cannot see"
+        )
+    logger.info(
+        "merged the LoRA updates of %d layers into %s: added in float32, kept in %s",
+        layers,
+        given,
+        str(loaded.model.dtype).removeprefix("torch."),
+    )
+    return loaded
+
+
+_LOADERS: dict[str, Callable[[Source], Loaded]] = {
+    HF: _load_hf,
+    LLAVA: _load_llava_1_5,
+    PROJECTOR: _load_projector,
+    LORA: _load_lora,
+}
+
+
+def _load_trained_whole(folder: Path, model: LlavaForConditionalGeneration) -> list[str]:
+    """Put `non_lora_trainables.bin`, or else `mm_projector.bin`, in place; name its tensors."""
+    for name in ("non_lora_trainables.bin", "mm_projector.bin"):
+        path = folder / name
+        if path.is_file():
+            bare = LLAVA_TO_HF if name == "mm_projector.bin" else {}
+            weights = read_tensors(path)
+            named = {f"mm_projector.{k}" if k in bare else k: t for k, t in weights.items()}
+            return load_trained(model, named, path)
+    return []
+
+
+def _on_llava(source: Source, folder: Path, config: dict[str, Any]) -> Loaded:
+    """Load a base that is a LLaVA itself; what the adapter's config.json says goes before."""
+    of_base = replace(source, folder=folder, config=config, model_base=None)
+    base = _load_hf(of_base) if is_hf(config) else _load_llava_1_5(of_base)
+    ratio = source.config.get("image_aspect_ratio") or base.image_aspect_ratio
+    return replace(
+        base,
+        transform=ImageTransform(base.transform.processor, ratio),
+        version=source.config.get("conversation_template") or base.version,
+        kind=LORA,
+    )
+
+
+def _assemble(source: Source, base: str, kind: str, projector_path: str | None = None) -> Loaded:
+    """Build a model from an LLM and the tower that the folder names."""
+    if not source.config:
+        raise UserError(
+            f"{source.folder}: no config.json, and so no word of its vision tower. "
+            "LLaVA writes it, and the trained projector, at the end of LoRA training only: of its "
+            "checkpoint-N folders nothing whole can be made"
+        )
+    check_is_1_5(source.config, source.folder)
+    tower = _tower_of(source)
+    tower_config(tower, source.cache_dir, named_by=source.folder)
+    model = build_llava(
+        base,
+        tower,
+        dtype=source.dtype or _dtype_of_llm(base, source.cache_dir),
+        attention=source.attention,
+        select_layer=int(source.config.get("mm_vision_select_layer", -2)),
+        projector_path=projector_path,
+        cache_dir=source.cache_dir,
+    )
+    return _with_parts(source, model, base, tower, kind)
+
+
+def _dtype_of_llm(base: str, cache_dir: str | None) -> torch.dtype:
+    check_exists(base, "--model-base")
+    try:
+        dtype = load_pretrained(AutoConfig, base, cache_dir=cache_dir).dtype
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--model-base {base}: cannot be loaded ({str(error).splitlines()[0]})"
+        ) from None
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _tower_of(source: Source) -> str:
+    """Return the vision tower given, else the one recorded."""
+    tower = source.vision_tower or source.config.get("mm_vision_tower")
+    if not tower:
+        raise UserError(
+            f"{source.folder}: its config.json names no vision tower (mm_vision_tower); pass one "
+            "with --vision_tower"
+        )
+    return str(tower)
+
+
+def _with_parts(
+    source: Source,
+    model: LlavaForConditionalGeneration,
+    tokenizer: str,
+    tower: str,
+    kind: str,
+    model_type: str | None = None,
+    processor: str | None = None,
+) -> Loaded:
+    """Add tokenizer and image transform to a model; config.json's settings are used."""
+    ratio = source.config.get("image_aspect_ratio")
+    return Loaded(
+        model=model,
+        tokenizer=load_training_tokenizer(
+            tokenizer,
+            model_max_length=source.config.get("tokenizer_model_max_length"),
+            model_type=model_type,
+            cache_dir=source.cache_dir,
+        ),
+        # a processor of llava-hf knows by itself whether it pads
+        transform=ImageTransform.from_pretrained(
+            processor or tower, ratio if processor else str(ratio or "square")
+        ),
+        vision_tower=tower,
+        version=source.config.get("conversation_template"),
+        kind=kind,
+    )
+
+
+def _instantiate(
+    source: Source, config: LlavaConfig, *, tower: str | None = None
+) -> LlavaForConditionalGeneration:
+    """Make the model of a folder's weights, after comparing every name and shape with it.
+
+    Args:
+        source: where the weights are.
+        config: of the model.
+        tower: where the vision tower's weights are, if the folder has none.
+    """
+    folder = source.folder
+    try:
+        with torch.device("meta"), without_zero3():
+            shell = LlavaForConditionalGeneration(config)
+    except ValueError as error:  # a configuration that belongs to no model
+        raise UserError(
+            f"{folder}: its config.json has a part that transformers cannot make "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    expected = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+    renamed, unknown = rename(read_weights(folder), folder)
+    weights = {name: tensor for name, tensor in renamed.items() if name in expected}
+    unknown += [name for name in renamed if name not in expected]
+    elsewhere = tower is not None and not any(name.startswith(VISION_TOWER) for name in weights)
+    text_config: Any = config.text_config
+    tied = bool(text_config.tie_word_embeddings)
+    optional = (VISION_TOWER,) * elsewhere + ("lm_head.",) * tied
+    check_fit(weights, expected, folder, unknown=unknown, optional=optional)
+    if unknown:
+        logger.warning(
+            "%s: weights that no Llava has were left out: %s", folder, some(unknown, limit=100)
+        )
+    with quiet_transformers():
+        model: LlavaForConditionalGeneration = load_pretrained(
+            LlavaForConditionalGeneration,
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=source.dtype or weights[EMBEDDING].dtype,
+            **source.attention_option,
+        )
+    if elsewhere:
+        assert tower is not None
+        model.model.vision_tower = load_tower(
+            tower, cache_dir=source.cache_dir, dtype=model.dtype, **source.attention_option
+        )
+    return model

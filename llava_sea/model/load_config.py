@@ -2,8 +2,8 @@
 
 LLaVA keeps the LLM's settings and its own ``mm_*`` keys in one flat dictionary, names the vision
 tower instead of describing it, and calls itself ``llava_llama``, ``llava_mistral`` or, in the
-released 1.5 models, ``llava``, which is also transformers' name for something else. What is taken:
-a two-layer GELU projector and plain patches (LLaVA-1.5); anything else is refused by name.
+released 1.5 models, ``llava``, which is also transformers' name for something else. Accepted are a
+two-layer GELU projector and plain patches (LLaVA-1.5); anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from transformers import AutoConfig, LlavaConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava_sea.errors import UserError
-from llava_sea.model.builder import TOWER_HAS_CLS, check_exists, num_patches
-from llava_sea.pretrained import load_pretrained
+from llava_sea.model.builder import llava_config
 
 _LLAVA_KEY = re.compile(
     r"(mm_|image_|tokenizer_|tune_|freeze_|unfreeze_|use_mm_|pretrain_mm_|conversation_template)"
@@ -37,11 +36,11 @@ def is_llava(config: Mapping[str, Any]) -> bool:
     return not is_hf(config) and "mm_vision_tower" in config
 
 
-def llm_settings(config: Mapping[str, Any], where: Path) -> Any:
+def llm_settings(config: Mapping[str, Any], where: object) -> Any:
     """Return the LLM's configuration in a LLaVA config.json.
 
     Raises:
-        UserError: if its model type says of no LLM that transformers knows.
+        UserError: if its model type names no LLM that transformers knows.
     """
     architectures = config.get("architectures") or [""]
     of_class = re.fullmatch(r"Llava(\w+?)ForCausalLM", str(architectures[0]))
@@ -75,55 +74,26 @@ def check_is_1_5(config: Mapping[str, Any], where: Path) -> None:
         config.get("image_aspect_ratio", "square")
     ).startswith("anyres"):
         raise UserError(
-            f"{where}: a LLaVA-1.6 model (anyres pictures); LLaVA-1.5 models are taken. Use "
+            f"{where}: a LLaVA-1.6 model (anyres images); LLaVA-1.5 models are accepted. Use "
             "transformers' LlavaNext for it"
         )
     if config.get("mm_use_im_start_end"):
         raise UserError(
-            f"{where}: mm_use_im_start_end is true: pictures stand between two tokens of their "
+            f"{where}: mm_use_im_start_end is true: images stand between two tokens of their "
             "own, which no LLaVA-1.5 template writes"
         )
 
 
-def llava_config(config: Mapping[str, Any], vision_config: Any, where: Path) -> LlavaConfig:
+def from_llava(config: Mapping[str, Any], vision_config: Any, where: Path) -> LlavaConfig:
     """Put a LLaVA config.json and its tower's configuration together.
 
     Raises:
         UserError: if it is not a LLaVA-1.5 model.
     """
     check_is_1_5(config, where)
-    text_config = llm_settings(config, where)
-    keep_cls = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    has_cls = TOWER_HAS_CLS[vision_config.model_type]
-    return LlavaConfig(
-        vision_config=vision_config,
-        text_config=text_config,
-        image_token_index=text_config.vocab_size,
-        image_seq_length=num_patches(vision_config) + (has_cls and keep_cls),
-        projector_hidden_act="gelu",
-        vision_feature_layer=int(config.get("mm_vision_select_layer", -2)),
-        vision_feature_select_strategy="default" if has_cls and not keep_cls else "full",
+    return llava_config(
+        vision_config,
+        llm_settings(config, where),
+        select_layer=int(config.get("mm_vision_select_layer", -2)),
+        keep_cls=config.get("mm_vision_select_feature", "patch") == "cls_patch",
     )
-
-
-def tower_config(path: str, where: Path, cache_dir: str | None) -> Any:
-    """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
-
-    Raises:
-        UserError: if it cannot be found, or is of a kind this package does not know.
-    """
-    check_exists(path, "--vision_tower")
-    try:
-        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{where} names the vision tower {path!r}, which cannot be found "
-            f"({str(error).splitlines()[0]}); pass its folder with --vision_tower"
-        ) from None
-    config = getattr(config, "vision_config", config)
-    if config.model_type not in TOWER_HAS_CLS:
-        raise UserError(
-            f"--vision_tower {path}: its model type is {config.model_type!r}; known are "
-            f"{', '.join(TOWER_HAS_CLS)}"
-        )
-    return config

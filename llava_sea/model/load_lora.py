@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_names import PEFT_PREFIX, some, to_stock
 from llava_sea.model.load_weights import read_json, read_tensors
+from llava_sea.model.names import PEFT_PREFIX, some, to_stock
 from llava_sea.model.projector_io import gathered, gathered_parameters
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -116,37 +116,29 @@ def merge_adapter(
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: has {ADAPTER_CONFIG} but neither of {', '.join(_FILES)}")
-    pairs, others = _sort_keys(read_tensors(path))
-    for name, parts in pairs.items():
-        if set(parts) != {"A", "B"}:
-            raise UserError(f"{path}: {name} has lora_{next(iter(parts))} alone")
-        layer = _find(model, f"{name}.weight", path)
-        rank, factor = rank_and_scale(name.removeprefix(PEFT_PREFIX), config)
-        if parts["A"].shape[0] != rank:
-            raise UserError(
-                f"{path}: {name} has rank {parts['A'].shape[0]}, {ADAPTER_CONFIG} says {rank}; the "
-                "two files are not of the same run"
-            )
-        _add(layer, parts["A"], parts["B"], factor, f"{path}: {name}")
-    if not pairs:
-        raise UserError(f"{path}: holds no LoRA weights; it holds {some(others) or 'nothing'}")
-    return len(pairs), load_whole(model, others, path)
-
-
-def _sort_keys(
-    weights: Mapping[str, Tensor],
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    pairs: dict[str, dict[str, Tensor]] = {}
-    others = {}
-    for key, tensor in weights.items():
-        match = _LORA_KEY.fullmatch(key)
-        if match:
-            pairs.setdefault(match[1], {})[match[2]] = tensor
+    updates, others = {}, {}
+    for key, tensor in read_tensors(path).items():
+        if found := _LORA_KEY.fullmatch(key):
+            updates[found[1], found[2]] = tensor
         else:
-            others[key.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")] = (
-                tensor
+            plain = key.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
+            others[plain] = tensor
+    layers = list(dict.fromkeys(name for name, _ in updates))
+    if not layers:
+        raise UserError(f"{path}: holds no LoRA weights; it holds {some(others) or 'nothing'}")
+    for name in layers:
+        if missing := {"A", "B"} - {part for layer, part in updates if layer == name}:
+            raise UserError(f"{path}: {name} has no lora_{missing.pop()}")
+        weight = _find(model, f"{name}.weight", path)
+        rank, factor = rank_and_scale(name.removeprefix(PEFT_PREFIX), config)
+        a_RI, b_OR = updates[name, "A"], updates[name, "B"]
+        if a_RI.shape[0] != rank:
+            raise UserError(
+                f"{path}: {name} has rank {a_RI.shape[0]}, {ADAPTER_CONFIG} says {rank}; the two "
+                "files are not of the same run"
             )
-    return pairs, others
+        _add(weight, a_RI, b_OR, factor, f"{path}: {name}")
+    return len(layers), load_trained(model, others, path)
 
 
 def rank_and_scale(name: str, config: Mapping[str, Any]) -> tuple[int, float]:
@@ -164,7 +156,7 @@ def _by_pattern(name: str, patterns: Any, default: Any) -> Any:
     return default
 
 
-def load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
+def load_trained(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
     """Put weights that were trained whole in place; return the names of the parameters.
 
     Raises:

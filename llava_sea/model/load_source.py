@@ -13,11 +13,9 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
-from llava_sea.model.builder import check_exists
 from llava_sea.model.load_config import is_hf, is_llava
 from llava_sea.model.load_lora import ADAPTER_CONFIG
-from llava_sea.model.load_tokenizer import load_training_tokenizer
-from llava_sea.model.load_weights import listing, read_json, weight_files
+from llava_sea.model.load_weights import check_exists, listing, read_json, weight_files
 
 HF, LLAVA, PROJECTOR, LORA = (
     "a llava-hf checkpoint",
@@ -60,17 +58,17 @@ class Source:
     attention: str | None
     cache_dir: str | None
 
+    @property
+    def attention_option(self) -> dict[str, Any]:
+        """The keyword of `from_pretrained`, if an attention was asked for."""
+        return {"attn_implementation": self.attention} if self.attention else {}
+
 
 def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") -> Path:
     """Return a checkpoint's folder; what is no folder is a hub id, taken from the cache or the hub.
 
-    Args:
-        path: folder or hub id.
-        cache_dir: where hub files are cached.
-        flag: what messages call it.
-
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither; `flag` is what named it.
     """
     if Path(path).is_dir():
         return Path(path)
@@ -85,14 +83,14 @@ def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") ->
 
 
 def recognise(folder: Path) -> str:
-    """Say what a folder holds.
+    """Say what a folder holds, by its files and its config.json, never by its name.
 
     Raises:
         UserError: if it is none of the kinds known; lists what is there and what each kind has.
     """
     if (folder / ADAPTER_CONFIG).is_file():
         return LORA
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_config(folder)
     if weight_files(folder):
         if is_hf(config) and config.get("model_type") == "llava":
             return HF
@@ -114,6 +112,12 @@ def recognise(folder: Path) -> str:
     )
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json, {} if it has none."""
+    path = folder / "config.json"
+    return read_json(path) if path.is_file() else {}
+
+
 def recorded_base(folder: Path) -> str:
     """Return the LLM or LLaVA that a projector or an adapter records; "" where there is none."""
     name, key = {
@@ -121,40 +125,3 @@ def recorded_base(folder: Path) -> str:
         PROJECTOR: ("config.json", "_name_or_path"),
     }.get(recognise(folder), ("", ""))
     return str(read_json(folder / name).get(key) or "") if name else ""
-
-
-def tower_of(source: Source) -> str:
-    """Return the vision tower given, else the one recorded.
-
-    Raises:
-        UserError: if there is neither.
-    """
-    tower = source.vision_tower or source.config.get("mm_vision_tower")
-    if not tower:
-        raise UserError(
-            f"{source.folder}: its config.json names no vision tower (mm_vision_tower); pass one "
-            "with --vision_tower"
-        )
-    return str(tower)
-
-
-def with_parts(
-    source: Source, model: LlavaForConditionalGeneration, tokenizer: str, tower: str, kind: str
-) -> Loaded:
-    """Add tokenizer and image transform to a model whose folder has LLaVA's config.json."""
-    ratio = str(source.config.get("image_aspect_ratio") or "square")
-    length = source.config.get("tokenizer_model_max_length")
-    llm: Any = model.config.text_config
-    return Loaded(
-        model=model,
-        tokenizer=load_training_tokenizer(
-            tokenizer,
-            model_max_length=length,
-            model_type=llm.model_type if kind == LLAVA else None,
-            cache_dir=source.cache_dir,
-        ),
-        transform=ImageTransform.from_pretrained(tower, ratio),
-        vision_tower=tower,
-        version=source.config.get("conversation_template"),
-        kind=kind,
-    )

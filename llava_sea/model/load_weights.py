@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint folder by name, mapped from disk: nothing is read until it is used.
+"""Files of checkpoints read: tensors by name, mapped from disk, and settings.
 
-Safetensors or torch files, whole or in shards with an index. Torch files are pickles: they are
-opened with `weights_only`, so code in one is refused, never run.
+Tensors are in safetensors or torch files, whole or in shards with an index; nothing is read until
+it is used. Torch files are pickles: they are opened with `weights_only`, so code in one is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils import logging as hf_logging
 
 from llava_sea import files
 from llava_sea.errors import UserError
@@ -27,6 +29,24 @@ INDEXED = (
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
 """Index of shards and the name of an unsharded file, in the order in which they are looked for."""
+
+
+def check_exists(path: str, flag: str) -> None:
+    """Refuse what looks like a local folder and is none, before transformers asks a hub for it."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"{flag} {path}: no such folder")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings back where weights are compared here, and reported by name."""
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -67,21 +87,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if there are none, or a file cannot be read as tensors.
     """
+    weights: dict[str, Tensor] = {}
+    for path in _some_weight_files(folder):
+        weights.update(read_tensors(path))
+    return weights
+
+
+def _some_weight_files(folder: Path) -> list[Path]:
     files = weight_files(folder)
     if not files:
         raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    weights: dict[str, Tensor] = {}
-    for path in files:
-        weights.update(read_tensors(path))
-    return weights
+    return files
 
 
 def check_model(path: str | Path) -> None:
     """See that a model's folder is whole, as far as its config.json and the files' heads tell.
 
-    Args:
-        path: of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
-            transformers puts on its base by itself.
+    It is of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
+    transformers puts on its base by itself.
 
     Raises:
         UserError: naming the file that is missing, damaged or cut off.
@@ -91,10 +114,7 @@ def check_model(path: str | Path) -> None:
         return
     if "model_type" not in read_json(folder / "config.json"):
         raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
-    files = weight_files(folder)
-    if not files:
-        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    for file in files:
+    for file in _some_weight_files(folder):
         if file.suffix != ".safetensors":
             read_tensors(file)
             continue

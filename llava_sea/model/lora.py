@@ -3,8 +3,8 @@
 peft puts the adapters into the LLM in place. On disk they have the names that they would have in
 the causal LM alone (``base_model.model.model.layers...``), which peft reads onto that LLM and LLaVA
 onto its own class; the parts of the stock Llava are named differently, so names are translated
-here. The projector, and what of the tower is trained, go into ``non_lora_trainables.bin`` under
-LLaVA's names.
+here. The projector, and the part of the tower that is trained, go into
+``non_lora_trainables.bin`` under LLaVA's names.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_names import PEFT_PREFIX
+from llava_sea.model.names import PEFT_PREFIX, to_written
 from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters
 from llava_sea.model.stage2 import choose_trainable
-from llava_sea.model.write_names import to_legacy
 
 ADAPTER = "default"
 """peft's name of the one adapter; it stands in module names and never in files."""
@@ -51,15 +50,15 @@ def add_lora(
     """Put adapters into the LLM and freeze the rest of it.
 
     Args:
-        llava: the model, changed in place.
+        llava: changed in place.
         rank: r, the adapters' inner width.
         alpha: the adapters' output is scaled by alpha / r.
         dropout: on the adapters' input.
         bias: none, all or lora_only: which of the LLM's biases are trained.
-        base: folder or hub id of what the adapters belong to, for ``adapter_config.json``.
+        base: folder or hub id that the adapters belong to, for ``adapter_config.json``.
         seed: of the adapters' first values.
-        projector: whether the projector is trained, whole.
-        vision_tower: whether the tower is, up to the hidden state that feeds the projector.
+        projector: whether it is trained, whole.
+        vision_tower: as in `choose_trainable`.
 
     Returns:
         The configuration that goes to disk.
@@ -114,7 +113,7 @@ def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[
     for name, parameter in tower.named_parameters():
         if parameter.requires_grad:
             # LLaVA holds the tower of transformers 4 as an attribute of its own module.
-            legacy = to_legacy(f"model.vision_tower.{name}", tower.config.model_type)
+            legacy = to_written(f"model.vision_tower.{name}", tower.config.model_type)
             yield f"{LORA_PREFIX}vision_tower.{legacy}", parameter
 
 

@@ -42,8 +42,7 @@ _LEAKS = {"gpt_oss", "nemotron", "opt"}
 def prepare_attention(llm: nn.Module) -> bool:
     """Make an LLM ready for packed rows; its results for rows of one sample stay what they are.
 
-    Args:
-        llm: a transformers model without head; where its attention is SDPA, that is replaced.
+    Where its attention is SDPA, that is replaced.
 
     Returns:
         Whether all samples of a batch go into one row, without padding.

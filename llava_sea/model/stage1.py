@@ -35,8 +35,8 @@ class Stage1Model(WrappedLlava):
         """Wrap a Llava and freeze it, except for its projector.
 
         Args:
-            llava: the model; its parameters' `requires_grad` is set here.
-            head: the alignment head; None trains plain LLaVA.
+            llava: its parameters' `requires_grad` is set here.
+            head: None trains plain LLaVA.
             negatives: `local` or `global`, whose visual tokens are a word's negatives.
             align_only: compute the alignment loss alone; of the LLM only the embeddings are used.
         """
@@ -61,16 +61,7 @@ class Stage1Model(WrappedLlava):
         sea: Mapping[str, Tensor] | None = None,
         **_: Any,
     ) -> StepLosses:
-        """Compute both losses of a micro-batch.
-
-        Args:
-            input_ids: ``(B, L)``; any valid id where a patch goes.
-            attention_mask: ``(B, L)``.
-            labels: ``(B, L)``, -100 where not supervised.
-            image_mask: bool ``(B, L)``, true where a patch goes, in image order.
-            pixel_values: ``(I, 3, H, W)``.
-            sea: the fields of `PatchWords`.
-        """
+        """Compute both losses of a micro-batch; `sea` has the fields of `PatchWords`."""
         visual_IPD = self.project(pixel_values)
         lm_loss_sum = num_tokens = visual_IPD.new_zeros(())
         if not self.align_only:
@@ -83,12 +74,7 @@ class Stage1Model(WrappedLlava):
         return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, visual_IPD.detach())
 
     def align(self, visual_IPD: Tensor, words: PatchWords) -> tuple[Tensor, Tensor]:
-        """Return L_a (eq. 11) and its number of pairs; of the LLM only its embeddings are used.
-
-        Args:
-            visual_IPD: the projected patches ``(I, P, D)``.
-            words: the labelled patches of the batch and their words.
-        """
+        """Return L_a (eq. 11) and its number of pairs; of the LLM only its embeddings are used."""
         assert self.head is not None and words.patch_N is not None
         group = dist.group.WORLD if self.negatives == "global" and dist.is_initialized() else None
         words = words.over_ranks(group)

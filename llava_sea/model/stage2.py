@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.model.packed import packed_rows
+from llava_sea.model.towers import unused_tower_parts
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
@@ -34,16 +35,10 @@ class Stage2Model(WrappedLlava):
         sample_lengths: Sequence[int] | None = None,
         **_: Any,
     ) -> StepLosses:
-        """Compute the next-token loss of a micro-batch; see `WrappedLlava.language_loss`.
+        """Compute the next-token loss of a micro-batch.
 
-        Args:
-            input_ids: ``(B, L)``; any valid id where a patch goes.
-            attention_mask: ``(B, L)``.
-            labels: ``(B, L)``, -100 where not supervised.
-            image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
-            pixel_values: ``(I, 3, H, W)``; a zero picture where the batch has none.
-            position_ids: ``(B, L)``, with packed rows: from 0 at each sample.
-            sample_lengths: of the samples of one packed row.
+        Packed rows come with `position_ids` ``(B, L)``, from 0 at each sample, and a single one
+        with the lengths of its samples.
         """
         visual_IPD = self.project(pixel_values)
         rows: AbstractContextManager[None] = nullcontext()
@@ -65,11 +60,8 @@ def choose_trainable(
 ) -> None:
     """Set what stage 2 trains.
 
-    Args:
-        llava: the model.
-        language_model: the LLM, its embeddings and its head.
-        projector: the adapter.
-        vision_tower: the tower up to the hidden state that feeds the projector.
+    The LLM with its embeddings and its head; the tower up to the hidden state that feeds the
+    projector.
     """
     llava.requires_grad_(False)
     llava.model.language_model.requires_grad_(language_model)
@@ -79,22 +71,3 @@ def choose_trainable(
         llava.model.vision_tower.requires_grad_(True)
         for module in unused_tower_parts(llava):
             module.requires_grad_(False)
-
-
-def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
-    """Return the tower's modules after the hidden state that feeds the projector.
-
-    Raises:
-        AssertionError: for a tower whose layers are not one `nn.ModuleList`, which none known has.
-    """
-    tower: Any = llava.model.vision_tower
-    depth = int(tower.config.num_hidden_layers)
-    (layers,) = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    selected = llava.config.vision_feature_layer
-    assert isinstance(selected, int)
-    used = selected if selected >= 0 else depth + 1 + selected
-    unused = [*layers[used:]]
-    # What follows the last layer: CLIP's and SigLIP's post_layernorm and pooling head, DINOv2's
-    # layernorm. hidden_states never pass through them.
-    after = ("post_layernorm", "head", "layernorm")
-    return [*unused, *(getattr(tower, name) for name in after if hasattr(tower, name))]

@@ -1,11 +1,15 @@
-"""A stock Llava as training calls it: pictures placed by mask, the next-token loss as a sum.
+"""A stock Llava as training calls it: images placed by mask, the next-token loss as a sum.
 
 The model itself stays transformers' class; this stands around it. One forward pass places the
 projected patches (one masked scatter), runs the LLM and takes logits only where there is a label.
 Losses are sums and counts; how they are put together over accumulation and ranks is the trainer's.
 Every rank makes the same module calls for every batch, whatever it holds: ZeRO-3 hangs otherwise.
 
-Shape letters: B records, L tokens, I pictures, P patches, D hidden size, V vocabulary, K supervised
+A batch: `input_ids` ``(B, L)``, any valid id where a patch goes; `attention_mask` ``(B, L)``;
+`labels` ``(B, L)``, -100 where not supervised; `image_mask` ``(B, L)``, true where a patch goes, in
+image order; `pixel_values` ``(I, 3, H, W)``, a zero image where the batch has none.
+
+Shape letters: B records, L tokens, I images, P patches, D hidden size, V vocabulary, K supervised
 tokens.
 """
 
@@ -84,7 +88,7 @@ class WrappedLlava(nn.Module):
         }
 
     def trainable_to_float32(self) -> None:
-        """Keep what is trained in float32: without DeepSpeed there is no float32 copy of it.
+        """Keep trainable parameters in float32, of which only DeepSpeed has a copy of its own.
 
         Adam's steps vanish in bfloat16, whose numbers near 1 are 0.008 apart.
         """
@@ -107,7 +111,7 @@ class WrappedLlava(nn.Module):
                 part.gradient_checkpointing_enable(activation_checkpointing_kwargs)
 
     def project(self, pixel_values: Tensor) -> Tensor:
-        """Turn pictures ``(I, 3, H, W)`` into visual tokens X_v ``(I, P, D)`` (eq. 1)."""
+        """Turn images ``(I, 3, H, W)`` into visual tokens X_v ``(I, P, D)`` (eq. 1)."""
         dtype = next(self.vision_tower.parameters()).dtype
         output = self.llava.get_image_features(pixel_values.to(dtype))
         return torch.stack(list(output.pooler_output))
@@ -117,17 +121,16 @@ class WrappedLlava(nn.Module):
         embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
         return embedded
 
+    def place(self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor) -> Tensor:
+        """Embed tokens ``(B, L)`` and put the visual tokens in the images' places, in order."""
+        embeds_BLD = self.embed(input_ids)
+        return embeds_BLD.masked_scatter(image_mask[..., None], visual_IPD.to(embeds_BLD.dtype))
+
     def hidden_states(
         self, visual_IPD: Tensor, input_ids: Tensor, attention_mask: Tensor, image_mask: Tensor
     ) -> Tensor:
-        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places.
-
-        Arguments as `language_loss`.
-        """
-        embeds_BLD = self.embed(input_ids)
-        embeds_BLD = embeds_BLD.masked_scatter(
-            image_mask[..., None], visual_IPD.to(embeds_BLD.dtype)
-        )
+        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places."""
+        embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
         hidden_BLD: Tensor = self.language_model(
             inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
@@ -141,31 +144,18 @@ class WrappedLlava(nn.Module):
         labels: Tensor,
         image_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the next-token loss (eq. 12) summed over supervised tokens, and their number.
-
-        Args:
-            visual_IPD: visual tokens ``(I, P, D)``.
-            input_ids: ``(B, L)``; any valid id where a patch goes.
-            attention_mask: ``(B, L)``.
-            labels: ``(B, L)``, -100 where not supervised.
-            image_mask: bool ``(B, L)``, true where a patch goes, in picture order.
-        """
+        """Return the next-token loss (eq. 12) summed over supervised tokens, and their number."""
         hidden_BLD = self.hidden_states(visual_IPD, input_ids, attention_mask, image_mask)
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
         lm_loss_sum = self.token_loss(
             hidden_BLD[:, :-1][supervised_BL], labels[:, 1:][supervised_BL]
         )
-        # A batch without pictures still sends (zero) gradients through the projector.
+        # A batch without images still sends (zero) gradients through the projector.
         return lm_loss_sum + 0.0 * visual_IPD.sum().float(), supervised_BL.sum()
 
     def token_loss(self, hidden_KD: Tensor, target_K: Tensor) -> Tensor:
-        """Return the cross-entropy of the head's logits, summed, float32.
-
-        Args:
-            hidden_KD: the LLM's last hidden states where a token is to be predicted.
-            target_K: those tokens.
-        """
+        """Return the cross-entropy of the head's logits, summed, in float32."""
         if self.fused_loss is not None and len(target_K):
             return self.fused_loss(hidden_KD, target_K)
         logits_KV = self.llava.lm_head(hidden_KD).float()

@@ -2,37 +2,50 @@
 
 Training never grows the vocabulary; only here the token ``<image>`` is added. Neither the live
 model nor its tokenizer is changed, and an earlier save in the folder stays whole until the new one
-is complete.
+is complete. Settings stand under their old names too, as transformers 4 reads them.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Size, Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform
-from llava_sea.data.tokenize import padding_id
+from llava_sea.data.tokenize import padding_id, stop_ids
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.chat_template import choose_chat_template
-from llava_sea.model.load_names import some
-from llava_sea.model.write_config import write_config, write_generation_config, written_config
+from llava_sea.model.names import EMBEDDING, HEAD, some
+from llava_sea.model.tokenizer import with_image_token, write_tokenizer
+from llava_sea.model.towers import TOWERS
 from llava_sea.model.write_files import replaced_together
-from llava_sea.model.write_processor import with_image_token, write_processor, write_tokenizer
-from llava_sea.model.write_weights import EMBEDDING, HEAD, write_weights
+from llava_sea.model.write_weights import write_weights, written_shape
 
 logger = logging.getLogger(__name__)
 
 ROWS_MULTIPLE = 64
 """The vocabulary's tables grow to a multiple of this, as those of llava-hf: faster on GPUs."""
+
+LLM_ROWS = "llm_vocab_size"
+"""Key of config.json: how many rows of the tables are the LLM's own; the rest was appended here."""
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 def write_llava(
@@ -54,7 +67,7 @@ def write_llava(
         model: a stock Llava, as training has it. Only its configuration is read if `state_dict` is
             given.
         tokenizer: of the training.
-        transform: of the training; decides whether users' pictures are padded or cropped.
+        transform: of the training; decides whether users' images are padded or cropped.
         template: of the training; becomes the chat template.
         state_dict: the weights under the model's own names, for an engine that keeps them apart
             (ZeRO-3); call this on one rank then.
@@ -69,23 +82,27 @@ def write_llava(
         UserError: if the model has weights that the format cannot hold.
         OSError: if a file cannot be written.
     """
-    folder = Path(folder)
     state = dict(model.state_dict() if state_dict is None else state_dict)
+    llm_rows = rows = len(state[EMBEDDING])
     written_tokenizer = with_image_token(tokenizer)
     image_token_id: Any = written_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    rows = len(state[EMBEDDING])
     if image_token_id >= rows:
         rows = -(-(image_token_id + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    config = written_config(model.config, image_token_id=image_token_id, rows=rows)
-    text_config, vision_config = _parts(config)
+    config = copy.deepcopy(model.config)
+    text_config: Any = config.text_config
+    vision_config: Any = config.vision_config
+    config.image_token_index = image_token_id
+    text_config.vocab_size = rows
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.tie_word_embeddings = bool(text_config.tie_word_embeddings)
+    config.pad_token_id = padding_id(tokenizer, rows)
     if config.tie_word_embeddings:
         state.pop(HEAD, None)
     _check_state(state, config, rows)
-    config.pad_token_id = padding_id(tokenizer, rows)
     dtype = dtype or state[EMBEDDING].dtype
     if text_config.model_type.startswith("gemma"):
         logger.warning(
-            "a Gemma: readers that scale all that enters the LLM (transformers 4) scale pictures "
+            "a Gemma: readers that scale all that enters the LLM (transformers 4) scale images "
             "too and get them wrong; open this checkpoint with transformers 5 or later"
         )
     chat = choose_chat_template(template, tokenizer, written_tokenizer)
@@ -95,14 +112,24 @@ def write_llava(
             template.name,
             chat.difference,
         )
-    extra = {
+    former = model.generation_config.eos_token_id
+    ends = [
+        *([former] if isinstance(former, int) else former or []),
+        *stop_ids(template, tokenizer),
+    ]
+    generation_config = valid_generation_config(
+        model.generation_config, tokenizer, list(dict.fromkeys(ends)), config.pad_token_id
+    )
+    settings = {
+        LLM_ROWS: llm_rows,
+        **config.to_diff_dict(),
         "image_aspect_ratio": transform.aspect_ratio,
         "tokenizer_model_max_length": int(tokenizer.model_max_length),
         "conversation_template": template.name,
         "mm_vision_tower": vision_config.name_or_path or None,
         **(extra_config or {}),
     }
-    with replaced_together(folder) as staging:
+    with replaced_together(Path(folder)) as staging:
         write_weights(
             staging,
             state,
@@ -111,18 +138,11 @@ def write_llava(
             dtype=dtype,
             max_shard_size=max_shard_size,
         )
-        write_tokenizer(staging, written_tokenizer, chat.jinja)
+        write_tokenizer(staging, written_tokenizer, chat.jinja, "LlavaProcessor")
         write_processor(staging, transform, config)
-        write_generation_config(
-            staging, model.generation_config, template, tokenizer, config.pad_token_id
-        )
-        write_config(staging / "config.json", config, dtype, extra)
-        names = sorted(path.name for path in staging.iterdir())
-    return names
-
-
-def _parts(config: LlavaConfig) -> tuple[Any, Any]:
-    return config.text_config, config.vision_config
+        generation_config.save_pretrained(staging)
+        write_config(staging / "config.json", settings, dtype)
+        return sorted(path.name for path in staging.iterdir())
 
 
 def _check_state(state: Mapping[str, Tensor], config: LlavaConfig, rows: int) -> None:
@@ -142,8 +162,112 @@ def _check_state(state: Mapping[str, Tensor], config: LlavaConfig, rows: int) ->
     wrong = [
         f"{name} {tuple(tensor.shape)}, expected {tuple(expected[name])}"
         for name, tensor in state.items()
-        if (Size((rows, *tensor.shape[1:])) if name in (EMBEDDING, HEAD) else tensor.shape)
-        != expected[name]
+        if written_shape(name, tensor, rows) != expected[name]
     ]
     if wrong:
         raise UserError(f"weights do not fit the model's configuration: {some(wrong, '; ')}")
+
+
+def write_config(path: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Write config.json, of a Llava or of an LLM; old names of settings stand beside the new.
+
+    Settings are as `to_diff_dict` gives them.
+    """
+    content = copy.deepcopy(dict(settings))
+    name = str(dtype).removeprefix("torch.")
+    parts = [content[part] for part in ("text_config", "vision_config") if part in content]
+    for part in parts:
+        part["dtype"] = name
+        part.pop("_name_or_path", None)  # a path on the training machine
+    content |= {"dtype": name, "torch_dtype": name}
+    _add_old_rope(content.get("text_config", content))
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _add_old_rope(text_config: dict[str, Any]) -> None:
+    """Write `rope_theta` as well: transformers 4 takes 10,000 where it finds `rope_parameters`."""
+    rope = text_config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        return
+    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        if name in rope:
+            text_config[name] = rope[name]
+    kind = rope.get("rope_type", "default")
+    if kind == "longrope":  # Phi-3 in transformers 4 takes these three and no other
+        factors = {name: rope[name] for name in ("short_factor", "long_factor")}
+        text_config["rope_scaling"] = {"type": kind, **factors}
+    elif kind != "default":
+        above = ("rope_theta", "partial_rotary_factor")
+        text_config["rope_scaling"] = {k: v for k, v in rope.items() if k not in above}
+
+
+def end_ids(config: GenerationConfig) -> list[int]:
+    """Return the tokens that end an answer; a configuration names one, several or none."""
+    ends = config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or [])
+
+
+def valid_generation_config(
+    live: GenerationConfig, tokenizer: Any, ends: Sequence[int], pad_token_id: int
+) -> GenerationConfig:
+    """Return generation settings that transformers saves, whatever the base model came with.
+
+    Vicuna's have a temperature but no `do_sample`, which transformers refuses to save: settings of
+    sampling stay only where `do_sample` is. `ends` are the tokens that end an answer.
+    """
+    settings = {
+        key: value
+        for key, value in live.to_diff_dict().items()
+        if not key.startswith("_") and (live.do_sample or key not in _SAMPLING)
+    }
+    required = {
+        "eos_token_id": list(ends),
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": pad_token_id,
+    }
+    try:
+        config = GenerationConfig(**settings | required)
+        config.validate(strict=True)
+    except ValueError as error:
+        logger.warning("the base model's generation settings are left out: %s", error)
+        config = GenerationConfig(**required)
+    return config
+
+
+def write_processor(folder: Path, transform: ImageTransform, config: LlavaConfig) -> None:
+    """Write ``preprocessor_config.json`` and ``processor_config.json``.
+
+    A model trained on padded images gets the image processor that pads (`LlavaImageProcessor`),
+    one trained on centre crops its tower's own.
+    """
+    image_processor = transform.processor
+    if transform.aspect_ratio == "pad":
+        height, width = transform.resolution
+        image_processor = LlavaImageProcessorPil(
+            do_pad=True,
+            do_resize=True,
+            size=dict(image_processor.size),
+            resample=image_processor.resample,
+            do_center_crop=bool(image_processor.do_center_crop),
+            crop_size={"height": height, "width": width},
+            do_rescale=image_processor.do_rescale,
+            rescale_factor=image_processor.rescale_factor,
+            do_normalize=image_processor.do_normalize,
+            image_mean=image_processor.image_mean,
+            image_std=image_processor.image_std,
+            do_convert_rgb=True,
+        )
+    content = image_processor.to_dict()
+    content["image_processor_type"] = content["image_processor_type"].removesuffix("Pil")
+    content["processor_class"] = "LlavaProcessor"
+    vision_config: Any = config.vision_config
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "image_token": IMAGE_TOKEN,
+        "patch_size": vision_config.patch_size,
+        "num_additional_image_tokens": int(TOWERS[vision_config.model_type].has_cls),
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+    }
+    for name, settings in (("preprocessor", content), ("processor", processor)):
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (folder / f"{name}_config.json").write_text(text, encoding="utf-8")

@@ -9,20 +9,16 @@ model is only read.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Size, Tensor
 
-from llava_sea.errors import UserError, naming
-from llava_sea.model.write_names import to_legacy
-
-EMBEDDING = "model.language_model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+from llava_sea.errors import naming
+from llava_sea.model.names import EMBEDDING, HEAD, to_written
 
 
 def grow(table_VD: Tensor, rows: int) -> Tensor:
@@ -34,29 +30,9 @@ def grow(table_VD: Tensor, rows: int) -> Tensor:
     return torch.cat([table_VD, mean_D.expand(missing, -1)])
 
 
-def parse_size(size: str | int) -> int:
-    """Return a size in bytes; ``5GB`` is 5 * 10^9, as in transformers.
-
-    Raises:
-        UserError: if it is no size.
-    """
-    match = re.fullmatch(r"(\d+) ?([KMG]B|)", str(size).strip().upper())
-    if not match or not int(match[1]):
-        raise UserError(f"maximum shard size {size!r}: write it like 5GB or 500MB")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Group names, in order, so that each group's bytes stay within a limit; one alone may not."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if shards[-1] and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
+def written_shape(name: str, tensor: Tensor, rows: int) -> Size:
+    """Return the shape that a weight has on disk: the vocabulary's tables have `rows`."""
+    return Size((rows, *tensor.shape[1:])) if name in (EMBEDDING, HEAD) else tensor.shape
 
 
 def write_weights(
@@ -67,7 +43,7 @@ def write_weights(
     tower_type: str,
     dtype: torch.dtype,
     max_shard_size: str | int,
-) -> list[str]:
+) -> None:
     """Write ``model*.safetensors`` and, with several shards, their index.
 
     Args:
@@ -76,48 +52,32 @@ def write_weights(
         rows: of the vocabulary's tables.
         tower_type: the vision tower's model type.
         dtype: of all weights.
-        max_shard_size: bytes, or like ``5GB``.
-
-    Returns:
-        The files' names.
+        max_shard_size: bytes, or like ``5GB`` (5 * 10^9, as in transformers).
 
     Raises:
         OSError: if a file cannot be written.
     """
-    width = torch.empty(0, dtype=dtype).element_size()
-    tables = (EMBEDDING, HEAD)
-    sizes = {
-        name: width * tensor.numel() // len(tensor) * (rows if name in tables else len(tensor))
-        if tensor.ndim
-        else width
-        for name, tensor in state.items()
-    }
-    shards = plan_shards(sizes, parse_size(max_shard_size))
-    weight_map: dict[str, str] = {}
-    for file_name, names in _named(shards):
+    names = {to_written(name, tower_type): name for name in state}
+    with torch.device("meta"):  # sizes alone: nothing is copied before its shard's turn
+        sizes = {
+            written: torch.empty(written_shape(name, state[name], rows), dtype=dtype)
+            for written, name in names.items()
+        }
+    split = split_torch_state_dict_into_shards(
+        sizes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for file_name, members in split.filename_to_tensors.items():
         shard = {}
-        for name in names:
-            tensor = state[name].detach().to("cpu", dtype)
-            if name in tables:
+        for written in members:
+            tensor = state[names[written]].detach().to("cpu", dtype)
+            if tensor.shape != sizes[written].shape:
                 tensor = grow(tensor, rows)
-            shard[to_legacy(name, tower_type)] = tensor.contiguous()
+            shard[written] = tensor.contiguous()
         _save(shard, folder / file_name)
-        weight_map |= dict.fromkeys(shard, file_name)
-    files = sorted(set(weight_map.values()))
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        name = "model.safetensors.index.json"
-        (folder / name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-        files.append(name)
-    return files
-
-
-def _named(shards: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
-    if len(shards) == 1:
-        yield "model.safetensors", shards[0]
-        return
-    for number, names in enumerate(shards, 1):
-        yield f"model-{number:05d}-of-{len(shards):05d}.safetensors", names
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text)
 
 
 def _save(shard: dict[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A conversation about one picture: turns in, the next answer out.
+"""A conversation about one image: turns in, the next answer out.
 
 The prompt is made by training's own tokenisation, so the model reads what it was trained on. Each
 answer is generated from the whole conversation.
@@ -47,26 +47,19 @@ class AnswerStreamer(TextStreamer):
 
 @dataclass
 class Chat:
-    """The state of a conversation.
-
-    Attributes:
-        model: the stock Llava, in eval mode.
-        tokenizer: its tokenizer.
-        template: how its conversations are written.
-        pixels: the picture ``(3, H, W)``.
-        max_new_tokens: longest answer.
-        temperature: 0 is greedy.
-        debug: whether prompts and ids go to stderr.
-        turns: what was said.
-    """
+    """The state of a conversation."""
 
     model: LlavaForConditionalGeneration
+    """In eval mode."""
     tokenizer: PreTrainedTokenizerBase
     template: Template
     pixels: Tensor
+    """The image ``(3, H, W)``."""
     max_new_tokens: int = 512
     temperature: float = 0.2
+    """0 is greedy."""
     debug: bool = False
+    """Whether prompts and ids go to stderr."""
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self, question: str, out: TextIO | None = None) -> str:
@@ -74,15 +67,15 @@ class Chat:
 
         Args:
             question: the next human turn.
-            out: where the answer is printed while it is made.
+            out: where the answer appears while it is made.
 
         Raises:
-            UserError: if the question names a second picture or holds a token that the LLM does not
+            UserError: if the question names a second image or holds a token that the LLM does not
                 have, or the conversation has grown too long; the conversation then stays as it was.
         """
         if IMAGE_TOKEN in question:
-            raise UserError(f"leave {IMAGE_TOKEN} out: the picture is part of the first question")
-        # A captioner knows one turn: the picture and nothing else.
+            raise UserError(f"leave {IMAGE_TOKEN} out: the image is part of the first question")
+        # A captioner knows one turn: the image and nothing else.
         before = [] if self.template.caption_only else self.turns
         first = f"{IMAGE_TOKEN}\n{question}"
         turns = [*before, Turn("human", question if before else first)]

@@ -1,8 +1,8 @@
-"""``python -m llava_sea.serve.cli``: ask a model about a picture in the terminal.
+"""``python -m llava_sea.serve.cli``: ask a model about an image in the terminal.
 
 LLaVA's flags. Answers appear while they are made. From a pipe, each line is a question and only the
 answers are printed: ``echo "What is this?" | python -m llava_sea.serve.cli ...``. An empty line or
-the end of the input ends the conversation. One picture a conversation.
+the end of the input ends the conversation. One image a conversation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--model-path", "--model_path", required=True, help="checkpoint: folder or hub id")
-    add("--image-file", "--image_file", required=True, help="the picture: a file or http(s) URL")
+    add("--image-file", "--image_file", required=True, help="a file or http(s) URL")
     add("--model-base", "--model_base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("--vision-tower", "--vision_tower", help="instead of the tower that is recorded")
     add(
@@ -99,11 +100,7 @@ def piped_lines() -> Iterator[str]:
 
 def _is_text(line: str) -> bool:
     """Say whether all of a line could be decoded; `main` lets bytes through that are no text."""
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not re.search("[\ud800-\udfff]", line)
 
 
 def talk_in_terminal(chat: Chat, name: str) -> None:
@@ -118,25 +115,21 @@ def talk_in_terminal(chat: Chat, name: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
+    """Read the flags; a number out of range is a `UserError`."""
     args = parser().parse_args(arguments)
     check_ranges("serve.cli", args)
     return args
 
 
 def open_chat(options: argparse.Namespace) -> Chat:
-    """Open the picture, then load the model.
+    """Open the image, then load the model.
 
     Raises:
         UserError: if either cannot be had, or a flag does not fit them.
     """
-    from llava_sea.serve.picture import open_picture
+    from llava_sea.serve.image import open_image
 
-    image = open_picture(options.image_file)
+    image = open_image(options.image_file)
 
     from transformers.utils import logging as hf_logging
 

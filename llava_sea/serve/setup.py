@@ -1,4 +1,4 @@
-"""From the command line's flags to a conversation: the model on its device, the picture's pixels.
+"""From the command line's flags to a conversation: the model on its device, the image's pixels.
 
 8 and 4 bits go through bitsandbytes' own layers, put in after loading, so that every kind of
 checkpoint that loads can be quantised, merged LoRA ones included. The whole model passes through
@@ -129,10 +129,8 @@ def check_bits(bits: int) -> None:
 def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:
     """Put bitsandbytes' layers in the place of the LLM's linear ones, in place.
 
-    Args:
-        llm: the LLM without its head, on the CPU; its weights shrink when it goes to its device.
-        bits: 8 (LLM.int8) or 4 (nf4 with double quantisation, LLaVA's choice).
-        dtype: in which 4-bit layers compute.
+    The LLM is without its head, on the CPU; its weights shrink when it goes to its device. 8 bits
+    are LLM.int8, 4 are nf4 with double quantisation (LLaVA's choice) that compute in `dtype`.
     """
     import bitsandbytes as bnb
 

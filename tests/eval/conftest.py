@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -114,6 +115,16 @@ def eight(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few(eight, tmp_path_factory) -> Path:
+    """The miniature eight, with few questions."""
+    folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
+    for path in folder.glob("*/llava*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:: 50 if path.parent.name == "pope" else 100]))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def jsonl_rows() -> list[dict]:
     """Questions as TextVQA's: ids repeat, texts differ in length, two rows are the same."""
     short = "Answer the question using a single word or phrase."
@@ -121,7 +132,7 @@ def jsonl_rows() -> list[dict]:
         {"question_id": "003", "image": "003.png", "text": f"What is beside it?\n{short}"},
         {"question_id": "003", "image": "003.png", "text": f"Who?\n{short}", "category": "default"},
         {"question_id": 7, "image": "004.jpg", "text": f"Which colour has the ball?\n{short}"},
-        {"question_id": 8, "text": "Is there no picture?"},
+        {"question_id": 8, "text": "Is there no image?"},
         {"question_id": 9, "image": "005.png", "text": "the red box beside the ball " * 4 + "?"},
     ]
     return [*rows, rows[1]]
@@ -137,13 +148,13 @@ def jsonl(tmp_path, jsonl_rows):
 
 @pytest.fixture
 def table(tiny, tmp_path):
-    """MMBench's table: a question, its rotated copy with the same picture, one with two options."""
-    picture = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
+    """MMBench's table: a question, its rotated copy with the same image, one with two options."""
+    image = base64.b64encode((tiny.images / "001.png").read_bytes()).decode()
     other = base64.b64encode((tiny.images / "002.jpg").read_bytes()).decode()
     columns = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
     rows = [
         columns,
-        ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", picture],
+        ["1", "Which?", '"Look\nwell."', "red", "blue", '"a ""b"""', "nan", "A", "colour", image],
         ["1000001", "Which?", "NaN", "blue", "red", "", "green", "B", "colour", "1"],
         ["2", "Is it?", "", "yes", "no", "", "", "A", "other", other],
     ]
@@ -154,7 +165,7 @@ def table(tiny, tmp_path):
 
 @pytest.fixture
 def conversations(tmp_path):
-    """ScienceQA's list: with and without a picture."""
+    """ScienceQA's list: with and without an image."""
     rows = [
         {
             "id": "4",

@@ -163,8 +163,8 @@ def test_a_token_that_the_llm_does_not_have(answerer, tiny, tmp_path):
         ask(dataclasses.replace(asked, tokenizer=tokenizer), read_questions(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_a_broken_picture_is_named(flags, tmp_path, tiny, content, expected):
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_a_broken_image_is_named(flags, tmp_path, tiny, content, expected):
     folder = tmp_path / "images"
     shutil.copytree(tiny.images, folder)
     (folder / "004.jpg").write_bytes(content)
@@ -197,7 +197,7 @@ def no_model(*_, **__):
     raise AssertionError("the model was loaded")
 
 
-def test_goes_on_after_a_cut_at_every_byte(flags, tmp_path, monkeypatch):
+def test_resumes_after_a_cut_at_every_byte(flags, tmp_path, monkeypatch):
     command.main(flags)
     whole = out(tmp_path).read_bytes()
     lines = whole.splitlines(keepends=True)

@@ -18,7 +18,7 @@ def test_llavas_lines(jsonl, jsonl_rows):
     assert [q.image for q in questions[2:4]] == ["004.jpg", None]
     assert questions[2].text == questions[2].prompt == jsonl_rows[2]["text"]
     assert questions[2].first_turn == "<image>\n" + jsonl_rows[2]["text"]
-    assert questions[3].first_turn == "Is there no picture?"
+    assert questions[3].first_turn == "Is there no image?"
     assert questions[1].category == "default" and questions[1].where == f"{jsonl}:2"
     assert list(distinct(questions).values()) == questions[:5]
 
@@ -34,7 +34,7 @@ def test_an_answers_row_is_llavas(jsonl):
     )
 
 
-def test_the_answer_id_is_of_model_question_and_picture(tmp_path):
+def test_the_answer_id_is_of_model_question_and_image(tmp_path):
     path = tmp_path / "q.jsonl"
     rows = [("1", "a.png", "x"), ("2", "a.png", "x"), ("1", "b.png", "x"), ("1", "a.png", "y")]
     path.write_text(
@@ -50,11 +50,11 @@ def test_the_answer_id_is_of_model_question_and_picture(tmp_path):
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_scienceqa(conversations, flag):
-    with_picture, without = read_questions(conversations, single_pred_prompt=flag)
+    with_image, without = read_questions(conversations, single_pred_prompt=flag)
     suffix = LETTER if flag else ""
-    assert with_picture.text == "Context: N/A\nWhich?\nA. red\nB. blue" + suffix
-    assert with_picture.prompt == with_picture.first_turn == "<image>\n" + with_picture.text
-    assert with_picture.image == "006.jpg" and with_picture.question_id == "4"
+    assert with_image.text == "Context: N/A\nWhich?\nA. red\nB. blue" + suffix
+    assert with_image.prompt == with_image.first_turn == "<image>\n" + with_image.text
+    assert with_image.image == "006.jpg" and with_image.question_id == "4"
     assert without.prompt == without.first_turn == "Which?\nA. red\nB. blue" + suffix
     assert without.image is None
 
@@ -89,7 +89,7 @@ def test_mmbench_in_chinese(table):
     assert read_questions(table)[2].text == "Is it?\nA. yes\nB. no"
 
 
-def test_a_picture_larger_than_csvs_limit(tmp_path):
+def test_an_image_larger_than_csvs_limit(tmp_path):
     path = tmp_path / "q.tsv"
     path.write_text(f"index\tquestion\tA\tB\timage\n1\tx\ty\tz\t{'QUJD' * 50_000}\n")
     assert read_questions(path)[0].image == b"ABC" * 50_000
@@ -159,7 +159,7 @@ def test_a_byte_order_mark_and_a_placeholder_in_the_text(tmp_path):
     assert read_questions(path)[0].first_turn == "<image>\nWho?"
 
 
-def test_one_id_and_text_with_two_pictures(tmp_path):
+def test_one_id_and_text_with_two_images(tmp_path):
     path = tmp_path / "q.jsonl"
     rows = [{"question_id": 1, "image": name, "text": "Who?"} for name in ("a.png", "b.png")]
     path.write_text("\n".join(map(json.dumps, rows)))

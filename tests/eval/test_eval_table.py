@@ -12,6 +12,7 @@ from llava_sea.eval.outcome import Submission
 from llava_sea.eval.score import Score, gains, relative_gain
 from llava_sea.eval.table import print_table
 
+# Table 2 of the paper, Gemma-2B, the eight in its order: plain LLaVA and SEA.
 PAPER = [
     (72.5, 76.6),
     (43.7, 49.7),

@@ -91,7 +91,6 @@ def test_what_servers_score_is_written(eight, tmp_path):
     assert {"image", "answer"} == json.loads(written.path.read_text())[0].keys()
 
 
-# Table 2 of the paper, Gemma-2B, the eight in its order: plain LLaVA and SEA.
 @pytest.mark.parametrize(
     "given, wanted",
     [
@@ -165,25 +164,14 @@ def test_missing_files_are_named_and_the_others_run(eight, tmp_path):
     assert "https://cs.stanford.edu" in gqa
 
 
-@pytest.fixture
-def small(eight, tmp_path):
-    """POPE and MM-Vet with few questions."""
+def test_the_command(answerer, few, tmp_path, capsys, monkeypatch):
     for name in ("pope", "mm-vet"):
-        shutil.copytree(eight / name, tmp_path / "data" / name)
-    questions = tmp_path / "data/pope/llava_pope_test.jsonl"
-    lines = questions.read_text().splitlines(keepends=True)
-    questions.write_text("".join(lines[::25]))
-    questions = tmp_path / "data/mm-vet/llava-mm-vet.jsonl"
-    questions.write_text("".join(questions.read_text().splitlines(keepends=True)[:3]))
-    return tmp_path / "data"
-
-
-def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
+        shutil.copytree(few / name, tmp_path / "data" / name)
     other = tmp_path / "other"
     shutil.copytree(answerer.folder, other)
     server = tmp_path / "server.json"
     server.write_text(json.dumps({"other": {"vqav2-test-dev2015": 70.0}}))
-    flags = [str(answerer.folder), str(other), "--data", str(small), "--device", "cpu"]
+    flags = [str(answerer.folder), str(other), "--data", str(tmp_path / "data"), "--device", "cpu"]
     flags += ["--output_dir", str(tmp_path / "out"), "--server-scores", str(server)]
     flags += ["--judge", "local", "--baseline", str(answerer.folder)]
     command.main(flags)
@@ -192,10 +180,10 @@ def test_the_command(answerer, small, tmp_path, capsys, monkeypatch):
     assert "local word-match judge" in shown and "70.0" in shown and "mean gain" in shown
     scores = json.loads(next((tmp_path / "out").glob("*_other/scores.json")).read_text())
     assert scores.keys() == {"pope-test", "mmvet-test"}
-    assert scores["pope-test"]["questions"] == 12 and scores["pope-test"]["missing"] == 0
-    assert scores["mmvet-test"]["missing"] == 147
+    assert scores["pope-test"]["questions"] == 6 and scores["pope-test"]["missing"] == 0
+    assert scores["mmvet-test"]["missing"] == 148
     ending = 'prompt: each question ends "Answer the question using a single word or phrase." ('
-    assert f"POPE test: mean F1 of the splits, 12 questions. {ending}" in shown
+    assert f"POPE test: mean F1 of the splits, 6 questions. {ending}" in shown
     assert "Conversation templates: " in shown and scores["pope-test"]["template"] == "v1"
     # Once more: all is answered, and no model is loaded.
     monkeypatch.setattr("llava_sea.eval.evaluate.load_answerer", None)

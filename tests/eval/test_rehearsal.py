@@ -16,26 +16,14 @@ from llava_sea.eval.evaluate import results_folder
 
 BOM = b"\xef\xbb\xbf"
 POPE = "pope/llava_pope_test.jsonl"
+PIDS = "scienceqa/pid_splits.json"
 LABELS = "pope/coco/coco_pope_random.json"
 
 
-@pytest.fixture(scope="module")
-def world(eight, tmp_path_factory) -> Path:
-    """The miniature eight, with few questions."""
-    folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
-    for path in folder.glob("*/llava_*.jsonl"):
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:: 50 if path.parent.name == "pope" else 100]))
-    (folder / "mm-vet/llava-mm-vet.jsonl").write_text(
-        "".join((folder / "mm-vet/llava-mm-vet.jsonl").read_text().splitlines(keepends=True)[:2])
-    )
-    return folder
-
-
 @pytest.fixture
-def data(world, tmp_path) -> Path:
+def data(few, tmp_path) -> Path:
     """A copy to break."""
-    return Path(shutil.copytree(world, tmp_path / "data"))
+    return Path(shutil.copytree(few, tmp_path / "data"))
 
 
 @pytest.fixture
@@ -67,22 +55,21 @@ def change_json(path: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def no_list(content):
-    content["test"] = 5
+def gqa(data: Path) -> Path:
+    return data / "gqa/llava_gqa_testdev_balanced.jsonl"
 
 
-def half_answers(content):
-    for problem in content.values():
-        problem["answer"] = 0.5
+def vqa(data: Path) -> Path:
+    return data / "vqav2/v2_mscoco_val2014_annotations.json"
 
 
-def true_answers(content):
-    for problem in content.values():
-        problem["answer"] = True
-
-
-def listed_types(content):
+def list_a_type(content: dict) -> None:
     content["annotations"][3]["answer_type"] = ["other"]
+
+
+def change_problems(data: Path, **fields: object) -> None:
+    problems = data / "scienceqa/problems.json"
+    change_json(problems, lambda rows: [row.update(fields) for row in rows.values()])
 
 
 @pytest.mark.parametrize(
@@ -95,14 +82,10 @@ def listed_types(content):
         ("pope", lambda d: change_row(d / LABELS, 4, image=3), "coco_pope_random.json:5"),
         ("pope", lambda d: (d / LABELS).write_text(""), "has no label for"),
         ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such image"),
-        (
-            "scienceqa",
-            lambda d: change_json(d / "scienceqa/pid_splits.json", no_list),
-            "no list of ids",
-        ),
-        ("scienceqa", lambda d: change_json(d / "scienceqa/problems.json", half_answers), "0.5"),
-        ("scienceqa", lambda d: change_json(d / "scienceqa/problems.json", true_answers), "True"),
-        ("vqav2", lambda d: change_json(vqa(d), listed_types), "annotation 4: "),
+        ("scienceqa", lambda d: (d / PIDS).write_text('{"test": 5}'), "no list of ids"),
+        ("scienceqa", lambda d: change_problems(d, answer=0.5), "0.5"),
+        ("scienceqa", lambda d: change_problems(d, answer=True), "True"),
+        ("vqav2", lambda d: change_json(vqa(d), list_a_type), "annotation 4: "),
         ("vqav2", lambda d: vqa(d).write_text('{"annotations": []}'), "no questions"),
     ],
 )
@@ -134,47 +117,40 @@ def test_ids_that_repeat_are_found_first(start, data, no_model, only, path, chan
         start("--only", only)
 
 
-def test_a_base_that_changed_is_noticed(answerer, tmp_path):
+@pytest.fixture
+def adapter(answerer, tmp_path) -> Namespace:
+    """Flags that name an adapter, and the base that it records."""
     base = Path(shutil.copytree(answerer.folder, tmp_path / "base"))
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None)
-    before = answering.checkpoint_fingerprint(args)
-    assert before.startswith(fingerprint(adapter))
-    args.model_base = str(base)
-    assert answering.checkpoint_fingerprint(args) == before
-    change_json(base / "config.json", lambda config: config.update(text_config={}))
-    assert answering.checkpoint_fingerprint(args) != before
-    args.model_base = None
-    assert answering.checkpoint_fingerprint(args) != before
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    flags = {"model_path": str(folder), "model_base": None, "cache_dir": None, "conv_mode": None}
+    return Namespace(**flags, base=base, folder=folder)
 
 
-def test_the_templates_name_needs_no_model(answerer, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    config = {"base_model_name_or_path": str(answerer.folder)}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    args = Namespace(model_path=str(adapter), model_base=None, cache_dir=None, conv_mode=None)
-    assert answering.template_name(args) == "v1"  # its base's
-    (adapter / "config.json").write_text('{"conversation_template": "gemma"}')
-    assert answering.template_name(args) == "gemma"
-    args.conv_mode = "phi3"
-    assert answering.template_name(args) == "phi3"
+def test_a_base_that_changed_is_noticed(adapter):
+    before = answering.checkpoint_fingerprint(adapter)
+    assert before.startswith(fingerprint(adapter.folder))
+    adapter.model_base = str(adapter.base)
+    assert answering.checkpoint_fingerprint(adapter) == before
+    change_json(adapter.base / "config.json", lambda config: config.update(text_config={}))
+    for base in (str(adapter.base), None):
+        adapter.model_base = base
+        assert answering.checkpoint_fingerprint(adapter) != before
+
+
+def test_the_templates_name_needs_no_model(adapter):
+    assert answering.template_name(adapter) == "v1"  # its base's
+    (adapter.folder / "config.json").write_text('{"conversation_template": "gemma"}')
+    assert answering.template_name(adapter) == "gemma"
+    adapter.conv_mode = "phi3"
+    assert answering.template_name(adapter) == "phi3"
 
 
 def test_a_folder_in_a_checkpoint_is_no_part_of_its_fingerprint(answerer, tmp_path):
     copy = Path(shutil.copytree(answerer.folder, tmp_path / "copy"))
     (copy / "tokenizer_before").mkdir()
     assert fingerprint(copy) == fingerprint(answerer.folder)
-
-
-def gqa(data: Path) -> Path:
-    return data / "gqa/llava_gqa_testdev_balanced.jsonl"
-
-
-def vqa(data: Path) -> Path:
-    return data / "vqav2/v2_mscoco_val2014_annotations.json"
 
 
 def test_byte_order_marks_do_not_matter(start, data, tmp_path, capsys):
@@ -248,8 +224,8 @@ def refuse(judge, case):
     raise UserError("away")
 
 
-def break_picture(data: Path) -> Path:
-    """Cut the picture of POPE's second question off; return the file."""
+def break_image(data: Path) -> Path:
+    """Cut the image of POPE's second question short; return the file."""
     row = json.loads((data / POPE).read_text().splitlines()[1])
     path = data / "pope/val2014" / row["image"]
     path.write_bytes(path.read_bytes()[:50])
@@ -257,7 +233,7 @@ def break_picture(data: Path) -> Path:
 
 
 def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_path, capsys):
-    path = break_picture(data)
+    path = break_image(data)
     with pytest.raises(UserError, match=rf"not scored: POPE test, .*{path.name}"):
         start("--only", "pope,mmvet", "--judge", "local")
     assert "│ MM-Vet" in capsys.readouterr().out
@@ -266,7 +242,7 @@ def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_pa
 
 
 def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
-    path = break_picture(data)  # the second process's
+    path = break_image(data)  # the second process's
     places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
     first, second = two_processes(command.main, flags)

@@ -10,12 +10,12 @@ from llava_sea.eval.scorers.mmbench import read_letter, score
 
 HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
 HEADER += ["source", "l2-category", "comment", "split"]
-PICTURE = "iVBOR" * 40_000  # 200,000 characters: past csv's own limit
+IMAGE = "iVBOR" * 40_000  # 200,000 characters: past the limit of the csv module
 
 
 def row(index, options, answer, category="colour", l2="perception"):
     cells = [*options, "", "", ""][:4]
-    return [index, "Which?", "", *cells, answer, category, PICTURE, "web", l2, "", "dev"]
+    return [index, "Which?", "", *cells, answer, category, IMAGE, "web", l2, "", "dev"]
 
 
 # Question 7 has two options, 8 three: as many rows each.
@@ -75,7 +75,7 @@ READINGS = [
     # More letters, or a letter too early, and "answer is".
     ("The answer is B, for the car in it is as blue as can be", "B"),
     ("The answer is **B**, for the car in it is as blue as can be", "B"),
-    ("The correct Answer  is\nC: it is the one that fits the picture best", "C"),
+    ("The correct Answer  is\nC: it is the one that fits the image best", "C"),
     ("The answer is A or B: the answer is B.", "A"),
     ("The answer is A. No, the answer is B.", "A"),
     ("The answer is B, C", "B"),
@@ -196,11 +196,6 @@ def test_a_table_that_lacks_a_rotation_is_told_by_the_protocol(tmp_path):
     texts = {key: text for key, text in RIGHT.items() if key != 1000007}
     result = score(answers(texts), path)
     assert result.protocol["rotations"] == "1 questions have fewer than options, the first is 7"
-
-
-def test_always_the_same_letter_gets_no_question_right(table):
-    result = score(answers(dict.fromkeys(RIGHT, "A")), table)
-    assert (result.value, result.parts["vanilla"]) == (0.0, 40.0)
 
 
 def test_the_test_table_is_for_the_server(tmp_path):

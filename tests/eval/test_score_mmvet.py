@@ -98,7 +98,7 @@ def test_asks_as_the_official_evaluator(metadata, tmp_path, endpoint):
     assert result.when.startswith("20")
 
 
-def test_grades_are_kept_and_a_stopped_run_goes_on(metadata, tmp_path, endpoint):
+def test_grades_are_kept_and_a_stopped_run_resumes(metadata, tmp_path, endpoint):
     cache = tmp_path / "results" / "g.jsonl"
     endpoint.replies = [(200, "0.0"), (200, "0.4"), (400, "out of credit")]
     with pytest.raises(UserError, match=r"question v1_2: .*HTTP 400: out of credit"):

@@ -88,7 +88,7 @@ def test_perfect_and_empty_answers(files):
     assert (nothing.value, nothing.missing, nothing.parts["unread answers"]) == (0.0, 4, 0.0)
 
 
-def test_ids_may_be_numbers_and_pictures_alone_may_be_asked(files):
+def test_ids_may_be_numbers_and_images_alone_may_be_asked(files):
     result = score([Answer(4, "", "A"), Answer(5, "", "B")], *files)
     assert result.value == 50.0
     assert "all" not in result.parts

@@ -90,13 +90,6 @@ def test_vqav2_by_hand(vqav2_file):
     )
 
 
-def test_vqav2_perfect_answers(vqav2_file):
-    texts = {1000: "yes", 1001: "4", 1002: "blue", 1003: "lawn"}
-    score = score_vqav2([asked(*item) for item in texts.items()], vqav2_file)
-    assert score.value == 100
-    assert score.missing == 0
-
-
 def test_vqav2_unanimous_answers_are_compared_as_they_are(tmp_path):
     rows = [
         {"question_id": 1, "answer_type": "other", "answers": humans((" two\n", 10))},
@@ -170,7 +163,7 @@ def vizwiz_files(tmp_path):
         row(1, "other", humans(("chicken soup", 2), ("unsuitable", 8))),
         row(2, "yes/no", humans(("yes", 1), ("no", 9))),
     ]
-    # Ids are not the pictures' numbers, and the order is another.
+    # Ids are not the images' numbers, and the order is another.
     questions = [
         {"question_id": 12, "image": "VizWiz_val_00000002.jpg", "text": "q"},
         {"question_id": 10, "image": "VizWiz_val_00000000.jpg", "text": "q"},
@@ -256,7 +249,7 @@ def textvqa_file(tmp_path):
 IMAGE = "0054c91397f2fe05"
 
 
-def test_textvqa_joins_by_picture_and_question(textvqa_file):
+def test_textvqa_joins_by_image_and_question(textvqa_file):
     score = textvqa.score(
         [
             asked(IMAGE, "10", "What time is it", "10:10, NOKIA"),
@@ -282,7 +275,7 @@ def test_textvqa_without_ocr_tokens_and_with_some(textvqa_file):
     assert not mixed.comparable(score)
 
 
-def test_textvqa_a_question_asked_twice_about_a_picture(tmp_path):
+def test_textvqa_a_question_asked_twice_about_an_image(tmp_path):
     rows = [
         {"image_id": "x", "question": "What?", "answers": ["red"] * 10},
         {"image_id": "x", "question": "what?", "answers": ["red"] * 2 + ["blue"] * 8},

@@ -15,6 +15,7 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.model.generate import generate
 from llava_sea.model.load import load_llava
+from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.train import train
 
 TEMPLATES = {
@@ -74,8 +75,16 @@ def conversations(tiny, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("tower", ["clip", "siglip", "dinov2"])
-@pytest.mark.parametrize("family", list(TEMPLATES))
+TOWERS = ("clip", "siglip", "dinov2")
+PAIRS = [
+    # by default each family with one tower
+    pytest.param(family, tower, marks=[pytest.mark.slow] * (number % 3 != place))
+    for number, family in enumerate(TEMPLATES)
+    for place, tower in enumerate(TOWERS)
+]
+
+
+@pytest.mark.parametrize(("family", "tower"), PAIRS)
 def test_both_stages_out_in_and_an_answer(
     run, zoo, tiny, tiny_labels, tiny_siglip_labels, conversations, family, tower
 ):
@@ -127,8 +136,6 @@ def test_both_stages_out_in_and_an_answer(
 
 def greedy(model, batch, count):
     """The naive twin: the whole sequence anew for every token, through the model's own parts."""
-    from llava_sea.model.wrapped import WrappedLlava
-
     wrapped, found = WrappedLlava(model), []
     with torch.no_grad():
         visual = wrapped.project(batch["pixel_values"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import pytest
 import torch
-from model_world import ANSWER, CASES, FOLLOW_UP, NEW_TOKENS, QUESTION, save_llm, write
+from model_world import (
+    ANSWER,
+    CASES,
+    FOLLOW_UP,
+    NEW_TOKENS,
+    QUESTION,
+    run_elsewhere,
+    save_llm,
+    write,
+)
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
@@ -59,6 +67,12 @@ def make_case(tiny, dinov2, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def case(make_case) -> SimpleNamespace:
+    """The case that most tests use; none changes it."""
+    return make_case("clip-pad-v1")
+
+
 STOCK_SCRIPT = Path(__file__).with_name("open_with_stock.py")
 
 
@@ -95,20 +109,8 @@ def opened(make_case, tmp_path_factory) -> dict[str, SimpleNamespace]:
         cases[name] = case
     (root / "jobs.json").write_text(json.dumps(jobs))
     (root / "elsewhere").mkdir()
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [
-            os.environ.get("LLAVA_SEA_STOCK_PYTHON", sys.executable),
-            str(STOCK_SCRIPT),
-            str(root / "jobs.json"),
-        ],
-        cwd=root / "elsewhere",
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    python = os.environ.get("LLAVA_SEA_STOCK_PYTHON", sys.executable)
+    run_elsewhere(python, [STOCK_SCRIPT, root / "jobs.json"], root / "elsewhere")
     for name, case in cases.items():
         case.stock = SimpleNamespace(**json.loads((root / f"{name}.npz.json").read_text()))
         case.arrays = dict(np.load(root / f"{name}.npz"))

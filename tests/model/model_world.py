@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import tokenize_record
+from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.write import write_llava
 
 NEW_TOKENS = 8
@@ -60,6 +64,30 @@ def save_llm(tiny: SimpleNamespace, folder: Path, kind: str = "grows", *, legacy
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def with_bos(case: SimpleNamespace) -> SimpleNamespace:
+    """Let a case's tokenizer, and the one in its LLM's folder, begin texts as Vicuna's does."""
+    path = case.llm / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": True}))
+    case.tokenizer = load_tokenizer(str(case.llm), model_max_length=900)
+    assert case.tokenizer("a").input_ids[0] == 1
+    return case
+
+
+def run_elsewhere(python: str, arguments: Sequence[object], folder: Path) -> str:
+    """Run another Python, which must not find llava_sea, and return what it printed."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [python, *map(str, arguments)],
+        cwd=folder,
+        env=env | {"HF_DATASETS_CACHE": str(folder / "datasets")},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
 
 
 def write(case: SimpleNamespace, folder: Path, **options) -> list[str]:

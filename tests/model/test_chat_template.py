@@ -13,7 +13,7 @@ from llava_sea.model import chat_template
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.chat_jinja import Spaces, write_jinja
 from llava_sea.model.chat_template import choose_chat_template
-from llava_sea.model.write_processor import with_image_token
+from llava_sea.model.tokenizer import with_image_token
 
 KINDS = ("sentencepiece-legacy", "sentencepiece", "byte-level", "byte-level-with-bos")
 TEMPLATE_NAMES = sorted({template.name for template in TEMPLATES.values()})
@@ -159,7 +159,7 @@ def test_what_training_never_saw_is_refused(render, messages, message):
 
 def test_a_written_tokenizer_reads_back_the_same(tokenizers, tmp_path):
     """Above all `legacy`, which transformers 5.23 forgets when it saves."""
-    from llava_sea.model.write_processor import write_tokenizer
+    from llava_sea.model.tokenizer import write_tokenizer
 
     for kind, tokenizer in tokenizers.items():
         written = with_image_token(tokenizer)

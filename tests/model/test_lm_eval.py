@@ -7,16 +7,14 @@ are skipped. Neither a dataset nor the hub is needed.
 import functools
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from bos_case import with_bos
-from model_world import write
+from model_world import run_elsewhere, with_bos, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llava_sea.model.export_llm import main
+from llava_sea.model.export import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LM_EVAL_PYTHON")
 SCRIPT = Path(__file__).with_name("score_with_lm_eval.py")
@@ -42,25 +40,11 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 
 
-def run(arguments, folder):
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [PYTHON, *map(str, arguments)],
-        cwd=folder,
-        env=env | {"HF_DATASETS_CACHE": str(folder / "datasets")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def llm(make_case, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     write(with_bos(make_case("clip-pad-v1")), root / "llava")
-    main(["--model_path", str(root / "llava"), "--output_dir", str(root / "llm")])
+    main(["--format=llm", f"--model_path={root / 'llava'}", f"--output_dir={root / 'llm'}"])
     return root / "llm"
 
 
@@ -96,7 +80,7 @@ def test_log_likelihoods_are_ours(llm, tmp_path):
         ["What is it?\nA. a kite\nB. a tree\nAnswer:", " B"],
     ]
     (tmp_path / "job.json").write_text(json.dumps({"folder": str(llm), "requests": requests}))
-    run([SCRIPT, tmp_path / "job.json", tmp_path / "out.json"], tmp_path)
+    run_elsewhere(PYTHON, [SCRIPT, tmp_path / "job.json", tmp_path / "out.json"], tmp_path)
     theirs = json.loads((tmp_path / "out.json").read_text())
     expected = [ours(llm, *pair) for pair in requests]
     print(f"\nlm_eval {theirs}\nours    {expected}")
@@ -124,7 +108,7 @@ def test_the_command_gives_our_log_likelihoods(llm, tmp_path):
     flags = ["--include_path", "tasks", "--tasks", "mmlu_of_balls", "--num_fewshot", "2"]
     flags += ["--model", "hf", "--model_args", f"pretrained={llm},dtype=float32"]
     flags += ["--device", "cpu", "--log_samples", "--output_path", "out"]
-    said = run(["-m", "lm_eval", *flags], tmp_path)
+    said = run_elsewhere(PYTHON, ["-m", "lm_eval", *flags], tmp_path)
     (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     assert len(rows) == len(questions)

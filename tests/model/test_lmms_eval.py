@@ -6,19 +6,17 @@ and 4.57); without it these are skipped. Neither a dataset nor the hub is needed
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bos_case import with_bos
-from model_world import tokens_of, write
+from model_world import run_elsewhere, tokens_of, with_bos, write
 from PIL import Image
 
 from llava_sea.eval.generation import Answerer, Decoding
 from llava_sea.eval.questions import Question
-from llava_sea.model.export_lmms import main
+from llava_sea.model.export import main
 
 PYTHON = os.environ.get("LLAVA_SEA_LMMS_PYTHON")
 SCRIPT = Path(__file__).with_name("answer_with_lmms_eval.py")
@@ -48,20 +46,6 @@ def doc_to_visual(doc):
 """
 
 
-def run(arguments, folder):
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [PYTHON, *map(str, arguments)],
-        cwd=folder,
-        env=env | {"HF_DATASETS_CACHE": str(folder / "datasets")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(
     scope="module",
     params=["clip-pad-v1", "clip-square-v1-legacy", "dinov2-pad-llava_v1-tied"],
@@ -72,7 +56,7 @@ def exported(request, make_case, tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("for lmms eval")
     write(case, root / "llava")
     case.folder = root / "lmms"
-    main(["--model_path", str(root / "llava"), "--output_dir", str(case.folder)])
+    main(["--format=lmms", f"--model_path={root / 'llava'}", f"--output_dir={case.folder}"])
     rng = np.random.default_rng(0)
     questions, case.questions = [], []
     for number, text in enumerate(TEXTS):
@@ -93,7 +77,7 @@ def exported(request, make_case, tmp_path_factory) -> SimpleNamespace:
 def test_lmms_evals_classes_give_our_answers(exported, tmp_path):
     job = {"folder": str(exported.folder), "questions": exported.questions}
     (tmp_path / "job.json").write_text(json.dumps(job | {"new_tokens": NEW_TOKENS}))
-    run([SCRIPT, tmp_path / "job.json", tmp_path / "out.json"], tmp_path)
+    run_elsewhere(PYTHON, [SCRIPT, tmp_path / "job.json", tmp_path / "out.json"], tmp_path)
     found = json.loads((tmp_path / "out.json").read_text())
     config = json.loads((exported.folder / "config.json").read_text())
     for kind in ("chat", "simple"):
@@ -122,7 +106,7 @@ def test_the_command_gives_our_answers(exported, tmp_path):
     flags = ["--model", "llava_hf", "--tasks", "balls", "--include_path", str(tasks)]
     flags += ["--model_args", f"pretrained={exported.folder},device_map=cpu,dtype=float32"]
     flags += ["--device", "cpu", "--batch_size", "1", "--log_samples", "--output_path", "out"]
-    said = run(["-m", "lmms_eval", *flags], tmp_path)
+    said = run_elsewhere(PYTHON, ["-m", "lmms_eval", *flags], tmp_path)
     (samples,) = (tmp_path / "out").rglob("*samples_balls.jsonl")
     found = [json.loads(line) for line in samples.read_text().splitlines()]
     print(f"\n{said}")

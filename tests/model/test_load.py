@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from llava_layouts import copy_tokenizer, llava_names, write_full, write_projector_only
+from llava_layouts import copy_tokenizer, write_full, write_projector_only
 from model_world import write
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
@@ -16,11 +16,6 @@ from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.model.builder import build_llava, load_tower
 from llava_sea.model.embedding import build_llava_without_llm
 from llava_sea.model.load import embedding_rows, load_llava
-
-
-@pytest.fixture(scope="module")
-def case(make_case):
-    return make_case("clip-pad-v1")
 
 
 def assert_same_model(loaded, case, *, rows=None):
@@ -84,6 +79,11 @@ def test_a_tower_named_by_hub_id_is_overridden(case, tmp_path):
     with pytest.raises(UserError, match=r"openai/clip-vit-none.*--vision_tower"):
         load_llava(str(folder))
     assert_same_model(load_llava(str(folder), vision_tower=case.tower), case)
+    described = tmp_path / "tower"  # the weights are in the checkpoint
+    described.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(f"{case.tower}/{name}", described)
+    assert_same_model(load_llava(str(folder), vision_tower=str(described)), case)
 
 
 @pytest.mark.parametrize("style", ["ours", "module names", "transformers 5.23", "bin"])
@@ -166,99 +166,88 @@ def test_a_smaller_dtype_is_kept_or_asked_for(case, tmp_path):
     assert {p.dtype for p in wide.parameters()} == {torch.float32}
 
 
-class TestWhatIsWrong:
-    @pytest.fixture
-    def folder(self, case, tmp_path):
-        return write_full(case, tmp_path / "x", form="safetensors")
+@pytest.fixture
+def folder(case, tmp_path):
+    return write_full(case, tmp_path / "x", form="safetensors")
 
-    def change(self, folder, change):
-        path = folder / "model.safetensors"
-        weights = load_file(path)
-        change(weights)
-        save_file(weights, path)
 
-    def test_a_missing_weight(self, folder):
-        self.change(folder, lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
-        with pytest.raises(UserError, match=r"missing: model\..*layers\.1\.mlp\.up_proj"):
+def change(folder, weights, drop=""):
+    path = folder / "model.safetensors"
+    save_file({k: t for k, t in (load_file(path) | weights).items() if k != drop}, path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "drop", "message"),
+    [
+        ({}, "model.layers.1.mlp.up_proj.weight", r"missing: model\..*layers\.1\.mlp\.up_proj"),
+        ({"model.norm.weight": torch.ones(33)}, "", r"norm\.weight is \(33,\).* needs \(32,\)"),
+        ({"language_model.model.norm.weight": torch.ones(32)}, "", "are the same weight"),
+    ],
+    ids=["missing", "another shape", "the same twice"],
+)
+def test_weights_that_do_not_fit(folder, weights, drop, message):
+    change(folder, weights, drop)
+    with pytest.raises(UserError, match=message):
+        load_llava(str(folder))
+
+
+def test_weights_that_no_llava_has_are_named(folder, case, caplog):
+    extra = {"model.layers.9.mlp.up_proj.weight": torch.ones(1), "value_head": torch.ones(1)}
+    change(folder, extra)
+    assert_same_model(load_llava(str(folder)), case)
+    assert "layers.9.mlp" in caplog.text and "value_head" in caplog.text
+
+
+def test_an_index_that_leaves_its_folder(case, tmp_path):
+    folder = write_full(case, tmp_path / "y", form="bin")
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../other.bin"}}))
+    with pytest.raises(UserError, match="outside its folder"):
+        load_llava(str(folder))
+
+
+def test_a_pickle_with_code_is_not_run(case, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    folder = write_full(case, tmp_path / "y", form="bin")
+    target = folder / "pytorch_model-00001-of-00002.bin"
+    for write_it in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+        write_it({"model.norm.weight": Evil()}, target)
+        with pytest.raises(UserError, match="not loaded, since a pickle can run code"):
             load_llava(str(folder))
+    assert not (tmp_path / "ran").exists()
 
-    def test_another_shape(self, folder):
-        self.change(folder, lambda w: w.update({"model.norm.weight": torch.ones(33)}))
-        with pytest.raises(UserError, match=r"norm\.weight is \(33,\), the model needs \(32,\)"):
-            load_llava(str(folder))
 
-    def test_weights_that_no_llava_has_are_named(self, folder, case, caplog):
-        extra = {"model.layers.9.mlp.up_proj.weight": torch.ones(1), "value_head": torch.ones(1)}
-        self.change(folder, lambda w: w.update(extra))
-        assert_same_model(load_llava(str(folder)), case)
-        assert "layers.9.mlp" in caplog.text and "value_head" in caplog.text
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mm_projector_type", "linear", "two-layer GELU"),
+        ("image_aspect_ratio", "anyres", "LLaVA-1.6"),
+        ("mm_patch_merge_type", "spatial_unpad", "LLaVA-1.6"),
+        ("mm_use_im_start_end", True, "two tokens of their own"),
+        ("architectures", ["LlavaFooForCausalLM"], "names no LLM"),
+    ],
+)
+def test_what_is_no_llava_1_5(case, tmp_path, key, value, message):
+    folder = write_full(case, tmp_path / "y", form="safetensors", **{key: value})
+    with pytest.raises(UserError, match=message):
+        load_llava(str(folder))
 
-    def test_a_missing_shard(self, case, tmp_path):
-        folder = write_full(case, tmp_path / "y", form="bin")
-        (folder / "pytorch_model-00002-of-00002.bin").unlink()
-        with pytest.raises(UserError, match=r"1 of the 2 files.*00002-of-00002"):
-            load_llava(str(folder))
 
-    def test_an_index_that_leaves_its_folder(self, case, tmp_path):
-        folder = write_full(case, tmp_path / "y", form="bin")
-        index = folder / "pytorch_model.bin.index.json"
-        index.write_text(json.dumps({"weight_map": {"a": "../other.bin"}}))
-        with pytest.raises(UserError, match="outside its folder"):
-            load_llava(str(folder))
-
-    def test_a_cut_off_file(self, folder):
-        path = folder / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(UserError, match="damaged or cut off"):
-            load_llava(str(folder))
-
-    def test_a_pickle_with_code_is_not_run(self, case, tmp_path):
-        class Evil:
-            def __reduce__(self):
-                return (open, (str(tmp_path / "ran"), "w"))
-
-        folder = write_full(case, tmp_path / "y", form="bin")
-        target = folder / "pytorch_model-00001-of-00002.bin"
-        for write_it in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
-            write_it({"model.norm.weight": Evil()}, target)
-            with pytest.raises(UserError, match="not loaded, since a pickle can run code"):
-                load_llava(str(folder))
-        assert not (tmp_path / "ran").exists()
-
-    @pytest.mark.parametrize(
-        ("key", "value", "message"),
-        [
-            ("mm_projector_type", "linear", "two-layer GELU"),
-            ("image_aspect_ratio", "anyres", "LLaVA-1.6"),
-            ("mm_patch_merge_type", "spatial_unpad", "LLaVA-1.6"),
-            ("mm_use_im_start_end", True, "two tokens of their own"),
-            ("architectures", ["LlavaFooForCausalLM"], "names no LLM"),
-        ],
-    )
-    def test_what_is_no_llava_1_5(self, case, tmp_path, key, value, message):
-        folder = write_full(case, tmp_path / "y", form="safetensors", **{key: value})
-        with pytest.raises(UserError, match=message):
-            load_llava(str(folder))
-
-    def test_something_else(self, tiny, tmp_path):
-        with pytest.raises(UserError, match=r"says 'llama'.*It holds: .*config\.json.*LoRA"):
-            load_llava(str(tiny.llm))
-        with pytest.raises(UserError, match="It holds: nothing"):
-            load_llava(str(tmp_path))
-        with pytest.raises(UserError, match=r"--model-path .*llava-lora: no such folder"):
-            load_llava(str(tmp_path / "llava-lora"))
-        with pytest.raises(UserError, match="not to be had from the hub"):
-            load_llava("nobody/nothing")
-
-    def test_a_base_for_what_has_all(self, folder):
-        with pytest.raises(UserError, match="leave --model-base out"):
-            load_llava(str(folder), model_base="vicuna")
-
-    def test_the_same_weight_twice(self, folder):
-        twice = {"language_model.model.norm.weight": torch.ones(32)}
-        self.change(folder, lambda w: w.update(twice))
-        with pytest.raises(UserError, match="are the same weight"):
-            load_llava(str(folder))
+def test_something_else(tiny, folder, tmp_path):
+    with pytest.raises(UserError, match=r"says 'llama'.*It holds: .*config\.json.*LoRA"):
+        load_llava(str(tiny.llm))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="It holds: nothing"):
+        load_llava(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"--model-path .*llava-lora: no such folder"):
+        load_llava(str(tmp_path / "llava-lora"))
+    with pytest.raises(UserError, match="not to be had from the hub"):
+        load_llava("nobody/nothing")
+    with pytest.raises(UserError, match="leave --model-base out"):  # it has all weights
+        load_llava(str(folder), model_base="vicuna")
 
 
 def cut(path):
@@ -290,10 +279,13 @@ def only_an_index(folder):
 
 
 @pytest.mark.parametrize("harm", HARM)
-@pytest.mark.parametrize("part", ["tower", "llm", "embeddings", "labels' tower"])
-def test_a_damaged_part_is_one_line(tiny, tmp_path, part, harm):
+@pytest.mark.parametrize("part", ["tower", "llm", "embeddings", "labels' tower", "checkpoint"])
+def test_a_damaged_part_is_one_line(case, tiny, tmp_path, part, harm):
     folder = tmp_path / "part"
-    shutil.copytree(tiny.llm if part in ("llm", "embeddings") else tiny.clip, folder)
+    if part == "checkpoint":
+        write_full(case, folder, form="safetensors")
+    else:
+        shutil.copytree(tiny.llm if part in ("llm", "embeddings") else tiny.clip, folder)
     spoil, message = HARM[harm]
     spoil(folder)
     load = {
@@ -301,15 +293,12 @@ def test_a_damaged_part_is_one_line(tiny, tmp_path, part, harm):
         "llm": lambda: build_llava(str(folder), str(tiny.clip)),
         "embeddings": lambda: build_llava_without_llm(str(folder), str(tiny.clip)),
         "labels' tower": lambda: PatchEncoder.from_pretrained(folder),
+        "checkpoint": lambda: load_llava(str(folder)),
     }[part]
+    if part == "checkpoint" and harm in ("gone", "{}"):
+        message = "no checkpoint that can be loaded"
     if part == "labels' tower" and harm in ("config", "{}"):
         message = "no vision tower at .*config.json"
     with pytest.raises(UserError, match=message) as caught:
         load()
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_the_layouts_are_llavas(case):
-    names = llava_names(case.model, with_tower=True)
-    assert "model.mm_projector.2.bias" in names and "model.embed_tokens.weight" in names
-    assert any(name.startswith("model.vision_tower.vision_tower.vision_model.") for name in names)

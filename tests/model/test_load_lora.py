@@ -14,11 +14,6 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_lora import base_fingerprint, rank_and_scale
 
 
-@pytest.fixture(scope="module")
-def case(make_case):
-    return make_case("clip-pad-v1")
-
-
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

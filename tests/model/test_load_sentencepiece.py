@@ -14,8 +14,7 @@ from transformers import AutoTokenizer
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import load_tokenizer
-from llava_sea.model.load_tokenizer import load_training_tokenizer
-from llava_sea.model.write_processor import with_image_token, write_tokenizer
+from llava_sea.model.tokenizer import load_training_tokenizer, with_image_token, write_tokenizer
 
 KIND = sp_pb2.ModelProto.SentencePiece
 CORPUS = """

@@ -12,19 +12,13 @@ from model_world import write
 from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig
 
-from llava_sea.conversation import get_template
 from llava_sea.errors import UserError
 from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
-from llava_sea.model.write_config import write_config, write_generation_config
-from llava_sea.model.write_names import to_legacy
-from llava_sea.model.write_weights import grow, parse_size, plan_shards
-
-
-@pytest.fixture(scope="module")
-def case(make_case):
-    return make_case("clip-pad-v1")
+from llava_sea.model.names import to_written
+from llava_sea.model.write import valid_generation_config, write_config
+from llava_sea.model.write_weights import grow
 
 
 def snapshot(folder):
@@ -61,9 +55,9 @@ def test_names_on_disk_are_those_of_llava_hf(case, tmp_path):
 def test_dinov2_has_its_names_of_transformers_4():
     name = "model.vision_tower.encoder.layer.0.attention.q_proj.weight"
     old = "vision_tower.encoder.layer.0.attention.attention.query.weight"
-    assert to_legacy(name, "dinov2") == old
+    assert to_written(name, "dinov2") == old
     with pytest.raises(ValueError, match="no weight of transformers' Llava"):
-        to_legacy("language_model.layers.0.weight", "dinov2")
+        to_written("language_model.layers.0.weight", "dinov2")
 
 
 LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
@@ -103,7 +97,7 @@ def test_positions_are_written_for_old_and_new_readers(case, tmp_path, rope, old
     if kind == "phi3":
         settings["original_max_position_embeddings"] = 64
     config.text_config = AutoConfig.for_model(kind, rope_parameters=rope, **settings)
-    write_config(tmp_path / "config.json", config, torch.float32, {})
+    write_config(tmp_path / "config.json", config.to_diff_dict(), torch.float32)
     text_config = json.loads((tmp_path / "config.json").read_text())["text_config"]
     assert {name: text_config[name] for name in old} == old
     again = AutoConfig.from_pretrained(tmp_path).text_config.rope_parameters
@@ -149,25 +143,6 @@ def test_all_files_have_the_umasks_mode(case, tmp_path):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
-
-
-@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), (7, 7)])
-def test_sizes(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "0GB", "5 apples", "-1"])
-def test_wrong_sizes_are_refused(text):
-    with pytest.raises(UserError, match="write it like 5GB"):
-        parse_size(text)
-
-
-@given(st.lists(st.integers(1, 50), min_size=1), st.integers(1, 60))
-def test_every_weight_is_in_one_shard_within_the_limit(sizes, limit):
-    named = {str(n): size for n, size in enumerate(sizes)}
-    shards = plan_shards(named, limit)
-    assert [name for shard in shards for name in shard] == list(named)
-    assert all(sum(named[n] for n in shard) <= limit or len(shard) == 1 for shard in shards)
 
 
 @settings(deadline=None)
@@ -271,14 +246,17 @@ def test_generation_settings_that_transformers_refuses_are_put_right(case, tmp_p
     live.temperature, live.top_p = 0.9, 0.6
     with pytest.raises(ValueError, match="temperature"):
         live.save_pretrained(tmp_path / "refused")
-    write_generation_config(tmp_path, live, get_template("plain"), case.tokenizer, 0)
+    valid_generation_config(live, case.tokenizer, [2, 13], 0).save_pretrained(tmp_path)
     written = GenerationConfig.from_pretrained(tmp_path)
-    newline = case.tokenizer.convert_tokens_to_ids("<0x0A>")
-    assert written.eos_token_id == [2, newline] and written.repetition_penalty == 1.1
+    assert written.eos_token_id == [2, 13] and written.repetition_penalty == 1.1
     assert written.temperature in (None, 1.0) and not written.do_sample
 
-    sampling = copy.deepcopy(live)
-    sampling.do_sample = True
-    write_generation_config(tmp_path, sampling, get_template("v1"), case.tokenizer, 0)
-    written = GenerationConfig.from_pretrained(tmp_path)
-    assert written.temperature == 0.9 and written.eos_token_id == [2]
+    live.do_sample = True
+    assert valid_generation_config(live, case.tokenizer, [2], 0).temperature == 0.9
+
+
+def test_a_caption_ends_at_a_newline_as_well(make_case, tmp_path):
+    case = make_case("siglip-pad-plain")
+    write(case, tmp_path)
+    newline = case.tokenizer.convert_tokens_to_ids("<0x0A>")
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [2, newline]

@@ -32,23 +32,10 @@ def answers(talker, pixels, naive) -> list[str]:
     return [turn.text for turn in turns[1::2]]
 
 
-def test_a_pipe_gets_the_answer_and_nothing_else(command, answers):
-    done = subprocess.run(
-        [sys.executable, "-m", "llava_sea.serve.cli", *command],
-        input=QUESTIONS[0] + "\n",
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == answers[0] + "\n"
-
-
-def test_each_line_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capsys):
+def test_each_line_of_a_pipe_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capfd):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*QUESTIONS, "", "More?"])))
     cli.main(command)
-    assert capsys.readouterr().out == "".join(answer + "\n" for answer in answers)
+    assert capfd.readouterr().out == "".join(answer + "\n" for answer in answers)
 
 
 @pytest.mark.parametrize("end", ["", EOFError, KeyboardInterrupt])
@@ -94,7 +81,7 @@ def test_a_base_that_is_no_language_model(tiny, talker, tmp_path, monkeypatch):
     config |= {"mm_vision_tower": str(tiny.clip), "conversation_template": "v1"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     flags = ["--model-path", str(tmp_path), "--image-file", str(talker.picture)]
-    with pytest.raises(UserError, match=rf"^{tiny.clip}: .* a language model is needed"):
+    with pytest.raises(UserError, match=rf"{tiny.clip}: .* no language model"):
         cli.main([*flags, "--model-base", str(tiny.clip)])
 
 

@@ -95,7 +95,7 @@ def test_the_context_is_a_limit(talker, prompts, pixels):
     long_mask = [False, *[False] * (room - 4), *mask[1:]]
     new = run(talker, [long], [long_mask], pixels[None], max_new_tokens=50, stop_ids=[999])
     assert len(new[0]) == 4
-    with pytest.raises(UserError, match="1024 tokens long with its picture, the LLM reads 1024"):
+    with pytest.raises(UserError, match="1024 tokens long with its image, the LLM reads 1024"):
         run(talker, [[*long, 5, 5, 5, 5]], [[*long_mask] + [False] * 4], pixels[None])
 
 

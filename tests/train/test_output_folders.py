@@ -10,7 +10,7 @@ import transformers
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
-from llava_sea.model import export, export_llm, export_lmms
+from llava_sea.model import export
 from llava_sea.train import train
 from llava_sea.train.arguments import (
     DataArguments,
@@ -46,8 +46,6 @@ def write_into(tiny, stage1_flags, stage2_flags, monkeypatch):
         exported = ["--model_path", "any", "--output_dir", str(folder)]
         {
             "export": lambda: export.main(exported),
-            "export_llm": lambda: export_llm.main(exported),
-            "export_lmms": lambda: export_lmms.main(exported),
             "stage 1": lambda: run_with(train.train, stage1_flags(folder)),
             "stage 2": lambda: run_with(train.train, stage2_flags(folder)),
             "warm start": lambda: run_with(train.train, stage1_flags(folder, sea_align_only=True)),
@@ -57,7 +55,7 @@ def write_into(tiny, stage1_flags, stage2_flags, monkeypatch):
     return run
 
 
-COMMANDS = ["export", "export_llm", "export_lmms", "stage 1", "stage 2", "warm start", "labels"]
+COMMANDS = ["export", "stage 1", "stage 2", "warm start", "labels"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

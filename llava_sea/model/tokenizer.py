@@ -1,17 +1,19 @@
-"""The tokenizer of a checkpoint, as training has it: ``<image>`` is text like any other.
+"""The tokenizer of a checkpoint: in, as training has it, and out, as readers need it.
 
-A written checkpoint has a token ``<image>``. In training the picture's places travel as a mask, and
-a record's own text may hold the word, so the token is taken out again; all other ids stay.
+A written checkpoint has a token ``<image>``. In training the image's places travel as a mask, and a
+record's own text may hold the word, so the token is taken out again on loading; other ids stay.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from llava_sea.constants import IMAGE_TOKEN
@@ -19,9 +21,10 @@ from llava_sea.errors import UserError, naming
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.load_weights import read_json
 
-_HIDDEN = "<|former {}|>"
+_HIDDEN = "<|former image|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
 _WEIGHTS = (".bin", ".safetensors", ".pt", ".pth")
+_OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
 
 def load_training_tokenizer(
@@ -33,12 +36,8 @@ def load_training_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer without the token ``<image>``; its settings are `builder.load_tokenizer`'s.
 
-    Args:
-        path: folder or hub id.
-        model_max_length: None keeps what the tokenizer says.
-        model_type: of the LLM, for a folder whose config.json is LLaVA's: transformers chooses the
-            tokenizer's class by it, and "llava" there is not transformers' llava.
-        cache_dir: where hub files are cached.
+    `model_type` is the LLM's, for a folder whose config.json is LLaVA's: transformers chooses the
+    tokenizer's class by it, and "llava" there is not transformers' llava.
 
     Raises:
         UserError: if there is no tokenizer.
@@ -84,7 +83,7 @@ def without_image_token(folder: Path) -> None:
     if entry["id"] == max(token["id"] for token in content["added_tokens"]):
         content["added_tokens"].remove(entry)
     else:
-        entry["content"] = _HIDDEN.format("image")
+        entry["content"] = _HIDDEN
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     path = folder / "tokenizer_config.json"
@@ -93,19 +92,16 @@ def without_image_token(folder: Path) -> None:
 
 def _forget(value: Any) -> Any:
     """Drop every entry of a tokenizer's settings that is, or describes, ``<image>``."""
-
-    def is_it(entry: Any) -> bool:
-        return entry == IMAGE_TOKEN or (isinstance(entry, dict) and _names_it(entry))
-
     if isinstance(value, dict):
-        return {key: _forget(entry) for key, entry in value.items() if not is_it(entry)}
+        kept = {key: entry for key, entry in value.items() if not _is_image_token(entry)}
+        return {key: _forget(entry) for key, entry in kept.items()}
     if isinstance(value, list):
-        return [_forget(entry) for entry in value if not is_it(entry)]
+        return [_forget(entry) for entry in value if not _is_image_token(entry)]
     return value
 
 
-def _names_it(entry: dict[str, Any]) -> bool:
-    return bool(entry.get("content") == IMAGE_TOKEN)
+def _is_image_token(entry: Any) -> bool:
+    return bool((entry.get("content") if isinstance(entry, dict) else entry) == IMAGE_TOKEN)
 
 
 def keep_legacy(folder: Path, legacy: bool) -> None:
@@ -116,3 +112,45 @@ def keep_legacy(folder: Path, legacy: bool) -> None:
     path = folder / "tokenizer_config.json"
     content = read_json(path) | {"legacy": legacy}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a copy with the token ``<image>``, padding on the left as generation needs it."""
+    # the class's second copy of the vocabulary is never changed (half the time with Gemma's)
+    shared = [part for part in (vars(tokenizer).get(n) for n in ("_vocab", "_merges")) if part]
+    written = copy.deepcopy(tokenizer, {id(part): part for part in shared})
+    written.add_tokens(
+        [AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True
+    )
+    written.padding_side = "left"
+    return written
+
+
+def write_tokenizer(
+    folder: Path, tokenizer: Any, chat_template: str | None, processor_class: str | None = None
+) -> None:
+    """Write a tokenizer, so that transformers 4 reads it too, and the chat template (Jinja).
+
+    The tokenizer's own chat template is dropped.
+    """
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    content = {k: v for k, v in read_json(path).items() if k not in _OF_THIS_MACHINE}
+    extra = content.get("extra_special_tokens")
+    if isinstance(extra, list):  # transformers 4 takes a dictionary under this name only
+        content["additional_special_tokens"] = content.pop("extra_special_tokens")
+    if content.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # transformers 4 puts a BOS before every text of a Llama tokenizer that does not say otherwise.
+    content["add_bos_token"] = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    content["processor_class"] = processor_class
+    content["model_input_names"] = ["input_ids", "attention_mask"]  # transformers 4 adds a third
+    legacy = getattr(tokenizer, "legacy", None)
+    if legacy is not None:  # as `keep_legacy`
+        content["legacy"] = bool(legacy)
+    if processor_class is None:
+        del content["processor_class"]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if chat_template:
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from llava_sea.errors import UserError
-from llava_sea.serve.download import download
-from llava_sea.serve.picture import open_picture
+from llava_sea.serve.image import download, open_image
 
 BODY = bytes(range(256)) * 40
 
@@ -90,9 +89,9 @@ def test_time_limit_is_for_the_whole(server, kind):
     "kind, message",
     [
         ("nothing", "cannot be fetched .*404"),
-        ("broken", r"broke after 10240 of 10245 bytes"),
+        ("broken", "cannot be fetched"),
         ("away", "leads to ftp://localhost/x: only http:// and https://"),
-        ("round", "cannot be fetched .*302"),
+        ("round", "cannot be fetched .*redirect"),
     ],
 )
 def test_what_cannot_be_fetched(server, kind, message):
@@ -108,35 +107,35 @@ def test_a_closed_port():
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://localhost/x", "data://,x"])
 def test_other_schemes_are_refused(url):
     with pytest.raises(UserError, match="only http:// and https:// are fetched"):
-        open_picture(url)
+        open_image(url)
 
 
 def test_a_picture_from_a_url_is_the_file(server, talker):
-    from_url = open_picture(f"{server}/picture")
+    from_url = open_image(f"{server}/picture")
     assert from_url.tobytes() == Image.open(talker.picture).convert("RGB").tobytes()
-    assert open_picture(str(talker.picture)).tobytes() == from_url.tobytes()
+    assert open_image(str(talker.picture)).tobytes() == from_url.tobytes()
 
 
 def test_what_is_no_picture(server, tmp_path):
-    with pytest.raises(UserError, match=r"/fine: the image cannot be decoded .*another picture"):
-        open_picture(f"{server}/fine")
+    with pytest.raises(UserError, match=r"/fine: the image cannot be decoded .*another image"):
+        open_image(f"{server}/fine")
     with pytest.raises(UserError, match="no such file"):
-        open_picture(str(tmp_path / "none.png"))
+        open_image(str(tmp_path / "none.png"))
     with pytest.raises(UserError, match=rf"--image-file {tmp_path}: is a folder"):
-        open_picture(str(tmp_path))
+        open_image(str(tmp_path))
     (tmp_path / "empty.png").touch()
     with pytest.raises(UserError, match=r"empty.png: the image file is empty"):
-        open_picture(str(tmp_path / "empty.png"))
+        open_image(str(tmp_path / "empty.png"))
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://[::1/a.png", "https://a]b/c"])
 def test_an_address_that_is_none(url):
     with pytest.raises(UserError, match=r"^http.*: is no address"):
-        open_picture(url)
+        open_image(url)
 
 
 def test_a_password_is_neither_sent_nor_shown(server):
     url = server.replace("//", "//me:secret@")
     with pytest.raises(UserError, match=r"^http://\*\*\*@127.*password") as caught:
-        open_picture(f"{url}/picture")
+        open_image(f"{url}/picture")
     assert "secret" not in str(caught.value)

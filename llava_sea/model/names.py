@@ -1,0 +1,145 @@
+"""Names of weights: in files of every kind, in transformers' module, and as they are written.
+
+Read are LLaVA's own (``model.mm_projector.0.weight``, ``model.layers...``), those of ``llava-hf``
+as transformers 4 wrote them (``language_model.model...``, ``vision_tower.vision_model...``), the
+module names of 4.52 and later, and any of these behind peft's prefix. Written are those of
+``llava-hf``, which transformers 4, 5 and vLLM read; transformers 5.23 itself would write names that
+older readers do not know (it drops ``vision_model`` from a CLIP's).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Size, Tensor
+
+from llava_sea.errors import UserError
+from llava_sea.model.projector_io import LLAVA_TO_HF
+from llava_sea.model.towers import TOWERS
+
+logger = logging.getLogger(__name__)
+
+PEFT_PREFIX = "base_model.model."
+VISION_TOWER = "model.vision_tower."
+EMBEDDING = "model.language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+_STOCK = (
+    (r"(model\.)?vision_tower\.(vision_tower\.)?(vision_model\.)?", VISION_TOWER),
+    (r"(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"(language_model\.)?lm_head\.", "lm_head."),
+    (r"(model\.language_model|language_model\.model|model)\.", "model.language_model."),
+)
+"""What a name in a file begins with, the first that fits -> in the stock module."""
+
+# Buffers that older versions saved, and LLaVA-1.6's separator, which a 1.5 model has no use for.
+_LEFT_OUT = re.compile(r"(rotary_emb\.inv_freq|position_ids|image_newline)$")
+
+
+def to_stock(name: str) -> str | None:
+    """Return the stock module's name for a weight, None if no such weight can be in a Llava."""
+    name = name.removeprefix(PEFT_PREFIX)
+    _, is_projector, rest = name.rpartition("mm_projector.")
+    if is_projector:
+        known = LLAVA_TO_HF.get(rest)
+        return f"model.multi_modal_projector.{known}" if known else None
+    for pattern, stock in _STOCK:
+        if found := re.match(pattern, name):
+            rest = name[found.end() :]
+            if stock == VISION_TOWER:
+                for tower in TOWERS.values():
+                    for new, written in tower.written_names.items():
+                        rest = rest.replace(written, new)
+            return stock + rest
+    return None
+
+
+def to_written(name: str, tower_type: str) -> str:
+    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`.
+
+    Raises:
+        ValueError: if a Llava has no such weight.
+    """
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    part, _, rest = name.removeprefix("model.").partition(".")
+    if name.startswith("model."):
+        if part == "language_model":
+            return f"language_model.model.{rest}"
+        if part == "multi_modal_projector":
+            return f"multi_modal_projector.{rest}"
+        if part == "vision_tower":
+            tower = TOWERS[tower_type]
+            for new, written in tower.written_names.items():
+                rest = rest.replace(new, written)
+            return f"vision_tower.{tower.written_prefix}{rest.removeprefix('vision_model.')}"
+    raise ValueError(f"{name}: no weight of transformers' Llava")
+
+
+def rename(weights: Mapping[str, Tensor], where: object) -> tuple[dict[str, Tensor], list[str]]:
+    """Give a checkpoint's weights the stock module's names.
+
+    Returns:
+        The weights, and the names that no Llava has.
+
+    Raises:
+        UserError: if two of them are the same weight.
+    """
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    unknown, left_out = [], []
+    for name, tensor in weights.items():
+        stock = to_stock(name)
+        if _LEFT_OUT.search(name):
+            left_out.append(name)
+        elif stock is None:
+            unknown.append(name)
+        elif stock in origin:
+            raise UserError(f"{where}: {origin[stock]} and {name} are the same weight ({stock})")
+        else:
+            origin[stock], renamed[stock] = name, tensor
+    if left_out:
+        logger.info("%s: of no use and left out: %s", where, some(left_out))
+    return renamed, unknown
+
+
+def check_fit(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Size],
+    where: object,
+    *,
+    unknown: Iterable[str] = (),
+    optional: tuple[str, ...] = (),
+) -> None:
+    """Compare weights with the names and shapes of the model that is to hold them.
+
+    Args:
+        weights: under the model's names, none that it does not have.
+        expected: the model's.
+        where: the folder, for messages.
+        unknown: names that were not understood, for messages.
+        optional: prefixes of names that may be missing.
+
+    Raises:
+        UserError: naming what is missing, and what has another shape.
+    """
+    missing = [n for n in expected if n not in weights and not n.startswith(optional)]
+    if missing:
+        understood = f"; not understood: {some(unknown)}" if unknown else ""
+        raise UserError(f"{where}: weights are missing: {some(missing)}{understood}")
+    wrong = [
+        f"{name} is {tuple(tensor.shape)}, the model needs {tuple(expected[name])}"
+        for name, tensor in weights.items()
+        if tensor.shape != expected[name]
+    ]
+    if wrong:
+        raise UserError(f"{where}: the weights do not fit config.json: {some(wrong, '; ')}")
+
+
+def some(names: Iterable[str], joint: str = ", ", limit: int = 5) -> str:
+    """Join the first few names and say how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return joint.join(names[:limit]) + more
