@@ -149,7 +149,7 @@ def run_stage1(launch):
 
     def run(flags, processes=0, config="zero2", expect=0) -> str:
         process = launch(flags, processes, config)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == expect, output[-4000:]
         return output
 

@@ -38,7 +38,7 @@ def same_weights(one, other, atol):
         torch.testing.assert_close(state[name], tensor, atol=atol, rtol=0)
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=900.0):
     """Poll until `condition()` is true."""
     end = time.monotonic() + seconds
     while not condition():
@@ -121,9 +121,9 @@ def test_killed_and_resumed_equals_unbroken(
     wait_for(lambda: (broken / "checkpoint-8" / "checksums.json").exists())
     everyone = family(process)
     ranks_of(process)[1].kill()
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode not in (0, None), output[-3000:]
-    _, alive = psutil.wait_procs(everyone, timeout=40)
+    _, alive = psutil.wait_procs(everyone, timeout=600)
     assert not alive, alive
 
     # A checkpoint whose saving was cut off is passed over.
@@ -133,7 +133,7 @@ def test_killed_and_resumed_equals_unbroken(
     (cut_off / "checksums.json").unlink()
     output = run_stage1(stage1_flags(broken, **LONG), 2, config)
     assert "checkpoint-9 was cut off" in output
-    assert re.search(r"going on from .*checkpoint-8", output)
+    assert re.search(r"resuming from .*checkpoint-8", output)
     for step, values in curve(read_metrics(unbroken)).items():
         assert curve(read_metrics(broken))[step] == values, step
     same_weights(unbroken, broken, atol=0)
@@ -163,9 +163,9 @@ def test_sigterm_saves_a_checkpoint_and_leaves_nobody(
             os.killpg(session, signal.SIGTERM)
     else:
         process.terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode not in (0, None)
-    _, alive = psutil.wait_procs(everyone, timeout=10)
+    _, alive = psutil.wait_procs(everyone, timeout=600)
     assert not alive, alive
     (checkpoint,) = complete_checkpoints(tmp_path / "run")
     step = int(checkpoint.name.split("-")[1])
@@ -180,10 +180,10 @@ def test_a_rank_that_dies_alone_ends_the_run_with_a_message(launch, stage1_flags
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
     everyone = family(process)
     ranks_of(process)[0].kill()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode not in (0, None)
-    assert "a process of this run died" in output and "goes on from the last complete" in output
-    assert not psutil.wait_procs(everyone, timeout=10)[1]
+    assert "a process of this run died" in output and "resumes from the last complete" in output
+    assert not psutil.wait_procs(everyone, timeout=600)[1]
 
 
 def test_the_last_line_is_what_a_rank_said_was_wrong(run_stage1, stage1_flags, tiny, tmp_path):
@@ -191,4 +191,4 @@ def test_the_last_line_is_what_a_rank_said_was_wrong(run_stage1, stage1_flags, t
     (images / "007.png").write_bytes(b"no picture")
     flags = stage1_flags(tmp_path / "run", image_folder=images, sea_eval_data=None)
     last = run_stage1(flags, 2, expect=2).splitlines()[-1]
-    assert "error: " in last and "record 'rec-7'" in last
+    assert "error: " in last and "record 7 (id 'rec-7')" in last

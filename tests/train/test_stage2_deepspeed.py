@@ -83,7 +83,7 @@ def test_resumed_under_zero3_equals_unbroken(
         if path.name not in ("checkpoint-3", "run.json", "metrics.jsonl"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     output = run_stage1(stage2_flags(tmp_path / "run", **shared), 2, config)
-    assert "going on from" in output
+    assert "resuming from" in output
     again = curve(read_metrics(tmp_path / "run"))
     assert again.keys() == whole.keys()
     for step, row in whole.items():
