@@ -54,6 +54,8 @@ class MetricsFile(TrainerCallback):
 class ProgressLine(TrainerCallback):
     """The losses behind the steps: one live line on a terminal, a line every 5 seconds in a log."""
 
+    _progress: Any = None
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -87,7 +89,12 @@ class ProgressLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Take the bar down."""
-        self._progress.close()
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar down, also after an error: nothing of it may follow the error's line."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

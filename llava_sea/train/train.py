@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import transformers
@@ -49,8 +49,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     """Run the stage; what must be let go at the end is entered into `held`."""
     set_up_logging()
     start_engine()
-    arguments = parse_args()
-    model_args, data_args, sea, args = arguments
+    model_args, data_args, sea, args = arguments = parse_args()
     check_stage(model_args, sea, args)
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
     transformers.set_seed(args.seed)
@@ -79,12 +78,13 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
     measure = [parts.measure] if parts.measure else []
+    progress = held.enter_context(closing(ProgressLine()))
     trainer = LLaVATrainer(
         model=parts.model,
         args=args,
         train_dataset=parts.dataset,
         data_collator=parts.collator,
-        callbacks=[MetricsFile(), *measure, ProgressLine()],  # its clock starts after measuring
+        callbacks=[MetricsFile(), *measure, progress],  # its clock starts after measuring
         sea=sea,
         saver=parts.saver,
     )
