@@ -4,7 +4,7 @@
 labels are what `python -m llava_sea.labels.quality` chooses there by place recall and place lift,
 which need no labels of patches: value-path features of the last block, the sign measured, two words
 a patch. Its training starts at CLIP's temperature and lets lambda fall to 0 over the first half,
-chosen on dev scenes of that world (README, "What was measured").
+chosen on dev scenes of that world (README, "Does it help?").
 """
 
 from __future__ import annotations

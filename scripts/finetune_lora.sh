@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Stage 2 with LoRA: low-rank updates of the LLM's linear layers, the projector trained whole, the
 # vision tower frozen. Else as finetune.sh; without arguments on the miniature world.
-#   bash scripts/finetune_lora.sh [flags of llava_sea/train/train_mem.py, e.g. --bits 4 for QLoRA]
+#   bash scripts/finetune_lora.sh [flags of llava_sea/train/train_mem.py, e.g. for QLoRA
+#   --bits 4 --deepspeed zero_configs/zero2.json]
 #   RECIPE=vicuna-7b  PROJECTOR=...  OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

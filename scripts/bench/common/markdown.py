@@ -25,6 +25,7 @@ install -e ".[bench]"` brings FAISS. "Asked" is a goal that was set before the m
   products, one block of memory). The naive loss is two cross-entropies over the full matrix with
   autograd.
 - `stage1`: the plain loop takes logits for every token; here only supervised tokens get logits.
+  Differences of 1 to 2 % are noise; small shapes on a CPU are no forecast for a 7B.
 - `stage2_packing`: against padded batches grouped as LLaVA groups them (sorted within a step),
   and as `--group_by_modality_length` does here (sorted within 50 steps), which leaves little
   padding. "Time" sums all ranks' work; "time of steps" is the wall time on eight devices.
