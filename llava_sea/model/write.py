@@ -48,6 +48,20 @@ LLM_ROWS = "llm_vocab_size"
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
+def _written_config(
+    model: LlavaForConditionalGeneration, image_token_id: int, rows: int
+) -> LlavaConfig:
+    """Return the model's configuration with the token ``<image>`` in a table of so many rows."""
+    config = copy.deepcopy(model.config)
+    text_config: Any = config.text_config
+    text_config.vocab_size = rows
+    config.image_token_index = image_token_id
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.tie_word_embeddings = bool(text_config.tie_word_embeddings)
+    result: LlavaConfig = config
+    return result
+
+
 def write_llava(
     folder: str | Path,
     model: LlavaForConditionalGeneration,
@@ -88,14 +102,10 @@ def write_llava(
     image_token_id: Any = written_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_token_id >= rows:
         rows = -(-(image_token_id + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    config = copy.deepcopy(model.config)
+    config = _written_config(model, image_token_id, rows)
+    config.pad_token_id = padding_id(tokenizer, rows)
     text_config: Any = config.text_config
     vision_config: Any = config.vision_config
-    config.image_token_index = image_token_id
-    text_config.vocab_size = rows
-    config.architectures = ["LlavaForConditionalGeneration"]
-    config.tie_word_embeddings = bool(text_config.tie_word_embeddings)
-    config.pad_token_id = padding_id(tokenizer, rows)
     if config.tie_word_embeddings:
         state.pop(HEAD, None)
     _check_state(state, config, rows)
