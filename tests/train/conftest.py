@@ -179,3 +179,17 @@ def embedding_rows_length(tiny) -> float:
     ids = {t for w in tiny.word_list for t in tokenizer.encode(w, add_special_tokens=False)}
     table = AutoModelForCausalLM.from_pretrained(tiny.llm).get_input_embeddings().weight
     return table[sorted(ids)].norm(dim=-1).mean().item()
+
+
+@pytest.fixture
+def train_here(stage1_flags, monkeypatch, tmp_path):
+    """Run stage 1 in this process; returns the output folder."""
+    from llava_sea.train.train import train
+
+    def run(name, **changes):
+        output_dir = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["train.py", *stage1_flags(output_dir, **changes)])
+        train()
+        return output_dir
+
+    return run

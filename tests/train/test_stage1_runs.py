@@ -1,28 +1,11 @@
 """Whole runs of stage 1 in this process: what is trained, what is written, what SEA changes."""
 
 import json
-import shutil
-import sys
 
 import pytest
 import torch
 
-from llava_sea.errors import UserError
 from llava_sea.model.projector_io import read_projector
-from llava_sea.train.train import train
-
-
-@pytest.fixture
-def train_here(stage1_flags, monkeypatch, tmp_path):
-    """Run stage 1 in this process; returns the output folder."""
-
-    def run(name, **changes):
-        output_dir = tmp_path / name
-        monkeypatch.setattr(sys, "argv", ["train.py", *stage1_flags(output_dir, **changes)])
-        train()
-        return output_dir
-
-    return run
 
 
 def weights(output_dir):
@@ -89,6 +72,8 @@ def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
 WB = ("weight", "bias")
 
 # L_g and L_a of six steps
+
+
 TRACE = [
     [5.90825, 2.57563],
     [5.89383, 2.71644],
@@ -191,39 +176,6 @@ def test_starts_from_a_given_projector(train_here, read_metrics):
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tune_mm_mlp_adapter": None}, "add --tune_mm_mlp_adapter True"),
-        ({"model_name_or_path": "./nowhere"}, "nowhere: no such folder"),
-        ({"vision_tower": "./nowhere"}, "nowhere"),
-        ({"version": "v9"}, "v9"),
-        ({"data_path": "nowhere.json"}, r"nowhere\.json"),
-        ({"sea_labels": "nowhere"}, "no finished label store"),
-        ({"sea_eval_truth": "nowhere.json"}, "sea_eval_truth nowhere"),
-        ({"sea_eval_data": "nowhere.json"}, r"nowhere\.json"),
-        ({"pretrain_mm_mlp_adapter": "nowhere.bin"}, "no such file"),
-        ({"model_max_length": 12}, "model_max_length"),
-        ({"mm_vision_select_layer": -99}, r"--mm_vision_select_layer -99: .* from -4 to 3 "),
-        ({"sea_window": 99}, r"--sea_window 99: .* from 1 to 4 "),
-        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: .*install"),
-    ],
-)
-def test_wrong_input_is_a_clear_error(train_here, changes, message):
-    with pytest.raises(UserError, match=message):
-        train_here("run", **changes)
-
-
-def test_a_clip_is_no_language_model(train_here, tiny, monkeypatch):
-    monkeypatch.setattr("llava_sea.model.builder.load_tower", lambda *a, **k: 1 / 0)
-    shared = {"model_name_or_path": tiny.clip, "sea_eval_data": None}
-    with pytest.raises(UserError, match=f"--model_name_or_path {tiny.clip}.*'clip'.*no language"):
-        train_here("one", **shared)
-    stage2 = {"tune_mm_mlp_adapter": None, "sea_labels": None, "version": "v1"}
-    with pytest.raises(UserError, match=f"{tiny.clip}.*'clip'"):
-        train_here("two", **shared | stage2)
-
-
 def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch):
     from llava_sea.train import metrics
     from llava_sea.train.evaluation import AlignmentEvaluator
@@ -241,97 +193,6 @@ def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch)
     monkeypatch.setattr(metrics, "Progress", Bar)
     train_here("run", max_steps=2, save_strategy="no")
     assert events[:2] == ["measured", "bar"]
-
-
-def test_labels_that_do_not_fit_are_refused(train_here, tiny, tiny_labels, tiny_siglip_labels):
-    with pytest.raises(UserError, match="transformed differently"):
-        train_here("pad", image_aspect_ratio="pad")
-    with pytest.raises(UserError, match=r"transformed differently|another encoder"):
-        train_here("encoder", sea_labels=tiny_siglip_labels)
-    with pytest.raises(UserError, match="mined with features value, --sea_preset paper"):
-        train_here("preset", sea_preset="paper")
-
-
-def test_labels_of_changed_pictures_are_refused(train_here, tiny, tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "images"
-    shutil.copytree(tiny.images, folder)
-    Image.new("RGB", (30, 40)).save(folder / "003.png")
-    with pytest.raises(UserError, match=r"rec-3.*003\.png|003\.png.*rec-3"):
-        train_here("run", image_folder=folder, sea_eval_data=None)
-
-
-def test_another_run_in_the_folder_is_refused(train_here):
-    output_dir = train_here("run", max_steps=2)
-    before = {p: p.stat().st_mtime_ns for p in output_dir.rglob("*") if p.name != "run.json"}
-    with pytest.raises(UserError, match=r"another run \(learning_rate: '0.01' there"):
-        train_here("run", max_steps=2, learning_rate=3e-3)
-    assert {
-        p: p.stat().st_mtime_ns for p in output_dir.rglob("*") if p.name != "run.json"
-    } == before
-
-
-def test_a_damaged_projector_is_refused(train_here, tmp_path):
-    path = tmp_path / "mm_projector.bin"
-    path.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="not a file of tensors alone"):
-        train_here("run", pretrain_mm_mlp_adapter=path)
-    torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(UserError, match=r"Missing: \['0.bias'"):
-        train_here("run", pretrain_mm_mlp_adapter=path)
-
-
-def test_a_bad_picture_met_by_a_data_worker_ends_the_run(run_stage1, stage1_flags, tiny, tmp_path):
-    shutil.copytree(tiny.images, images := tmp_path / "images")
-    (images / "007.png").write_bytes(b"no picture")
-    flags = stage1_flags(
-        tmp_path / "run", image_folder=images, dataloader_num_workers=1, sea_eval_data=None
-    )
-    output = run_stage1(flags, expect=2)
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert (
-        line.startswith(f"error: {tiny.data}: record 7 (id 'rec-7'): ")
-        and "Traceback" not in output
-    )
-
-
-def test_bad_records_are_counted_before_anything_is_built(train_here, monkeypatch, tiny, tmp_path):
-    from llava_sea.train import stage1 as module
-
-    monkeypatch.setattr(module, "build_llava", lambda *a, **k: 1 / 0)
-    records = json.loads(tiny.data.read_text())
-    records[7]["conversations"][0]["value"] = "<image> and <image>"
-    records[9]["conversations"][0]["value"] = "no place"
-    data = tmp_path / "bad.json"
-    data.write_text(json.dumps(records))
-    message = rf"{data}: record 7 .*rec-7.* 2 of 24 records .*also record 9"
-    with pytest.raises(UserError, match=message):
-        train_here("run", data_path=data)
-
-
-def test_bad_held_out_records_name_their_own_file(train_here, tiny, tmp_path):
-    records = json.loads(tiny.heldout.read_text())
-    records[1]["conversations"][1]["value"] = ""
-    data = tmp_path / "held.json"
-    data.write_text(json.dumps(records))
-    with pytest.raises(UserError, match=rf"^{data}: record 1 .*caption .* is empty"):
-        train_here("run", sea_eval_data=data)
-    shutil.copytree(tiny.images, images := tmp_path / "images")
-    (images / "002.jpg").unlink()
-    with pytest.raises(UserError, match=rf"^{tiny.heldout}: record 2 .*rec-2.*002\.jpg"):
-        train_here("run", sea_eval_image_folder=images)
-
-
-def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm, tiny, tmp_path):
-    records = json.loads(tiny.data.read_text())
-    records[1]["conversations"][1]["value"] += " <extra>"
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps(records))
-    for flag in ("data_path", "sea_eval_data"):
-        message = rf"^{data}: record 1 \(id 'rec-1'\): holds '<extra>'.* 1 of 24 records"
-        with pytest.raises(UserError, match=message):
-            train_here("run", model_name_or_path=grown_llm, **{flag: data})
 
 
 def test_a_finished_run_is_left_as_it_is_or_put_right(train_here, capsys):
@@ -366,23 +227,6 @@ def test_a_finished_run_is_left_as_it_is_or_put_right(train_here, capsys):
     assert "checkpoint-9 was cut off" in said
 
 
-def test_results_without_checkpoints_are_not_overwritten(train_here):
-    output_dir = train_here("run", max_steps=2, save_strategy="no")
-    before = (output_dir / "mm_projector.bin").read_bytes()
-    with pytest.raises(UserError, match="results of another run"):
-        train_here("run", max_steps=2, save_strategy="no", seed=7)
-    (output_dir / "run.json").unlink()
-    with pytest.raises(UserError, match=r"holds other things \(.*mm_projector\.bin"):
-        train_here("run", max_steps=2, save_strategy="no")
-    assert (output_dir / "mm_projector.bin").read_bytes() == before
-
-
-def test_another_folders_checkpoint_is_no_checkpoint_of_this_run(train_here):
-    first = train_here("first", max_steps=2)
-    with pytest.raises(UserError, match="not a checkpoint of --output_dir"):
-        train_here("second", max_steps=2, resume_from_checkpoint=first / "checkpoint-2")
-
-
 def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
     from llava_sea.train import precision
     from llava_sea.train import stage1 as module
@@ -402,82 +246,3 @@ def test_the_temperature_moves_under_bfloat16(train_here, read_metrics):
     rows = read_metrics(output_dir)
     taus = [rows[n]["temperature"] for n in range(1, 7)]
     assert len(set(taus)) == 6
-
-
-def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
-    for harm in ("labels", "index", "manifest"):
-        folder = tmp_path / f"labels {harm}"
-        shutil.copytree(tiny_labels, folder)
-        if harm == "labels":
-            (folder / "shard-00000.labels.npy").unlink()
-        elif harm == "index":
-            data = (folder / "index.npy").read_bytes()
-            (folder / "index.npy").write_bytes(data[: len(data) // 2])
-        else:
-            (folder / "manifest.json").write_text('{"format": "llava_sea labels 3"}')
-        with pytest.raises(UserError, match="damaged"):
-            train_here(harm, sea_labels=folder)
-
-
-def test_a_wrong_image_folder_is_refused_before_anything_is_built(train_here, tiny, monkeypatch):
-    from llava_sea.train import stage1
-
-    monkeypatch.setattr(stage1, "prepare", lambda *_: pytest.fail("a model was built"))
-    with pytest.raises(UserError, match=r"--image_folder /no/folder: no such folder"):
-        train_here("none", image_folder="/no/folder")
-    other = tiny.images.parent
-    with pytest.raises(UserError, match=r"holds none of the first 24 .*000.*relative to\?"):
-        train_here("other", image_folder=other)
-
-
-def test_truth_that_lacks_a_picture_is_refused(train_here, tmp_path):
-    truth = tmp_path / "truth.json"
-    truth.write_text(
-        json.dumps({"grid": [4, 4], "words_sets": [["a"]], "images": {}, "objects": {}})
-    )
-    with pytest.raises(UserError, match=r"sea_eval_truth.*000\.jpg"):
-        train_here("run", sea_eval_truth=truth)
-
-
-def test_a_checkpoint_file_that_torch_cannot_write_is_named(train_here, file_limit, tmp_path):
-    file_limit(20_000)  # the optimizer's has 22 kB
-    with pytest.raises(UserError, match=r"checkpoint-2/optimizer\.pt: File too large.*ulimit -f"):
-        train_here("run", max_steps=2, sea_eval_data=None)
-
-
-def test_a_result_that_cannot_be_written_is_named(train_here, monkeypatch, tmp_path):
-    import errno
-
-    from llava_sea.train.trainer import LLaVATrainer
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(LLaVATrainer, "save_state", full)
-    with pytest.raises(OSError, match=r"No space left .*run/trainer_state\.json"):
-        train_here("run", max_steps=1, sea_eval_data=None)
-
-
-def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):
-    import errno
-
-    from llava_sea.train import checkpoint, saving
-
-    real = saving.save_projector
-
-    def full(path, state):
-        if path.parent.name == "checkpoint-4":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, state)
-
-    monkeypatch.setattr(saving, "save_projector", full)
-    with pytest.raises(UserError, match=r"checkpoint-4/mm_projector\.bin: No space left"):
-        train_here("run", save_steps=2, save_total_limit=1)
-    (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
-    assert former.name == "checkpoint-2"
-    checkpoint.verify(former)
-    monkeypatch.setattr(saving, "save_projector", real)
-    resumed = weights(train_here("run", save_steps=2, save_total_limit=1))
-    unbroken = weights(train_here("unbroken", save_steps=2, save_total_limit=1))
-    for name, tensor in unbroken.items():
-        torch.testing.assert_close(resumed[name], tensor, atol=0, rtol=0)
