@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from llava_sea.errors import UserError
 
 IMAGE_BREAK = "\n"
-"""Between a turn's picture, which moves to its front, and its text."""
+"""Between a turn's image, which moves to its front, and its text."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Template:
         bos: the token that the LLM wants at the front if its tokenizer does not put one there by
             itself; empty to leave it to the tokenizer.
         pad: a token of the LLM's family to pad with, where the tokenizer names none of its own.
-        caption_only: LLaVA's stage 1: picture and caption, the instruction is thrown away.
+        caption_only: LLaVA's stage 1: image and caption, the instruction is thrown away.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """SEA as a library: labels, sampling, the loss, the metrics. Needs torch and numpy alone.
 
 Made for any training loop: mine labels once (`mine_top_words`, `LabelStore`), draw pairs for each
-picture (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the loss
+image (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the loss
 (`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in a function.
 """
 

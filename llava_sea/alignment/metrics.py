@@ -4,7 +4,7 @@ Pure functions of tensors, in float32 whatever comes in. Words are looked at in 
 list of millions costs memory for one block; `NearestWords.better` joins blocks, also those of
 several processes.
 
-Shape letters: N visual tokens, P those of one picture, Q words, T caption tokens, D hidden size.
+Shape letters: N visual tokens, P those of one image, Q words, T caption tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def nearest_words(
 
 
 def tacs(visual_PD: Tensor, caption_TD: Tensor, *, k: int = 10) -> Tensor:
-    """Token alignment consistency score of one picture and its caption (SEA eq. 14, 17).
+    """Token alignment consistency score of one image and its caption (SEA eq. 14, 17).
 
     For each visual token the largest cosine to any caption token; the mean of the `k` largest.
 
     Args:
-        visual_PD: projected visual tokens of the picture ``(P, D)``.
+        visual_PD: projected visual tokens of the image ``(P, D)``.
         caption_TD: input embeddings of the caption's tokens, no BOS, ``(T, D)``, T at least 1.
-        k: visual tokens that count; all of them where the picture has fewer.
+        k: visual tokens that count; all of them where the image has fewer.
 
     Returns:
         A scalar in [-1, 1].

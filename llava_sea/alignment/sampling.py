@@ -1,11 +1,11 @@
-"""From a picture's labels to the pairs of one step: draw, window, one patch per label (3.2, 1-3).
+"""From an image's labels to the pairs of one step: draw, window, one patch per label (3.2, 1-3).
 
 Every draw comes from (seed, epoch, record) alone: a run repeats exactly, whatever the number of
 workers and wherever it was resumed. Each pair carries a random key; of the pairs that share a label
 the smallest key stays, so the one place that sees the whole batch (the collator, or all ranks
 together) needs no random numbers of its own.
 
-Shape letters: P patches, N labels of a patch or pairs of a batch, K pairs of a picture, W windows,
+Shape letters: P patches, N labels of a patch or pairs of a batch, K pairs of an image, W windows,
 C patches of a window.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """The pairs drawn for one picture, all int64 of shape ``(K,)``."""
+    """The pairs drawn for one image, all int64 of shape ``(K,)``."""
 
     patch_K: NDArray[np.int64]
     label_K: NDArray[np.int64]

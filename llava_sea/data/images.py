@@ -74,7 +74,7 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
     return Path(folder) / name
 
 
-def look_for_pictures(folder: str | os.PathLike[str], images: Iterable[tuple[str, str]]) -> None:
+def look_for_images(folder: str | os.PathLike[str], images: Iterable[tuple[str, str]]) -> None:
     """Refuse a folder that holds none of the first images: all of them would be missing.
 
     `images` are names of images and the ids of their records; there may be none.

@@ -91,7 +91,7 @@ def _prepare(
     """
     import numpy as np
 
-    from llava_sea.data.images import look_for_pictures
+    from llava_sea.data.images import look_for_images
     from llava_sea.data.records import load_records
     from llava_sea.files import check_folder, only_writer
     from llava_sea.labels import state
@@ -104,7 +104,7 @@ def _prepare(
     output = Path(options.output_dir)
     check_folder(output, "--output_dir")
     images, captions = distinct_images(load_records(options.data_path))
-    look_for_pictures(options.image_folder, images)
+    look_for_images(options.image_folder, images)
     encoder = load_encoder(options, device)
     parameters = _parameters(options, images, encoder)
     if state.is_complete(output, parameters):

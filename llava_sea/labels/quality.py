@@ -79,7 +79,7 @@ def measure_quality(options: QualityOptions) -> list[Row]:
 
 
 def _sample(options: QualityOptions, folder: Path) -> Sample:
-    from llava_sea.data.images import look_for_pictures
+    from llava_sea.data.images import look_for_images
     from llava_sea.data.records import load_records
     from llava_sea.labels.extract import own_device
     from llava_sea.labels.images import ImageLoader, distinct_images, spread
@@ -93,7 +93,7 @@ def _sample(options: QualityOptions, folder: Path) -> Sample:
     why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
     check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
     images, captions = distinct_images(load_records(options.data_path))
-    look_for_pictures(options.image_folder, images)
+    look_for_images(options.image_folder, images)
     captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
     chosen = spread(captioned, options.num_images)
     if len(chosen) < 2:

@@ -1,4 +1,4 @@
-"""Words that say nothing about what a patch of a picture shows (appendix C, "meaningful" words).
+"""Words that say nothing about what a patch of an image shows (appendix C, "meaningful" words).
 
 `CHATTER` is talk about the picture as a picture and about its sale; `FUNCTION` are words that a
 tagger calls nouns or adjectives but that name nothing to be seen; `DATES` and number words as said.

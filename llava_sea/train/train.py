@@ -15,7 +15,7 @@ from pathlib import Path
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llava_sea.data.images import look_for_pictures
+from llava_sea.data.images import look_for_images
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, naming, run_command
 from llava_sea.terminal import say
@@ -56,8 +56,8 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     # Whatever can be refused is refused before anything large is loaded.
     output_dir = Path(args.output_dir or ".")
     records = load_records(data_args.data_path)
-    pictures = ((record.image, record.id) for record in records if record.image is not None)
-    look_for_pictures(data_args.image_folder, pictures)
+    images = ((record.image, record.id) for record in records if record.image is not None)
+    look_for_images(data_args.image_folder, images)
     transform = stage.image_transform(model_args, data_args)
     run, asked = identity(arguments, records), args.resume_from_checkpoint
     alone = held.enter_context(

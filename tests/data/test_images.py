@@ -17,7 +17,7 @@ from llava_sea.data import images as images_module
 from llava_sea.data.images import (
     ImageTransform,
     load_image,
-    look_for_pictures,
+    look_for_images,
     patch_grid,
     resolve_image_path,
     view,
@@ -294,7 +294,7 @@ def test_one_of_the_first_hundred_pictures_is_enough(tmp_path):
     pictures = [(f"{number}.jpg", str(number)) for number in range(101)]
     (tmp_path / "100.jpg").touch()
     with pytest.raises(UserError, match=r"none of the first 100 .*'0\.jpg' of record 0 "):
-        look_for_pictures(tmp_path, pictures)
+        look_for_images(tmp_path, pictures)
     (tmp_path / "99.jpg").touch()
-    look_for_pictures(tmp_path, iter(pictures))
-    look_for_pictures(tmp_path / "none", [])  # text alone needs no folder
+    look_for_images(tmp_path, iter(pictures))
+    look_for_images(tmp_path / "none", [])  # text alone needs no folder
