@@ -1,12 +1,9 @@
 """--sea_positives, --sea_targets, --sea_mask_own_top_n: what runs and whose run it is."""
 
-import sys
-
 import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.train.parse import parse_args
-from llava_sea.train.train import train
 
 OPTIONS = {
     "all": {"sea_positives": "all"},
@@ -14,19 +11,6 @@ OPTIONS = {
     "masked": {"sea_mask_own_top_n": True},
     "all masked": {"sea_positives": "all", "sea_mask_own_top_n": True},
 }
-
-
-@pytest.fixture
-def train_here(stage1_flags, monkeypatch, tmp_path):
-    """Run stage 1 in this process; returns the output folder."""
-
-    def run(name, **changes):
-        output_dir = tmp_path / name
-        monkeypatch.setattr(sys, "argv", ["train.py", *stage1_flags(output_dir, **changes)])
-        train()
-        return output_dir
-
-    return run
 
 
 def test_each_option_trains_and_differs(train_here, read_metrics):
