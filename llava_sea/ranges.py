@@ -112,6 +112,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "bits": whole(4, 16),
         # SEA's
         "sea_weight": at_least(0),
+        "sea_length_weight": at_least(0),
         "sea_window": whole(1),
         "sea_log_scale_init": LOG_SCALE,
         "sea_eval_steps": whole(1),

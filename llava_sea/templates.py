@@ -186,6 +186,9 @@ _QWEN = _chatml("qwen", "You are a helpful assistant.", "\n")
 _QWEN_2_5 = _chatml(
     "qwen_2_5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", "\n"
 )
+_SMOLLM2 = _chatml(
+    "smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "\n"
+)
 _CHATML_DIRECT = _chatml("chatml_direct", "Answer the questions.", "")
 
 TEMPLATES: dict[str, Template] = {
@@ -208,6 +211,7 @@ TEMPLATES: dict[str, Template] = {
     "qwen_1_5": _QWEN,
     "qwen_2": _QWEN,
     "qwen_2_5": _QWEN_2_5,
+    "smollm2": _SMOLLM2,
     "mpt": _chatml("mpt", _MPT_SYSTEM, ""),
     "chatml_direct": _CHATML_DIRECT,
     "mistral_direct": _CHATML_DIRECT,

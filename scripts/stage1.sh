@@ -12,6 +12,7 @@ STAGE1_FLAGS=(
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square
   --num_train_epochs 1
+  ${PRETRAIN_STEPS:+--max_steps "$PRETRAIN_STEPS"} # instead of an epoch
   --per_device_train_batch_size "$PRETRAIN_BATCH"
   --per_device_eval_batch_size "$PRETRAIN_BATCH"
   --gradient_accumulation_steps "${PRETRAIN_ACCUMULATION:-1}"

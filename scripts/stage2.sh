@@ -20,6 +20,7 @@ STAGE2_FLAGS=(
   --group_by_modality_length True               # batches of one modality and like length
   --pack_sequences "${PACK_SEQUENCES:-False}"   # no padding: samples in a row, each alone
   --num_train_epochs "${FINETUNE_EPOCHS:-1}"
+  ${FINETUNE_STEPS:+--max_steps "$FINETUNE_STEPS"} # instead of epochs
   --per_device_train_batch_size "$FINETUNE_BATCH"
   --per_device_eval_batch_size 4
   --gradient_accumulation_steps "${FINETUNE_ACCUMULATION:-1}"

@@ -16,7 +16,12 @@ from llava_sea.alignment.label_store import (
     write_shard,
 )
 from llava_sea.alignment.loss import infonce, symmetric_infonce, word_targets
-from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
+from llava_sea.alignment.metrics import (
+    NearestWords,
+    modality_integration_rate,
+    nearest_words,
+    tacs,
+)
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
 from llava_sea.alignment.options import PairOptions
@@ -39,6 +44,7 @@ __all__ = [
     "infonce",
     "keep_one_per_label",
     "mine_top_words",
+    "modality_integration_rate",
     "nearest_words",
     "num_windows",
     "prepare_words",

@@ -49,6 +49,28 @@ def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
     return torch.einsum("nld,nl->nd", tokens_NLD.float(), weight_NL)
 
 
+def length_loss(visual_ND: Tensor, embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
+    """Hold visual tokens at the length of embedding rows, which cosines leave free.
+
+    The mean over the visual tokens of (length / r - 1)^2, r the mean length of the words' rows. An
+    LLM reads lengths: in front of its first norm they weigh a token in the residual stream. Ours,
+    not the paper's.
+
+    Args:
+        visual_ND: visual tokens ``(N, D)``.
+        embedded_NLD: embedding rows of words' tokens, padded, ``(M, L, D)``; as in `word_targets`.
+        mask_NL: true where there is a token ``(M, L)``.
+
+    Returns:
+        A scalar in float32; 0, with zero gradients, without visual tokens or without rows.
+    """
+    length_N = visual_ND.float().norm(dim=-1)
+    row_K = embedded_NLD.detach()[mask_NL.bool()].float().norm(dim=-1)
+    if not len(row_K) or not len(length_N):
+        return 0.0 * length_N.sum()
+    return (length_N / row_K.mean() - 1).square().mean()
+
+
 def within_limit(log_scale: Tensor) -> Tensor:
     """Return the log of the scale in float32, at most ln 100, with the gradient there."""
     log_scale = log_scale.float()

@@ -1,14 +1,15 @@
-"""How close visual tokens are to words: nearest word, modality gap, TACS (eq. 4, 5, 14).
+"""How close visual tokens are to words: nearest word, modality gap, TACS (eq. 4, 5, 14), MIR.
 
 Pure functions of tensors, in float32 whatever comes in. Words are looked at in blocks, so a word
 list of millions costs memory for one block; `NearestWords.better` joins blocks, also those of
 several processes.
 
-Shape letters: N visual tokens, P those of one image, Q words, T caption tokens, D hidden size.
+Shape letters: N visual tokens, P those of one image, Q words, T text tokens, D hidden size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -106,3 +107,50 @@ def tacs(visual_PD: Tensor, caption_TD: Tensor, *, k: int = 10) -> Tensor:
     caption_TD = torch.nn.functional.normalize(caption_TD.float(), dim=-1)
     best_P = (visual_PD @ caption_TD.T).amax(1)
     return best_P.topk(min(k, len(best_P))).values.mean()
+
+
+def modality_integration_rate(layers: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Modality Integration Rate (MIR, arXiv 2410.07167): smaller is better integrated.
+
+    The logarithm (base 10) of the sum over the LLM's layers of the Fréchet distance between visual
+    and text tokens, both scaled so that text tokens have a mean length of 1, each token whose
+    length is over 3 standard deviations from the median one replaced by the median token.
+
+    Args:
+        layers: of each layer's output the visual tokens ``(N, D)`` and the text tokens ``(T, D)``
+            of some images; the embedding layer is left out.
+
+    Raises:
+        ValueError: if there is no layer, or fewer than two tokens of a kind.
+    """
+    distances = [_frechet_of_modalities(visual_ND, text_TD) for visual_ND, text_TD in layers]
+    if not distances:
+        raise ValueError("MIR needs at least one layer")
+    return math.log10(sum(distances))
+
+
+def _frechet_of_modalities(visual_ND: Tensor, text_TD: Tensor) -> float:
+    if len(visual_ND) < 2 or len(text_TD) < 2:
+        raise ValueError(
+            f"MIR needs two tokens of each kind, got {len(visual_ND)} visual and {len(text_TD)} "
+            "text tokens"
+        )
+    visual_ND, text_TD = visual_ND.double(), text_TD.double()
+    scale = 1 / text_TD.norm(dim=-1).mean()
+    visual_ND, text_TD = _without_outliers(scale * visual_ND), _without_outliers(scale * text_TD)
+    visual_DD, text_DD = torch.cov(visual_ND.T), torch.cov(text_TD.T)
+    # The trace of the root of a product is the sum of singular values of the roots' product.
+    shared = torch.linalg.svdvals(_root(visual_DD) @ _root(text_DD)).sum()
+    between = (visual_ND.mean(0) - text_TD.mean(0)).square().sum()
+    return float(between + visual_DD.trace() + text_DD.trace() - 2 * shared)
+
+
+def _without_outliers(tokens_ND: Tensor) -> Tensor:
+    length_N = tokens_ND.norm(dim=-1)
+    far_N = (length_N - length_N.median()).abs() > 3 * length_N.std()
+    return torch.where(far_N[:, None], tokens_ND.median(0).values, tokens_ND)
+
+
+def _root(cov_DD: Tensor) -> Tensor:
+    values_D, vectors_DD = torch.linalg.eigh(cov_DD)
+    return (vectors_DD * values_D.clamp(min=0).sqrt()) @ vectors_DD.T

@@ -2,8 +2,8 @@
 
 SEA reads the same projected patches that the LLM gets. The two losses come back apart.
 
-Shape letters: B records, L tokens, I images, P patches, D hidden size, N labelled patches, U
-distinct words.
+Shape letters: B records, L tokens, I images, P patches, M those of all images, D hidden size, U
+distinct words, T tokens of a word.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import AlignmentHead, PatchWords, word_targets
-from llava_sea.alignment.loss import LOG_SCALE_MAX
+from llava_sea.alignment.loss import LOG_SCALE_MAX, length_loss
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
@@ -31,6 +31,7 @@ class Stage1Model(WrappedLlava):
         negatives: str = "local",
         *,
         align_only: bool = False,
+        length_weight: float = 0.0,
     ) -> None:
         """Wrap a Llava and freeze it, except for its projector.
 
@@ -39,11 +40,13 @@ class Stage1Model(WrappedLlava):
             head: None trains plain LLaVA.
             negatives: `local` or `global`, whose visual tokens are a word's negatives.
             align_only: compute the alignment loss alone; of the LLM only the embeddings are used.
+            length_weight: of `length_loss` within the alignment loss.
         """
         super().__init__(llava)
         self.head = head
         self.negatives = negatives
         self.align_only = align_only
+        self.length_weight = length_weight
         llava.requires_grad_(False)
         self.projector.requires_grad_(True)
 
@@ -79,9 +82,13 @@ class Stage1Model(WrappedLlava):
         group = dist.group.WORLD if self.negatives == "global" and dist.is_initialized() else None
         words = words.over_ranks(group)
         assert words.words_UT is not None
-        text_UD = word_targets(self.embed(words.words_UT.clamp(min=0)), words.words_UT >= 0)
-        visual_ND = visual_IPD.flatten(0, 1)[words.patch_N]
-        loss: Tensor = self.head(visual_ND, text_UD, None, group, words)
+        tokens_UTD, mask_UT = self.embed(words.words_UT.clamp(min=0)), words.words_UT >= 0
+        visual_MD = visual_IPD.flatten(0, 1)
+        text_UD = word_targets(tokens_UTD, mask_UT)
+        loss: Tensor = self.head(visual_MD[words.patch_N], text_UD, None, group, words)
+        if self.length_weight:
+            share = self.length_weight / (1 if group is None else dist.get_world_size(group))
+            loss = loss + share * length_loss(visual_MD, tokens_UTD, mask_UT)
         return loss, words.num_pairs(group)
 
     def head_state(self) -> dict[str, Tensor]:

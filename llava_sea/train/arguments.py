@@ -156,6 +156,13 @@ class SeaArguments:
             "2.659, CLIP's)."
         },
     )
+    sea_length_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight, within the alignment loss, of a term that holds visual tokens at the "
+            "mean length of embedding rows, which cosines leave free; 0, the paper: none."
+        },
+    )
     sea_align_only: bool = field(
         default=False,
         metadata={

@@ -116,7 +116,13 @@ def build_model(
     llava = build(**options)
     start = sea.sea_log_scale_init or 0.0
     head = AlignmentHead(start).to(options["dtype"]) if sea.enabled else None
-    model = Stage1Model(llava, head, sea.sea_negatives, align_only=sea.sea_align_only)
+    model = Stage1Model(
+        llava,
+        head,
+        sea.sea_negatives,
+        align_only=sea.sea_align_only,
+        length_weight=sea.sea_length_weight,
+    )
     if not args.deepspeed:
         model.trainable_to_float32()
     log_trainable(model)

@@ -1,93 +1,59 @@
-"""What all runs with one LLM share: the Llava, tokens, features, and what they are measured with.
+"""An LLM loaded once for any number of runs: the Llava, tokens, features, and its measures.
 
-The frozen LLM may be in bfloat16: that is the package's ``--bf16 True`` without DeepSpeed, weights
-and activations in bfloat16, projector, temperature and losses in float32. On a CPU that multiplies
-bfloat16 a step then takes half the time or less, provided attention is transformers' "eager": the
-backward pass of torch's fused one is slow in bfloat16 (44 ms against 4 ms a layer, 32 x 90 tokens).
+Runs take float32 throughout: on most CPUs bfloat16 is no faster, on some 30 times slower.
+
+Shape letters: I images, P patches, L tokens, D hidden size.
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llava_sea.alignment import LabelStore
+from llava_sea.alignment import LabelStore, modality_integration_rate
 from llava_sea.alignment.options import PAPER, PairOptions
-from llava_sea.conversation import get_template
+from llava_sea.conversation import Template, get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
+from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.word_list import read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.model.wrapped import StepLosses
 from llava_sea.train.arguments import SeaArguments
-from llava_sea.train.evaluation import AlignmentEvaluator, Truth
-from playground.study.answers import Answers
+from llava_sea.train.evaluation import AlignmentEvaluator
 from playground.study.cached_data import CachedDataset, TokenCache
+from playground.study.eight import Eight, prepare_exam
 from playground.study.features import read_features, use_features
+from playground.study.learned import Learned, make_exam
 from playground.study.prepare import World
 from playground.study.recipe import Recipe
 
 MAX_LENGTH = 512
-EVAL_WORDS = SeaArguments().sea_eval_words
-
-
-def choose_precision(wanted: str) -> str:
-    """Return what `auto` means on this machine."""
-    if wanted != "auto":
-        return wanted
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bfloat16" if fast else "float32"
-
-
-class Mixed(nn.Module):
-    """Calls a `Stage1Model` under autocast where its LLM is in bfloat16."""
-
-    def __init__(self, stage1: Stage1Model, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.stage1, self.dtype = stage1, dtype
-
-    def forward(self, **batch: Tensor) -> StepLosses:
-        """Return the losses of a batch."""
-        with self.autocast():
-            output: StepLosses = self.stage1(**batch)
-        return output
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the model is to be called."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+CURVE_SCENES, CURVE_PER_KIND = 100, 28
+"""The exam within a run: a quarter of the one at its end, of the same scenes."""
 
 
 class Bench:
-    """Loads an LLM once, for any number of runs in this process."""
+    """What all runs with one LLM share."""
 
-    def __init__(self, world: World, llm: Path, recipe: Recipe, precision: str) -> None:
+    def __init__(self, world: World, llm: Path, recipe: Recipe) -> None:
         """Load.
-
-        Args:
-            world: pictures, labels and held-out scenes.
-            llm: the LLM's folder.
-            recipe: sizes.
-            precision: of the frozen LLM, "bfloat16" or "float32".
 
         Raises:
             UserError: if a model or the data cannot be read.
         """
-        self.world, self.recipe = world, recipe
-        self.dtype: torch.dtype = getattr(torch, precision)
-        self.llava = build_llava(str(llm), str(world.clip), dtype=self.dtype)
+        self.world, self.recipe, self.llm = world, recipe, llm
+        self.llava = build_llava(str(llm), str(world.clip), dtype=torch.float32)
         use_features(self.llava)
-        if self.dtype == torch.bfloat16:
-            self.llava.model.language_model.set_attn_implementation("eager")
         self.tokenizer = load_tokenizer(str(llm), model_max_length=MAX_LENGTH)
         self.transform = ImageTransform.from_pretrained(str(world.clip), "square")
         text_config: Any = self.llava.config.text_config
@@ -100,20 +66,40 @@ class Bench:
             "image_tokens": self.image_tokens,
             "model_max_length": MAX_LENGTH,
         }
+        # The system prompts are dropped: of v1's words the world's LLMs have met none.
+        self.template = replace(
+            get_template("smollm2" if llm.name == "smollm2" else "v1"), system=""
+        )
+        self.words_list = [entry.word for entry in read_words(world.words)]
+        self.words: WordTokens = tokenize_words(self.words_list, self.tokenizer, self.num_rows)
         self._tokens: TokenCache = {}
-        self._words: WordTokens | None = None
         self._records = load_records(world.data)
         self._features_IPD = read_features(world.features)
         self._crc32_I = np.load(world.crc32).tolist()
-        self._measures: tuple[Measures, Measures] | None = None
+        self.aligned = self._aligned()
+        self.learned = self._learned(recipe.scenes, recipe.per_kind)
+        self.on_curve = self._learned(
+            min(CURVE_SCENES, recipe.scenes), min(CURVE_PER_KIND, recipe.per_kind)
+        )
 
-    @property
-    def words(self) -> WordTokens:
-        """Token ids of the word list: of the labels and of the nearest words."""
-        if self._words is None:
-            entries = read_words(self.world.words)
-            self._words = tokenize_words([e.word for e in entries], self.tokenizer, self.num_rows)
-        return self._words
+    @cached_property
+    def eight(self) -> Eight:
+        """The exams after stage 2."""
+        return Eight(
+            [
+                prepare_exam(self.world.folder, self.world.clip, self.world.split, seed)
+                for seed in self.recipe.benchmark_seeds
+            ],
+            self.tokenizer,
+            self.template,
+            self.image_tokens,
+            batch_size=self.recipe.answer_batch,
+            max_new_tokens=self.recipe.max_new_tokens,
+        )
+
+    def reading_of(self, template: Template) -> tuple[Template, Any, int, int]:
+        """Return what `tokenize_record` takes after the record."""
+        return template, self.tokenizer, self.image_tokens, MAX_LENGTH
 
     def training_data(self, sea: SeaArguments, seed: int) -> tuple[CachedDataset, Collator]:
         """Return a run's data set and collator, with pairs if there are labels."""
@@ -130,7 +116,7 @@ class Bench:
             seed=seed,
             keep_top_n=sea.pair_options.need_top_n,
         )
-        pairs = dataset.pairs_per_record * self.recipe.batch
+        pairs = dataset.pairs_per_record * self.recipe.of(self.llm.name)[0].batch
         words = self.words if store is not None else None
         return dataset, self.collator(pairs, words, sea.pair_options)
 
@@ -147,66 +133,66 @@ class Bench:
             options=options,
         )
 
-    def measures(self) -> tuple[Measures, Measures]:
-        """Return what measures a curve's points and the end."""
-        if self._measures is None:
-            recipe = self.recipe
-            self._measures = (
-                Measures(self, recipe.curve_pictures, recipe.curve_per_kind),
-                Measures(self, recipe.final_pictures, recipe.final_per_kind),
-            )
-        return self._measures
-
-
-class Measures:
-    """The package's held-out measures and the zero-shot answers, on so many scenes."""
-
-    def __init__(self, bench: Bench, num_pictures: int, per_kind: int) -> None:
-        """Read the held-out set.
-
-        Args:
-            bench: the LLM.
-            num_pictures: captions and pictures that are used, the first ones.
-            per_kind: questions of each kind that are used, the first ones.
-        """
-        heldout = bench.world.heldout
-        records = load_records(heldout.records)[:num_pictures]
-        entries = read_words(bench.world.words)[:EVAL_WORDS]
-        kept_Q = ~bench.words.dropped_Q[: len(entries)]
-        dataset = CachedDataset(
-            records, read_features(heldout.features), [0] * len(records), {}, **bench.reading
-        )
-        self._evaluator = AlignmentEvaluator(
-            dataset,
-            bench.collator(),
-            bench.tokenizer,
-            [entry.word for entry, kept in zip(entries, kept_Q, strict=True) if kept],
-            bench.words.ids_QM[: len(entries)][kept_Q],
-            truth=Truth(heldout.truth),
-            batch_size=bench.recipe.eval_batch,
-        )
-        questions = json.loads(heldout.questions.read_text())
-        num_kinds = len({question["kind"] for question in questions})
-        used = slice(num_kinds * per_kind)
-        self._answers = Answers(
-            questions[used],
-            read_features(heldout.question_features)[used],
-            bench.tokenizer,
-            bench.collator(),
-            batch_size=bench.recipe.eval_batch,
-        )
-
-    def measure(self, model: Mixed) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the measures, and the answers by kind of question."""
-        found = self._evaluator.measure(model, model.stage1, torch.device("cpu"))
-        with model.autocast():
-            by_kind = self._answers.measure(model.stage1)
-        named = {
-            "caption_loss": found["eval_lm_loss"],
-            "tacs": found["eval_tacs"],
+    def measure(self, stage1: Stage1Model) -> dict[str, float]:
+        """Return all measures of a projector after stage 1."""
+        found = self.aligned.measure(stage1, stage1, torch.device("cpu"))
+        return self.learned.measure(stage1) | {
             "nearest": found["eval_nearest_word_precision"],
             "nearest_objects": found["eval_nearest_word_precision_objects"],
+            "tacs": found["eval_tacs"],
             "gap": found["eval_gap"],
-            "answers": sum(by_kind.values()) / len(by_kind),
+            "length": found["eval_visual_length"] / found["eval_embedding_length"],
+            "mir": self._mir(stage1),
         }
-        return named, by_kind
+
+    def _learned(self, scenes: int, per_kind: int) -> Learned:
+        exam = make_exam(self.world.split, scenes, per_kind, self.recipe.others)
+        sample = CachedDataset(self._records[:1], self._features_IPD[:1], [0], {}, **self.reading)[
+            0
+        ]
+        first = int(sample["image_mask"].nonzero()[0])
+        return Learned(
+            exam,
+            read_features(self.world.exam_features)[:scenes],
+            self.tokenizer,
+            sample["input_ids"][:first].tolist(),
+            self.reading["template"].answer_end,
+            batch_size=self.recipe.exam_batch,
+        )
+
+    def _aligned(self) -> AlignmentEvaluator:
+        records = load_records(self.world.heldout)
+        dataset = CachedDataset(
+            records, read_features(self.world.exam_features), [0] * len(records), {}, **self.reading
+        )
+        kept_Q = ~self.words.dropped_Q
+        return AlignmentEvaluator(
+            dataset,
+            self.collator(),
+            self.tokenizer,
+            [word for word, kept in zip(self.words_list, kept_Q, strict=True) if kept],
+            self.words.ids_QM[kept_Q],
+            truth=Truth(self.world.heldout_truth),
+            batch_size=self.recipe.exam_batch,
+        )
+
+    @torch.no_grad()
+    def _mir(self, stage1: Stage1Model) -> float:
+        """Return MIR over held-out scenes and their own captions."""
+        dataset, collate = self.aligned.dataset, self.collator()
+        visual: list[list[Tensor]] = []
+        text: list[list[Tensor]] = []
+        for scene in range(self.recipe.mir_scenes):
+            batch = collate([dataset[scene]])
+            visual_IPD = stage1.project(batch["pixel_values"])
+            embeds_BLD = stage1.place(visual_IPD, batch["input_ids"], batch["image_mask"])
+            layers = stage1.language_model(
+                inputs_embeds=embeds_BLD, output_hidden_states=True, use_cache=False
+            ).hidden_states[1:]
+            image_L = batch["image_mask"][0]
+            visual.append([layer[0, image_L] for layer in layers])
+            text.append([layer[0, ~image_L] for layer in layers])
+        return modality_integration_rate(
+            (torch.cat(v), torch.cat(t))
+            for v, t in zip(zip(*visual, strict=True), zip(*text, strict=True), strict=True)
+        )

@@ -1,168 +1,182 @@
-"""Which runs there are, in which order, and under which name each one's result lies.
+"""Which runs there are, and their results: one JSON line each, in files that are read together.
 
-A result's file name ends in a hash of everything that the run depends on: recipe, arm's flags, how
-its labels were mined, the models' checksums, the held-out set, the precision. Not the bytes of its
-labels: other CPUs round scores otherwise, in the last bit. A change of any of them makes it another
-run; a finished run is never done twice. Seeds come outermost: whenever the study is stopped, the
-seeds that are complete form a balanced table.
+A line says its LLM, arm, seed and last stage, its measures, and with what it was made: digests of
+the recipe (`recipe.json`, beside the lines), of its arm and of the scorers' sources, and the
+commit. Machines that share no disk write files of their own (``--results results/other.jsonl``);
+lines of another recipe, of another arm under the same name or of other scorers are refused, never
+mixed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
 from llava_sea.files import sha256_file, write_atomically
-from llava_sea.labels.state import plain
-from llava_sea.train.arguments import SeaArguments
-from playground.study.arms import ARMS, Arm
-from playground.study.prepare import World
-from playground.study.recipe import VERSION, Recipe
+from playground.smollm2 import MODEL, PACKAGES
+from playground.study.arms import ARMS
+from playground.study.recipe import Recipe
 
-_OF_LABELS = ("words_sha256", "features", "sign", "top_n")
-_WEIGHT = ("sea_weight", "sea_weight_schedule")
-_FLAGS = (*_WEIGHT, "sea_window", "sea_negatives", "sea_log_scale_init")
-_LATER_FLAGS = ("sea_positives", "sea_targets", "sea_mask_own_top_n")
-"""Part of an identity only where they are not the default: runs from before them keep theirs."""
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RESULTS = HERE / "results" / "runs.jsonl"
+SCORERS = (
+    *("playground/questions.py", "playground/captions.py", "playground/study/learned.py"),
+    *("playground/study/eight.py", "playground/study/bench.py", "llava_sea/alignment/metrics.py"),
+    *("llava_sea/eval/normalise.py", "llava_sea/eval/scorers"),
+)
+"""Sources whose change makes other numbers of the same models."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training: which LLM, how long, which arm, which seed."""
+class Run(NamedTuple):
+    """One training: which LLM and arm, which seed, through which last stage."""
 
-    llm: Path
-    steps: int
+    llm: str
     arm: str
     seed: int
-
-    @property
-    def cell(self) -> tuple[str, int, str]:
-        """What it shares with the same run of other seeds."""
-        return self.llm.name, self.steps, self.arm
+    stage: int
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        return f"{self.llm.name}-{self.steps}-{self.arm}-seed{self.seed}"
+        return f"{self.llm}, {self.arm}, seed {self.seed}, stage {self.stage}"
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A run, what it depends on, and where its result goes."""
+class Made:
+    """With what a run was made; only the commit may differ between lines of an arm."""
 
-    NEEDED: ClassVar[set[str]] = {"final", "curve", "seconds"}
-    """What a finished run's file has."""
+    recipe: str
+    scorers: str
+    arm: str
+    commit: str
 
-    run: Run
-    config: dict[str, Any]
-    path: Path
-
-    def result(self) -> dict[str, Any] | None:
-        """Return the finished run's result, None if it is still to be done.
-
-        Raises:
-            UserError: if the file is broken, or holds another run's result.
-        """
-        if not self.path.is_file():
-            return None
-        try:
-            result: Any = json.loads(self.path.read_text())
-        except ValueError:
-            result = None
-        if not isinstance(result, dict) or not self.is_whole(result):
-            raise UserError(f"{self.path}: is no finished run; remove it, and it is done again")
-        if result["config"] != json.loads(json.dumps(self.config)):
-            raise UserError(
-                f"{self.path}: holds the run {result['run']} or one made otherwise, not what its "
-                "name says; remove it, and it is done again"
-            )
-        return result
-
-    def is_whole(self, result: Mapping[str, Any]) -> bool:
-        """Say whether a result has what a finished run's has."""
-        return result.keys() >= {"run", "config", *self.NEEDED}
-
-    def save(self, measured: dict[str, Any]) -> None:
-        """Write the result, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"run": self.run.name, "config": self.config, **measured}
-        write_atomically(self.path, json.dumps(content).encode())
+    def __str__(self) -> str:
+        """Say what must be equal."""
+        return f"recipe {self.recipe}, arm {self.arm}, scorers {self.scorers}"
 
 
 def all_runs(
-    llms: Sequence[Path], lengths: Sequence[int], arms: Sequence[str], seeds: int
+    llms: Sequence[str], arms: dict[int, Sequence[str]], seeds: Iterable[int]
 ) -> list[Run]:
-    """Return the runs in their order: by seed, then length, LLM and arm."""
-    return [
-        Run(llm, steps, arm, seed)
-        for seed in range(seeds)
-        for steps in lengths
-        for llm in llms
-        for arm in arms
-    ]
-
-
-def plan(
-    runs: Sequence[Run],
-    world: World,
-    recipe: Recipe,
-    precision: str,
-    folder: Path,
-    known: Mapping[str, Arm] = ARMS,
-) -> list[Planned]:
-    """Give every run its config and its file.
+    """Return the runs, seeds outermost: whenever the study is stopped, whole seeds are balanced.
 
     Args:
-        runs: what to do.
-        world: pictures, labels and held-out scenes.
-        recipe: the hyperparameters.
-        precision: of the frozen LLM.
-        folder: gets the results.
-        known: the arms by name.
+        llms: names of the LLMs' folders.
+        arms: by the last stage, 1 or 2; a run of both stages also counts as one of stage 1.
+        seeds: of the runs.
     """
-    shared = {
-        "version": VERSION,
-        "recipe": plain(asdict(recipe)),
-        "precision": precision,
-        "world": _identity_of_world(world),
-        "heldout": world.heldout.identity(),
+    runs = []
+    for seed in seeds:
+        for llm in llms:
+            for arm in ARMS:
+                if arm in arms.get(2, ()):
+                    runs.append(Run(llm, arm, seed, 2))
+                elif arm in arms.get(1, ()):
+                    runs.append(Run(llm, arm, seed, 1))
+    return runs
+
+
+def content_of(recipe: Recipe) -> dict[str, Any]:
+    """Return all that the runs' numbers depend on beside LLM, arm and seed."""
+    arms = {
+        arm.name: {
+            "labels": "true" if arm.truth else arm.extraction(),
+            "training": {
+                key: value
+                for key, value in asdict(arm.arguments("labels" if arm.preset else None)).items()
+                if key.startswith("sea_") and not key.startswith("sea_eval") and key != "sea_labels"
+            },
+        }
+        for arm in ARMS.values()
     }
-    llms = {llm: _identity_of_llm(llm) for llm in {run.llm for run in runs}}
-    arms = {arm: _identity_of_arm(world, known[arm]) for arm in {run.arm for run in runs}}
-    planned = []
-    for run in runs:
-        own = {"steps": run.steps, "seed": run.seed, "llm": llms[run.llm], "arm": arms[run.arm]}
-        config = shared | own
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-        planned.append(Planned(run, config, folder / f"{run.name}-{digest[:12]}.json"))
-    return planned
+    models = HERE.parent / "models"
+    weights: dict[str, Any] = {
+        name: sha256_file(models / name / "model.safetensors")
+        for name in ("clip", *dict(recipe.stage1))
+        if (models / name / "model.safetensors").is_file() and name != MODEL.name
+    }
+    weights |= {MODEL.name: PACKAGES}  # its folder may be without it: it is made when it is run
+    return json.loads(json.dumps({"recipe": asdict(recipe), "arms": arms, "weights": weights}))
 
 
-def _identity_of_world(world: World) -> dict[str, str]:
-    """Return checksums of the records, of the word list, and (through theirs) of the pictures."""
-    clip = world.clip / "model.safetensors"
-    return {path.name: sha256_file(path) for path in (world.data, world.words, world.crc32, clip)}
+def made_with(recipe: Recipe) -> dict[str, Made]:
+    """Return what runs of this checkout are made with, by arm."""
+    files = [
+        path for name in SCORERS for path in (sorted((ROOT / name).glob("*.py")) or [ROOT / name])
+    ]
+    scorers = _digest([sha256_file(path) for path in files])
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    content = content_of(recipe)
+    arms = content.pop("arms")
+    shared = _digest(content)
+    return {name: Made(shared, scorers, _digest(arm), commit) for name, arm in arms.items()}
 
 
-def _identity_of_llm(folder: Path) -> dict[str, str]:
-    names = ("config.json", "model.safetensors", "tokenizer.json")
-    return {name: sha256_file(folder / name) for name in names}
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _identity_of_arm(world: World, arm: Arm) -> dict[str, Any]:
-    labels = world.labels(arm)
-    if labels is None:
-        return {}
-    sea, default = asdict(arm.arguments(None)), asdict(SeaArguments())
-    later = [k for k in _LATER_FLAGS if sea[k] != default[k]]
-    identity: dict[str, Any] = {"flags": {k: sea[k] for k in (*_FLAGS, *later)}}
-    if arm.warm_start:
-        identity["warm_start"] = arm.warm_start
-    manifest = json.loads((labels / "manifest.json").read_text())
-    found = {name: manifest[name] for name in _OF_LABELS}
-    return identity | {"labels": found | {"extraction": arm.extraction()}}
+def append(path: Path, run: Run, made: Made, result: dict[str, Any]) -> None:
+    """Add a run's line to a file, whole."""
+    line = json.dumps({**run._asdict(), "made": asdict(made), **result}) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write ``recipe.json`` beside the results."""
+    content = json.dumps(content_of(recipe), indent=1)
+    write_atomically(folder / "recipe.json", f"{content}\n".encode())
+
+
+def read_results(folder: Path, made: Mapping[str, Made] | None = None) -> dict[Run, dict[str, Any]]:
+    """Return the finished runs of all files of a folder.
+
+    Args:
+        folder: holds ``*.jsonl``.
+        made: with what they must have been made, by arm; None takes what the first lines say.
+
+    Raises:
+        UserError: for a line that is broken, made with something else, or that is there twice with
+            different measures.
+    """
+    found: dict[Run, dict[str, Any]] = {}
+    wanted = dict(made or {})
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+                run = Run(*(row[key] for key in Run._fields))
+                own, measures = Made(**row["made"]), row["measures"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{where}: is no finished run ({error!r}); remove it, and it is done again"
+                ) from None
+            any_arm = next(iter(wanted.values()), own)
+            shared = replace(any_arm, arm=own.arm)
+            expected = wanted.setdefault(run.arm, shared)
+            if str(own) != str(expected) or str(own) != str(shared):
+                raise UserError(
+                    f"{where}: made with {own} (commit {own.commit}), not with {expected}: they do "
+                    "not go together; keep them in folders of their own, or remove the line"
+                )
+            if run in found and found[run]["measures"] != measures:
+                raise UserError(f"{where}: {run.name} is there twice with different measures")
+            found[run] = row
+    return found

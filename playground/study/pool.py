@@ -1,8 +1,8 @@
 """Runs in several processes of one thread each, taken from one queue.
 
 Two small trainings beside each other use two cores better than one training with two threads. A
-worker writes its result itself, whole or not at all; a killed study loses the runs that were going
-on and nothing else. Workers end when the process that started them is gone.
+worker adds its result itself; a killed study loses the runs that were going on and nothing else.
+Workers end when the process that started them is gone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
 from playground.study.arms import ARMS
-from playground.study.plan import Planned
+from playground.study.plan import HERE, Made, Run, append
 from playground.study.prepare import World
 from playground.study.recipe import Recipe
 
@@ -36,70 +37,57 @@ ENVIRONMENT = {
 }
 """Of the workers; read when a process starts, so they are set before it does."""
 
+MODELS = HERE.parent / "models"
+
 _POLL_S = 1.0
 _END_S = 20.0
 
-
-class Done(NamedTuple):
-    """A run that a worker has finished."""
-
-    planned: Planned
-    seconds: float
-
-
-Execute = Callable[[Any, Any], float]
-"""Does a run, given the setup and the planned run, writes its result, returns the seconds."""
+Execute = Callable[[Any, Run], None]
+"""Does a run, given what is the same for all, and adds its result."""
 
 
 class Setup(NamedTuple):
-    """What a worker needs to know beside its runs."""
+    """What is the same for all runs."""
 
     world: World
     recipe: Recipe
-    precision: str
+    results: Path
+    made: Mapping[str, Made]
 
 
-def execute(setup: Setup, planned: Planned) -> float:
-    """Do one run and write its result; return the seconds it took."""
-    from playground.study.run import train_run
-
-    started = time.monotonic()
-    arm = ARMS[planned.run.arm]
-    labels = setup.world.labels(arm)
-    sea = arm.arguments(str(labels) if labels else None)
-    bench = _bench(setup, planned)
-    measured = train_run(bench, sea, planned.run.steps, planned.run.seed, arm.warm_start)
-    seconds = time.monotonic() - started
-    planned.save(measured | {"seconds": seconds})
-    return seconds
+_benches: dict[str, Any] = {}
 
 
-_benches: dict[Any, Any] = {}
-
-
-def _bench(setup: Setup, planned: Planned) -> Any:
-    """Load an LLM the first time that this process needs it."""
+def execute(setup: Setup, run: Run) -> None:
+    """Do one run and add its line; the LLM is loaded the first time that a process needs it."""
     from playground.study.bench import Bench
+    from playground.study.stage1 import train_stage1
+    from playground.study.stage2 import train_stage2
 
-    key = (planned.run.llm, setup)
-    if key not in _benches:
-        _benches[key] = Bench(setup.world, planned.run.llm, setup.recipe, setup.precision)
-    return _benches[key]
+    if run.llm not in _benches:
+        _benches.clear()
+        _benches[run.llm] = Bench(setup.world, MODELS / run.llm, setup.recipe)
+    bench, arm = _benches[run.llm], ARMS[run.arm]
+    labels = setup.world.labels(arm)
+    model, result = train_stage1(bench, arm.arguments(str(labels) if labels else None), run.seed)
+    append(setup.results, run._replace(stage=1), setup.made[run.arm], result)
+    if run.stage == 2:
+        append(setup.results, run, setup.made[run.arm], train_stage2(bench, model, run.seed))
 
 
 def run_all(
-    setup: Any, planned: Sequence[Planned], workers: int, execute: Execute = execute
-) -> Iterator[Done]:
+    setup: Any, runs: Sequence[Run], workers: int, execute: Execute = execute
+) -> Iterator[tuple[Run, float]]:
     """Do runs in their order, several at a time.
 
     Args:
-        setup: what is the same for all; `Setup` unless another function does the runs.
-        planned: the runs that are left.
+        setup: what is the same for all.
+        runs: what is left to do.
         workers: processes.
         execute: does one run; a function of a module, so that a new process can find it.
 
     Yields:
-        Each run as it ends.
+        Each run as it ends, with the seconds it took.
 
     Raises:
         UserError: if a run fails or a worker dies, with what it said.
@@ -111,14 +99,14 @@ def run_all(
         context.Process(
             target=_work, args=(execute, setup, tasks, results, os.getpid()), daemon=True
         )
-        for _ in range(min(workers, len(planned)))
+        for _ in range(min(workers, len(runs)))
     ]
-    for item in (*planned, *[None] * len(processes)):
+    for item in (*runs, *[None] * len(processes)):
         tasks.put(item)
     for process in processes:
         process.start()
     try:
-        for _ in planned:
+        for _ in runs:
             yield _next(results, processes)
         for process in processes:
             process.join(_END_S)  # on their way out: a signal in between would be told as an error
@@ -131,7 +119,7 @@ def run_all(
             channel.cancel_join_thread()  # what is left in it belongs to nobody
 
 
-def _next(results: Any, processes: Sequence[Any]) -> Done:
+def _next(results: Any, processes: Sequence[Any]) -> tuple[Run, float]:
     """Wait for a run to end; notice a worker that will never answer."""
     while True:
         try:
@@ -144,9 +132,10 @@ def _next(results: Any, processes: Sequence[Any]) -> Done:
                     "memory; try --workers 1). Finished runs are kept: start the same command again"
                 ) from None
             continue
-        if isinstance(answer, Done):
-            return answer
-        raise UserError(f"a run failed; finished runs are kept.\n{answer}")
+        if isinstance(answer, str):
+            raise UserError(f"a run failed; finished runs are kept.\n{answer}")
+        run, seconds = answer
+        return run, seconds
 
 
 def _work(execute: Execute, setup: Any, tasks: Any, results: Any, parent: int) -> None:
@@ -160,13 +149,15 @@ def _work(execute: Execute, setup: Any, tasks: Any, results: Any, parent: int) -
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    while (planned := tasks.get()) is not None:
+    while (run := tasks.get()) is not None:
+        started = time.monotonic()
         try:
-            results.put(Done(planned, execute(setup, planned)))
+            execute(setup, run)
+            results.put((run, time.monotonic() - started))
         except UserError as error:
-            results.put(f"{planned.run.name}: {error}")
+            results.put(f"{run.name}: {error}")
         except Exception:
-            results.put(f"{planned.run.name}: {traceback.format_exc()}")
+            results.put(f"{run.name}: {traceback.format_exc()}")
 
 
 def _watch(parent: int) -> None:

@@ -1,6 +1,6 @@
-"""All that runs share, made once: pictures, words, labels of every kind, features, held-out scenes.
+"""All that runs share, made once: images, words, labels of every kind, features, held-out scenes.
 
-Everything lies in a folder named after what it depends on (the world's sources, the tower, the
+Everything lies in a folder named after all that it depends on (the world's sources, the tower, the
 sizes), so another world or another CLIP gets a folder of its own and nothing stale is used. Each
 part is whole or not there: the command may be killed at any moment.
 """
@@ -10,32 +10,36 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from llava_sea.alignment import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
-from llava_sea.data.records import Record, load_records
+from llava_sea.data.records import load_records
 from llava_sea.files import open_atomically, sha256_file, write_atomically
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.word_list import WordListOptions, build_word_list
-from playground.generate import generate, generator_version
+from playground.generate import TruthTable, generate, generator_version
+from playground.render import render_scene
 from playground.study.arms import ARMS, Arm
+from playground.study.eight import prepare_exam
 from playground.study.features import write_features
-from playground.study.heldout import Heldout, prepare_heldout
+from playground.study.learned import make_exam
 from playground.study.recipe import Recipe
 from playground.study.true_labels import label_precision, write_true_labels
+from playground.truth import object_patches, patch_words
 from playground.world import Split
 
 logger = logging.getLogger(__name__)
 
-_PRECISION_PICTURES = 500
+_PRECISION_IMAGES = 500
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class World:
 
     folder: Path
     clip: Path
-    heldout: Heldout
+    split: Split
 
     @property
     def data(self) -> Path:
@@ -52,13 +56,18 @@ class World:
         return self.folder / "mini" / "pretrain.json"
 
     @property
+    def instructions(self) -> Path:
+        """Conversations about training images, for stage 2."""
+        return self.folder / "mini" / "finetune.json"
+
+    @property
     def images(self) -> Path:
-        """Training pictures."""
+        """Training images."""
         return self.folder / "mini" / "images"
 
     @property
     def truth(self) -> Path:
-        """The true words of the training pictures' patches."""
+        """The true words of the training images' patches."""
         return self.folder / "mini" / "truth.json"
 
     @property
@@ -68,13 +77,28 @@ class World:
 
     @property
     def features(self) -> Path:
-        """Features of the training pictures."""
+        """Features of the training images."""
         return self.folder / "features.npy"
 
     @property
     def crc32(self) -> Path:
-        """CRC-32 of the training pictures' files."""
+        """CRC-32 of the training images' files."""
         return self.folder / "crc32.npy"
+
+    @property
+    def exam_features(self) -> Path:
+        """Features of the exam's scenes."""
+        return self.folder / f"exam-{self.split}.npy"
+
+    @property
+    def heldout(self) -> Path:
+        """Records of the exam's first scenes, with their captions."""
+        return self.folder / f"heldout-{self.split}.json"
+
+    @property
+    def heldout_truth(self) -> Path:
+        """The true words of their patches."""
+        return self.folder / f"heldout-{self.split}-truth.json"
 
     def labels(self, arm: Arm) -> Path | None:
         """The folder of an arm's labels."""
@@ -82,75 +106,80 @@ class World:
         return self.folder / name if name else None
 
 
-def world_folder(output: Path, clip: Path, recipe: Recipe) -> Path:
-    """Name the folder after all that training pictures and features depend on."""
-    depends_on = [
-        generator_version(),
-        str((recipe.num_train, recipe.world_seed, recipe.min_count, recipe.true_top_n)),
-        *(sha256_file(clip / name) for name in ("model.safetensors", "preprocessor_config.json")),
-    ]
-    return output / f"world-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:12]}"
-
-
-def prepare(
-    output: Path,
-    clip: Path,
-    arms: Sequence[str],
-    split: Split,
-    recipe: Recipe,
-    known: Mapping[str, Arm] = ARMS,
-) -> World:
+def prepare(output: Path, clip: Path, arms: Sequence[str], recipe: Recipe) -> World:
     """Make sure that everything is there.
 
     Args:
         output: the study's folder.
         clip: the tower with its text tower.
         arms: whose labels are needed.
-        split: scenes to measure on.
         recipe: sizes and seeds.
-        known: the arms by name.
 
     Raises:
         UserError: what the commands that are called here say.
     """
-    folder = world_folder(output, clip, recipe)
-    logger.info("pictures, words, labels and features are in %s", folder)
-    generate(folder, num_train=recipe.num_train, num_heldout=1, seed=recipe.world_seed)
-    world = World(folder, clip, prepare_heldout(folder, clip, split, recipe))
+    sizes = (recipe.num_train, recipe.world_seed, recipe.min_count, recipe.true_top_n)
+    exam = (recipe.scenes, recipe.others, recipe.per_kind, recipe.aligned_scenes)
+    depends_on = [generator_version(), str(sizes), str(exam)]
+    depends_on += [
+        sha256_file(clip / name) for name in ("model.safetensors", "preprocessor_config.json")
+    ]
+    name = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:12]
+    split: Split = recipe.split  # type: ignore[assignment]
+    world = World(output / f"world-{name}", clip, split)
+    logger.info("images, words, labels and features are in %s", world.folder)
+    generate(world.folder, num_train=recipe.num_train, num_heldout=1, seed=recipe.world_seed)
     if not world.words.is_file():
-        common = folder / "mini" / "common_words.txt"
         options = WordListOptions(
             data_path=(str(world.data),),
             output=str(world.words),
-            common_words=str(common),
+            common_words=str(world.folder / "mini" / "common_words.txt"),
             min_count=recipe.min_count,
         )
         build_word_list(options)
-    for name in arms:
-        _prepare_labels(world, known[name], recipe)
+    for arm in arms:
+        _prepare_labels(world, ARMS[arm], recipe)
+    transform = ImageTransform.from_pretrained(str(clip), "square")
     if not world.features.is_file():
-        logger.info("features of %d pictures", recipe.num_train)
-        _write_training_features(world)
+        logger.info("features of %d images", recipe.num_train)
+        _write_training_features(world, transform)
+    if not world.exam_features.is_file():
+        _write_exam(world, transform, recipe)
+    for seed in recipe.benchmark_seeds:
+        prepare_exam(world.folder, clip, split, seed)
     return world
+
+
+def _write_exam(world: World, transform: ImageTransform, recipe: Recipe) -> None:
+    """Write the exam's files; its features last: with them, all are there."""
+    exam = make_exam(world.split, recipe.scenes, recipe.per_kind, recipe.others)
+    records, truth = [], TruthTable()
+    for number in range(min(recipe.aligned_scenes, recipe.scenes)):
+        name, scene = f"{world.split}/{number:04d}.png", exam.scenes[number]
+        turns = [
+            {"from": "human", "value": "<image>"},
+            {"from": "gpt", "value": exam.captions[number]},
+        ]
+        records.append({"id": name, "image": name, "conversations": turns})
+        truth.add(name, patch_words(scene), object_patches(scene))
+    write_atomically(world.heldout, json.dumps(records).encode())
+    write_atomically(world.heldout_truth, json.dumps(truth.as_json()).encode())
+    pixels = (transform(Image.fromarray(render_scene(scene))) for scene in exam.scenes)
+    write_features(world.exam_features, world.clip, pixels, len(exam.scenes))
 
 
 def _prepare_labels(world: World, arm: Arm, recipe: Recipe) -> None:
     folder = world.labels(arm)
-    if folder is None:
-        return
-    if not arm.truth:
-        _extract(world, arm, folder)
-        return
-    mined_arm = Arm(arm.name, arm.title, arm.preset, arm.sign)
-    mined = world.labels(mined_arm)
-    assert mined is not None
-    _extract(world, mined_arm, mined)
-    write_true_labels(folder, LabelStore(mined), Truth(world.truth), recipe.true_top_n)
-
-
-def _extract(world: World, arm: Arm, folder: Path) -> None:
-    if (folder / "manifest.json").is_file():
+    if folder is None or (folder / "manifest.json").is_file():
         return  # the folder's name says what is in it
+    if arm.truth:
+        mined = next(a for a in ARMS.values() if a.preset == arm.preset and not a.truth)
+        _prepare_labels(world, mined, recipe)
+        source = world.labels(mined)
+        assert source is not None
+        write_true_labels(folder, LabelStore(source), Truth(world.truth), recipe.true_top_n)
+        return
+    logger.info("labels for %s", arm.title)
     options = ExtractOptions(
         data_path=str(world.data),
         image_folder=str(world.images),
@@ -161,14 +190,12 @@ def _extract(world: World, arm: Arm, folder: Path) -> None:
         device="cpu",
         **arm.extraction(),
     )
-    logger.info("labels for %s", arm.title)
     extract_labels(options)
 
 
-def _write_training_features(world: World) -> None:
+def _write_training_features(world: World, transform: ImageTransform) -> None:
     records = load_records(world.data)
     crc32: list[int] = []
-    transform = ImageTransform.from_pretrained(str(world.clip), "square")
 
     def pixels() -> Iterator[Tensor]:
         for record in records:
@@ -177,9 +204,8 @@ def _write_training_features(world: World) -> None:
             yield transform(image)
 
     # The features last: with them, both are there.
-    pictures: Iterator[Tensor] = pixels()
     partial = world.features.with_name("features.partial.npy")
-    write_features(partial, world.clip, pictures, len(records))
+    write_features(partial, world.clip, pixels(), len(records))
     with open_atomically(world.crc32) as file:
         np.save(file, np.array(crc32, np.uint32))
     partial.replace(world.features)
@@ -190,11 +216,11 @@ def precision_of(world: World, arm: Arm) -> tuple[float, float] | None:
     folder = world.labels(arm)
     if folder is None:
         return None
-    store = LabelStore(folder)
     path = world.folder / f"precision-{folder.name}.json"
     if not path.is_file():
-        records: list[Record] = load_records(world.data)[:_PRECISION_PICTURES]
-        found = label_precision(store, Truth(world.truth), [str(r.image) for r in records])
+        records = load_records(world.data)[:_PRECISION_IMAGES]
+        names = [str(record.image) for record in records]
+        found = label_precision(LabelStore(folder), Truth(world.truth), names)
         write_atomically(path, json.dumps(found).encode())
     everywhere, objects = json.loads(path.read_text())
     return everywhere, objects

@@ -1,8 +1,7 @@
-"""Means and intervals over seeds, and how many steps an arm needs to reach a level.
+"""Means and intervals over seeds, paired tests, Holm's correction, power, and steps saved.
 
-Intervals are Student's t at 95 %, so they are about the seeds: other starts and other orders of the
-data, on the same pictures and questions. Differences between arms are paired by seed, for the arms
-of a seed share start and order. Pure functions of numbers, standard library only.
+Intervals are Student's t at 95 %: they are about the seeds (other starts and orders of the data),
+on the same images and questions. Differences between arms are paired by seed.
 """
 
 from __future__ import annotations
@@ -11,20 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""The 97.5 % points of Student's t for 1, 2, ... degrees of freedom; beyond them the last."""
+import numpy as np
+from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds and half the width of its 95 % interval (nan for one seed)."""
+    """A mean over seeds, half the width of its 95 % interval, and a two-sided t-test against 0."""
 
     mean: float
     half: float
     seeds: int
+    p: float
 
     @property
     def sign(self) -> int:
@@ -35,16 +31,13 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of some seeds' values with its t-interval."""
-    count = len(values)
-    if not count:
-        return Estimate(math.nan, math.nan, 0)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return Estimate(mean, math.nan, 1)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    quantile = T_975[min(count - 1, len(T_975)) - 1]
-    return Estimate(mean, quantile * math.sqrt(variance / count), count)
+    """Return the mean of some seeds' values; half and p are nan for one seed, all for none."""
+    if len(values) < 2:
+        return Estimate(values[0] if values else math.nan, math.nan, len(values), math.nan)
+    error = float(stats.sem(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    p = float(stats.ttest_1samp(values, 0.0).pvalue) if error > 0 else math.nan
+    return Estimate(float(np.mean(values)), half, len(values), p)
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
@@ -52,13 +45,43 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
     return estimate([ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs])
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return each p corrected for the number of tests, in the order given (Holm 1979)."""
+    known = [i for i, p in enumerate(ps) if not math.isnan(p)]
+    corrected = [math.nan] * len(ps)
+    least = 0.0
+    for rank, index in enumerate(sorted(known, key=lambda i: ps[i])):
+        least = max(least, min(1.0, (len(known) - rank) * ps[index]))
+        corrected[index] = least
+    return corrected
+
+
+def power(effect: float, deviation: float, seeds: int, alpha: float = 0.05) -> float:
+    """Return how likely a paired t-test over `seeds` finds an effect.
+
+    Args:
+        effect: the true mean difference.
+        deviation: the standard deviation of the differences between seeds.
+        seeds: at least 2.
+        alpha: the test's level, two-sided.
+    """
+    freedom = seeds - 1
+    shift = abs(effect) / deviation * math.sqrt(seeds)
+    limit = stats.t.ppf(1 - alpha / 2, freedom)
+    return float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+
+
+def seeds_for_power(effect: float, deviation: float, wanted: float = 0.8, most: int = 100) -> int:
+    """Return the fewest seeds with which `power` is at least `wanted`; at most `most`."""
+    return next((n for n in range(2, most) if power(effect, deviation, n) >= wanted), most)
+
+
 def steps_to_level(
-    steps: Sequence[int], values: Sequence[float], level: float, *, better: int
+    steps: Sequence[int], values: Sequence[float], level: float, better: int
 ) -> float | None:
     """Return when a curve reaches a level for good; between two of its points it is a line.
 
-    For good: a point that is there by chance, with worse ones after it, does not count. Nothing is
-    smoothed: the values are measures of the whole held-out set, not of a batch.
+    For good: a point that is there by chance, with worse ones after it, does not count.
 
     Args:
         steps: at which the curve is known, ascending.

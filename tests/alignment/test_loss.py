@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from llava_sea.alignment import AlignmentHead, contrast, symmetric_infonce, word_targets
+from llava_sea.alignment.loss import length_loss
 
 
 def reference(visual_ND, text_ND, log_scale, valid_N):
@@ -243,3 +244,28 @@ def test_global_negatives_equal_one_process(world, tmp_path):
         torch.testing.assert_close(sum(p[0] for p in parts), expected.detach(), **near)
         torch.testing.assert_close(torch.cat([p[1] for p in parts]), want[0], **near)
         torch.testing.assert_close(sum(p[2] for p in parts), want[1], **near)
+
+
+def test_the_length_loss_equals_a_loop_and_pulls_to_the_rows_mean_length():
+    rng = torch.Generator().manual_seed(0)
+    visual = (5 * torch.randn(7, 6, generator=rng)).requires_grad_()
+    rows, mask = torch.randn(4, 3, 6, generator=rng), torch.rand(4, 3, generator=rng) > 0.4
+    tokens = [rows[m, t] for m in range(4) for t in range(3) if mask[m, t]]
+    mean = sum(math.hypot(*row.tolist()) for row in tokens) / len(tokens)
+    expected = sum((math.hypot(*v.tolist()) / mean - 1) ** 2 for v in visual) / 7
+    padded = rows.masked_fill(~mask[..., None], math.nan)  # what is not there does not count
+    loss = length_loss(visual, padded, mask)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    (grad,) = torch.autograd.grad(loss, visual)
+    along = (grad * visual).sum(1)  # positive: too long, and a step makes it shorter
+    assert torch.equal(along > 0, visual.norm(dim=1) > mean)
+    exact = visual.detach() * (mean / visual.detach().norm(dim=1, keepdim=True))
+    assert float(length_loss(exact, rows, mask)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize(("patches", "words"), [(0, 2), (3, 0)])
+def test_the_length_loss_of_nothing_is_zero_with_zero_gradients(patches, words):
+    visual = torch.ones(patches, 4, requires_grad=True)
+    loss = length_loss(visual, torch.ones(words, 2, 4), torch.ones(words, 2, dtype=torch.bool))
+    (grad,) = torch.autograd.grad(loss, visual)
+    assert float(loss) == 0 and not grad.any()

@@ -1,9 +1,11 @@
 """Nearest word, modality gap and TACS on cases worked out by hand and against plain loops."""
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from llava_sea.alignment import nearest_words, tacs
+from llava_sea.alignment import modality_integration_rate, nearest_words, tacs
 
 
 def test_nearest_word_by_cosine_and_gap_by_distance_are_minimised_apart():
@@ -66,3 +68,48 @@ def test_tacs_by_hand():
     # largest cosines: 1, 1/sqrt(2), 0
     torch.testing.assert_close(tacs(visual, caption, k=2), torch.tensor((1 + 0.5**0.5) / 2))
     torch.testing.assert_close(tacs(visual, caption, k=10), torch.tensor((1 + 0.5**0.5) / 3))
+
+
+def mir_in_numpy(layers):
+    """As the paper has it, with scipy's square root of a matrix."""
+    total = 0.0
+    for visual, text in layers:
+        mean_length = np.mean([np.linalg.norm(row) for row in text])
+        kinds = []
+        for tokens in (visual / mean_length, text / mean_length):
+            lengths = np.linalg.norm(tokens, axis=1)
+            middle = np.sort(lengths)[(len(lengths) - 1) // 2]  # torch's median: the lower one
+            token = np.sort(tokens, axis=0)[(len(tokens) - 1) // 2]
+            far = np.abs(lengths - middle) > 3 * lengths.std(ddof=1)
+            kinds.append(np.where(far[:, None], token, tokens))
+        a, b = kinds
+        cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+        root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+        total += ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    return np.log10(total)
+
+
+def test_mir_equals_a_twin_in_numpy_and_outliers_are_replaced():
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(60, 6)) + k, 2 * rng.normal(size=(80, 6))) for k in range(3)]
+    layers[1][0][7] *= 50
+    found = modality_integration_rate((torch.tensor(v), torch.tensor(t)) for v, t in layers)
+    np.testing.assert_allclose(found, mir_in_numpy(layers), rtol=1e-6)
+
+
+def test_mir_falls_as_modalities_meet_and_does_not_feel_a_common_scale():
+    rng = torch.Generator().manual_seed(0)
+    text, visual = (torch.randn(200, 8, generator=rng) for _ in range(2))
+    far, near = (modality_integration_rate([(visual + by, text)]) for by in (4.0, 0.5))
+    assert near < far - 1
+    again = modality_integration_rate([(7 * (visual + 4.0), 7 * text)])
+    assert again == pytest.approx(far, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [([], "one layer"), ([(torch.ones(1, 2), torch.ones(5, 2))], "got 1 visual")],
+)
+def test_mir_of_too_little_is_an_error(layers, said):
+    with pytest.raises(ValueError, match=said):
+        modality_integration_rate(layers)

@@ -1,4 +1,4 @@
-"""--sea_positives, --sea_targets, --sea_mask_own_top_n: what runs and whose run it is."""
+"""--sea_positives, --sea_targets, --sea_mask_own_top_n, --sea_length_weight: runs with each."""
 
 import pytest
 
@@ -10,6 +10,7 @@ OPTIONS = {
     "soft": {"sea_positives": "all", "sea_targets": "soft"},
     "masked": {"sea_mask_own_top_n": True},
     "all masked": {"sea_positives": "all", "sea_mask_own_top_n": True},
+    "length": {"sea_length_weight": 1.0},
 }
 
 
@@ -24,6 +25,7 @@ def test_each_option_trains_and_differs(train_here, read_metrics):
     assert pairs["masked"] == pairs["paper"] < pairs["all"] == pairs["all masked"]
     assert pairs["all"] <= pairs["soft"] == 16  # 4 pictures, 4 windows each
     # what is no negative any more cannot add to the loss
+    assert firsts["paper"] < firsts["length"]
     assert firsts["masked"] < firsts["paper"] and firsts["all masked"] < firsts["all"]
 
 
@@ -46,7 +48,7 @@ def test_flags_that_do_not_go_together(tmp_path, flags, message):
 
 @pytest.mark.deepspeed
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["soft", "masked"])
+@pytest.mark.parametrize("name", ["soft", "masked", "length"])
 def test_two_ranks_under_zero3_equal_one(run_stage1, stage1_flags, read_metrics, tmp_path, name):
     shared = {"sea_negatives": "global", "max_steps": 4, "save_strategy": "no"}
     shared |= {"sea_eval_data": None} | OPTIONS[name]
