@@ -10,8 +10,6 @@ difference is not made length 1 again: that would undo the equality above.
 Both are kept, so that a resumed extraction has the same ones: ``center.npy`` in the folder of the
 labels, the sign in its ``work/`` until it stands in the manifest.
 
-Limits: one vector for a corpus; an image's own mean is not looked at.
-
 Shape letters: B images of a batch, P patches, D joint dimension.
 """
 
@@ -21,8 +19,9 @@ import io
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +29,14 @@ from torch import Tensor
 
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
-from llava_sea.labels.images import CorpusImage, ImageLoader, spread
-from llava_sea.labels.mine_shards import encode_batches
+from llava_sea.labels.mine import CorpusImage, ImageLoader, encode_batches, spread
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.labels.sign import choose_sign, format_table, measure_sign
+from llava_sea.labels.sign import choose_sign, finite, format_table, measure_sign
 from llava_sea.labels.state import read_state
 from llava_sea.labels.text_features import WordVectors
 
 logger = logging.getLogger(__name__)
-
-
-class SignChoice(NamedTuple):
-    """The sign, and the measurement if there was one."""
-
-    sign: int
-    measured: dict[str, Any] | None
 
 
 def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
@@ -89,8 +80,7 @@ def find_center(
     assert options.sea_features is not None
     sample = spread(images, options.sign_sample)
     logger.info("the mean patch of %d images", len(sample))
-    loader = ImageLoader.of(options)
-    batches = encode_batches(encoder, loader, sample, options, options.sea_features)
+    batches = encode_batches(encoder, ImageLoader(options), sample, options.sea_features)
     center_D = mean_patch(patches for _, patches in batches if patches is not None)
     data = io.BytesIO()
     np.save(data, center_D)
@@ -107,8 +97,8 @@ def find_sign(
     words: list[str],
     vectors: WordVectors,
     center_D: NDArray[np.float32] | None,
-) -> SignChoice:
-    """Return the forced sign, the one that an earlier run measured, or measure it.
+) -> tuple[int, dict[str, Any] | None]:
+    """Return the forced sign, an earlier run's, or a new one, with its measurement.
 
     The sample is spread evenly over the images that have a caption, and measured as the corpus is
     mined: with `center_D` subtracted from every patch.
@@ -120,18 +110,16 @@ def find_sign(
     assert options.sea_top_n is not None
     if options.sea_sign != "auto":
         logger.info("sign %+d (forced)", int(options.sea_sign))
-        return SignChoice(int(options.sea_sign), None)
+        return int(options.sea_sign), None
     path = work / "sign.json"
     if path.is_file():
         kept = read_state(path, "sign", "measured")
         logger.info("sign %+d (measured before)", kept["sign"])
-        return SignChoice(kept["sign"], kept["measured"])
+        return kept["sign"], kept["measured"]
     chosen = spread([i for i, text in enumerate(captions) if text.strip()], options.sign_sample)
     logger.info("measuring the sign on %d images", len(chosen))
     sample = [images[i] for i in chosen]
-    batches = encode_batches(
-        encoder, ImageLoader.of(options), sample, options, options.sea_features, center_D
-    )
+    batches = encode_batches(encoder, ImageLoader(options), sample, options.sea_features, center_D)
     report = measure_sign(
         ((batch.rows, patches) for batch, patches in batches if patches is not None),
         [captions[i] for i in chosen],
@@ -139,8 +127,7 @@ def find_sign(
         vectors.load(encoder.model.device),
         options.sea_top_n,
     )
-    sign = choose_sign(report)
+    sign, measured = choose_sign(report), finite(asdict(report))
     logger.info("%s\nsign %+d (measured)", format_table(report), sign)
-    choice = SignChoice(sign, report.to_dict())
-    write_atomically(path, json.dumps(choice._asdict()).encode())
-    return choice
+    write_atomically(path, json.dumps({"sign": sign, "measured": measured}).encode())
+    return sign, measured

@@ -27,8 +27,7 @@ from llava_sea.ranges import check_range, whole
 from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
-    from llava_sea.labels.images import CorpusImage
-    from llava_sea.labels.mine_shards import Plan
+    from llava_sea.labels.mine import CorpusImage, Plan
     from llava_sea.labels.patch_features import PatchEncoder
 
 logger = logging.getLogger("llava_sea.labels.extract")
@@ -45,7 +44,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
     Raises:
         UserError: if the flags, the data, an image or the output folder are wrong.
     """
-    from llava_sea.labels.mine_shards import load_encoder, mine_shards
+    from llava_sea.labels.mine import load_encoder, mine_shards
 
     options, ranks = options.resolved(), ranks or Processes()
     output, device = Path(options.output_dir), own_device(options.device, ranks)
@@ -69,7 +68,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
                 "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
                 "take %.2f GiB",
                 *(len(plan.images), count[0], len(pending), ranks.count, device),
-                len(plan.images) * plan.grid[0] * plan.grid[1] * plan.top_n * 5 / 2**30,
+                len(plan.images) * plan.grid[0] * plan.grid[1] * options.sea_top_n * 5 / 2**30,
             )
             encoder = encoder or load_encoder(options, device)
             shown = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"
@@ -96,8 +95,7 @@ def _prepare(
     from llava_sea.files import check_folder, only_writer
     from llava_sea.labels import state
     from llava_sea.labels.calibration import find_center, find_sign
-    from llava_sea.labels.images import distinct_images
-    from llava_sea.labels.mine_shards import Plan, load_encoder
+    from llava_sea.labels.mine import Plan, distinct_images, load_encoder
     from llava_sea.labels.text_features import TextEncoder, encode_to_disk
     from llava_sea.labels.words_file import read_words
 
@@ -122,10 +120,10 @@ def _prepare(
     texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
     vectors = encode_to_disk(work, texts, words, options.word_template)
     center_D = find_center(output, options, encoder, images)
-    choice = find_sign(work, options, encoder, images, captions, words, vectors, center_D)
+    sign, measured = find_sign(work, options, encoder, images, captions, words, vectors, center_D)
     fields = parameters | {
-        "sign": choice.sign,
-        "sign_measured": choice.measured,
+        "sign": sign,
+        "sign_measured": measured,
         "num_words": len(words),
         "num_words_too_long": vectors.num_too_long,
         "encoder": options.vision_tower,
@@ -133,7 +131,7 @@ def _prepare(
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": options.data_path,
     }
-    plan = Plan(options, images, vectors, choice.sign, center_D, parameters["grid"])
+    plan = Plan(options, images, vectors, sign, center_D, parameters["grid"])
     return (plan, fields), encoder
 
 
@@ -142,13 +140,13 @@ def _parameters(
 ) -> dict[str, Any]:
     """Return all that decides the labels; a resumed run must agree on it."""
     from llava_sea.alignment.label_store import FORMAT
-    from llava_sea.labels.images import ImageLoader
+    from llava_sea.labels.mine import ImageLoader
     from llava_sea.labels.words_file import read_words, words_sha256
 
     num_words = len(read_words(options.words))  # a broken list is an error before any is written
     why = f"{options.words} holds so many words"
     check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
-    geometry = ImageLoader.of(options).transform.geometry()
+    geometry = ImageLoader(options).transform.geometry()
     names = "\0".join(image.image for image in images)
     parameters = {
         "format": FORMAT,

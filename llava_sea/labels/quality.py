@@ -7,8 +7,8 @@ Features x sign x centre x n, on a sample: caption lift, hubs, spatial consisten
 labels stand in the right place, all from images and captions alone; with ``--truth`` precision too.
 The last line is the flags of `llava_sea.labels.extract` for the kind that is chosen:
 
-    features, sign, centre   the highest place recall (`place.py`), less three standard errors, at
-                             the n where it is highest
+    features, sign, centre   the highest place recall (`quality_measures.py`), less three standard
+                             errors, at the n where it is highest
     n                        of those, the highest place lift
 
 Recall first: on the miniature world caption lift, and place lift to a lesser degree, is led by the
@@ -40,8 +40,8 @@ from llava_sea.terminal import log_to, open_console, say
 if TYPE_CHECKING:  # --help must not wait for torch
     from rich.table import Table
 
-    from llava_sea.labels.images import CorpusImage
-    from llava_sea.labels.quality_rows import KnownTruth, Row, Sample
+    from llava_sea.labels.mine import CorpusImage
+    from llava_sea.labels.quality_measures import KnownTruth, Row, Sample
 
 logger = logging.getLogger("llava_sea.labels.quality")
 
@@ -66,7 +66,7 @@ def measure_quality(options: QualityOptions) -> list[Row]:
     Raises:
         UserError: if the flags, the data or an image are wrong.
     """
-    from llava_sea.labels.quality_rows import measure_features
+    from llava_sea.labels.quality_measures import measure_features
 
     options = options.resolved()
     with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
@@ -82,10 +82,9 @@ def _sample(options: QualityOptions, folder: Path) -> Sample:
     from llava_sea.data.images import look_for_images
     from llava_sea.data.records import load_records
     from llava_sea.labels.extract import own_device
-    from llava_sea.labels.images import ImageLoader, distinct_images, spread
-    from llava_sea.labels.mine_shards import load_encoder
+    from llava_sea.labels.mine import ImageLoader, distinct_images, load_encoder, spread
     from llava_sea.labels.occurrence import find_occurrences
-    from llava_sea.labels.quality_rows import Sample
+    from llava_sea.labels.quality_measures import Sample
     from llava_sea.labels.text_features import TextEncoder, encode_to_disk
     from llava_sea.labels.words_file import read_words
 
@@ -101,7 +100,7 @@ def _sample(options: QualityOptions, folder: Path) -> Sample:
             f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
             "quality is measured by captions, and two are needed"
         )
-    height, width = ImageLoader.of(options).transform.geometry()["resolution"]
+    height, width = ImageLoader(options).transform.geometry()["resolution"]
     encoder = load_encoder(options, own_device(options.device))
     grid = encoder.grid_of(height, width)
     if grid[1] < 2:
@@ -123,7 +122,7 @@ def _open_truth(
     import numpy as np
 
     from llava_sea.labels.occurrence import Truth
-    from llava_sea.labels.quality_rows import KnownTruth
+    from llava_sea.labels.quality_measures import KnownTruth
 
     patches = range(grid[0] * grid[1])
     truth = Truth(path, "--truth")
@@ -150,10 +149,10 @@ def choose(rows: Sequence[Row]) -> Row | None:
         return value if math.isfinite(value) else -math.inf
 
     best = max(rows, key=bound)
-    return best_n([row for row in rows if row.kind == best.kind]) if bound(best) > 0 else None
+    return _best_n([row for row in rows if row.kind == best.kind]) if bound(best) > 0 else None
 
 
-def best_n(rows: Sequence[Row]) -> Row:
+def _best_n(rows: Sequence[Row]) -> Row:
     """Of rows that differ in n alone return the one with the highest place lift."""
     return max(rows, key=lambda row: -math.inf if math.isnan(row.place.lift) else row.place.lift)
 
@@ -165,7 +164,7 @@ def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
         console = open_console(file=sys.stdout, width=_WIDTH)
     kinds = dict.fromkeys(row.kind for row in rows)
     console.print("every kind at its n of highest place lift")
-    some = [best_n([row for row in rows if row.kind == kind]) for kind in kinds]
+    some = [_best_n([row for row in rows if row.kind == kind]) for kind in kinds]
     console.print(_table(some, chosen))
     if chosen is not None:
         console.print("\nthe chosen kind at every n")
@@ -189,11 +188,9 @@ def _table(rows: Sequence[Row], chosen: Row | None) -> Table:
         cells = [">" if row is chosen else "", row.features, row.center, f"{row.sign:+d}"]
         cells += [str(row.top_n), f"{_number(lift.lift)} ±{_number(lift.lift_error)}"]
         cells += [f"{x:.0%}" for x in (row.negative_share, row.labelled, lift.hub_cover)]
-        cells += [
-            _number(row.agreement.local),
-            f"{_number(place.lift)} ±{_number(place.lift_error)}",
-        ]
-        cells += [f"{_number(place.recall, 3)} ±{_number(place.recall_error, 3)}"]
+        cells.append(_number(row.agreement.local))
+        cells.append(f"{_number(place.lift)} ±{_number(place.lift_error)}")
+        cells.append(f"{_number(place.recall, 3)} ±{_number(place.recall_error, 3)}")
         for name in ("top1", "top_n", "sampled") if row.precision is not None else ():
             parts = [_number(getattr(p, name)) for p in (row.precision or {}).values()]
             cells.append("/".join(part.removeprefix("0") for part in parts))
@@ -205,21 +202,23 @@ def _number(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:
-    """Write all numbers and the choice."""
+def _write_results(
+    path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None
+) -> None:
     from llava_sea.files import write_atomically
+    from llava_sea.labels.sign import finite
 
     names = ("features", "sign", "center", "top_n")
     results: dict[str, Any] = {
         "options": asdict(options),
         "chosen": None if chosen is None else {name: getattr(chosen, name) for name in names},
-        "rows": [row.to_dict() for row in rows],
+        "rows": [finite(asdict(row)) for row in rows],
     }
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def flags_of(row: Row) -> str:
-    """Return the flags of an extraction that makes a row's labels."""
+    """The flags of an extraction that makes a row's labels."""
     return (
         f"--sea_features {row.features} --sea_sign {row.sign:+d} --sea_center {row.center} "
         f"--sea_top_n {row.top_n}"
@@ -247,7 +246,7 @@ def main() -> None:
     chosen = choose(rows)
     print_table(rows, chosen)
     if options.output is not None:
-        write_results(Path(options.output), options, rows, chosen)
+        _write_results(Path(options.output), options, rows, chosen)
     if chosen is None:
         raise UserError(
             "with no features, sign or centre do words stand clearly more often in their own half "

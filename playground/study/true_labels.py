@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_sea.alignment import LabelStore, finalize_store, write_shard
-from llava_sea.labels.drawing import precision
+from llava_sea.labels.quality_measures import precision
 from llava_sea.labels.occurrence import Truth
 
 SHARD = 1024

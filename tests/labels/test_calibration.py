@@ -12,7 +12,7 @@ from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
 from llava_sea.labels.calibration import mean_patch
 from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.images import distinct_images, spread
+from llava_sea.labels.mine import distinct_images, spread
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
 

@@ -13,8 +13,7 @@ from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.images import CorpusImage, ImageLoader
-from llava_sea.labels.mine_shards import encode_batches
+from llava_sea.labels.mine import CorpusImage, ImageLoader, encode_batches
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
 
@@ -273,4 +272,4 @@ def test_an_image_whose_features_are_not_finite_is_named(world, dtype, way_out):
     options = using(world, dtype=dtype, on_bad_image="skip")
     names = [CorpusImage(name, "0") for name in ("0.jpg", "2.jpg", "4.jpg")]
     with pytest.raises(UserError, match=rf"^4\.jpg.*{way_out}"):
-        list(encode_batches(Broken(), ImageLoader.of(options), names, options, "value"))
+        list(encode_batches(Broken(), ImageLoader(options), names, "value"))
