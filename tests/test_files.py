@@ -22,7 +22,7 @@ from llava_sea.eval.scorers import official
 from llava_sea.labels.captions import read_captions
 from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.word_list import read_common_words
-from llava_sea.labels.words_file import read_words, words_sha256
+from llava_sea.labels.words_file import read_words
 from llava_sea.model import load_weights
 from llava_sea.report.runs import open_run
 from llava_sea.serve.image import open_image
@@ -123,7 +123,6 @@ READERS = {
     "official table": (read_table, "o.tsv", None),
     "grades": (GradeCache, "grades.jsonl", files.LIST_BYTES),
     "words": (read_words, "words.tsv", files.LIST_BYTES),
-    "hash of words": (words_sha256, "words.tsv", None),
     "common words": (read_common_words, "2of12.txt", None),
     "captions": (lambda path: list(read_captions(path)), "c.json", None),
     "settings": (load_weights.read_json, "config.json", files.SETTINGS_BYTES),

@@ -140,8 +140,9 @@ def _parameters(
 ) -> dict[str, Any]:
     """Return all that decides the labels; a resumed run must agree on it."""
     from llava_sea.alignment.label_store import FORMAT
+    from llava_sea.files import sha256_file
     from llava_sea.labels.mine import ImageLoader
-    from llava_sea.labels.words_file import read_words, words_sha256
+    from llava_sea.labels.words_file import read_words
 
     num_words = len(read_words(options.words))  # a broken list is an error before any is written
     why = f"{options.words} holds so many words"
@@ -150,7 +151,7 @@ def _parameters(
     names = "\0".join(image.image for image in images)
     parameters = {
         "format": FORMAT,
-        "words_sha256": words_sha256(options.words),
+        "words_sha256": sha256_file(Path(options.words)),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,
         "features": options.sea_features,

@@ -24,15 +24,19 @@ from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.files import check_folder
 from llava_sea.labels.captions import check_corpus, read_captions, read_lines
 from llava_sea.labels.options import flag, parse_flags
-from llava_sea.labels.phrases import PHRASE, POSSESSIVE, extract_entries, fold, split_tokens
+from llava_sea.labels.phrases import (
+    BOUNDARY,
+    PHRASE,
+    POSSESSIVE,
+    extract_entries,
+    fold,
+    split_tokens,
+)
 from llava_sea.labels.stop_words import CHATTER_PHRASES, STOP_WORDS
-from llava_sea.labels.tagging import BOUNDARY
-from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
+from llava_sea.labels.words_file import WordEntry, write_words
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_ranges
 from llava_sea.terminal import say
-
-__all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
 BATCH = 4096  # captions counted at a time
 LIST_POS = "list"  # of entries that come from the list of common words alone
@@ -105,9 +109,7 @@ def build_word_list(options: WordListOptions) -> WordListSummary:
 
 
 def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> WordListSummary:
-    common, stopped = (
-        ([], 0) if options.common_words is None else read_common_words(Path(options.common_words))
-    )
+    common, stopped = read_common_words(options.common_words) if options.common_words else ([], 0)
     counts: Counts = Counter()
     num_captions = 0
     with Progress("captions") as progress:
@@ -133,8 +135,7 @@ def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> Wor
 def count_batches(paths: Sequence[Path], options: WordListOptions) -> Iterator[tuple[int, Counts]]:
     """Yield the size and the counts of each batch of captions, in corpus order.
 
-    Tagging is Python all the way, so several processes do it. With one worker, or for a single
-    batch, this process does the work.
+    Tagging is Python all the way, so several processes do it, unless there is a single batch.
 
     Raises:
         UserError: from the corpus, or a worker process was killed.
@@ -179,8 +180,8 @@ def count_captions(captions: Iterable[str], max_words: int) -> Counts:
 def list_entries(counts: Counts, common: Iterable[str], min_count: int) -> list[WordEntry]:
     """Return the list's rows in order: each entry's sum, its most frequent part of speech.
 
-    An entry below `min_count` is left out, unless the list of common words holds it: then it is
-    there with count 0 and pos `list`. Ties between parts of speech go to the first by name.
+    Common words below `min_count` are there with count 0 and pos `list`. Ties between parts of
+    speech go to the first by name.
     """
     best: dict[str, tuple[int, str]] = {}
     total: Counter[str] = Counter()
@@ -192,21 +193,18 @@ def list_entries(counts: Counts, common: Iterable[str], min_count: int) -> list[
     return sorted(rows, key=WordEntry.sort_key)
 
 
-def read_common_words(path: Path) -> tuple[list[str], int]:
+def read_common_words(path: str | Path) -> tuple[list[str], int]:
     """Read a list of frequent words (appendix C: 2of12 of the 12dicts lists).
 
     One word or phrase a line, `#` opens a comment line. Words are normalised as captions are; those
-    of the stop list are left out.
-
-    Returns:
-        The words, and how many lines fell to the stop list.
+    of the stop list are left out, and their number is returned beside the others.
 
     Raises:
         UserError: the file is missing, holds no word, or a line is no word; with the line.
     """
     words: set[str] = set()
     stopped = 0
-    for number, line in read_lines(path):
+    for number, line in read_lines(Path(path)):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

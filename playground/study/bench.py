@@ -24,7 +24,7 @@ from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
-from llava_sea.labels.word_list import read_words
+from llava_sea.labels.words_file import read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses

@@ -148,7 +148,7 @@ def test_rows_have_length_one_and_the_kinds_differ(make):
 
 def test_grid_follows_the_image():
     encoder = PatchEncoder(make_clip())
-    assert encoder.grid == (3, 3)
+    assert encoder.grid_of(24, 24) == (3, 3)
     assert encoder.grid_of(16, 40) == (2, 5)
 
 
