@@ -55,13 +55,7 @@ def pack_rows(
     scores_IPN: NDArray[np.floating],
     crc_I: NDArray[np.unsignedinteger],
 ) -> tuple[NDArray[Any], int]:
-    """Return a shard's rows ``(I,)`` and the bytes an id takes in them.
-
-    Args:
-        images: names of the images.
-        ids_IPN: word ids ``(I, P, N)``; below 2**32.
-        scores_IPN: scores; those not above 0 are stored as 0.
-        crc_I: CRC-32 of each image file.
+    """Return a shard's rows ``(I,)`` and the bytes an id takes in them; see `write_shard`.
 
     Raises:
         ValueError: naming the image, if an id or a score cannot be stored.
@@ -130,12 +124,7 @@ class RowFile:
             raise ValueError(f"{path.name} has the wrong size")
 
     def __getitem__(self, row: int) -> Any:
-        """Read a row.
-
-        Raises:
-            ValueError: if the file has become shorter since it was opened.
-            OSError: if it cannot be read.
-        """
+        """Read a row; a ValueError if the file has become shorter, an OSError if it is gone."""
         size = self._dtype.itemsize
         data = self._read(size, self.start + row * size)
         if len(data) != size:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +69,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
                 "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
                 "take %.2f GiB",
                 *(len(plan.images), count[0], len(pending), ranks.count, device),
-                len(plan.images) * plan.grid[0] * plan.grid[1] * options.sea_top_n * 5 / 2**30,
+                len(plan.images) * math.prod(plan.grid) * (options.sea_top_n or 0) * 5 / 2**30,
             )
             encoder = encoder or load_encoder(options, device)
             shown = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"

@@ -157,7 +157,8 @@ def parse_flags(
     items = dataclasses.fields(options)  # type: ignore[arg-type]
     for item in items:
         many = isinstance(item.default, tuple)
-        shown: Any = " ".join(map(str, item.default)) if many else item.default
+        shown: Any = item.default
+        shown = " ".join(map(str, shown)) if many else shown
         text = item.metadata["help"] + (f" (default: {shown})" if shown else "")
         parser.add_argument(
             f"--{item.name}",

@@ -220,7 +220,8 @@ def _in_errors(difference: float, error: float) -> float:
 
 def _apart(plus: tuple[Floats, Floats], minus: tuple[Floats, Floats]) -> float:
     """Difference of the log lifts in standard errors, paired by image (delta method)."""
-    logs, pulls = [], []
+    logs: list[float] = []
+    pulls: list[Floats] = []
     for own_I, other_I in (minus, plus):
         own, other = float(own_I.mean()), float(other_I.mean())
         if own == 0 or other == 0:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_sea.alignment import LabelStore
-from llava_sea.alignment.options import PAPER, PairOptions
+from llava_sea.alignment.batch import PAPER, PairOptions
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid

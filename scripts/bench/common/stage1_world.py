@@ -17,7 +17,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from llava_sea.alignment import AlignmentHead
-from llava_sea.alignment.options import PAPER
+from llava_sea.alignment.batch import PAPER
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 from llava_sea.model.stage1 import Stage1Model
