@@ -94,7 +94,7 @@ def test_names():
         (record("x", "<image>", image="a.jpg", first="gpt"), "plain", "one human turn and one gpt"),
         (record("no picture", "a", image="a.jpg"), "plain", "but 0 <image>"),
         (record("<image>", " \n", image="a.jpg"), "plain", "caption .* is empty"),
-        (record("no picture", "a", image="a.jpg"), "v1", "one image .'a.jpg'. but 0 <image>"),
+        (record("no picture", "a", image="a.jpg"), "v1", r"1 image\(s\) .'a.jpg'. but 0 <image>"),
         (record("<image> <image>", "a", image="a.jpg"), "v1", "but 2 <image>"),
         (record("<image>", "a", "<image>", "b", image="a.jpg"), "v1", "but 2 <image>"),
         (record("<image>", "<image> a", image="a.jpg"), "v1", "stands in a gpt turn"),

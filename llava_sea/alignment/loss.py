@@ -12,9 +12,9 @@ share a drawn word the second is a mean over the word's positives, as in supervi
 learning (arXiv 2004.11362, its L_out). With soft targets a word counts in the second mean by
 min(1, m_u): a word that no draw would likely pick weighs little.
 
-Pure functions of tensors, but for the head. With a process group the negatives are those of all ranks: every rank
-holds all words and only its own visual tokens, and two numbers a word are sent (`contrast`). Loss
-and gradients equal those of one process that holds everything.
+Pure functions of tensors, but for the head. With a process group the negatives are those of all
+ranks: every rank holds all words and only its own visual tokens, and two numbers a word are sent
+(`contrast`). Loss and gradients equal those of one process that holds everything.
 
 Shape letters: N own patches (rows), U distinct words (columns), M pairs of all ranks, K targets of
 a patch, J words of its top n, D hidden size, L tokens of a word.
