@@ -255,22 +255,16 @@ def test_command_prints_a_table_and_the_flags_and_writes_all_numbers(files, monk
     assert "top-1" in printed and max(map(len, printed.splitlines())) <= 200
 
 
-def test_without_truth_there_is_no_precision(files, monkeypatch, capsys):
-    plant_captions(files)
-    run(files, monkeypatch, "--sea_features", "value", output=files.folder / "q.json")
-    results = json.loads((files.folder / "q.json").read_text())
-    assert results["rows"][0]["precision"] is None
-    printed = capsys.readouterr().out
-    assert "top-1" not in printed and "chosen" in printed
-
-
 def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys):
     """The captions of the untrained encoder's images are any words."""
+    output = files.folder / "q.json"
     with pytest.raises(UserError, match=r"nothing is chosen. Ways out"):
-        run(files, monkeypatch, output=files.folder / "q.json")
-    results = json.loads((files.folder / "q.json").read_text())
-    assert results["chosen"] is None and len(results["rows"]) == len(FEATURES) * 2 * 2 * 5
-    assert "every kind" in capsys.readouterr().out
+        run(files, monkeypatch, "--sea_features", "vanilla", "qq", output=output)
+    results = json.loads(output.read_text())
+    assert results["chosen"] is None and len(results["rows"]) == 2 * 2 * 2 * 5
+    assert results["rows"][0]["precision"] is None
+    printed = capsys.readouterr().out
+    assert "every kind" in printed and "top-1" not in printed
 
 
 @pytest.mark.parametrize(
@@ -293,11 +287,17 @@ def test_bad_flags_are_named(files, monkeypatch, changes, message):
         run(files, monkeypatch, **changes)
 
 
-def test_truth_of_another_grid_or_of_other_images_is_named(files, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"images": {"0.jpg": [0] * 4}}, r"'0\.jpg' has 4 patches there"),
+        ({"grid": [1, 9]}, "1 x 9 patches, the vision tower makes 3 x 3"),
+    ],
+)
+def test_a_truth_of_other_patches_is_refused(files, monkeypatch, change, fault):
     path = files.folder / "truth.json"
-    files.truth["images"]["0.jpg"] = [0] * 4
-    path.write_text(json.dumps(files.truth))
-    with pytest.raises(UserError, match=r"--truth .*'0\.jpg' has 4 patches there"):
+    path.write_text(json.dumps(files.truth | change))
+    with pytest.raises(UserError, match=f"--truth .*{fault}"):
         run(files, monkeypatch, truth=path)
 
 
@@ -330,10 +330,3 @@ def test_table_marks_the_chosen_row(capsys):
     lines = capsys.readouterr().out.splitlines()
     marked = [line.split() for line in lines if line.lstrip().startswith(">")]
     assert [words[1:5] for words in marked] == [["value", "none", "+1", "2"]] * 2
-
-
-def test_a_truth_about_another_grid_is_refused(files, monkeypatch):
-    path = files.folder / "truth.json"
-    path.write_text(json.dumps(files.truth | {"grid": [1, 9]}))
-    with pytest.raises(UserError, match=r"--truth .*1 x 9 patches, the vision tower makes 3 x 3"):
-        run(files, monkeypatch, truth=path)
