@@ -11,6 +11,7 @@ Q words, D joint dimension.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,9 @@ from llava_sea.errors import UserError
 from llava_sea.labels.options import CorpusOptions, ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import WordVectors
+from llava_sea.processes import Processes
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Loaded = tuple[Tensor, int] | str
@@ -133,6 +137,24 @@ def _join(images: Sequence[CorpusImage], loading: dict[int, Future[Loaded]]) -> 
         [item[1] for item in read.values()],
         {images[row].image: item for row, item in found.items() if isinstance(item, str)},
     )
+
+
+def own_device(device: str, ranks: Processes | None = None) -> str:
+    """Return the device of this process: a GPU of its own, or its share of the CPU's threads.
+
+    Raises:
+        UserError: if a GPU is wanted and none is visible.
+    """
+    ranks = ranks or Processes()
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cuda" and not count:
+        raise UserError("--device cuda: no GPU is visible; use --device cpu")
+    if count > 1 and ranks.count == 1:
+        logger.warning("one of %d GPUs is used: scripts/extract_labels.sh uses all", count)
+    if count:
+        return f"cuda:{ranks.local_rank % count}"
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
+    return "cpu"
 
 
 def load_encoder(options: CorpusOptions, device: str) -> PatchEncoder:

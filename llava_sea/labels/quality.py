@@ -22,10 +22,8 @@ Limits: a sample of the corpus; the mean patch of ``--sea_center corpus`` is the
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,17 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import QualityOptions, parse_flags
-from llava_sea.progress import Progress
-from llava_sea.ranges import check_range, whole
 from llava_sea.terminal import log_to, open_console, say
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from rich.table import Table
 
-    from llava_sea.labels.mine import CorpusImage
-    from llava_sea.labels.quality_measures import KnownTruth, Row, Sample
-
-logger = logging.getLogger("llava_sea.labels.quality")
+    from llava_sea.labels.quality_measures import Row
 
 ERRORS = 3.0  # standard errors taken off a recall; the best of a hundred rows is 2 by luck alone
 _WIDTH = 200  # columns of a file or a pipe, which have no width of their own
@@ -58,87 +51,6 @@ place     lift: a drawn label is in its own half's caption / in the other half's
 _TRUTH = """
 top-1, n  share of the best, of all kept labels that are true; drawn: of those that eq. 9 draws;
           each for object patches / background patches / all"""
-
-
-def measure_quality(options: QualityOptions) -> list[Row]:
-    """Measure every kind of label that the options name: features x centre x sign x n.
-
-    Raises:
-        UserError: if the flags, the data or an image are wrong.
-    """
-    from llava_sea.labels.quality_measures import measure_features
-
-    options = options.resolved()
-    with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
-        sample = _sample(options, Path(folder))
-        rows: list[Row] = []
-        for name in options.sea_features:
-            with Progress(f"{name}: images", len(sample.images)) as progress:
-                rows += measure_features(sample, name, progress.update)
-        return rows
-
-
-def _sample(options: QualityOptions, folder: Path) -> Sample:
-    from llava_sea.data.images import look_for_images
-    from llava_sea.data.records import load_records
-    from llava_sea.labels.extract import own_device
-    from llava_sea.labels.mine import ImageLoader, distinct_images, load_encoder, spread
-    from llava_sea.labels.occurrence import find_occurrences
-    from llava_sea.labels.quality_measures import Sample
-    from llava_sea.labels.text_features import TextEncoder, encode_to_disk
-    from llava_sea.labels.words_file import read_words
-
-    words = [entry.word for entry in read_words(options.words)]
-    why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
-    check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
-    images, captions = distinct_images(load_records(options.data_path))
-    look_for_images(options.image_folder, images)
-    captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
-    chosen = spread(captioned, options.num_images)
-    if len(chosen) < 2:
-        raise UserError(
-            f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
-            "quality is measured by captions, and two are needed"
-        )
-    height, width = ImageLoader(options).transform.geometry()["resolution"]
-    encoder = load_encoder(options, own_device(options.device))
-    grid = encoder.grid_of(height, width)
-    if grid[1] < 2:
-        raise UserError(f"a grid of {grid[0]} x {grid[1]} patches has no left and right half")
-    sample = [image for image, _ in chosen]
-    truth = _open_truth(options.truth, sample, words, grid)
-    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
-    vectors = encode_to_disk(folder, texts, words, options.word_template)
-    words_QD = vectors.load(encoder.model.device)
-    occurrences = find_occurrences([caption for _, caption in chosen], words)
-    return Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
-
-
-def _open_truth(
-    path: str | None, images: list[CorpusImage], words: list[str], grid: tuple[int, int]
-) -> KnownTruth | None:
-    if path is None:
-        return None
-    import numpy as np
-
-    from llava_sea.labels.occurrence import Truth
-    from llava_sea.labels.quality_measures import KnownTruth
-
-    patches = range(grid[0] * grid[1])
-    truth = Truth(path, "--truth")
-    truth.check_grid(grid)
-    for image in images:
-        truth.check(image.image, len(patches))
-    id_of = {word: number for number, word in enumerate(words)}
-    sets: dict[frozenset[str], int] = {}
-    set_IP = np.array(
-        [[sets.setdefault(truth.words(p.image, i), len(sets)) for i in patches] for p in images]
-    )
-    right_SQ = np.zeros((len(sets), len(words)), bool)
-    for true_words, number in sets.items():
-        right_SQ[number, [id_of[word] for word in true_words if word in id_of]] = True
-    object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in images])
-    return KnownTruth(right_SQ, set_IP, object_IP)
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
@@ -159,9 +71,7 @@ def _best_n(rows: Sequence[Row]) -> Row:
 
 def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     """Print every kind of label at its best n, the chosen kind at every n, and a legend."""
-    console = open_console(file=sys.stdout)
-    if not console.is_terminal:
-        console = open_console(file=sys.stdout, width=_WIDTH)
+    console = open_console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)
     kinds = dict.fromkeys(row.kind for row in rows)
     console.print("every kind at its n of highest place lift")
     some = [_best_n([row for row in rows if row.kind == kind]) for kind in kinds]
@@ -239,6 +149,8 @@ def main() -> None:
     """Run the command."""
     options = parse_options().resolved()
     from transformers.utils import logging as transformers_logging
+
+    from llava_sea.labels.quality_measures import measure_quality
 
     transformers_logging.disable_progress_bar()
     log_to(sys.stdout)

@@ -30,6 +30,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,12 +39,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llava_sea.data.images import look_for_images
+from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
-from llava_sea.labels.calibration import mean_patch
-from llava_sea.labels.mine import CorpusImage, ImageLoader, encode_batches, mine_batch
+from llava_sea.labels.mine import (
+    CorpusImage,
+    ImageLoader,
+    distinct_images,
+    encode_batches,
+    load_encoder,
+    mine_batch,
+    own_device,
+    spread,
+)
+from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.labels.options import CENTERS, QualityOptions
 from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.prepare import mean_patch
 from llava_sea.labels.sign import Floats, LiftMeasure, caption_rates, measure_lift, spread_words
+from llava_sea.labels.text_features import TextEncoder, encode_to_disk
+from llava_sea.labels.words_file import read_words
+from llava_sea.progress import Progress
+from llava_sea.ranges import check_range, whole
 
 SIGNS = (1, -1)
 
@@ -228,6 +246,64 @@ def _standard_error(values: Floats) -> float:
 
 def _share(part: float, whole: int) -> float:
     return part / whole if whole else math.nan
+
+
+def measure_quality(options: QualityOptions) -> list[Row]:
+    """Measure every kind of label that the options name: features x centre x sign x n.
+
+    Raises:
+        UserError: if the data, an image, the words or the truth are wrong.
+    """
+    words = [entry.word for entry in read_words(options.words)]
+    why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
+    check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
+    images, captions = distinct_images(load_records(options.data_path))
+    look_for_images(options.image_folder, images)
+    captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
+    chosen = spread(captioned, options.num_images)
+    if len(chosen) < 2:
+        raise UserError(
+            f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
+            "quality is measured by captions, and two are needed"
+        )
+    height, width = ImageLoader(options).transform.geometry()["resolution"]
+    encoder = load_encoder(options, own_device(options.device))
+    grid = encoder.grid_of(height, width)
+    if grid[1] < 2:
+        raise UserError(f"a grid of {grid[0]} x {grid[1]} patches has no left and right half")
+    sample = [image for image, _ in chosen]
+    truth = None if options.truth is None else _open_truth(options.truth, sample, words, grid)
+    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
+    occurrences = find_occurrences([caption for _, caption in chosen], words)
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
+        vectors = encode_to_disk(Path(folder), texts, words, options.word_template)
+        words_QD = vectors.load(encoder.model.device)
+        made = Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
+        for name in options.sea_features:
+            with Progress(f"{name}: images", len(sample)) as progress:
+                rows += measure_features(made, name, progress.update)
+    return rows
+
+
+def _open_truth(
+    path: str, images: list[CorpusImage], words: list[str], grid: tuple[int, int]
+) -> KnownTruth:
+    patches = range(grid[0] * grid[1])
+    truth = Truth(path, "--truth")
+    truth.check_grid(grid)
+    for image in images:
+        truth.check(image.image, len(patches))
+    id_of = {word: number for number, word in enumerate(words)}
+    sets: dict[frozenset[str], int] = {}
+    set_IP = np.array(
+        [[sets.setdefault(truth.words(p.image, i), len(sets)) for i in patches] for p in images]
+    )
+    right_SQ = np.zeros((len(sets), len(words)), bool)
+    for true_words, number in sets.items():
+        right_SQ[number, [id_of[word] for word in true_words if word in id_of]] = True
+    object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in images])
+    return KnownTruth(right_SQ, set_IP, object_IP)
 
 
 def measure_features(

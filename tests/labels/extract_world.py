@@ -27,7 +27,7 @@ from transformers import (
 from llava_sea import processes
 from llava_sea.alignment import LabelStore
 from llava_sea.errors import ERROR_FILE, run_command
-from llava_sea.labels import calibration, extract, state  # noqa: F401  before the forks
+from llava_sea.labels import extract, prepare  # noqa: F401  before the forks
 from llava_sea.labels.options import ExtractOptions
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)

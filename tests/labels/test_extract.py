@@ -168,12 +168,12 @@ def test_folder_with_other_things_is_not_touched(world, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["parameters.json", "words.json", "sign.json"])
 def test_a_damaged_state_is_one_line(world, monkeypatch, name, content):
-    from llava_sea.labels import calibration
+    from llava_sea.labels import prepare
     from llava_sea.labels.state import work_folder
 
     path = work_folder(Path(world.output_dir)) / name
     auto = using(world, sea_sign="auto")
-    monkeypatch.setattr(calibration, "measure_sign", lambda *_: 1 / 0)
+    monkeypatch.setattr(prepare, "measure_sign", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # cut off
         extract_labels(auto)
     path.write_bytes(content)

@@ -10,10 +10,10 @@ from llava_sea.alignment.label_store import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
-from llava_sea.labels.calibration import mean_patch
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.mine import distinct_images, spread
 from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.prepare import mean_patch
 from llava_sea.labels.text_features import TextEncoder
 
 
@@ -91,7 +91,7 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     def forbidden(*_):
         raise AssertionError("the mean was taken a second time")
 
-    monkeypatch.setattr("llava_sea.labels.calibration.mean_patch", forbidden)
+    monkeypatch.setattr("llava_sea.labels.prepare.mean_patch", forbidden)
     first = LabelStore(extract_labels(centred))
     np.testing.assert_array_equal(np.load(path), kept)
     monkeypatch.undo()
@@ -111,7 +111,7 @@ def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
         seen.extend(patches for _, patches in images)
         raise UserError("seen")
 
-    monkeypatch.setattr("llava_sea.labels.calibration.measure_sign", spy)
+    monkeypatch.setattr("llava_sea.labels.prepare.measure_sign", spy)
     with pytest.raises(UserError, match="seen"):
         extract_labels(dataclasses.replace(centred, sea_sign="auto"))
     mean = torch.cat(seen).flatten(0, 1).mean(0)
