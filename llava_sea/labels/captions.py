@@ -3,8 +3,8 @@
 - `*.json`: a list, LLaVA's layout; the captions are the `gpt` turns of `conversations`.
 - `*.jsonl`: one a line: such a record, a JSON string, or an object with `caption` or `text`.
 - `*.txt`: one caption a line.
-Limits: UTF-8. A JSON list is held in memory while its captions are counted, the other files are
-read by line. A record or line without a caption is an error that names it, never skipped.
+Limits: UTF-8. A JSON list is held in memory, the other files are read by line. A record or line
+without a caption is an error that names it, never skipped.
 """
 
 from __future__ import annotations
@@ -66,9 +66,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Lines end with \n or \r\n only: the other characters at which `str.splitlines` cuts may stand
     inside a caption.
-
-    Raises:
-        UserError: the file cannot be read or a byte is not UTF-8.
     """
     number = 0
     try:

@@ -63,11 +63,7 @@ class LoadedBatch(NamedTuple):
 
 
 def distinct_images(records: Iterable[Record]) -> tuple[list[CorpusImage], list[str]]:
-    """List the corpus's images once each, and the text of the answers in the same record.
-
-    Raises:
-        UserError: if no record has an image.
-    """
+    """List the corpus's images once each, and the text of the answers in the same record."""
     captions: dict[CorpusImage, str] = {}
     seen: set[str] = set()
     for record in records:
@@ -96,11 +92,7 @@ class ImageLoader:
         )
 
     def batches(self, images: Sequence[CorpusImage]) -> Iterator[LoadedBatch]:
-        """Yield the images in order, a batch at a time; the next two batches are loaded ahead.
-
-        Raises:
-            UserError: for an image that cannot be read, unless `on_bad_image` is ``skip``.
-        """
+        """Yield the images in order, a batch at a time; the next two batches are loaded ahead."""
         size = self.options.batch_size
         ahead: deque[dict[int, Future[Loaded]]] = deque()
         pool = ThreadPoolExecutor(self.options.loader_threads)
@@ -140,11 +132,7 @@ def _join(images: Sequence[CorpusImage], loading: dict[int, Future[Loaded]]) -> 
 
 
 def own_device(device: str, ranks: Processes | None = None) -> str:
-    """Return the device of this process: a GPU of its own, or its share of the CPU's threads.
-
-    Raises:
-        UserError: if a GPU is wanted and none is visible.
-    """
+    """Return the device of this process: a GPU of its own, or its share of the CPU's threads."""
     ranks = ranks or Processes()
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device == "cuda" and not count:
@@ -173,9 +161,6 @@ def encode_batches(
     """Yield batches of images with their patch features ``(B, P, D)``, None if none is left.
 
     `center_D` (``--sea_center``) is subtracted from every patch.
-
-    Raises:
-        UserError: for an image that cannot be read or has features that are no finite numbers.
     """
     for batch in loader.batches(images):
         patches_BPD = None
@@ -230,12 +215,7 @@ class Plan:
 def mine_shards(
     plan: Plan, shards: Sequence[int], encoder: PatchEncoder, report: Callable[[int], object]
 ) -> None:
-    """Mine and write shards; `report` gets the number of images done since its last call.
-
-    Raises:
-        UserError: for an image that cannot be read or has features that are no finite numbers.
-        OSError: if the disk takes no more.
-    """
+    """Mine and write shards; `report` gets the number of images done since its last call."""
     options = plan.options
     assert options.sea_features is not None and options.sea_top_n is not None
     loader = ImageLoader(options)

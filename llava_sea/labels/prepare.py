@@ -68,9 +68,6 @@ def prepare(
     """Return the plan and the manifest's fields, None if the labels are complete; and the encoder.
 
     `held` takes the folder's lock.
-
-    Raises:
-        UserError: if the data, an image, the words or the output folder are wrong.
     """
     output = Path(options.output_dir)
     check_folder(output, "--output_dir")
@@ -147,11 +144,7 @@ def _copy_words(source: Path, output: Path, sha256: str) -> None:
 
 
 def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
-    """Return the mean of all patches of batches ``(B, P, D)``, which are not centred.
-
-    Raises:
-        UserError: if there is no patch.
-    """
+    """Return the mean of all patches of batches ``(B, P, D)``, which are not centred."""
     total, count = None, 0
     for patches_BPD in batches:
         part_D = patches_BPD.double().sum((0, 1)).cpu().numpy()
@@ -168,11 +161,7 @@ def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
 def find_center(
     output: Path, options: ExtractOptions, encoder: PatchEncoder, images: list[CorpusImage]
 ) -> NDArray[np.float32] | None:
-    """Return the vector to subtract: None, an earlier run's, or a new one.
-
-    Raises:
-        UserError: if no image can be read, or the kept vector is damaged.
-    """
+    """Return the vector to subtract: None, an earlier run's, or a new one."""
     if options.sea_center == "none":
         return None
     path = output / "center.npy"

@@ -200,15 +200,8 @@ def measure_place(
 ) -> Place:
     """Compare the labels of mosaics with their halves' captions.
 
-    Args:
-        ids_IPN: labels of each mosaic's patches.
-        chance_IPN: their chances to be drawn, from `draw_chances`.
-        grid: rows and columns of patches.
-        left: ids of the words in the left half's caption, for each mosaic.
-        right: the same of the right half.
-
-    Returns:
-        The two measures; nan where no caption has a word to itself, or nothing was drawn.
+    `left` and `right` are the ids of the words in each half's caption, for each mosaic; chances are
+    from `draw_chances`. nan where no caption has a word to itself, or nothing was drawn.
     """
     is_left_P = np.arange(ids_IPN.shape[1]) % grid[1] < grid[1] // 2
     own_I, other_I = np.zeros(len(ids_IPN)), np.zeros(len(ids_IPN))
@@ -313,9 +306,6 @@ def measure_features(
 
     Images and their mosaics are mined once for each kind with the largest n; a smaller n is the
     beginning of the same list. `progress` gets the number of images done since its last call.
-
-    Raises:
-        UserError: if fewer than two images can be read, or one cannot and must be.
     """
     options, encoder, loader = sample.options, sample.encoder, ImageLoader(sample.options)
     batches = encode_batches(encoder, loader, sample.images, features)

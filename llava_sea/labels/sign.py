@@ -69,10 +69,8 @@ def caption_rates(
 ) -> tuple[Floats, Floats]:
     """Return the share of each image's labels in its own caption, and in another on average.
 
-    Args:
-        labels_IPN: word ids; -1 is a dropped label.
-        numbers: which of the captions are the images' own.
-        occurrences: ids of the words in each caption of the sample, from `find_occurrences`.
+    A label of -1 is dropped; `numbers` are those of the images' own captions among all of the
+    sample, whose words `occurrences` are (from `find_occurrences`).
     """
     length = 1 + max(int(labels_IPN.max()), *(ids.max(initial=-1) for ids in occurrences))
     count_Q = np.bincount(np.concatenate(occurrences), minlength=length)
@@ -144,9 +142,6 @@ def measure_sign(
         words: the word list.
         words_QD: its joint-space features, on the device of the patches.
         top_n: labels kept for a patch.
-
-    Raises:
-        UserError: if there are fewer than two images with captions.
     """
     occurrences = find_occurrences(captions, words)
     sample_QD, prepared = spread_words(words_QD), prepare_words(words_QD)

@@ -24,11 +24,7 @@ def work_folder(output: Path) -> Path:
 
 
 def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
-    """Say whether the folder holds the finished labels of these parameters.
-
-    Raises:
-        UserError: if it holds the labels of other parameters.
-    """
+    """Say whether the folder holds the finished labels of these parameters."""
     path = output / "manifest.json"
     if not path.is_file():
         return False
@@ -74,11 +70,7 @@ def plain(value: Any) -> Any:
 
 
 def read_state(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object that an earlier run left.
-
-    Raises:
-        UserError: if it is damaged, or one of `keys` is missing.
-    """
+    """Read a JSON object that an earlier run left."""
     try:
         found: dict[str, Any] = read_json(path)
         if not isinstance(found, dict):

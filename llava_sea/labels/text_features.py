@@ -149,11 +149,7 @@ class WordVectors(NamedTuple):
 def encode_to_disk(
     folder: Path, texts: TextEncoder, words: Sequence[str], template: str
 ) -> WordVectors:
-    """Encode the words of an extraction into its `folder`, unless an earlier run did.
-
-    Raises:
-        UserError: if no word fits the text tower.
-    """
+    """Encode the words of an extraction into its `folder`, unless an earlier run did."""
     path, note = folder / "words.npy", folder / "words.json"
     if note.is_file() and path.is_file():  # the note is written last
         return WordVectors(str(path), read_state(note, "too_long")["too_long"])

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.files import check_folder
@@ -69,21 +70,16 @@ class WordListOptions:
         check_ranges("labels.word_list", self)
 
 
-@dataclass(frozen=True)
-class WordListSummary:
+class WordListSummary(NamedTuple):
     """Counts of a word list's rows and of its sources."""
 
     captions: int
+    entries: int  # words, phrases and those from the list of common words alone
     words: int
     phrases: int
     from_list: int
     stopped: int
     sha256: str
-
-    @property
-    def entries(self) -> int:
-        """Rows of the list."""
-        return self.words + self.phrases + self.from_list
 
 
 def build_word_list(options: WordListOptions) -> WordListSummary:
@@ -127,18 +123,14 @@ def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> Wor
         )
     kinds = Counter(row.pos if row.pos in (PHRASE, LIST_POS) else "word" for row in rows)
     sha256 = write_words(output, rows)
-    return WordListSummary(
-        num_captions, kinds["word"], kinds[PHRASE], kinds[LIST_POS], stopped, sha256
-    )
+    counted = (kinds["word"], kinds[PHRASE], kinds[LIST_POS])
+    return WordListSummary(num_captions, len(rows), *counted, stopped, sha256)
 
 
 def count_batches(paths: Sequence[Path], options: WordListOptions) -> Iterator[tuple[int, Counts]]:
     """Yield the size and the counts of each batch of captions, in corpus order.
 
     Tagging is Python all the way, so several processes do it, unless there is a single batch.
-
-    Raises:
-        UserError: from the corpus, or a worker process was killed.
     """
     captions = chain.from_iterable(map(read_captions, paths))
     batches = iter(lambda: list(islice(captions, BATCH)), [])
