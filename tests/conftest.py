@@ -14,8 +14,6 @@ import socket
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,18 +66,6 @@ def pytest_runtest_call() -> Generator[None, object, object]:
         return (yield)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> ForkServerContext:
-    """A context whose processes are forked from one that has imported what ranks need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["extract_world", "rank_world"])
-    folders = [str(REPO / "tests" / name) for name in ("labels", "alignment")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([*folders, *sys.path]))
-        forkserver.ensure_running()
-    return context
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,20 @@
-"""Ranks that are forked from a process which has imported everything."""
-
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from rank_world import run_rank
+import torch
+import torch.distributed as dist
 
 
 @pytest.fixture
-def in_ranks(fork_server, tmp_path):
-    """Call a function of `rank_world` in each of several ranks; return what each found."""
+def in_ranks(fork, tmp_path):
+    """Call a function in each of several ranks; return what each found."""
 
     def call(work, world):
-        results = fork_server.Queue()
-        ranks = [
-            fork_server.Process(target=run_rank, args=(work, rank, world, tmp_path, results))
-            for rank in range(world)
-        ]
-        for rank in ranks:
-            rank.start()
-        found = dict(results.get(timeout=600) for _ in ranks)
-        for rank in ranks:
-            rank.join(600)
-        assert [rank.exitcode for rank in ranks] == [0] * world
-        return [found[rank] for rank in range(world)]
+        def main():
+            dist.init_process_group("gloo")
+            rank = dist.get_rank()
+            torch.save(work(rank, world), tmp_path / f"{rank}.pt")
+            dist.destroy_process_group()
+
+        assert [rank.process.exitcode for rank in fork(main, count=world)] == [0] * world
+        return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
     return call

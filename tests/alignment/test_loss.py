@@ -1,32 +1,104 @@
 """The loss against loops over patches and words: value and gradient, one process and several."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_world import (
-    MODES,
-    PAIR_OPTIONS,
-    ROOM,
-    collated,
-    loss_of,
-    losses,
-    make,
-    samples,
-    visual_of,
-)
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from llava_sea.alignment import (
     AlignmentHead,
-    PairOptions,
     PatchWords,
     contrast,
     infonce,
     symmetric_infonce,
     word_targets,
 )
+
+
+class Case(NamedTuple):
+    """A batch for `infonce`, or one of pairs for `symmetric_infonce`: then `valid` is there."""
+
+    visual: Tensor
+    text: Tensor
+    log_scale: Tensor
+    words: PatchWords
+    valid: Tensor | None = None
+
+    def loss(self, **options):
+        if self.valid is not None:
+            return symmetric_infonce(self.visual, self.text, self.log_scale, self.valid, **options)
+        return infonce(self.visual, self.text, self.log_scale, self.words, **options)
+
+    def reference(self):
+        """The two means of the module's docstring."""
+        visual, text, log_scale, labels, valid = self
+        text = text if valid is None else text[valid]
+        words = labels.word_U.tolist()
+        targets = []  # of each patch: {column: weight}
+        for ids, weights in zip(labels.label_NK.tolist(), labels.weight_NK.tolist(), strict=True):
+            found: dict[int, float] = {}
+            for word, weight in zip(ids, weights, strict=True):
+                if weight > 0:
+                    column = words.index(word)
+                    found[column] = found.get(column, 0.0) + weight / sum(weights)
+            targets.append(found)
+        rows = [n for n, found in enumerate(targets) if found]
+        if not rows:
+            return 0 * (visual.sum() + log_scale)
+        logits = log_scale.exp() * normalize(visual, dim=-1) @ normalize(text, dim=-1).T
+
+        def is_seen(n, u):
+            own = [] if labels.own_NJ is None else labels.own_NJ[n].tolist()
+            return u in targets[n] or words[u] not in own
+
+        to_word = []
+        for n in rows:
+            seen = torch.stack([logits[n, u] for u in range(len(words)) if is_seen(n, u)])
+            to_word.append(
+                -sum(t * (logits[n, u] - seen.logsumexp(0)) for u, t in targets[n].items())
+            )
+        to_patch, counts = [], []
+        for u in range(len(words)):
+            mass = sum(targets[n].get(u, 0.0) for n in rows)
+            if mass == 0:
+                continue
+            seen = torch.stack([logits[n, u] for n in rows if is_seen(n, u)])
+            log_q = {n: logits[n, u] - seen.logsumexp(0) for n in rows if u in targets[n]}
+            counts.append(min(1.0, mass))
+            to_patch.append(counts[-1] * -sum(targets[n][u] / mass * q for n, q in log_q.items()))
+        return (sum(to_word) / len(rows) + sum(to_patch) / sum(counts)) / 2
+
+
+def make(num_patches, kind, seed=0, share_valid=0.8):
+    """A case of a kind; there are so few words that patches share them, but for ``pairs``."""
+    rng = torch.Generator().manual_seed(seed)
+    visual = torch.randn(num_patches, 6, generator=rng).requires_grad_()
+    valid = torch.rand(num_patches, generator=rng) < share_valid
+    log_scale = torch.tensor(1.3, requires_grad=True)
+    if kind == "pairs":
+        pair, text = torch.arange(num_patches), torch.randn(num_patches, 6, generator=rng)
+        words = PatchWords(pair[:, None], valid[:, None], pair[valid])
+        return Case(visual, text, log_scale, words, valid)
+    vocabulary = torch.arange(9) * 3 + 2
+    top = vocabulary[torch.randint(9, (num_patches, 4), generator=rng)]
+    label, weight = top[:, :1], valid[:, None]
+    if kind == "soft":
+        weight = torch.rand(num_patches, 4, generator=rng) * valid[:, None]
+        top[:, 2], weight[:, 2] = -1, 0  # not a label
+        label = top
+    elif kind == "masked":
+        top[:, 3] = -1  # no label
+    word = label[weight > 0].unique()
+    text = torch.randn(len(word), 6, generator=rng)
+    own = top if kind == "masked" else None
+    return Case(visual, text, log_scale, PatchWords(label, weight, word, own_NJ=own))
+
 
 KINDS = ["pairs", "drawn", "soft", "masked"]
 keeping_or_not = pytest.mark.parametrize("keep_logits", [True, False])
@@ -195,20 +267,6 @@ def test_what_does_not_fit_is_refused():
         symmetric_infonce(visual, torch.ones(4, 6), log_scale)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"positives": "two"}, "one, all"),
-        ({"targets": "hard"}, "drawn, soft"),
-        ({"targets": "soft"}, "needs positives all"),
-        ({"targets": "soft", "positives": "all", "mask_own_top_n": True}, "none is a negative"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        PairOptions(**values)
-
-
 @pytest.mark.parametrize("padding", [0.5, math.nan, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dtype):
@@ -225,11 +283,44 @@ def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dt
     torch.testing.assert_close(embedded, before, equal_nan=True)
 
 
+MODES = [
+    (kind, keep, share)
+    for kind in ("pairs", "drawn", "soft", "masked")
+    for keep in (True, False)
+    for share in (1.0, 0.8, 0.1)
+]
+
+
+def losses(rank, world):
+    """A rank's shares of the losses, its gradients and the bytes that it sent, for all modes."""
+    sent, all_reduce, found = [], dist.all_reduce, []
+
+    def counted(tensor, *args, **kwargs):
+        sent.append(tensor.numel() * tensor.element_size())
+        return all_reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    for kind, keep_logits, share in MODES:
+        case = make(12, kind, share_valid=share)
+        part = {
+            name: ids.chunk(world)[rank]
+            for name in ("label_NK", "weight_NK", "own_NJ")
+            if (ids := getattr(case.words, name)) is not None
+        }
+        own = case.visual.detach().chunk(world)[rank].clone().requires_grad_()
+        mine = case._replace(visual=own, words=case.words._replace(**part))
+        loss = mine.loss(group=dist.group.WORLD, chunk=5, keep_logits=keep_logits)
+        grads = torch.autograd.grad(loss, [own, case.log_scale])
+        found.append(([loss.detach(), *grads], sum(sent)))
+        sent.clear()
+    return found
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_global_negatives_equal_one_process(world, in_ranks):
     ranks = in_ranks(losses, world)
     for number, (kind, _, share) in enumerate(MODES):
-        parts = [[torch.tensor(t) for t in found[number][0]] for found in ranks]
+        parts = [found[number][0] for found in ranks]
         case = make(12, kind, share_valid=share)
         expected = case.reference()
         want = torch.autograd.grad(expected, [case.visual, case.log_scale])
@@ -240,21 +331,3 @@ def test_global_negatives_equal_one_process(world, in_ranks):
         # Two float32 numbers and a float64 a column, and the number of rows.
         assert {found[number][1] for found in ranks} == {8 + 16 * len(case.words.word_U)}
     assert make(12, "pairs", share_valid=0.1).valid.sum() < world, "some rank has no pair"
-
-
-def test_global_negatives_of_the_collators_batches_equal_one_process(in_ranks):
-    """Two processes with an image each against one with both."""
-    ranks = in_ranks(collated, 2)
-    counts = [len(sample["sea_label"]) for sample in samples()]
-    for kind, options in PAIR_OPTIONS.items():
-        parts = [[torch.as_tensor(v) for v in rank[kind]] for rank in ranks]
-        rows = torch.cat([visual_of(n)[:count] for n, count in enumerate(counts)])
-        visual = torch.cat([rows, torch.ones(2 * ROOM - len(rows), 6)]).requires_grad_()
-        loss, grad, grad_scale, num_pairs = loss_of(samples(), options, 2 * ROOM, visual)
-        assert int(num_pairs) == int(parts[0][3]) == int(parts[1][3]) > 3, kind
-        torch.testing.assert_close(parts[0][0] + parts[1][0], loss, msg=kind)
-        found = torch.cat([part[1][:count] for part, count in zip(parts, counts, strict=True)])
-        torch.testing.assert_close(found, grad[: sum(counts)], msg=kind)
-        torch.testing.assert_close(parts[0][2] + parts[1][2], grad_scale, msg=kind)
-        for part, count in zip(parts, counts, strict=True):
-            assert part[1][count:].abs().sum() == 0

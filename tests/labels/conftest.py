@@ -1,9 +1,8 @@
-"""The world of the extraction's tests, made once, and a server that forks ranks."""
+"""The world of the extraction's tests, made once, and ranks that are forked."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -41,19 +40,11 @@ def labelled(made_world, tmp_path_factory):
 
 
 @pytest.fixture
-def fork(fork_server):
-    """Start `run_rank` in forked processes."""
+def extracting(fork):
+    """Start an extraction's ranks; `launcher` is the process that they take for theirs."""
 
-    def start(options, count=1, **more):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        ranks = [
-            fork_server.Process(target=run_rank, args=(options, rank, count, port), kwargs=more)
-            for rank in range(count)
-        ]
-        for rank in ranks:
-            rank.start()
-        return ranks
+    def start(options, count=1, launcher=None):
+        ranks = fork(run_rank, options, launcher, count=count, wait=False)
+        return [rank.process for rank in ranks]
 
     return start

@@ -1,4 +1,4 @@
-"""A corpus of small images and an untrained CLIP, as files, and ranks that are forked."""
+"""A corpus of small images and an untrained CLIP, as files, and the work of a rank."""
 
 import dataclasses
 import json
@@ -9,25 +9,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-import torch.distributed
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    AutoImageProcessor,  # noqa: F401  before the forks
-    AutoTokenizer,  # noqa: F401
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
     PreTrainedTokenizerFast,
-    SiglipModel,  # noqa: F401
 )
 
 from llava_sea import processes
 from llava_sea.alignment import LabelStore
-from llava_sea.errors import ERROR_FILE, run_command
-from llava_sea.labels import extract, prepare  # noqa: F401  before the forks
+from llava_sea.errors import ERROR_FILE
+from llava_sea.labels import extract
 from llava_sea.labels.options import ExtractOptions
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -86,22 +82,14 @@ def options_of(folder):
     )
 
 
-def run_rank(options, rank=0, count=1, port=0, launcher=None):
+def run_rank(options, launcher=None):
     """The work of a forked rank; `launcher` is the process that it takes for its launcher."""
     os.environ[ERROR_FILE] = options.data_path + ".errors"
-    torch.set_num_threads(1)
-    if count > 1:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     if launcher is not None:
         processes.launchers = lambda: [psutil.Process(launcher)]
-
-    def main():
-        ranks = processes.Processes.start()
-        extract.extract_labels(options, ranks)
-        ranks.stop()
-
-    run_command(main)
+    ranks = processes.Processes.start()
+    extract.extract_labels(options, ranks)
+    ranks.stop()
 
 
 def record(record_id, image, caption):
