@@ -7,32 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extract_world import NAMES, file_crc, same_store, using
+from extract_world import NAMES, encoded, file_crc, same_store, using
 
 from llava_sea.alignment.label_store import LabelStore
-from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.mine import CorpusImage, ImageLoader, encode_batches
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.labels.text_features import TextEncoder
 
 
 def test_labels_equal_a_naive_loop(labelled):
-    world, store = labelled, LabelStore(labelled.output_dir)
-    encoder = PatchEncoder.from_pretrained(world.vision_tower)
-    texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
-    words = torch.from_numpy(texts.encode_words(NAMES).features_QD)  # the long one can't be found
-    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
-    records = json.loads(Path(world.data_path).read_text())
-    names = list(dict.fromkeys(r["image"] for r in records if r["image"]))
-    assert store.images() == names and len(names) == 24
-    for name in names:
-        pixels = transform(load_image(world.image_folder, name, "x").image)
-        patches = encoder.encode_images(pixels[None], "value")[0]
-        scores, ids = (patches @ words.T).topk(5)
+    store = LabelStore(labelled.output_dir)
+    patches, words = encoded(labelled)
+    assert store.images() == list(patches) and len(patches) == 24
+    for name, patches_PD in patches.items():
+        scores, ids = (patches_PD @ words.T).topk(5)
         labels = store.read(name)
-        assert labels.crc32 == file_crc(world, name)
+        assert labels.crc32 == file_crc(labelled, name)
         kept = scores > 0
         np.testing.assert_allclose(labels.scores_PN, scores.clamp(min=0), atol=1e-3)
         np.testing.assert_array_equal(labels.ids_PN, torch.where(kept, ids, 0))

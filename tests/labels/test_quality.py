@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from extract_world import NAMES
+from extract_world import NAMES, encoded
 from torch.nn import functional as F
 
 from llava_sea.errors import UserError
@@ -207,22 +207,9 @@ def run(files, monkeypatch, *more, **changes):
 
 def plant_captions(files):
     """Captions that name what the encoder sees, so that something can be chosen."""
-    from llava_sea.data.images import ImageTransform, load_image
-    from llava_sea.labels.patch_features import PatchEncoder
-    from llava_sea.labels.text_features import TextEncoder
-
-    encoder = PatchEncoder.from_pretrained(files.flags["vision_tower"])
-    texts = TextEncoder.from_pretrained(files.flags["vision_tower"], encoder.model)
-    words_QD = torch.from_numpy(texts.encode_words(NAMES).features_QD)
-    transform = ImageTransform.from_pretrained(files.flags["vision_tower"], "square")
+    patches, words_QD = encoded(SimpleNamespace(**files.flags))
     path = Path(files.flags["data_path"])
     records = json.loads(path.read_text())
-    pixels = {
-        r["image"]: transform(load_image(files.flags["image_folder"], r["image"], "x").image)
-        for r in records
-        if r["image"]
-    }
-    patches = {n: encoder.encode_images(p[None], "value")[0] for n, p in pixels.items()}
     mean = torch.stack(list(patches.values())).flatten(0, 1).mean(0)
     for record in records:
         if record["image"]:

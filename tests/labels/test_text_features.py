@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from extract_world import TOWER, word_tokenizer
 from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
-    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
     SiglipTextConfig,
@@ -17,21 +16,11 @@ from transformers import (
 from llava_sea.errors import UserError
 from llava_sea.labels.text_features import TextEncoder
 
-TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
-VOCABULARY = ["<pad>", "<bos>", "<unk>", "<eos>", *"abcdefg", "photo", "of"]
 WORDS = ["a", "b c d", "c", "d e", "e f g a b", "g g"]
 
 
 def make_tokenizer(end=True):
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if end:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=9
-    )
+    return word_tokenizer([*"abcdefg", "photo", "of"], end)
 
 
 def make_clip():

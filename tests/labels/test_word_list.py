@@ -48,6 +48,11 @@ def build(output: Path, *files: Path, **options):
     )
 
 
+def fork_workers(monkeypatch):
+    forks = multiprocessing.get_context("fork")  # soon there
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forks)
+
+
 def test_the_list_equals_a_counter_over_all_captions(corpus, tmp_path):
     summary = build(tmp_path / "w.tsv", corpus)
     naive = Counter(word for text in captions(60) for word, _ in extract_entries(text))
@@ -60,6 +65,7 @@ def test_the_list_equals_a_counter_over_all_captions(corpus, tmp_path):
 
 
 def test_the_same_bytes_for_any_number_of_workers_and_any_batch(corpus, tmp_path, monkeypatch):
+    fork_workers(monkeypatch)
     contents = set()
     for workers, batch in ((1, 1), (1, 1000), (2, 9)):
         monkeypatch.setattr(word_list, "BATCH", batch)
@@ -157,8 +163,7 @@ def test_a_killed_worker_is_an_error_for_people(corpus, tmp_path, monkeypatch):
             worker.kill()
 
     monkeypatch.setattr(word_list, "BATCH", 2)
-    forks = multiprocessing.get_context("fork")  # soon there
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forks)
+    fork_workers(monkeypatch)
     monkeypatch.setattr(word_list.Progress, "update", kill_the_workers)
     with pytest.raises(UserError, match=r"worker process was killed .* --num_workers 1"):
         build(tmp_path / "w.tsv", corpus, num_workers=2)
