@@ -318,14 +318,10 @@ pathlib.Path(sys.argv[1], "started").touch()
 time.sleep(60)
 """
     words = ["bash", "-c", program, "-", str(repo), sys.executable, training, str(tmp_path)]
-    script = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as script:
+        while not (tmp_path / "started").exists() and script.poll() is None:
             time.sleep(0.02)
         script.terminate()
-        output, _ = script.communicate(timeout=20)
-    finally:
-        script.kill()
+        output, _ = script.communicate()
     assert (tmp_path / "saved").exists()
     assert (script.returncode, output) == (7, "")
