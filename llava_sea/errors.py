@@ -134,11 +134,7 @@ def run_command(main: Callable[[], object]) -> None:
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a library that not every installation has.
-
-    Raises:
-        UserError: if it is not installed, with the command that installs it.
-    """
+    """Import a library that not every installation has; a UserError says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -94,11 +94,7 @@ def _check(path: str | os.PathLike[str], found: os.stat_result, limit: int | Non
 
 
 def read_file(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
-    """Return the bytes of a regular file, as many as it has when it is opened.
-
-    Raises:
-        UserError: as `open_file`.
-    """
+    """Return a regular file's bytes, as many as it has when opened. Raises as `open_file`."""
     with open_file(path, limit) as file, _named(path):
         return file.read(os.fstat(file.fileno()).st_size)
 

@@ -125,13 +125,7 @@ RANGES: dict[str, dict[str, Range]] = {
 
 
 def check_ranges(command: str, options: object) -> None:
-    """Refuse options, a command's flags as attributes, that are out of their ranges.
-
-    None, and a flag that they do not have, pass.
-
-    Raises:
-        UserError: naming the flag, its value and its range.
-    """
+    """Check a command's flags, the options' attributes; those that are None or missing pass."""
     for flag, allowed in RANGES[command].items():
         given = getattr(options, flag, None)
         for value in given if isinstance(given, list | tuple) else [given]:

@@ -92,9 +92,6 @@ def patch_bounds(signed_MD: Tensor, words: PreparedWords, rounded: bool) -> Patc
 
     If the screen's operands are `rounded` to bfloat16, its output is, too, on the CPU, and stays
     float32 on CUDA.
-
-    Raises:
-        ValueError: if a patch is not finite.
     """
     unit = signed_MD.shape[1] * by_device(_UNIT, signed_MD)
     length_M = row_lengths(signed_MD)
@@ -113,11 +110,9 @@ def patch_bounds(signed_MD: Tensor, words: PreparedWords, rounded: bool) -> Patc
 
 
 def screen_cuts(nth_M: Tensor, bounds: PatchBounds) -> tuple[Tensor, Tensor]:
-    """From the n-th largest of a patch's screened values (of different words) bound two others.
+    """From the n-th largest screened value of a patch (of different words) bound two others.
 
-    Returns:
-        A lower bound on the n-th exact score, and on the screened value of every word that reaches
-        it.
+    The n-th exact score from below, and the screened value of every word that reaches it.
     """
     low_M = nth_M - bounds.output * nth_M.abs() - bounds.screen_M
     cut_M = low_M - bounds.screen_M

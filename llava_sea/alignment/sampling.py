@@ -78,11 +78,7 @@ def pair_generator(seed: int, epoch: int, record: int) -> np.random.Generator:
 
 
 def check_scores(scores: NDArray[np.floating]) -> None:
-    """Refuse scores that no label can be drawn by.
-
-    Raises:
-        ValueError: if one is NaN or infinite; minus infinity is not above 0, so it is no label.
-    """
+    """Raise a ValueError for a score of NaN or infinity; minus infinity is no label."""
     largest = scores.max(initial=0)  # NaN is the largest of all
     if not np.isfinite(largest):
         raise ValueError(f"a score is {largest}, labels are drawn by finite scores alone")
