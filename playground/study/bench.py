@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llava_sea.alignment import LabelStore, modality_integration_rate
-from llava_sea.alignment.options import PAPER, PairOptions
+from llava_sea.alignment.batch import PAPER, PairOptions
 from llava_sea.conversation import Template, get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid
@@ -25,7 +25,7 @@ from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
 from llava_sea.labels.occurrence import Truth
-from llava_sea.labels.word_list import read_words
+from llava_sea.labels.words_file import read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import SeaArguments
