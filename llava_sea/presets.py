@@ -12,8 +12,20 @@ from __future__ import annotations
 from typing import Any
 
 LABEL_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"sea_features": "vanilla", "sea_sign": "-1", "sea_center": "none", "sea_top_n": 10},
-    "best": {"sea_features": "value", "sea_sign": "auto", "sea_center": "none", "sea_top_n": 2},
+    "paper": {
+        "sea_features": "vanilla",
+        "sea_sign": "-1",
+        "sea_center": "none",
+        "sea_top_n": 10,
+        "sea_caption_share": 0.0,
+    },
+    "best": {
+        "sea_features": "value",
+        "sea_sign": "auto",
+        "sea_center": "none",
+        "sea_top_n": 2,
+        "sea_caption_share": 0.0,
+    },
 }
 """Flags of the extraction."""
 

@@ -102,6 +102,7 @@ RANGES: dict[str, dict[str, Range]] = {
     ),
     "labels.extract": _table(
         (whole(1), "sea_top_n sign_sample batch_size shard_size"),
+        (Range(0, 1, whole=False), "sea_caption_share"),
         (whole(-1), "local_rank"),
         (whole(1, 1024), "loader_threads"),
     ),

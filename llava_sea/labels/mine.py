@@ -195,6 +195,8 @@ class Plan:
     sign: int
     center_D: NDArray[np.float32] | None
     grid: tuple[int, int]
+    caption_words: list[NDArray[np.int64]] | None = None
+    """With ``--sea_caption_share`` the words of each image's caption."""
 
     @property
     def num_shards(self) -> int:
@@ -232,6 +234,17 @@ def mine_shards(
         ):
             if patches_BPD is not None:
                 found = mine_batch(patches_BPD, words, options.sea_top_n, plan.sign)
+                if plan.caption_words is not None and options.sea_caption_share:
+                    first = number * options.shard_size
+                    own = [plan.caption_words[first + row] for row in batch.rows]
+                    prefer_captions(
+                        *found,
+                        patches_BPD,
+                        words.words_QD,
+                        own,
+                        plan.sign,
+                        options.sea_caption_share,
+                    )
                 ids_IPN[batch.rows], scores_IPN[batch.rows] = found
                 crc_I[batch.rows] = batch.crc32s
             skipped |= batch.skipped
@@ -256,3 +269,38 @@ def mine_batch(
     shape = (*patches_BPD.shape[:2], -1)
     ids_BPN = torch.where(kept_MN, ids_MN, 0).view(shape).cpu().numpy().astype(np.uint32)
     return ids_BPN, torch.where(kept_MN, scores_MN, 0.0).view(shape).cpu().numpy()
+
+
+def prefer_captions(
+    ids_BPN: NDArray[np.uint32],
+    scores_BPN: NDArray[np.float32],
+    patches_BPD: Tensor,
+    words_QD: Tensor,
+    captions: Sequence[NDArray[np.int64]],
+    sign: int,
+    share: float,
+) -> None:
+    """Make a word of its image's caption a patch's only label, where it scores nearly as high.
+
+    Words that score 0 or less are no labels. Ours, not the paper's: the caption knows what is in
+    the image, the encoder where. In place.
+
+    Args:
+        ids_BPN: mined labels, best first.
+        scores_BPN: their scores.
+        patches_BPD: the patches that they were mined for.
+        words_QD: the word list's features.
+        captions: for each image the ids of the words in its caption.
+        sign: as in `mine_top_words`.
+        share: of the best label's score that the caption's best word must reach.
+    """
+    for image, ids_K in enumerate(captions):
+        if not len(ids_K):
+            continue
+        words_KD = words_QD[torch.from_numpy(ids_K).to(words_QD.device)].double()
+        scores_PK = sign * (patches_BPD[image].double() @ words_KD.T)
+        best_P, place_P = (found.cpu().numpy() for found in scores_PK.max(1))
+        taken_P = (best_P > 0) & (best_P >= share * scores_BPN[image, :, 0])
+        ids_BPN[image, taken_P], scores_BPN[image, taken_P] = 0, 0
+        ids_BPN[image, taken_P, 0] = ids_K[place_P[taken_P]]
+        scores_BPN[image, taken_P, 0] = best_P[taken_P]

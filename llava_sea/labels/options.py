@@ -77,7 +77,7 @@ class ExtractOptions(CorpusOptions):
 
     output_dir: str = flag("folder for the labels; an unfinished one is resumed", "")
     sea_preset: str = flag(
-        "values of the four flags below that are not given", "best", choices=tuple(LABEL_PRESETS)
+        "values of the five flags below that are not given", "best", choices=tuple(LABEL_PRESETS)
     )
     sea_features: str | None = flag(
         f"patch features in the joint space ({_by_preset('sea_features')})", choices=FEATURES
@@ -94,6 +94,12 @@ class ExtractOptions(CorpusOptions):
         choices=CENTERS,
     )
     sea_top_n: int | None = flag(f"words kept for each patch ({_by_preset('sea_top_n')})", type=int)
+    sea_caption_share: float | None = flag(
+        "a word of the image's own caption is a patch's only label where it scores at least this "
+        "share of the patch's best word; 0, the paper: captions of other images say as much "
+        f"({_by_preset('sea_caption_share')})",
+        type=float,
+    )
     sign_sample: int = flag(
         "images that --sea_sign auto and --sea_center corpus are measured on", 1000
     )

@@ -52,6 +52,7 @@ from llava_sea.labels.mine import (
     load_encoder,
     spread,
 )
+from llava_sea.labels.occurrence import find_occurrences
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.sign import choose_sign, finite, format_table, measure_sign
@@ -74,7 +75,7 @@ def prepare(
     images, captions = distinct_images(load_records(options.data_path))
     look_for_images(options.image_folder, images)
     encoder = load_encoder(options, device)
-    parameters = _parameters(options, images, encoder)
+    parameters = _parameters(options, images, captions, encoder)
     if state.is_complete(output, parameters):
         state.clean_up(output)  # a kill may have come just before it
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
@@ -101,11 +102,13 @@ def prepare(
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": options.data_path,
     }
-    return (Plan(options, images, vectors, sign, center_D, parameters["grid"]), fields), encoder
+    own = find_occurrences(captions, words) if options.sea_caption_share else None
+    plan = Plan(options, images, vectors, sign, center_D, parameters["grid"], own)
+    return (plan, fields), encoder
 
 
 def _parameters(
-    options: ExtractOptions, images: list[CorpusImage], encoder: PatchEncoder
+    options: ExtractOptions, images: list[CorpusImage], captions: list[str], encoder: PatchEncoder
 ) -> dict[str, Any]:
     """All that decides the labels; a resumed run must agree on it."""
     num_words = len(read_words(options.words))  # a broken list is an error before any is written
@@ -130,6 +133,9 @@ def _parameters(
     }
     if options.sea_sign == "auto" or options.sea_center != "none":
         parameters["sign_sample"] = options.sign_sample
+    if options.sea_caption_share:
+        parameters["caption_share"] = options.sea_caption_share
+        parameters["captions_sha256"] = hashlib.sha256("\0".join(captions).encode()).hexdigest()
     return parameters
 
 

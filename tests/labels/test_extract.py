@@ -30,6 +30,40 @@ def test_labels_equal_a_naive_loop(labelled):
         np.testing.assert_array_equal(labels.ids_PN, torch.where(kept, ids, 0))
 
 
+def test_a_word_of_the_caption_wins_where_it_scores_nearly_as_high(labelled, tmp_path):
+    """Against a loop over patches; captions are of the world's own words."""
+    records = json.loads(Path(labelled.data_path).read_text())
+    words = LabelStore(labelled.output_dir).words()
+    for number, record in enumerate(records):
+        said = f"{words[number % 60]} and {words[(7 * number + 3) % 60]}" if number % 5 else "none"
+        record["conversations"][1]["value"] = said
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(records))
+    options = using(
+        labelled, data_path=str(data), sea_caption_share=0.5, output_dir=str(tmp_path / "labels")
+    )
+    store, mined = LabelStore(extract_labels(options)), LabelStore(labelled.output_dir)
+    assert store.manifest["caption_share"] == 0.5
+    patches, vectors = encoded(labelled)
+    caption_of: dict[str, str] = {}
+    for record in records:
+        caption_of.setdefault(record.get("image", ""), record["conversations"][1]["value"])
+    taken = 0
+    for name, patches_PD in patches.items():
+        own = [i for i, word in enumerate(words) if word in caption_of[name].split()]
+        found, before = store.read(name), mined.read(name)
+        for patch, scores_Q in enumerate((patches_PD @ vectors.T).tolist()):
+            best = max(own, key=lambda i: scores_Q[i], default=None)
+            if best is None or not 0 < scores_Q[best] >= 0.5 * max(*scores_Q, 0):
+                assert found.ids_PN[patch].tolist() == before.ids_PN[patch].tolist()
+                continue
+            taken += 1
+            assert found.ids_PN[patch].tolist() == [best, 0, 0, 0, 0]
+            assert found.scores_PN[patch, 0] == pytest.approx(scores_Q[best], abs=1e-3)
+            assert not found.scores_PN[patch, 1:].any()
+    assert 20 < taken < 24 * 9 - 20
+
+
 def test_manifest_says_what_the_labels_are(labelled):
     world, store = labelled, LabelStore(labelled.output_dir)
     words, manifest = Path(world.words).read_bytes(), store.manifest
