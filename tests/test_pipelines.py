@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_sea.errors import UserError
+from playground import smollm2
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -89,6 +92,25 @@ def test_stage_1_goes_on_from_a_warm_start(tmp_path):
     first = next(row for row in logged if row["step"] == 1)
     assert first["sea_loss"] < rows[0]["sea_loss"] - 0.5
     assert first["temperature"] == pytest.approx(rows[-1]["temperature"], rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_a_real_llm_learns_in_the_miniature_world(tmp_path):
+    try:
+        smollm2.make()
+    except UserError as error:
+        pytest.skip(str(error)[:200])
+    flags = ("--max_steps", "2", "--per_device_train_batch_size", "2", "--sea_eval_samples", "4")
+    output = run_script("pretrain_sea.sh", tmp_path, *flags, LLM_SIZE="smollm2", EVAL_STEPS="2")
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().split("\n")
+        if line
+    ]
+    losses = [row["lm_loss"] for row in rows if "lm_loss" in row]
+    assert len(losses) == 2 and 3 < losses[0] < 8, "a real LLM knows English, not the image"
+    assert (tmp_path / "run" / "mm_projector.bin").is_file() and "report.html" in output
 
 
 def tune_and_ask(tmp_path: Path) -> None:
