@@ -1,10 +1,9 @@
 """Judges that grade an answer from 0.0 to 1.0, and the file that keeps their grades.
 
-`OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions, a local server
-among them. It never guesses: a reply that it cannot read is asked for again, then it stops with an
-error that names the question. `LocalJudge` compares words; its grades are no LLM's and say so by
-their name. `GradeCache` keeps each grade on disk as it is given, so a run that stopped resumes
-without paying twice, and the same answers get the same grades again.
+`OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions. It never
+guesses: a reply that it cannot read is asked for again, then it stops with an error that names the
+question. `LocalJudge` compares words. `GradeCache` keeps each grade on disk as it is given, so a
+run that stopped resumes without paying twice.
 
 The key is the endpoint's alone: no redirect is followed, and wherever an endpoint's words are shown
 or kept, the key and a password of its address are starred out of them.
@@ -26,6 +25,8 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 from llava_sea.errors import UserError, import_extra, naming
 from llava_sea.files import LIST_BYTES, read_file
 from llava_sea.terminal import without_password
+
+_RESUMES = "Earlier grades are kept, and the same command resumes from here"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ class OpenAIJudge:
             timeout: seconds for a reply.
 
         Raises:
-            UserError: if `base_url` is no http address, the key cannot be sent, or the library
-                `openai` is not installed.
+            UserError: if the address or the key is none, or `openai` is not installed.
         """
         openai = import_extra("openai", "judge")
         host, path, login = _parse_address(base_url)
@@ -93,7 +93,8 @@ class OpenAIJudge:
             user, _, password = login.partition(":")
             self._authorization, secrets = f"Basic {encoded}", [encoded, password or user]
         # as they are, as an address has them, as JSON has them
-        written = {f(secret) for secret in secrets for f in (str, quote, quote_plus, _in_json)}
+        forms = (str, quote, quote_plus, lambda secret: json.dumps(secret)[1:-1])
+        written = {form(secret) for secret in secrets for form in forms}
         self._secrets = sorted(written - {""}, key=len, reverse=True)
         self.name = f"{model} at {host.partition('://')[2]}"
         self._url, self._model, self._tries = host + path, model, tries
@@ -114,24 +115,20 @@ class OpenAIJudge:
             UserError: if none of `tries` replies does, or the endpoint refuses or stays away.
         """
         text = ""
+        where = f"judge {self.name}, question {case.question_id}"
         for attempt in range(self._tries):
-            reply = self._ask(
-                case.prompt + (self._AGAIN if attempt else ""),
-                min(max(attempt - 1, 0) * self._WARMER, 2.0),
-                f"judge {self.name}, question {case.question_id}",
-            )
-            text, model = _content(reply)
+            prompt = case.prompt + (self._AGAIN if attempt else "")
+            text, model = self._ask(prompt, min(max(attempt - 1, 0) * self._WARMER, 2.0), where)
             value = read_grade(text)
             text, model = self._starred(text), self._starred(model)
             if value is not None:
                 return Grade(value, text, model or self._model, _today())
         raise UserError(
-            f"judge {self.name}, question {case.question_id}: no grade from 0.0 to 1.0 in "
-            f"{self._tries} replies, the last {text[:200]!r}; take a judge that follows the "
-            "prompt. Earlier grades are kept, and the same command resumes from here"
+            f"{where}: no grade from 0.0 to 1.0 in {self._tries} replies, the last "
+            f"{text[:200]!r}; take a judge that follows the prompt. {_RESUMES}"
         )
 
-    def _ask(self, prompt: str, temperature: float, where: str) -> bytes:
+    def _ask(self, prompt: str, temperature: float, where: str) -> tuple[str, str]:
         import openai
 
         try:
@@ -142,7 +139,7 @@ class OpenAIJudge:
                 max_tokens=self._MAX_TOKENS,
                 extra_headers={"Authorization": self._authorization},
             )
-            return bytes(reply.content)
+            return _content(reply.content)
         except openai.APIStatusError as error:
             status = error.status_code
             trouble = f"HTTP {status}: {self._starred(error.response.text)[:500]}"
@@ -160,7 +157,7 @@ class OpenAIJudge:
             trouble = self._starred(repr(error.__cause__ or error))
         raise UserError(
             f"{where}: no reply from {self._url} in {self._tries} tries, the last: {trouble}. "
-            "Earlier grades are kept, and the same command resumes from here"
+            f"{_RESUMES}"
         )
 
     def _limit(self, response: Any) -> None:
@@ -202,10 +199,10 @@ class LocalJudge:
     def grade(self, case: Case) -> Grade:
         """Grade by words."""
         there = set(_words(case.prediction))
-        share = max(
-            _mean([_found(part, there) for part in alternative.split("<AND>")])
-            for alternative in case.truth.split("<OR>")
-        )
+        share = 0.0
+        for alternative in case.truth.split("<OR>"):
+            found = [_found(part, there) for part in alternative.split("<AND>")]
+            share = max(share, sum(found) / len(found))
         value = int(share * 10 + 0.5) / 10
         return Grade(value, f"{value:.1f}", self.name, _today())
 
@@ -296,10 +293,6 @@ def _parse_address(base_url: str) -> tuple[str, str, str | None]:
     return f"{parts.scheme}://{host}", parts.path.rstrip("/") or "/v1", login
 
 
-def _in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
 def _content(data: bytes) -> tuple[str, str]:
     """Return a reply's text and its model; empty where there is none."""
     try:
@@ -316,11 +309,7 @@ def _words(text: str) -> list[str]:
 
 def _found(part: str, there: set[str]) -> float:
     words = _words(part)
-    return _mean([float(word in there) for word in words]) if words else 0.0
-
-
-def _mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers)
+    return sum(word in there for word in words) / len(words) if words else 0.0
 
 
 def _today() -> str:

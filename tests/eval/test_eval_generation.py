@@ -54,7 +54,7 @@ def test_answers_below_a_file_are_refused(jsonl, tmp_path):
     (tmp_path / "file").touch()
     file = AnswerFile(tmp_path / "file" / "x.jsonl", read_questions(jsonl), "x")
     message = "^--answers-file .* is a file, no folder"
-    with pytest.raises(UserError, match=message), file.only_run():
+    with pytest.raises(UserError, match=message), file.only_run({}):
         pass
 
 

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.outcome import Submission
-from llava_sea.eval.score import Score, gains, relative_gain
+from llava_sea.eval.score import Score, Submission, gains, relative_gain
 from llava_sea.eval.table import print_table
 
 # Table 2 of the paper, Gemma-2B, the eight in its order: plain LLaVA and SEA.

@@ -14,10 +14,10 @@ from llava_sea.eval import __main__ as command
 from llava_sea.eval.__main__ import parse
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.benchmarks import TASKS, select
-from llava_sea.eval.evaluate import results_folder, short_names
+from llava_sea.eval.evaluate import read_server_scores, results_folder, short_names
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.outcome import Answered, Submission, read_server_scores
 from llava_sea.eval.rehearsal import available_tasks
+from llava_sea.eval.score import Submission
 from playground.benchmarks.perfect import PERFECT, perfect_textvqa
 
 LOCAL = [
@@ -35,8 +35,7 @@ LOCAL = [
 def finish(eight, task, rows, folder):
     path = folder / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = Answered(eight, eight / task.questions, read_answers(path), folder, LocalJudge())
-    return task.finish(run)
+    return task.finish(eight, read_answers(path), folder, LocalJudge())
 
 
 def perfect(eight, task):
@@ -149,7 +148,7 @@ def test_server_scores_that_are_wrong(tmp_path, content, message):
     path = tmp_path / "server.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        read_server_scores(path, ["x"], TASKS)
+        read_server_scores(path, ["x"])
     assert str(path) in str(caught.value)
 
 

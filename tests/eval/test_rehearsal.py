@@ -289,11 +289,13 @@ def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
 
 def test_of_two_runs_that_start_together_one_stops(tmp_path):
     file = AnswerFile(tmp_path / "new/a.jsonl", [], "m")
-    with file.only_run():
-        file.check_same_run({"conv_mode": "v1"})  # nothing is answered yet
+    with file.only_run({"conv_mode": "v1"}):  # nothing is answered yet
         twin = AnswerFile(file.path, [], "m")
-        with pytest.raises(UserError, match="another process"), twin.only_run():
-            twin.check_same_run({"conv_mode": "gemma"})
+        with (
+            pytest.raises(UserError, match="another process"),
+            twin.only_run({"conv_mode": "gemma"}),
+        ):
+            pass
     assert json.loads(file.run_file.read_text()) == {"conv_mode": "v1"}
 
 

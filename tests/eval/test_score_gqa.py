@@ -6,7 +6,7 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.scorers import gqa
+from llava_sea.eval.scorers.vqa import convert_gqa, score_gqa
 
 
 def question(answer, structural, semantic, balanced=True):
@@ -35,7 +35,7 @@ def annotations(tmp_path):
 
 def test_by_hand(annotations):
     texts = {"205": "Red.", "201": "Yes", "202": "no, it isn't", 204: "the dining table"}
-    score = gqa.score([Answer(key, "q", text) for key, text in texts.items()], annotations)
+    score = score_gqa([Answer(key, "q", text) for key, text in texts.items()], annotations)
     assert score.value == pytest.approx(40)  # 201 and 205; 203 has no answer
     assert score.parts == pytest.approx(
         {
@@ -55,17 +55,17 @@ def test_by_hand(annotations):
 
 
 def test_conversion():
-    assert gqa.convert("Red Car...") == "red car"
-    assert gqa.convert("u.s. flag") == "u.s. flag"
-    assert gqa.convert("yes. ") == "yes. "  # LLaVA takes the full stop off the very end only
-    assert gqa.convert("") == ""
+    assert convert_gqa("Red Car...") == "red car"
+    assert convert_gqa("u.s. flag") == "u.s. flag"
+    assert convert_gqa("yes. ") == "yes. "  # LLaVA takes the full stop off the very end only
+    assert convert_gqa("") == ""
 
 
 def test_what_is_refused(annotations, tmp_path):
     with pytest.raises(UserError, match=r"testdev_balanced_questions.json.*'7'"):
-        gqa.score([Answer("7", "q", "yes")], annotations)
+        score_gqa([Answer("7", "q", "yes")], annotations)
     with pytest.raises(UserError, match="201 has two answers"):
-        gqa.score([Answer("201", "q", "yes"), Answer(201, "q", "no")], annotations)
+        score_gqa([Answer("201", "q", "yes"), Answer(201, "q", "no")], annotations)
     path = tmp_path / "other.json"
     for content, message in [
         ("{}", "no questions"),
@@ -76,4 +76,4 @@ def test_what_is_refused(annotations, tmp_path):
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=f"other.json.*{message}"):
-            gqa.score([], path)
+            score_gqa([], path)

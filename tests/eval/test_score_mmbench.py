@@ -5,8 +5,7 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.mmbench_table import read_table
-from llava_sea.eval.scorers.mmbench import read_letter, score
+from llava_sea.eval.scorers.mmbench import read_letter, read_table, score
 
 HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
 HEADER += ["source", "l2-category", "comment", "split"]

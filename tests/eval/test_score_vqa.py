@@ -6,8 +6,7 @@ import pytest
 
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.scorers import textvqa
-from llava_sea.eval.scorers.vqa import score_vizwiz, score_vqav2, vqa_accuracy
+from llava_sea.eval.scorers.vqa import score_textvqa, score_vizwiz, score_vqav2, vqa_accuracy
 
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 
@@ -115,7 +114,7 @@ def test_vqav2_refuses_what_does_not_belong_together(vqav2_file, tmp_path):
         score_vqav2([], twice)
 
 
-@pytest.mark.parametrize("score", [score_vqav2, textvqa.score])
+@pytest.mark.parametrize("score", [score_vqav2, score_textvqa])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -250,7 +249,7 @@ IMAGE = "0054c91397f2fe05"
 
 
 def test_textvqa_joins_by_image_and_question(textvqa_file):
-    score = textvqa.score(
+    score = score_textvqa(
         [
             asked(IMAGE, "10", "What time is it", "10:10, NOKIA"),
             asked(IMAGE, "man's", "Whose?", ""),
@@ -266,11 +265,11 @@ def test_textvqa_joins_by_image_and_question(textvqa_file):
 
 def test_textvqa_without_ocr_tokens_and_with_some(textvqa_file):
     plain = [asked(IMAGE, "phone", "What brand is it?")]
-    score = textvqa.score(plain, textvqa_file)
+    score = score_textvqa(plain, textvqa_file)
     assert score.protocol["OCR tokens"] == "no"
     assert score.value == pytest.approx(100 / 3)
     assert score.missing == 2
-    mixed = textvqa.score([*plain, asked(IMAGE, "10:10", "what time is it", "x")], textvqa_file)
+    mixed = score_textvqa([*plain, asked(IMAGE, "10:10", "what time is it", "x")], textvqa_file)
     assert mixed.protocol["OCR tokens"] == "in 1 of 2 prompts"
     assert not mixed.comparable(score)
 
@@ -281,23 +280,23 @@ def test_textvqa_a_question_asked_twice_about_an_image(tmp_path):
         {"image_id": "x", "question": "what?", "answers": ["red"] * 2 + ["blue"] * 8},
     ]
     annotations = write(tmp_path / "twice.json", {"data": rows})
-    score = textvqa.score([asked("x", "red"), asked("x", "red", "what?")], annotations)
+    score = score_textvqa([asked("x", "red"), asked("x", "red", "what?")], annotations)
     assert score.value == pytest.approx((100 + 60) / 2)
     assert (score.questions, score.missing) == (2, 0)
 
 
 def test_textvqa_refuses_what_does_not_belong_together(textvqa_file):
     with pytest.raises(UserError, match=rf"{IMAGE} what colour"):
-        textvqa.score([asked(IMAGE, "red", "What colour?")], textvqa_file)
+        score_textvqa([asked(IMAGE, "red", "What colour?")], textvqa_file)
     with pytest.raises(UserError, match=r"whose\? has two answers"):
-        textvqa.score([asked(IMAGE, "mine", "Whose?"), asked(IMAGE, "his", "whose?")], textvqa_file)
+        score_textvqa([asked(IMAGE, "mine", "Whose?"), asked(IMAGE, "his", "whose?")], textvqa_file)
     with pytest.raises(UserError, match="no question in its prompt"):
-        textvqa.score([Answer(IMAGE, "", "red")], textvqa_file)
+        score_textvqa([Answer(IMAGE, "", "red")], textvqa_file)
     with pytest.raises(UserError, match="no question in its prompt"):
-        textvqa.score([asked(IMAGE, "red", "", "x")], textvqa_file)
+        score_textvqa([asked(IMAGE, "red", "", "x")], textvqa_file)
 
 
 def test_no_answers_at_all(textvqa_file, vqav2_file):
-    for score in (textvqa.score([], textvqa_file), score_vqav2([], vqav2_file)):
+    for score in (score_textvqa([], textvqa_file), score_vqav2([], vqav2_file)):
         assert score.value == 0
         assert score.missing == score.questions

@@ -66,11 +66,7 @@ def grading_prompt(question: str, truth: str, prediction: str) -> str:
 
 
 def official_ids(answers: Sequence[Answer]) -> dict[str, str]:
-    """Return the texts by MM-Vet's id; LLaVA's question file has 0 for "v1_0".
-
-    Raises:
-        UserError: if an id has two different answers.
-    """
+    """Return the texts by MM-Vet's id; LLaVA's question file has 0 for "v1_0"."""
     return by_id(
         replace(answer, question_id=f"v1_{str(answer.question_id).removeprefix('v1_')}")
         for answer in answers
@@ -99,24 +95,21 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
     texts = official_ids(answers)
     check_ids(texts, asked, metadata)
     kept = GradeCache(cache)
-    values: dict[str, float] = {}
+    values: list[float] = []
+    groups: dict[str, list[float]] = defaultdict(list)
     days, models = set(), set()
     for key, row in asked.items():
-        text = texts.get(key, "").strip()
-        values[key] = 0.0
+        text, value = texts.get(key, "").strip(), 0.0
         if text:
             prompt = grading_prompt(row["question"], row["answer"], text)
             grade = kept.grade(judge, Case(key, row["answer"], text, prompt))
-            values[key] = grade.value
+            value = grade.value
             days.add(grade.date)
             models.add(grade.model)
-
-    groups: dict[str, list[float]] = defaultdict(list)
-    for key, row in asked.items():
-        names = sorted(set(row["capability"]), key=_order)
-        for name in names:
-            groups[f"capability: {name}"].append(values[key])
-        groups[f"combination: {'+'.join(names)}"].append(values[key])
+        values.append(value)
+        names = [name for name in CAPABILITIES if name in row["capability"]]
+        for name in (*(f"capability: {name}" for name in names), f"combination: {'+'.join(names)}"):
+            groups[name].append(value)
     protocol = {
         "judge": judge.name,
         "judge's prompt": "MM-Vet's few-shot table (arXiv 2308.02490, Table 1)",
@@ -127,7 +120,7 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
         protocol["model, as the endpoint says"] = ", ".join(sorted(models))
     return Score(
         benchmark="mmvet",
-        value=_mean100(list(values.values())),
+        value=_mean100(values),
         metric="mean grade",
         split="test",
         questions=len(asked),
@@ -156,13 +149,9 @@ def _questions(metadata: Path) -> dict[str, dict[str, Any]]:
     return asked
 
 
-def _order(capability: str) -> int:
-    return CAPABILITIES.index(capability)
-
-
 def _part_order(name: str) -> tuple[str, int, list[int]]:
     kind, _, names = name.partition(": ")
-    orders = [_order(one) for one in names.split("+")]
+    orders = [CAPABILITIES.index(one) for one in names.split("+")]
     return kind, len(orders), orders
 
 

@@ -8,9 +8,10 @@ wrong and counted.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,7 @@ from llava_sea.errors import UserError
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it can't be read or is not JSON.
-    """
+    """Read a JSON file of up to 1 GiB."""
     return files.read_json(path, files.LIST_BYTES)
 
 
@@ -81,11 +78,7 @@ def reading(path: Path, place: str) -> Iterator[None]:
 
 
 def check_ids(answered: Iterable[str], asked: Collection[str], source: Path | str) -> None:
-    """Hold that every answer is to a question of the benchmark.
-
-    Raises:
-        UserError: if one is not: the answers are then of another file or another split.
-    """
+    """Raise a `UserError` if an answer is to no question: it is of another file or split."""
     if strange := [key for key in answered if key not in asked]:
         raise UserError(
             f"{source}: of the answered questions, it does not have question_id "
@@ -108,3 +101,11 @@ def name_some(names: Sequence[str]) -> str:
 def percent(part: float, whole: float) -> float:
     """Return part / whole, 0 to 100; nothing of nothing is 0."""
     return 100.0 * part / whole if whole else 0.0
+
+
+def percents(marks: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return each name's mean mark (0 to 1) as percent, the names in order."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for name, mark in marks:
+        groups[name].append(mark)
+    return {name: percent(fsum(groups[name]), len(groups[name])) for name in sorted(groups)}

@@ -57,9 +57,16 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
     asked = _join(questions, labels)
     texts = by_id(answers)
     check_ids(texts, asked, questions)
-    _check_prompts(answers, asked, questions)
+    for answer in answers:  # revisions number their questions differently
+        bare = asked[str(answer.question_id)].bare
+        if answer.prompt and bare not in answer.prompt.replace("imange", "image"):
+            raise UserError(
+                f"the answer to question_id {answer.question_id} was to {answer.prompt!r}, but "
+                f"{questions} has {bare!r} there; score with the file that was asked"
+            )
 
     parts: dict[str, float] = {}
+    sizes: list[str] = []
     for name in SPLITS:
         those = {key: question.label for key, question in asked.items() if question.split == name}
         if not those:
@@ -68,7 +75,7 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
             )
         given = {key: says_yes(texts[key]) for key in those if key in texts}
         parts |= {f"{name} {kind}": number for kind, number in _numbers(those, given).items()}
-    sizes = {name: sum(one.split == name for one in asked.values()) for name in SPLITS}
+        sizes.append(f"{name} {len(those)}")
     return Score(
         benchmark="pope",
         value=sum(parts[f"{name} F1"] for name in SPLITS) / len(SPLITS),
@@ -77,7 +84,7 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
         questions=len(asked),
         missing=sum(key not in texts for key in asked),
         protocol={
-            "questions": ", ".join(f"{name} {size}" for name, size in sizes.items()),
+            "questions": ", ".join(sizes),
             "reading": "LLaVA's: No, no or not in the first sentence is no; else, or empty, yes",
             "missing answers": "the opposite of the label",
         },
@@ -105,7 +112,6 @@ def _bare(text: str) -> str:
 
 
 def _join(questions: Path, labels: Path) -> dict[str, _Question]:
-    """Return the questions by id, each with its label."""
     known = {name: _labels(labels / f"coco_pope_{name}.json") for name in SPLITS}
     asked: dict[str, _Question] = {}
     for number, row in read_jsonl(questions, ("question_id", "image", "text", "category")):
@@ -130,7 +136,6 @@ def _join(questions: Path, labels: Path) -> dict[str, _Question]:
 
 
 def _labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Read a label file: image and question to whether it is yes."""
     labels: dict[tuple[str, str], bool] = {}
     for number, row in read_jsonl(path, ("image", "text", "label")):
         key = (Path(row["image"]).name, _bare(row["text"]))
@@ -139,14 +144,3 @@ def _labels(path: Path) -> dict[tuple[str, str], bool]:
         if labels.setdefault(key, row["label"] == "yes") != (row["label"] == "yes"):
             raise UserError(f"{path}:{number}: {key[1]!r} on {key[0]} is labelled both yes and no")
     return labels
-
-
-def _check_prompts(answers: Sequence[Answer], asked: dict[str, _Question], questions: Path) -> None:
-    """Hold that the answers were made from this question file: revisions number differently."""
-    for answer in answers:
-        bare = asked[str(answer.question_id)].bare
-        if answer.prompt and bare not in answer.prompt.replace("imange", "image"):
-            raise UserError(
-                f"the answer to question_id {answer.question_id} was to {answer.prompt!r}, but "
-                f"{questions} has {bare!r} there; score with the file that was asked"
-            )

@@ -18,7 +18,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, percent, read_json
+from llava_sea.eval.scorers.official import check_ids, percent, percents, read_json
 
 LETTERS = "ABCDE"  # as many as a problem has options at most
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in LLaVA
@@ -26,9 +26,7 @@ _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in
 
 def read_letter(text: str) -> str | None:
     """Return the letter that an answer gives, None where it gives none."""
-    if text in tuple(LETTERS):
-        return text
-    if text[:1] in tuple(LETTERS) and text[1:3] == ". ":
+    if text[:1] in tuple(LETTERS) and text[1:3] in ("", ". "):
         return text[0]
     found: list[str] = _SENTENCE.findall(text)
     return found[0] if len(found) == 1 else None
@@ -56,14 +54,12 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
     if not images:
         raise UserError(f"{problems}: no problem of the split test has an image")
     letters = {pid: read_letter(text) for pid, text in texts.items()}
-    right = {pid: _is_right(problem, letters.get(pid)) for pid, problem in asked.items()}
-
+    right = {pid: letters.get(pid) == LETTERS[asked[pid]["answer"]] for pid in asked}
     parts = {}
     if any(pid in texts for pid in asked.keys() - set(images)):
         parts["all"] = percent(sum(right.values()), len(asked))
-    for subject in sorted({str(asked[pid].get("subject", "")) for pid in images} - {""}):
-        those = [pid for pid in images if asked[pid].get("subject") == subject]
-        parts[f"subject: {subject}"] = percent(sum(right[pid] for pid in those), len(those))
+    subjects = {pid: subject for pid in images if (subject := asked[pid].get("subject"))}
+    parts |= percents((f"subject: {name}", right[pid]) for pid, name in subjects.items())
     unread = sum(pid in texts and letters[pid] is None for pid in images)
     parts["unread answers"] = percent(unread, len(images))
     return Score(
@@ -82,7 +78,6 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
 
 
 def _problems(problems: Path, splits: Path) -> dict[str, dict[str, Any]]:
-    """Return the test problems by id, each checked."""
     pids, everything = read_json(splits), read_json(problems)
     if not isinstance(pids, dict) or not isinstance(pids.get("test"), list):
         raise UserError(f'{splits}: has no list of ids "test"; fetch the official file again')
@@ -103,7 +98,3 @@ def _problems(problems: Path, splits: Path) -> dict[str, dict[str, Any]]:
             ) from error
         asked[pid] = problem
     return asked
-
-
-def _is_right(problem: dict[str, Any], letter: str | None) -> bool:
-    return letter == LETTERS[problem["answer"]]
