@@ -18,14 +18,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import run_command
+from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.write import write_llava
-from playground.benchmarks.build import build
 
 
 @pytest.fixture(scope="session")
@@ -107,14 +110,6 @@ def two_processes(tmp_path) -> Callable[[Callable, list[str]], list[SimpleNamesp
 
 
 @pytest.fixture(scope="session")
-def eight(tmp_path_factory) -> Path:
-    """The miniature eight."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    build(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def few(eight, tmp_path_factory) -> Path:
     """The miniature eight, with few questions."""
     folder = Path(shutil.copytree(eight, tmp_path_factory.mktemp("few") / "eight"))
@@ -138,12 +133,50 @@ def jsonl_rows() -> list[dict]:
     return [*rows, rows[1]]
 
 
-@pytest.fixture
-def jsonl(tmp_path, jsonl_rows):
-    """The file of `jsonl_rows`."""
-    path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in jsonl_rows))
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def jsonl(tmp_path, jsonl_rows) -> Path:
+    """The file of `jsonl_rows`."""
+    return write_lines(tmp_path / "questions.jsonl", jsonl_rows)
+
+
+@pytest.fixture(scope="session")
+def questions(jsonl_rows, tmp_path_factory) -> list[Question]:
+    """The questions of `jsonl_rows`, each once."""
+    path = write_lines(tmp_path_factory.mktemp("jsonl") / "questions.jsonl", jsonl_rows)
+    return list(distinct(read_questions(path)).values())
+
+
+@pytest.fixture(scope="session")
+def expected(answerer, tiny, questions) -> dict[tuple[str, str], str]:
+    """The answers of 12 tokens to `questions`, one at a time by hand."""
+    found = {question.key: by_hand(answerer, tiny, question) for question in questions}
+    assert len(set(found.values())) == len(found), "all different, or the tests show little"
+    return found
+
+
+@torch.no_grad()
+def by_hand(answerer, tiny, question: Question) -> str:
+    """The likeliest token each time, from the whole sequence."""
+    turns = [Turn("human", question.first_turn)]
+    ids, mask = tokenize_prompt(turns, answerer.template, answerer.tokenizer, 16)
+    model = answerer.model
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    if question.image:
+        image = Image.open(tiny.images / question.image).convert("RGB")
+        pixels = answerer.transform(image)[None]
+        visual = torch.stack(list(model.get_image_features(pixels).pooler_output))
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    new: list[int] = []
+    while len(new) < 12 and new[-1:] != [2]:
+        hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+        new.append(int(model.lm_head(hidden[:, -1]).argmax()))
+        embeds = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([new[-1:]]))], 1)
+    return answerer.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval import answering
 from llava_sea.eval.__main__ import parse
-from llava_sea.eval.answers import AnswerFile, fingerprint
+from llava_sea.eval.answers import fingerprint
 from llava_sea.eval.evaluate import results_folder
 
 BOM = b"\xef\xbb\xbf"
@@ -285,18 +285,6 @@ def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
     start("--only", "pope,gqa")
     below = capsys.readouterr().out.partition("│ POPE")[2]
     assert "GQA testdev_balanced is left out" in below
-
-
-def test_of_two_runs_that_start_together_one_stops(tmp_path):
-    file = AnswerFile(tmp_path / "new/a.jsonl", [], "m")
-    with file.only_run({"conv_mode": "v1"}):  # nothing is answered yet
-        twin = AnswerFile(file.path, [], "m")
-        with (
-            pytest.raises(UserError, match="another process"),
-            twin.only_run({"conv_mode": "gemma"}),
-        ):
-            pass
-    assert json.loads(file.run_file.read_text()) == {"conv_mode": "v1"}
 
 
 def test_two_different_answers_are_refused(start, tmp_path):

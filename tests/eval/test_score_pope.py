@@ -80,16 +80,6 @@ def test_reads_answers_as_llava(text, yes):
     assert says_yes(text) is yes
 
 
-def test_perfect_and_empty_answers(files):
-    perfect = score(answers(*["Yes", "No", "No", "Yes"] * 3), *files)
-    assert (perfect.value, perfect.questions, perfect.missing) == (100.0, 12, 0)
-    assert perfect.parts["random yes ratio"] == 50.0
-    # An empty answer is read as yes: precision 1/2, recall 1.
-    empty = score(answers(*[""] * 12), *files)
-    assert empty.value == pytest.approx(100 * 2 / 3)
-    assert empty.parts["popular yes ratio"] == 100.0
-
-
 def test_worked_case(files):
     given = ["Yes", "Yes", "No", "No"]  # adversarial: 1 true, 1 false yes; 1 true, 1 false no
     given += ["No", "No", "No", "No"]  # random: never yes, every fraction but accuracy is 0
@@ -108,11 +98,6 @@ def test_worked_case(files):
     assert numbers["popular"] == pytest.approx([75.0, 200 / 3, 100.0, 80.0, 200 / 3])
     assert result.value == pytest.approx((50 + 0 + 80) / 3)
     assert result.metric == "mean F1 of the splits"
-
-
-def test_missing_answers_are_all_wrong(files):
-    nothing = score([], *files)
-    assert (nothing.value, nothing.missing, nothing.parts["random accuracy"]) == (0.0, 12, 0.0)
 
 
 def test_fewer_questions_than_labels_are_said_in_the_protocol(files):
