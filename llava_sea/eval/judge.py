@@ -6,12 +6,11 @@ question. `LocalJudge` compares words. `GradeCache` keeps each grade on disk as 
 run that stopped resumes without paying twice.
 
 The key is the endpoint's alone: no redirect is followed, and wherever an endpoint's words are shown
-or kept, the key and a password of its address are starred out of them.
+or kept, the key is starred out of them.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from llava_sea.errors import UserError, import_extra, naming
 from llava_sea.files import LIST_BYTES, read_file
@@ -73,7 +72,6 @@ class OpenAIJudge:
 
         Args:
             base_url: as OpenAI's clients take it; "/v1" is added to an address without a path.
-                ``USER:PASSWORD@`` before the host are sent in place of a key.
             model: the model's name there.
             api_key: a bearer token; none for a server that wants none.
             tries: of a request that fails, and of a prompt whose reply has no grade.
@@ -83,21 +81,16 @@ class OpenAIJudge:
             UserError: if the address or the key is none, or `openai` is not installed.
         """
         openai = import_extra("openai", "judge")
-        host, path, login = _parse_address(base_url)
+        url = _check_address(base_url)
         key = api_key.strip()
         if not all(c.isascii() and c.isprintable() for c in key):
             raise UserError("the judge's key holds characters that no key has; see OPENAI_API_KEY")
-        self._authorization, secrets = (f"Bearer {key}" if key else openai.Omit()), [key]
-        if login is not None:
-            encoded = base64.b64encode(login.encode()).decode()
-            user, _, password = login.partition(":")
-            self._authorization, secrets = f"Basic {encoded}", [encoded, password or user]
-        # as they are, as an address has them, as JSON has them
-        forms = (str, quote, quote_plus, lambda secret: json.dumps(secret)[1:-1])
-        written = {form(secret) for secret in secrets for form in forms}
+        self._authorization = f"Bearer {key}" if key else openai.Omit()
+        # as it is, as an address has it, as JSON has it
+        written = {key, quote(key), quote_plus(key), json.dumps(key)[1:-1]}
         self._secrets = sorted(written - {""}, key=len, reverse=True)
-        self.name = f"{model} at {host.partition('://')[2]}"
-        self._url, self._model, self._tries = host + path, model, tries
+        self.name = f"{model} at {urlsplit(url).netloc}"
+        self._url, self._model, self._tries = url, model, tries
         self._client = openai.OpenAI(
             base_url=self._url,
             api_key=key or "none",
@@ -269,28 +262,25 @@ def read_grade(reply: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _parse_address(base_url: str) -> tuple[str, str, str | None]:
-    """Return ``SCHEME://HOST:PORT``, the path, and ``USER:PASSWORD`` where the address has them.
+def _check_address(base_url: str) -> str:
+    """Return the address without what follows its path, with "/v1" where it has none.
 
     Raises:
-        UserError: if it is no http address; without its password.
+        UserError: if it is no http address, or holds a password; without that.
     """
     try:
         parts = urlsplit(base_url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname)
-        right = right and parts.port != 0 and base_url.isascii() and " " not in base_url
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        right = right and base_url.isascii() and " " not in base_url and "@" not in parts.netloc
     except ValueError:  # a bracket left open, a port that is no number
         right = False
     if not right:
         shown = without_password(base_url.partition("?")[0])
         raise UserError(
-            f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1"
+            f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1, "
+            "and its key stand in OPENAI_API_KEY"
         )
-    login = None
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}", parts.path.rstrip("/") or "/v1", login
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
 def _content(data: bytes) -> tuple[str, str]:

@@ -94,9 +94,6 @@ def test_vqav2_refuses_what_does_not_belong_together(vqav2_file, tmp_path):
     with pytest.raises(UserError, match="1000 has two answers"):
         score_vqav2([asked(1000, "yes"), asked("1000", "no")], vqav2_file)
     rows = json.loads(vqav2_file.read_text())["annotations"]
-    twice = write(tmp_path / "twice.json", {"annotations": [*rows, rows[0]]})
-    with pytest.raises(UserError, match=r"twice.json.*'1000' more than once"):
-        score_vqav2([], twice)
     rows[0]["answers"].pop()
     with pytest.raises(UserError, match=r"annotation 1.*9 human answers, not 10"):
         score_vqav2([], write(tmp_path / "nine.json", {"annotations": rows}))
@@ -227,8 +224,6 @@ def test_textvqa_a_question_asked_twice_about_an_image(tmp_path):
     [
         ([asked(IMAGE, "red", "What colour?")], rf"{IMAGE} what colour"),
         ([asked(IMAGE, "mine", "Whose?"), asked(IMAGE, "his", "whose?")], "has two answers"),
-        ([Answer(IMAGE, "", "red")], "no question in its prompt"),
-        ([asked(IMAGE, "red", "", "x")], "no question in its prompt"),
     ],
 )
 def test_textvqa_refuses_what_does_not_belong_together(textvqa_file, answers, message):

@@ -19,7 +19,7 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.judge import Case, GradeCache, Judge
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, read_json
+from llava_sea.eval.scorers.official import check_ids, read_json, reading
 from llava_sea.files import write_atomically
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -136,16 +136,12 @@ def _questions(metadata: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(asked, dict) or not asked:
         raise UserError(f"{metadata}: must be an object of questions by id, as mm-vet.json is")
     for key, row in asked.items():
-        try:
-            right = isinstance(row["question"], str) and isinstance(row["answer"], str)
-            right = right and set(row["capability"]) <= set(CAPABILITIES) and row["capability"]
-        except (KeyError, TypeError):
-            right = False
-        if not right:
-            raise UserError(
-                f'{metadata}: {key} needs "question", "answer" and a list "capability" of '
-                f"{', '.join(CAPABILITIES)}; fetch the official file again"
-            )
+        with reading(metadata, key):
+            if not isinstance(row["question"], str) or not isinstance(row["answer"], str):
+                raise TypeError("question or answer is no text")
+            names = set(row["capability"])
+            if not names or not names <= set(CAPABILITIES):
+                raise TypeError(f"capabilities are of {', '.join(CAPABILITIES)}, not {names}")
     return asked
 
 

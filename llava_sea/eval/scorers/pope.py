@@ -14,7 +14,6 @@ missing answer counts as the opposite of the label.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from llava_sea.errors import UserError
@@ -23,13 +22,6 @@ from llava_sea.eval.score import Score
 from llava_sea.eval.scorers.official import check_ids, percent, read_jsonl
 
 SPLITS = ("adversarial", "popular", "random")
-
-
-@dataclass(frozen=True)
-class _Question:
-    split: str
-    bare: str  # without the suffix
-    label: bool
 
 
 def says_yes(text: str) -> bool:
@@ -51,24 +43,15 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
         ratio", the share of yes among the answers given. A fraction of nothing is 0.
 
     Raises:
-        UserError: if a file is wrong, a question has no label, an answer no question, or an
-            answer's prompt is another question than the file has under its id.
+        UserError: if a file is wrong, a question has no label, or an answer no question.
     """
     asked = _join(questions, labels)
     texts = by_id(answers)
     check_ids(texts, asked, questions)
-    for answer in answers:  # revisions number their questions differently
-        bare = asked[str(answer.question_id)].bare
-        if answer.prompt and bare not in answer.prompt.replace("imange", "image"):
-            raise UserError(
-                f"the answer to question_id {answer.question_id} was to {answer.prompt!r}, but "
-                f"{questions} has {bare!r} there; score with the file that was asked"
-            )
-
     parts: dict[str, float] = {}
     sizes: list[str] = []
     for name in SPLITS:
-        those = {key: question.label for key, question in asked.items() if question.split == name}
+        those = {key: label for key, (split, label) in asked.items() if split == name}
         if not those:
             raise UserError(
                 f"{questions}: has no question of the category {name}; take the whole file"
@@ -111,18 +94,14 @@ def _bare(text: str) -> str:
     return text.strip().split("\n")[0].strip().replace("imange", "image")
 
 
-def _join(questions: Path, labels: Path) -> dict[str, _Question]:
+def _join(questions: Path, labels: Path) -> dict[str, tuple[str, bool]]:
+    """Return each question's split and label, by id."""
     known = {name: _labels(labels / f"coco_pope_{name}.json") for name in SPLITS}
-    asked: dict[str, _Question] = {}
+    asked: dict[str, tuple[str, bool]] = {}
     for number, row in read_jsonl(questions, ("question_id", "image", "text", "category")):
         key, name, place = str(row["question_id"]), row["category"], f"{questions}:{number}"
         if name not in SPLITS:
             raise UserError(f"{place}: category {name!r} is none of {', '.join(SPLITS)}")
-        if key in asked:
-            raise UserError(
-                f"{place}: question_id {key} is there twice, so its answers cannot be told apart; "
-                "number the questions through, as LLaVA's file does (10000001 for random's first)"
-            )
         bare = _bare(row["text"])
         label = known[name].get((Path(row["image"]).name, bare))
         if label is None:
@@ -131,7 +110,7 @@ def _join(questions: Path, labels: Path) -> dict[str, _Question]:
                 f"{row['image']}; take the label files of the questions' revision (LLaVA's 2,910 "
                 "random questions are in both, 3,000 need today's)"
             )
-        asked[key] = _Question(name, bare, label)
+        asked[key] = name, label
     return asked
 
 

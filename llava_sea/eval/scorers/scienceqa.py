@@ -18,7 +18,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, percent, percents, read_json
+from llava_sea.eval.scorers.official import check_ids, percent, percents, read_json, reading
 
 LETTERS = "ABCDE"  # as many as a problem has options at most
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in LLaVA
@@ -83,18 +83,9 @@ def _problems(problems: Path, splits: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f'{splits}: has no list of ids "test"; fetch the official file again')
     asked: dict[str, dict[str, Any]] = {}
     for pid in map(str, pids["test"]):
-        try:
-            problem = everything[pid]
-            if type(problem["answer"]) is not int:
-                raise TypeError(f"the answer is {problem['answer']!r}")
-            if not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
-                raise ValueError("the answer is no option")
-            problem["image"]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(
-                f"{problems}: problem {pid} needs 1 to {len(LETTERS)} "
-                '"choices", the index of one as "answer", and an "image" (null for none): '
-                f"{error!r}; fetch the official file again"
-            ) from error
-        asked[pid] = problem
+        with reading(problems, f"problem {pid}"):
+            asked[pid] = problem = everything[pid]
+            answer, choices, _ = problem["answer"], problem["choices"], problem["image"]
+            if type(answer) is not int or not 0 <= answer < len(choices) <= len(LETTERS):
+                raise TypeError(f"the answer {answer!r} is no index of {len(choices)} choices")
     return asked

@@ -144,11 +144,7 @@ def images_by_id(questions: Path) -> dict[str, str]:
 
 
 def score_textvqa(answers: Sequence[Answer], annotations: Path) -> Score:
-    """Score answers to TextVQA; questions that are asked twice about an image share the answer.
-
-    Raises:
-        UserError: as the others, or if an answer has no prompt.
-    """
+    """Score answers to TextVQA; questions that are asked twice about an image share the answer."""
     keys = [_textvqa_key(answer.question_id, _question_of(answer)) for answer in answers]
     with_tokens = sum(_OCR in answer.prompt for answer in answers)
     told = "yes" if with_tokens else "no"
@@ -177,15 +173,8 @@ def score_textvqa(answers: Sequence[Answer], annotations: Path) -> Score:
 
 def _question_of(answer: Answer) -> str:
     """Return the question that the prompt asks, without OCR tokens and instruction."""
-    question = answer.prompt.partition(_OCR)[0]
-    if question == answer.prompt:
-        question = answer.prompt.rpartition("\n")[0] or answer.prompt
-    if not question.strip():
-        raise UserError(
-            f"question_id {answer.question_id}: the answer has no question in its prompt, "
-            f"{answer.prompt!r}; an image has several questions, and the prompt says which"
-        )
-    return question
+    question, tokens, _ = answer.prompt.partition(_OCR)
+    return question if tokens else answer.prompt.rpartition("\n")[0] or answer.prompt
 
 
 def _textvqa_key(image_id: int | str, question: str) -> str:
@@ -275,5 +264,4 @@ def _annotated(rows: Sequence[Any], key: str, annotations: Path) -> list[Annotat
             if not isinstance(kind, str):
                 raise TypeError(f"its type is no text but {kind!r}")
             questions.append(Annotated(str(row[key]), humans, (kind,)))
-    refuse_twins((question.key for question in questions), annotations)
     return questions
