@@ -120,7 +120,7 @@ def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_names_and_folders(tmp_path):
+def test_names_and_folders(tmp_path, monkeypatch):
     assert short_names(["a/x", "b/y/"]) == ["x", "y"]
     assert short_names(["a/x", "b/x"]) == ["a/x", "b/x"]
     with pytest.raises(UserError, match="given twice"):
@@ -128,9 +128,12 @@ def test_names_and_folders(tmp_path):
     assert results_folder(parse([str(tmp_path)]), str(tmp_path)) == tmp_path / "eval"
     with pytest.raises(UserError, match="--output_dir"):
         results_folder(parse(["org/model"]), "org/model")
-    assert results_folder(parse(["org/model", "--output-dir", "o"]), "org/model") == Path(
-        "o/org_model"
-    )
+    (tmp_path / "one/two/three").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one/two/three")
+    args = parse(["x", "--output-dir", "o"])
+    folders = {"org/model": "org_model", ".": "two_three", "..": "one_two", "../x": "two_x"}
+    for checkpoint, folder in folders.items():
+        assert results_folder(args, checkpoint) == Path("o") / folder
 
 
 @pytest.mark.parametrize(
