@@ -17,11 +17,7 @@ from llava_sea.ranges import check_ranges
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
+    """Read the flags."""
     parser = argparse.ArgumentParser(
         "python -m llava_sea.eval",
         description="Answer and score the eight benchmarks; print one table.",

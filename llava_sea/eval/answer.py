@@ -43,11 +43,7 @@ def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
+    """Read the flags."""
     parser = argparse.ArgumentParser(
         "python -m llava_sea.eval.answer", description=__doc__, allow_abbrev=False
     )
@@ -78,11 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run_shared(work: Callable[[Processes], None]) -> None:
-    """Run the work of a command that asks questions, as one of the launcher's processes.
-
-    Raises:
-        UserError: as the work does.
-    """
+    """Run the work of a command that asks questions, as one of the launcher's processes."""
     # The tokenizer's own threads and ours would be in each other's way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     log_to(sys.stderr)

@@ -59,11 +59,7 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
 
 
 def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
-    """Load the checkpoint as the flags say.
-
-    Raises:
-        UserError: as `load_llava`, or if the template does not fit or asks no question.
-    """
+    """Load the checkpoint as the flags say."""
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,

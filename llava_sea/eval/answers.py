@@ -89,11 +89,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def by_id(answers: Iterable[Answer]) -> dict[str, str]:
-    """Return the texts by question id (as text: files write 7 and "7" for the same question).
-
-    Raises:
-        UserError: if an id has two different answers.
-    """
+    """Return the texts by question id (as text: files write 7 and "7" for the same question)."""
     texts: dict[str, str] = {}
     for answer in answers:
         key = str(answer.question_id)

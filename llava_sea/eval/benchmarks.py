@@ -81,11 +81,7 @@ class Task:
     def finish(
         self, data: Path, answers: Sequence[Answer], folder: Path, judge: Judge | None = None
     ) -> Outcome:
-        """Score answers or write their submission; files that are made go into `folder`.
-
-        Raises:
-            UserError: naming the file or the answer that is not right.
-        """
+        """Score answers or write their submission; files that are made go into `folder`."""
         needs = tuple(data / name for name in self.needs)
         return self.score(Answered(answers, data / self.questions, needs, folder, judge))
 
@@ -270,11 +266,7 @@ BENCHMARKS = tuple(dict.fromkeys(task.benchmark for task in TASKS))
 
 
 def select(names: str | None) -> list[Task]:
-    """Return the tasks that a comma-separated list of benchmarks or tasks names.
-
-    Raises:
-        UserError: if it names none that there is.
-    """
+    """Return the tasks that a comma-separated list of benchmarks or tasks names."""
     if names is None:
         return [task for task in TASKS if task.default]
     chosen: dict[Task, None] = {}

@@ -34,12 +34,7 @@ from llava_sea.terminal import say
 
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
-    """Run the command's flags.
-
-    Raises:
-        UserError: if a flag or a file is wrong, or no benchmark's files are there; after the table,
-            if a task could not be asked or scored.
-    """
+    """Answer, score and print the table, as the flags of the command say."""
     names = short_names(args.checkpoints)
     baseline = _baseline(args.baseline, args.checkpoints, names)
     judge = pick_judge(args)
@@ -158,11 +153,7 @@ def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) ->
 
 
 def short_names(checkpoints: Sequence[str]) -> list[str]:
-    """Return the checkpoints' names in the table: the shortest ends of their paths that differ.
-
-    Raises:
-        UserError: if one is given twice.
-    """
+    """Return the checkpoints' names in the table: the shortest ends of their paths that differ."""
     parts = [Path(checkpoint).parts for checkpoint in checkpoints]
     if len(set(parts)) < len(parts):
         raise UserError("a checkpoint is given twice; give each once")
@@ -174,11 +165,7 @@ def short_names(checkpoints: Sequence[str]) -> list[str]:
 
 
 def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
-    """Return where a checkpoint's answers and scores go.
-
-    Raises:
-        UserError: if it is no folder here and no other place was given.
-    """
+    """Return where a checkpoint's answers and scores go."""
     if args.output_dir:
         parts = Path(checkpoint).parts
         if not parts or ".." in parts:
@@ -193,11 +180,7 @@ def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
 
 
 def pick_judge(args: argparse.Namespace) -> Judge | None:
-    """Return MM-Vet's judge, None where nobody was named.
-
-    Raises:
-        UserError: if the flags do not go together.
-    """
+    """Return MM-Vet's judge, None where nobody was named."""
     if args.judge and (args.judge_url or args.judge_model):
         raise UserError("--judge local and --judge_url are two judges; give one")
     if args.judge:
@@ -214,9 +197,6 @@ def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, di
 
     The user keeps them in a file with the table's names,
     ``{"CHECKPOINT": {"vqav2-test-dev2015": 78.5}}``.
-
-    Raises:
-        UserError: if it is not of its form, or names another checkpoint or task.
     """
     form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
     try:

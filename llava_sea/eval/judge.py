@@ -102,11 +102,7 @@ class OpenAIJudge:
         )
 
     def grade(self, case: Case) -> Grade:
-        """Ask until a reply starts with a number from 0 to 1.
-
-        Raises:
-            UserError: if none of `tries` replies does, or the endpoint refuses or stays away.
-        """
+        """Ask until a reply starts with a number from 0 to 1."""
         text = ""
         where = f"judge {self.name}, question {case.question_id}"
         for attempt in range(self._tries):

@@ -37,10 +37,6 @@ def score(answers: Sequence[Answer], questions: Path) -> Score:
     Returns:
         The accuracy; of its parts, "unread answers" is the share without a letter, the others are
         the accuracies of the categories.
-
-    Raises:
-        UserError: naming the line, if the question has no options, the answer is none of them, or
-            an id is there twice; or if an answer is to no question of the file.
     """
     choices = _read(questions)
     texts = by_id(answers)

@@ -92,9 +92,6 @@ def read_questions(
         single_pred_prompt: ask for the letter of an option (ScienceQA and MMBench; in LLaVA's
             jsonl the text asks for it already).
         lang: of that request, "en" or "cn".
-
-    Raises:
-        UserError: naming file and place.
     """
     try:
         text = read_text(path, None)
@@ -127,11 +124,7 @@ def read_questions(
 
 
 def distinct(questions: Iterable[Question]) -> dict[tuple[str, str], Question]:
-    """Return the questions by key, each once, in their order.
-
-    Raises:
-        UserError: if two have the same id and text and different images.
-    """
+    """Return the questions by key, each once, in their order."""
     found: dict[tuple[str, str], Question] = {}
     for question in questions:
         first = found.setdefault(question.key, question)

@@ -53,12 +53,7 @@ def check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
 
 
 def rehearse(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
-    """Check hub ids, the folders of the checkpoints' results, and all tasks.
-
-    Raises:
-        UserError: naming the checkpoint, the folder, or the task's file and the flag that runs the
-            others.
-    """
+    """Check hub ids, the folders of the checkpoints' results, and all tasks."""
     owners: dict[Path, str] = {}
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
         if not os.path.isdir(checkpoint):  # folders are checked before

@@ -141,11 +141,7 @@ def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[st
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """Return the entries of a folder's ``scores.json`` by task; none where there is no file.
-
-    Raises:
-        UserError: if the file is something else.
-    """
+    """Return the entries of a folder's ``scores.json`` by task; none where there is no file."""
     path = folder / "scores.json"
     if not path.exists():
         return {}

@@ -67,9 +67,6 @@ def write_mmbench(
     """Write MMBench's .xlsx: some columns of the table go, prediction comes after the options.
 
     With `allow_missing` a row without an answer has an empty cell, and counts as wrong.
-
-    Raises:
-        UserError: as the others, or if a text is too long for a cell.
     """
     rows = read_table(table)
     texts = _texts(answers, [row["index"] for row in rows], table, complete=not allow_missing)

@@ -21,11 +21,7 @@ from llava_sea.terminal import say
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
+    """Parse the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m llava_sea.report",
         description="Write the report of a stage-1 run as one HTML file.",
@@ -58,11 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the report; return the HTML file.
-
-    Raises:
-        UserError: if a file or a flag is wrong.
-    """
+    """Write the report; return the HTML file."""
     args = parse_args(argv)
     run = open_run(args.run, args.projector)
     baseline = open_run(args.baseline, flag="--baseline") if args.baseline else None

@@ -48,17 +48,7 @@ PAIR_CAPTION = "From both runs' logs: the last value of each, before training th
 def make_report(
     run: RunFolder, baseline: RunFolder | None, args: argparse.Namespace, command: str
 ) -> Report:
-    """Make the contents of the report of a run, with another beside it or without.
-
-    Args:
-        run: the run's folder.
-        baseline: another run's.
-        args: the flags.
-        command: the command line, for the reader who wants to repeat it.
-
-    Raises:
-        UserError: if a file is missing or broken, or the parts do not fit each other.
-    """
+    """Make the contents of the report of a run, with another beside it or without."""
     if baseline is not None:
         check_fit(run, baseline, vars(args))
     records = [record for record in load_records(args.data_path) if record.image is not None]

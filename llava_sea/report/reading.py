@@ -97,12 +97,7 @@ class PatchReader:
 
     @torch.no_grad()
     def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Example]:
-        """Read records' images with each projector in turn; the model keeps the last.
-
-        Raises:
-            UserError: if an image can't be read, a projector does not fit, or the truth lacks an
-                image or has another number of patches.
-        """
+        """Read records' images with each projector in turn; the model keeps the last."""
         self.model.eval()
         self.check_truth(records)
         captions = [record.turns[-1].text.strip() for record in records]

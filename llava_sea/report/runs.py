@@ -94,9 +94,6 @@ def open_run(
         run: the output folder of a run, or a ``checkpoint-N`` in it.
         projector: the "after": an ``mm_projector.bin`` or a folder with one; default: the run's.
         flag: the flag that named the run, for errors.
-
-    Raises:
-        UserError: if the folder, its config or its projector is missing or broken.
     """
     folder = Path(run)
     if not folder.is_dir():

@@ -64,11 +64,7 @@ _REFUSALS = (  # VLMEvalKit's, word for word
 
 
 def read_table(path: Path, text: str | None = None) -> list[Row]:
-    """Read the table, from its text where that has been read; each row's index is unique.
-
-    Raises:
-        UserError: if the file is not there or is no such table, naming the row by its index.
-    """
+    """Read the table, from its text where that has been read; each row's index is unique."""
     pandas = import_extra("pandas", "eval")
     text = read_text(path, None) if text is None else text
     try:
@@ -111,11 +107,7 @@ def shown_options(row: Mapping[str, str], letters: Iterable[str]) -> dict[str, s
 
 
 def images_by_index(rows: Iterable[Row], path: Path) -> dict[str, bytes]:
-    """Return the image file of each row.
-
-    Raises:
-        UserError: naming the row, if it has none or a broken one.
-    """
+    """Return the image file of each row."""
     cells = {row["index"]: row.get("image", "") for row in rows}
     decoded: dict[str, bytes] = {}
 
@@ -173,9 +165,6 @@ def score(answers: Sequence[Answer], table: Path) -> Score:
     Returns:
         The circular accuracy over questions. Of its parts, "vanilla" is the share of right rows,
         the categories are circular, and "unread answers" is a share of rows.
-
-    Raises:
-        UserError: if the table has no answers or no rotations, or an answer is to no row of it.
     """
     rows = read_table(table)
     _check_scorable(rows, table)

@@ -87,9 +87,6 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
         metadata: mm-vet.json, ``{"v1_0": {"question", "answer", "capability": [...], ...}}``.
         judge: grades the answers.
         cache: a .jsonl that keeps the grades.
-
-    Raises:
-        UserError: if a file is wrong, an answer is to no question, or the judge gives no grade.
     """
     asked = _questions(metadata)
     texts = official_ids(answers)

@@ -30,9 +30,6 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any
     Args:
         path: the file.
         keys: those that each object must have; "image" and "text" must be texts.
-
-    Raises:
-        UserError: if the file can't be read, or a line is no such object.
     """
     rows = []
     for number, line in enumerate(files.read_text(path).split("\n"), start=1):
@@ -54,11 +51,7 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Read LLaVA's question file, a JSON object a line with at least a "question_id".
-
-    Raises:
-        UserError: if it can't be read, has no questions, a line that is none, or an id twice.
-    """
+    """Read LLaVA's question file, a JSON object a line with at least a "question_id"."""
     questions = [row for _, row in read_jsonl(path, ("question_id",))]
     if not questions:
         raise UserError(f"{path}: no questions; give the question file of the split that was asked")

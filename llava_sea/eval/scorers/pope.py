@@ -41,9 +41,6 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
     Returns:
         The mean of the F1s; the parts are each split's F1, accuracy, precision, recall and "yes
         ratio", the share of yes among the answers given. A fraction of nothing is 0.
-
-    Raises:
-        UserError: if a file is wrong, a question has no label, or an answer no question.
     """
     asked = _join(questions, labels)
     texts = by_id(answers)

@@ -43,9 +43,6 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
     Returns:
         The accuracy over the problems with an image; of its parts, "all" is over every problem of
         the split, and there only if one without an image has an answer.
-
-    Raises:
-        UserError: if a file is wrong or an answer to no problem of it.
     """
     asked = _problems(problems, splits)
     texts = by_id(answers)

@@ -71,12 +71,7 @@ def vqa_accuracy(answer: str, human_answers: Sequence[str]) -> float:
 
 
 def score_vqav2(answers: Sequence[Answer], annotations: Path) -> Score:
-    """Score answers to VQAv2, with the accuracy of each answer type as parts.
-
-    Raises:
-        UserError: if the annotations are not the official ones or empty, if an answered question
-            is not among them, or if a question has two different answers. So do the others here.
-    """
+    """Score answers to VQAv2, with the accuracy of each answer type as parts."""
     with reading(annotations, 'the list "annotations"'):
         rows = list(read_json(annotations)["annotations"])
     return _score_questions(
@@ -130,11 +125,7 @@ def score_vizwiz(answers: Sequence[Answer], annotations: Path, questions: Path) 
 
 
 def images_by_id(questions: Path) -> dict[str, str]:
-    """Return the images' names by question id, in the order of VizWiz's question file.
-
-    Raises:
-        UserError: if the file is not as it should be, or has an image twice.
-    """
+    """Return the images' names by question id, in the order of VizWiz's question file."""
     images = {}
     for row in read_questions(questions):
         with reading(questions, f"question_id {row['question_id']}"):
@@ -186,9 +177,6 @@ def score_gqa(answers: Sequence[Answer], annotations: Path) -> Score:
 
     Parts are "open" (structural type query) and "binary" (every other type, as eval.py has it),
     "structural: TYPE" and "semantic: TYPE".
-
-    Raises:
-        UserError: as the others, or if the annotations are not balanced.
     """
     questions, unbalanced = [], []
     with reading(annotations, "the questions by id"):
