@@ -294,18 +294,6 @@ def test_the_dtype_flag(flags, tmp_path, monkeypatch):
     assert seen == [torch.float32, torch.bfloat16]
 
 
-def test_llavas_flags_in_both_spellings():
-    text = (
-        "--model_path m --model-base b --question_file q --image_folder i --answers_file a "
-        "--conv_mode v1 --top-p 0.5 --num-beams 2 --max-new-tokens 9 --num_chunks 3 "
-        "--chunk_idx 1 --single_pred_prompt --lang cn"
-    )
-    args = command.parse(text.split())
-    assert (args.model_path, args.answers_file, args.top_p, args.chunk_idx) == ("m", "a", 0.5, 1)
-    plain = command.parse(["--model-path", "m", "--question-file", "q", "--answers-file", "a"])
-    assert (plain.temperature, plain.max_new_tokens, plain.num_beams) == (0, 128, 1)
-
-
 def test_help_does_not_load_torch():
     code = (
         "import sys\nfrom llava_sea.eval import answer\n"

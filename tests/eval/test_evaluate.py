@@ -18,7 +18,7 @@ from llava_sea.eval.evaluate import read_server_scores, results_folder, short_na
 from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.rehearsal import available_tasks
 from llava_sea.eval.score import Submission
-from playground.benchmarks.perfect import PERFECT, perfect_textvqa
+from playground.benchmarks.perfect import PERFECT
 
 LOCAL = [
     "vqav2-val2014",
@@ -40,8 +40,6 @@ def finish(eight, task, rows, folder):
 
 def perfect(eight, task):
     folder = Path(task.questions).parts[0]
-    if task.name == "textvqa-val-without-ocr":
-        return perfect_textvqa(eight / folder, ocr=False)
     return PERFECT[folder](eight / folder)
 
 
@@ -63,15 +61,6 @@ def test_perfect_and_empty_answers(eight, task, tmp_path):
     missing = finish(eight, task, rows[5:], tmp_path)
     assert missing.value < 100.0 and missing.missing >= 3
     assert score.comparable(missing)
-
-
-def test_with_and_without_ocr_tokens_are_two_protocols(eight, tmp_path):
-    with_tokens, without = (
-        finish(eight, task, perfect(eight, task), tmp_path)
-        for task in TASKS
-        if task.benchmark == "textvqa"
-    )
-    assert not with_tokens.comparable(without)
 
 
 def test_what_servers_score_is_written(eight, tmp_path):
