@@ -1,8 +1,8 @@
 """The eight benchmarks as LLaVA runs them: files, prompts, where each is scored.
 
 Layout, prompts and lengths are those of LLaVA's scripts/v1_5/eval and docs/Evaluation.md
-(haotian-liu/LLaVA c121f04); its eval.zip holds the question files. A split whose answers are not
-public comes to a file for its server.
+(haotian-liu/LLaVA c121f04); its eval.zip holds the question files. For a split whose answers are
+not public a file for its server is written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Task:
         questions: the question file.
         images: the folder of its images; None where the question file holds them.
         needs: other files that scoring or the submission reads.
-        source: where all of them are to be had.
+        source: where to get them.
         score: scores the answers or writes the submission.
         max_new_tokens: longest answer, LLaVA's.
         ask_letter: whether LLaVA's request for an option's letter is added.

@@ -177,7 +177,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterato
 
 
 def check_images(questions: Sequence[Question], folder: str | None) -> None:
-    """Hold that every image file is there."""
+    """Check that every image file is there."""
     named = [question for question in questions if isinstance(question.image, str)]
     if named and not folder:
         raise UserError(

@@ -43,7 +43,7 @@ def available_tasks(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list
 
 
 def check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
-    """Hold that a checkpoint can be asked, as far as it need not be loaded for that."""
+    """Check what can be checked of a checkpoint without loading it."""
     found = find_folder(checkpoint, args.cache_dir, "CHECKPOINT")
     recognise(found)
     config = read_json(found / "config.json") if (found / "config.json").is_file() else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import json
@@ -68,6 +69,7 @@ def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
 
 
 def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:
+    atexit._clear()  # those of the parent are not this process's
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     for number, name in ((1, "stdout"), (2, "stderr")):
