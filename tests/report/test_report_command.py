@@ -207,9 +207,6 @@ def test_pointing_at_a_patch_lists_its_nearest_words(pair_page):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ({"num_images": 0}, "--num_images 0"),
-        ({"num_words": 0}, "--num_words 0"),
-        ({"map_points": -1}, "--map_points -1"),
         ({"vision_tower": "./none"}, "--vision_tower ./none"),
         ({"model_name_or_path": "./none"}, "--model_name_or_path ./none"),
         ({"words": "none.tsv"}, "none.tsv"),
