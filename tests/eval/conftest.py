@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import base64
 import contextlib
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,95 +15,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from llava_sea.conversation import get_template
-from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_prompt
-from llava_sea.errors import run_command
 from llava_sea.eval.questions import Question, distinct, read_questions
-from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.write import write_llava
+from tests import worlds
 
 
 @pytest.fixture(scope="session")
 def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
     """The parts of a model and its checkpoint's folder."""
     root = tmp_path_factory.mktemp("eval")
-    llm = root / "llm"
-    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
-    tokenizer.save_pretrained(llm)
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,  # logits far apart: greedy texts then do not hang on rounding
-    )
-    LlamaForCausalLM(config).save_pretrained(llm)
-    parts = SimpleNamespace(
-        model=build_llava(str(llm), str(tiny.clip)).eval(),
-        tokenizer=load_tokenizer(str(llm), model_max_length=500),
-        transform=ImageTransform.from_pretrained(str(tiny.clip), "pad"),
-        template=get_template("v1"),
-        folder=root / "tiny-llava",
-    )
-    write_llava(
-        parts.folder,
-        parts.model,
-        parts.tokenizer,
-        parts.transform,
-        parts.template,
-        extra_config={"conversation_template": "v1", "mm_vision_tower": str(tiny.clip)},
-    )
-    return parts
-
-
-def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:
-    atexit._clear()  # those of the parent are not this process's
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = (folder / f"{rank}.{name}").open("w")
-        os.dup2(stream.fileno(), number)
-        setattr(sys, name, stream)
-    torch.set_num_threads(1)  # a fork has no threads of its parent's
-    run_command(lambda: main([*flags, f"--local_rank={rank}"]))
-
-
-@pytest.fixture
-def two_processes(tmp_path) -> Callable[[Callable, list[str]], list[SimpleNamespace]]:
-    """Run a command's main as two forked ranks; return status and output of both."""
-
-    def run(main: Callable, flags: list[str]) -> list[SimpleNamespace]:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        folder = tmp_path / "ranks"
-        folder.mkdir()
-        fork = multiprocessing.get_context("fork")
-        ranks = [
-            fork.Process(target=_run_rank, args=(main, flags, rank, port, folder))
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join(timeout=600)
-        return [
-            SimpleNamespace(
-                status=rank.exitcode,
-                out=(folder / f"{number}.stdout").read_text(),
-                err=(folder / f"{number}.stderr").read_text(),
-            )
-            for number, rank in enumerate(ranks)
-        ]
-
-    return run
+    return worlds.talker(root, tiny, max_length=500, max_position_embeddings=512)
 
 
 @pytest.fixture(scope="session")

@@ -125,10 +125,11 @@ def test_shards_of_another_number_of_processes_are_resumed(flags, out, answered)
     assert not list(out.parent.glob("*shard*"))
 
 
-def test_two_processes_share_the_questions(flags, out, two_processes):
-    first, second = two_processes(command.main, flags)
-    assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert first.out.endswith("6 answers, 5 of them asked for now\n") and not second.out
+def test_two_processes_share_the_questions(flags, out, fork):
+    first, second = fork(command.main, flags)
+    assert (first.process.exitcode, second.process.exitcode) == (0, 0), first.log.read_text()
+    assert first.log.read_text().endswith("6 answers, 5 of them asked for now\n")
+    assert second.log.read_text() == ""
     together = out.read_bytes()
     assert {p.name for p in out.parent.iterdir()} == {"tiny.jsonl", "tiny.run.json"}
     shutil.rmtree(out.parent)
@@ -136,11 +137,12 @@ def test_two_processes_share_the_questions(flags, out, two_processes):
     assert out.read_bytes() == together
 
 
-def test_an_error_of_the_first_process_is_said_once(flags, two_processes):
-    first, second = two_processes(command.main, [*flags, "--image-folder", "nowhere"])
-    assert (first.status, second.status) == (2, 2)
-    assert "003.png: no such image" in first.err
-    assert "Traceback" not in first.err + second.err and "error" not in second.err
+def test_an_error_of_the_first_process_is_said_once(flags, fork):
+    first, second = fork(command.main, [*flags, "--image-folder", "nowhere"])
+    assert (first.process.exitcode, second.process.exitcode) == (2, 2)
+    said = first.log.read_text()
+    assert "003.png: no such image" in said and "Traceback" not in said
+    assert second.log.read_text() == ""
 
 
 @pytest.mark.parametrize(

@@ -211,14 +211,15 @@ def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_pa
     assert scores.keys() == {"mmvet-test"}
 
 
-def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
+def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, fork):
     path = break_image(data)  # the second process's
     places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
-    first, second = two_processes(command.main, flags)
-    assert (first.status, second.status) == (2, 0), first.err + second.err
-    assert "not scored: POPE test" in first.err and path.name in first.err
-    assert "│ MM-Vet" in first.out and "error" not in second.err
+    first, second = fork(command.main, flags)
+    said = first.log.read_text()
+    assert (first.process.exitcode, second.process.exitcode) == (2, 0), said
+    assert "not scored: POPE test" in said and path.name in said and "│ MM-Vet" in said
+    assert "error" not in second.log.read_text()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_table(start, monkeypatch, capsys):
