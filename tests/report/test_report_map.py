@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_world import token_map
 
 from llava_sea.data.records import Record, Turn
 from llava_sea.report.charts import map_figure, png, svg
@@ -19,6 +18,7 @@ from llava_sea.report.token_map import (
     tsne,
     unit,
 )
+from tests.report.report_world import token_map
 
 
 @pytest.fixture(scope="module")

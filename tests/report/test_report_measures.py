@@ -2,7 +2,6 @@ import math
 import re
 
 import pytest
-from report_world import LOG, training
 
 from llava_sea.report.charts import chart_figure, png, svg, thin
 from llava_sea.report.grid import Grid
@@ -17,6 +16,7 @@ from llava_sea.report.measures import (
     number,
     table_of,
 )
+from tests.report.report_world import LOG, training
 
 
 def test_table_holds_first_value_and_last_up_to_the_step():

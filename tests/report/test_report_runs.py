@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from report_world import LOG, evaluation, write_log
 
 from llava_sea.errors import UserError
 from llava_sea.report.runs import open_run
+from tests.report.report_world import LOG, evaluation, write_log
 
 
 @pytest.fixture
