@@ -129,11 +129,8 @@ def run_command(main: Callable[[], object]) -> None:
     except SystemExit as end:
         status = end.code
     except Exception as error:
-        if isinstance(error, UserError):
-            _say(str(error))
-        elif failed := failed_write(error):
-            _say(cannot_write(failed))
-        else:
+        failed = failed_write(error)
+        if failed is None:
             raise
         status = 2
     if "RANK" in os.environ and (status is None or isinstance(status, int)):

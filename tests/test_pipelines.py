@@ -84,7 +84,7 @@ def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.deepspeed
-def test_stage_1_goes_on_from_a_warm_start(tmp_path):
+def test_stage_1_starts_from_a_warm_start(tmp_path):
     run_script("pretrain_sea.sh", tmp_path, "--max_steps", "2", WARM_START="0.2")
     warm, run = tmp_path / "run-warm-start", tmp_path / "run"
     rows = [json.loads(line) for line in (warm / "metrics.jsonl").read_text().splitlines()]
@@ -120,8 +120,8 @@ def tune_and_ask(tmp_path: Path) -> None:
     run_script("finetune.sh", tmp_path, PROJECTOR=projector, OUTPUT_DIR=str(tuned))
     check_trace("finetune.sh", tuned)
     data = REPOSITORY / "playground" / "data" / "mini"
-    asked = json.loads((data / "heldout_questions.json").read_text())
-    easy = [r for r in asked if r["kind"] in ("background", "existence of a colour")][:40]
+    records = json.loads((data / "heldout_questions.json").read_text())
+    easy = [r for r in records if r["kind"] in ("background", "existence of a colour")][:40]
     asked = []
     for record in easy:
         question, answer = (turn["value"] for turn in record["conversations"])

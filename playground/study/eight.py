@@ -26,9 +26,8 @@ from llava_sea.data.images import ImageTransform, decode_image
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.benchmarks import TASKS
+from llava_sea.eval.benchmarks import TASKS, Task
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.outcome import Answered, Task
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.eval.score import Score
 from llava_sea.files import sha256_file
@@ -208,9 +207,7 @@ class Eight:
                     Answer(question.question_id, question.prompt, text)
                     for question, text in zip(questions, self._answer(llava, batches), strict=True)
                 ]
-                where = folder / task.questions
-                run = Answered(folder, where, answers, Path(written), LocalJudge())
-                outcome = task.finish(run)
+                outcome = task.finish(folder, answers, Path(written), LocalJudge())
                 assert isinstance(outcome, Score), f"{task.name} is scored elsewhere"
                 scores[task.benchmark] = outcome.value
         return scores

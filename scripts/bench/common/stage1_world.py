@@ -116,11 +116,11 @@ def make_batch(shape: Shape, records: int, device: str, *, labels: bool) -> dict
     samples = []
     for _ in range(records):
         caption = torch.from_numpy(rng.integers(3, shape.vocab, CAPTION_TOKENS))
-        picture = torch.zeros(shape.patches + 1, dtype=torch.int64)
-        ids = torch.cat([picture, caption])
+        image = torch.zeros(shape.patches + 1, dtype=torch.int64)
+        ids = torch.cat([image, caption])
         sample = {
             "input_ids": ids,
-            "labels": torch.cat([torch.full_like(picture, -100), caption]),
+            "labels": torch.cat([torch.full_like(image, -100), caption]),
             "image_mask": torch.arange(len(ids)).sub(1).ge(0)
             & torch.arange(len(ids)).le(shape.patches),
             "pixel_values": torch.randn(1, 3, shape.image, shape.image),
