@@ -128,10 +128,14 @@ def run_command(main: Callable[[], object]) -> None:
         main()
     except SystemExit as end:
         status = end.code
+    except UserError as error:
+        _say(str(error))
+        status = 2
     except Exception as error:
         failed = failed_write(error)
         if failed is None:
             raise
+        _say(cannot_write(failed))
         status = 2
     if "RANK" in os.environ and (status is None or isinstance(status, int)):
         atexit._run_exitfuncs()  # trackers and loggers write their last here

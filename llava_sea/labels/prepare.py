@@ -116,7 +116,7 @@ def _parameters(
     check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
     geometry = ImageLoader(options).transform.geometry()
     names = "\0".join(image.image for image in images)
-    parameters = {
+    parameters: dict[str, Any] = {
         "format": FORMAT,
         "words_sha256": sha256_file(Path(options.words)),
         "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
