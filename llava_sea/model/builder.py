@@ -7,10 +7,9 @@ ZeRO-3 each part is loaded partitioned. Any tower of `llava_sea.model.towers` an
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
@@ -76,7 +74,12 @@ def build_llava(
     config = llava_config(tower.config, llm.config, select_layer=select_layer)
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)
-    with zero_init():
+    zero_init: Any = nullcontext()
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        zero_init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config())
+    with zero_init:
         projector = LlavaMultiModalProjector(config).to(dtype)
     llava.model.vision_tower = tower
     llava.model.language_model = llm.base_model
@@ -86,7 +89,7 @@ def build_llava(
         # The empty Llava above shares the parts' configs and has put its own default there.
         llava.set_attn_implementation(attention)
     if llm.generation_config is not None:
-        llava.generation_config = sane_generation_config(llm.generation_config)
+        llava.generation_config = llm.generation_config
     initialise_projector(projector, seed)
     if projector_path:
         load_projector(projector, projector_path)
@@ -113,20 +116,6 @@ def llava_config(
     )
 
 
-def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
-    """Return a generation config that can be saved.
-
-    Vicuna's names a temperature without sampling, which transformers refuses to write. Sampling is
-    what such settings mean.
-    """
-    sane: GenerationConfig = copy.deepcopy(config)
-    try:
-        sane.validate(strict=True)
-    except ValueError:
-        sane.do_sample = True
-    return sane
-
-
 def load_tokenizer(
     path: str, *, model_max_length: int | None, cache_dir: str | None = None, pad: str = ""
 ) -> PreTrainedTokenizerBase:
@@ -145,44 +134,33 @@ def load_tokenizer(
     return tokenizer
 
 
-def llm_config(path: str, cache_dir: str | None = None, *, or_llava: bool = False) -> Any:
+def llm_config(
+    path: str,
+    cache_dir: str | None = None,
+    *,
+    or_llava: bool = False,
+    flag: str = "--model_name_or_path",
+) -> Any:
     """Return the configuration of a language model; `or_llava` accepts a ``llava-hf`` too.
 
     Raises:
-        UserError: if there is none, or it is no language model's; names its model type.
+        UserError: if there is none, or it is no language model's; `flag` is what named it.
     """
-    check_exists(path, "--model_name_or_path")
+    check_exists(path, flag)
     try:
         config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
     except UserError:
         raise
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--model_name_or_path {path}: {reason}") from None
+        raise UserError(f"{flag} {path}: {reason}") from None
     is_known = or_llava and config.model_type == "llava"
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_known:
         raise UserError(
-            f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
+            f"{flag} {path}: its model type is {config.model_type!r}, which is no "
             "language model; name the LLM"
         )
     return config
-
-
-def zero3_is_on() -> bool:
-    """Say whether parameters are made partitioned over the ranks."""
-    return bool(is_deepspeed_zero3_enabled())
-
-
-def zero_init() -> AbstractContextManager[Any]:
-    """Under ZeRO-3, create the parameters partitioned; else do nothing."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed
-
-    context: AbstractContextManager[Any] = deepspeed.zero.Init(
-        config_dict_or_path=deepspeed_config()
-    )
-    return context
 
 
 @contextmanager
@@ -202,11 +180,10 @@ def initialise_projector(projector: nn.Module, seed: int) -> None:
     Drawn on the CPU from its own generator, so they do not depend on the engine or the device.
     """
     generator = torch.Generator().manual_seed(seed)
-    with gathered(projector, write=True):
+    with gathered(*projector.parameters(), write=True):
         for layer in projector.children():
-            if not isinstance(layer, nn.Linear):
-                continue
-            bound = 1 / math.sqrt(layer.in_features)
-            for parameter in (layer.weight, layer.bias):
-                drawn = torch.rand(parameter.shape, generator=generator)
-                parameter.data.copy_((2 * drawn - 1) * bound)
+            if isinstance(layer, nn.Linear):
+                bound = 1 / math.sqrt(layer.in_features)
+                for parameter in (layer.weight, layer.bias):
+                    drawn = torch.rand(parameter.shape, generator=generator)
+                    parameter.data.copy_((2 * drawn - 1) * bound)

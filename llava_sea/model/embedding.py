@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.utils.hub import cached_file
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava
-from llava_sea.model.load_weights import read_tensors, weight_files
+from llava_sea.model.load_weights import read_weights
 
 
 def build_llava_without_llm(
@@ -27,10 +26,9 @@ def build_llava_without_llm(
     cache_dir: str | None = None,
     **options: Any,
 ) -> LlavaForConditionalGeneration:
-    """Build a Llava that can project images and look up words, and nothing else.
+    """Build a Llava that can project images and look up words; options are `build_llava`'s.
 
     A scale that some LLMs (Gemma) put on their embeddings is left out: the loss is of cosines.
-    Options are those of `build_llava`.
 
     Raises:
         UserError: as `build_llava`, or if the table is not found in the LLM's files.
@@ -83,21 +81,11 @@ def find_tensor(folder: Path, name: str) -> Tensor:
     Raises:
         UserError: if there is none, or more than one.
     """
-    found: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                names = [key for key in file.keys() if _is_called(key, name)]  # noqa: SIM118
-                found |= {key: file.get_tensor(key) for key in names}
-        else:
-            found |= {k: t for k, t in read_tensors(path).items() if _is_called(k, name)}
+    weights = read_weights(folder)
+    found = [key for key in weights if key == name or key.endswith(f".{name}")]
     if len(found) != 1:
         raise UserError(
             f"{folder}: the language model's embeddings were looked for as {name!r}, found: "
             f"{', '.join(found) or 'nothing'}"
         )
-    return next(iter(found.values())).clone(memory_format=torch.contiguous_format)
-
-
-def _is_called(key: str, name: str) -> bool:
-    return key == name or key.endswith(f".{name}")
+    return weights[found[0]].clone(memory_format=torch.contiguous_format)

@@ -1,8 +1,9 @@
 """LoRA adapters as LLaVA and peft write them, merged into a model: W + s B A, in float32.
 
-Next to the adapter LLaVA puts ``non_lora_trainables.bin``: the projector, and whatever else was
+Next to the adapter LLaVA puts ``non_lora_trainables.bin``: the projector, and all else that was
 trained whole. The base model is checked: by a fingerprint if the adapter's folder records one, else
-by its name, and always by every shape.
+by its name, and always by every shape. peft's own merge is not used: it rounds the update to the
+base's dtype first, and knows nothing of parameters that ZeRO-3 has partitioned.
 
 Limits: plain LoRA on linear layers (rank and alpha patterns and rsLoRA included); DoRA, and starts
 that change the base (PiSSA and the like), are refused.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from llava_sea.errors import UserError
 from llava_sea.model.load_weights import read_json, read_tensors
 from llava_sea.model.names import PEFT_PREFIX, some, to_stock
-from llava_sea.model.projector_io import gathered, gathered_parameters
+from llava_sea.model.projector_io import LLAVA_TO_HF, copy_in, gathered
 
 ADAPTER_CONFIG = "adapter_config.json"
 FINGERPRINT = "base_fingerprint"
@@ -43,8 +44,8 @@ def base_fingerprint(language_model: nn.Module) -> str:
         is_embedding = isinstance(module, nn.Embedding)
         if not is_embedding and "norm" not in module_name.rpartition(".")[2]:
             continue
-        with gathered(module):
-            for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in module.named_parameters(recurse=False):
+            with gathered(parameter):
                 rows = parameter.detach()[:64].cpu() if is_embedding else parameter.detach().cpu()
                 digest.update(f"{module_name}.{name} {tuple(parameter.shape)}".encode())
                 digest.update(rows.to(torch.bfloat16).contiguous().view(torch.uint8).numpy())
@@ -85,16 +86,13 @@ def check_base(folder: Path, config: Mapping[str, Any], given: str, model: nn.Mo
     """
     recorded = str(config.get("base_model_name_or_path") or "")
     settings = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    expected = settings.get(FINGERPRINT)
-    if expected:
-        language_model: Any = model.get_submodule("model.language_model")
-        if base_fingerprint(language_model) != expected:
+    if expected := settings.get(FINGERPRINT):
+        if base_fingerprint(model.get_submodule("model.language_model")) != expected:
             raise UserError(
                 f"{folder}: trained on {recorded or 'another base'}, whose weights differ from "
                 f"those of the base given, {given}. Give the same base with --model-base"
             )
-        return
-    if recorded and Path(recorded).name != Path(given).name:
+    elif recorded and Path(recorded).name != Path(given).name:
         raise UserError(
             f"{folder}: trained on {recorded}, but the base given is {given}. Give the same base; "
             "if it is the same under another name, write that into base_model_name_or_path of "
@@ -116,86 +114,76 @@ def merge_adapter(
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: has {ADAPTER_CONFIG} but neither of {', '.join(_FILES)}")
-    updates, others = {}, {}
+    updates: dict[str, dict[str, Tensor]] = {}
+    others = {}
     for key, tensor in read_tensors(path).items():
         if found := _LORA_KEY.fullmatch(key):
-            updates[found[1], found[2]] = tensor
+            updates.setdefault(found[1], {})[found[2]] = tensor
         else:
             plain = key.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
             others[plain] = tensor
-    layers = list(dict.fromkeys(name for name, _ in updates))
-    if not layers:
+    if not updates:
         raise UserError(f"{path}: holds no LoRA weights; it holds {some(others) or 'nothing'}")
-    for name in layers:
-        if missing := {"A", "B"} - {part for layer, part in updates if layer == name}:
-            raise UserError(f"{path}: {name} has no lora_{missing.pop()}")
-        weight = _find(model, f"{name}.weight", path)
-        rank, factor = rank_and_scale(name.removeprefix(PEFT_PREFIX), config)
-        a_RI, b_OR = updates[name, "A"], updates[name, "B"]
-        if a_RI.shape[0] != rank:
+    for layer, matrices in updates.items():
+        a_RI, b_OR = matrices["A"], matrices["B"]
+        rank, scale = rank_and_scale(layer.removeprefix(PEFT_PREFIX), config)
+        if len(a_RI) != rank:
             raise UserError(
-                f"{path}: {name} has rank {a_RI.shape[0]}, {ADAPTER_CONFIG} says {rank}; the two "
+                f"{path}: {layer} has rank {len(a_RI)}, {ADAPTER_CONFIG} says {rank}; the two "
                 "files are not of the same run"
             )
-        _add(weight, a_RI, b_OR, factor, f"{path}: {name}")
-    return len(layers), load_trained(model, others, path)
+        weight = _find(model, f"{layer}.weight", path)
+        with gathered(weight, write=True):
+            if weight.shape != (b_OR.shape[0], a_RI.shape[1]):
+                raise UserError(
+                    f"{path}: {layer}: lora_B {tuple(b_OR.shape)} times lora_A "
+                    f"{tuple(a_RI.shape)} does not fit the base's weight {tuple(weight.shape)}; "
+                    "it was trained on another base"
+                )
+            update_OI = scale * (b_OR.float() @ a_RI.float())
+            weight.data.copy_(weight.data.float() + update_OI.to(weight.device))
+    return len(updates), _load_whole(model, others, path)
 
 
-def rank_and_scale(name: str, config: Mapping[str, Any]) -> tuple[int, float]:
+def rank_and_scale(layer: str, config: Mapping[str, Any]) -> tuple[int, float]:
     """Return r and the factor of a layer's update: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-    rank = _by_pattern(name, config.get("rank_pattern"), config["r"])
-    alpha = _by_pattern(name, config.get("alpha_pattern"), config["lora_alpha"])
+    from peft.utils.other import get_pattern_key  # a quarter of a second, for adapters alone
+
+    def of_layer(patterns: str, default: str) -> Any:
+        by_pattern = config.get(patterns) or {}
+        return by_pattern.get(get_pattern_key(list(by_pattern), layer), config[default])
+
+    rank, alpha = of_layer("rank_pattern", "r"), of_layer("alpha_pattern", "lora_alpha")
     return rank, float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _by_pattern(name: str, patterns: Any, default: Any) -> Any:
-    """Return the value of the first pattern that a module's name ends with, as peft does."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return default
-
-
-def load_trained(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Put weights that were trained whole in place; return the names of the parameters.
+def load_trained_whole(folder: Path, model: nn.Module) -> list[str]:
+    """Put `non_lora_trainables.bin`, or else `mm_projector.bin`, in place; name its tensors.
 
     Raises:
-        UserError: if one is not known or has another shape.
+        UserError: if a tensor is not known or has another shape.
     """
-    loaded = []
+    for name in ("non_lora_trainables.bin", "mm_projector.bin"):
+        path = folder / name
+        if path.is_file():
+            bare = LLAVA_TO_HF if name == "mm_projector.bin" else {}
+            weights = read_tensors(path)
+            named = {f"mm_projector.{k}" if k in bare else k: t for k, t in weights.items()}
+            return _load_whole(model, named, path)
+    return []
+
+
+def _load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
     for key, tensor in weights.items():
-        parameter = _find(model, key, path)
-        with gathered_parameters([parameter], write=True):
-            if parameter.shape != tensor.shape:
-                raise UserError(
-                    f"{path}: {key} is {tuple(tensor.shape)}, the model needs "
-                    f"{tuple(parameter.shape)}; the base or the vision tower is another one"
-                )
-            parameter.data.copy_(tensor)
-        loaded.append(key)
-    return loaded
+        why = "the base or the vision tower is another one"
+        copy_in(_find(model, key, path), tensor, f"{path}: {key}", why)
+    return list(weights)
 
 
 def _find(model: nn.Module, key: str, path: Path) -> nn.Parameter:
-    name = to_stock(key)
     try:
-        if name is None:
-            raise AttributeError
-        return model.get_parameter(name)
+        return model.get_parameter(to_stock(key) or "")
     except AttributeError:
         raise UserError(
             f"{path}: {key} is no weight of the base; the adapter belongs to another kind of model"
         ) from None
-
-
-def _add(weight: nn.Parameter, a_RI: Tensor, b_OR: Tensor, factor: float, where: str) -> None:
-    """Add s B A to a weight ``(O, I)``; R is the rank."""
-    with gathered_parameters([weight], write=True):
-        fits = a_RI.ndim == b_OR.ndim == 2 and a_RI.shape[0] == b_OR.shape[1]
-        if not fits or weight.shape != (b_OR.shape[0], a_RI.shape[1]):
-            raise UserError(
-                f"{where}: lora_B {tuple(b_OR.shape)} times lora_A {tuple(a_RI.shape)} does not "
-                f"fit the base's weight {tuple(weight.shape)}; it was trained on another base"
-            )
-        update_OI = factor * (b_OR.float() @ a_RI.float())
-        weight.data.copy_(weight.data.float() + update_OI.to(weight.device))

@@ -49,8 +49,8 @@ def quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold a model's weights, [] if the folder has none.
+def weight_files(folder: Path, *, needed: bool = False) -> list[Path]:
+    """List the files that hold a model's weights, [] if the folder has none and needs none.
 
     Raises:
         UserError: if an index names a file that is not there, or is no index.
@@ -60,6 +60,8 @@ def weight_files(folder: Path) -> list[Path]:
             return _indexed(folder / index)
         if (folder / single).is_file():
             return [folder / single]
+    if needed:
+        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
     return []
 
 
@@ -71,14 +73,13 @@ def _indexed(index: Path) -> list[Path]:
     strange = [name for name in names if Path(name).name != name]
     if strange:
         raise UserError(f"{index}: names a file outside its folder: {strange[0]!r}")
-    files = [index.parent / name for name in names]
-    absent = [path.name for path in files if not path.is_file()]
+    absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
         raise UserError(
-            f"{index.parent}: {len(absent)} of the {len(files)} files that {index.name} names are "
+            f"{index.parent}: {len(absent)} of the {len(names)} files that {index.name} names are "
             f"not there: {', '.join(absent[:5])}. Get the missing ones: a download was cut off"
         )
-    return files
+    return [index.parent / name for name in names]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -88,23 +89,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         UserError: if there are none, or a file cannot be read as tensors.
     """
     weights: dict[str, Tensor] = {}
-    for path in _some_weight_files(folder):
-        weights.update(read_tensors(path))
+    for path in weight_files(folder, needed=True):
+        weights |= read_tensors(path)
     return weights
 
 
-def _some_weight_files(folder: Path) -> list[Path]:
-    files = weight_files(folder)
-    if not files:
-        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    return files
-
-
 def check_model(path: str | Path) -> None:
-    """See that a model's folder is whole, as far as its config.json and the files' heads tell.
+    """See that the folder of an LLM or a tower is whole, by config.json and the files' heads.
 
-    It is of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
-    transformers puts on its base by itself.
+    A hub id is passed over, and so is a peft adapter, which transformers puts on its base itself.
 
     Raises:
         UserError: naming the file that is missing, damaged or cut off.
@@ -114,7 +107,7 @@ def check_model(path: str | Path) -> None:
         return
     if "model_type" not in read_json(folder / "config.json"):
         raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
-    for file in _some_weight_files(folder):
+    for file in weight_files(folder, needed=True):
         if file.suffix != ".safetensors":
             read_tensors(file)
             continue
@@ -136,9 +129,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_zip(path) and not zipfile.is_zipfile(path):
+        with open_file(path) as file:
+            is_zip = (
+                file.read(2) == b"PK"
+            )  # files of torch before 1.6 are none and cannot be mapped
+        if is_zip and not zipfile.is_zipfile(path):
             raise EOFError("its end is missing")
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (SafetensorError, OSError, EOFError) as error:
         raise UserError(_damaged(path, error)) from None
     except Exception as error:  # unpickling raises anything on what is no file of tensors
@@ -170,12 +167,6 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def _is_zip(path: Path) -> bool:
-    """Say whether torch can map the file: those written before torch 1.6 are no archives."""
-    with open_file(path) as file:
-        return file.read(2) == b"PK"
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -188,10 +179,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def listing(folder: Path, limit: int = 12) -> str:
-    """Name what a folder holds, for messages."""
+def listing(folder: Path) -> str:
+    """Name the first twelve things in a folder, for messages."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more or "nothing"

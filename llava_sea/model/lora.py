@@ -20,7 +20,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
 from llava_sea.model.names import PEFT_PREFIX, to_written
-from llava_sea.model.projector_io import LLAVA_TO_HF, gathered_parameters
+from llava_sea.model.projector_io import LLAVA_TO_HF, gathered
 from llava_sea.model.stage2 import choose_trainable
 
 ADAPTER = "default"
@@ -47,7 +47,7 @@ def add_lora(
     projector: bool = True,
     vision_tower: bool = False,
 ) -> LoraConfig:
-    """Put adapters into the LLM and freeze the rest of it.
+    """Put adapters into the LLM, in place, and freeze the rest of it.
 
     Args:
         llava: changed in place.
@@ -88,7 +88,7 @@ def _initialise(llm: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in llm.named_parameters():
         if ".lora_A." in name:
-            with gathered_parameters([parameter], write=True):
+            with gathered(parameter, write=True):
                 drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
                 parameter.data.copy_(drawn / math.sqrt(parameter.shape[1]))
 

@@ -40,9 +40,7 @@ _LEAKS = {"gpt_oss", "nemotron", "opt"}
 
 
 def prepare_attention(llm: nn.Module) -> bool:
-    """Make an LLM ready for packed rows; its results for rows of one sample stay what they are.
-
-    Where its attention is SDPA, that is replaced.
+    """Make an LLM ready for packed rows; its results for rows of one sample stay as they are.
 
     Returns:
         Whether all samples of a batch go into one row, without padding.
@@ -103,13 +101,9 @@ def _apart(attention: str, lengths: Sequence[int], device: torch.device) -> dict
     if "flash" not in attention:
         return {}
     starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    longest = max(lengths)
-    return {
-        "cu_seq_lens_q": starts,
-        "cu_seq_lens_k": starts,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    return dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), starts) | dict.fromkeys(
+        ("max_length_q", "max_length_k"), max(lengths)
+    )
 
 
 def per_sample_sdpa(
@@ -124,32 +118,23 @@ def per_sample_sdpa(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' SDPA does, one sample of the row after the other.
 
-    Args:
-        module: the attention layer.
-        query: ``(R, H, L, D)``.
-        key: as `query`, with the heads of keys.
-        value: as `key`.
-        attention_mask: used as it is; None attends causally within samples.
-        sample_lengths: of the samples of a row, in order; None takes the row for one.
-        sliding_window: how many tokens back a token sees, itself included; None sees all.
-        options: SDPA's.
+    `query` is ``(R, H, L, D)``; `key` and `value` may have fewer heads. A mask is used as it is;
+    without one a token sees the earlier tokens of its sample, of which `sliding_window`, itself
+    included. Without `sample_lengths` the row is one sample.
 
     Returns:
         ``(R, L, H, D)``, and None for the weights.
     """
+    sdpa: Any = sdpa_attention_forward
     if attention_mask is not None:
-        return _sdpa(module, query, key, value, attention_mask, **options)
+        return sdpa(module, query, key, value, attention_mask, **options)
     lengths = list(sample_lengths or [query.shape[2]])
     parts = (states.split(lengths, dim=2) for states in (query, key, value))
     outputs = []
     for q, k, v in zip(*parts, strict=True):
         band = _band(q.shape[2], sliding_window, q.device)
-        outputs.append(_sdpa(module, q, k, v, band, **options)[0])
+        outputs.append(sdpa(module, q, k, v, band, **options)[0])
     return torch.cat(outputs, dim=1), None
-
-
-def _sdpa(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **options: Any) -> Any:
-    return sdpa_attention_forward(module, q, k, v, mask, **options)
 
 
 def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import AlignmentHead, PatchWords, word_targets
 from llava_sea.alignment.loss import LOG_SCALE_MAX
-from llava_sea.model.projector_io import gathered
+from llava_sea.model.projector_io import gathered, whole_tensors
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
@@ -88,9 +88,9 @@ class Stage1Model(WrappedLlava):
         """Return the head's tensors on the CPU, none without one. Collective in ZeRO-3."""
         if self.head is None:
             return {}
-        with gathered(self.head):
-            state = {n: p.detach().cpu().clone() for n, p in self.head.named_parameters()}
-            return state | {"log_scale": self.head.log_scale.detach().cpu().reshape(1)}
+        with gathered(*self.head.parameters()):
+            log_scale = self.head.log_scale.detach().cpu().reshape(1)
+        return whole_tensors(self.head.named_parameters()) | {"log_scale": log_scale}
 
     def load_head_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `head_state` returned."""

@@ -48,7 +48,6 @@ class WrappedLlava(nn.Module):
     supports_gradient_checkpointing = True
 
     def __init__(self, llava: LlavaForConditionalGeneration) -> None:
-        """Wrap a Llava; its parameters' `requires_grad` stays as it is."""
         super().__init__()
         self.llava = llava
         self.config = llava.config

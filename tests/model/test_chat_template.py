@@ -11,8 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llava_sea.conversation import TEMPLATES
 from llava_sea.model import chat_template
 from llava_sea.model.builder import load_tokenizer
-from llava_sea.model.chat_jinja import Spaces, write_jinja
-from llava_sea.model.chat_template import choose_chat_template
+from llava_sea.model.chat_template import Spaces, choose_chat_template, write_jinja
 from llava_sea.model.tokenizer import with_image_token
 
 KINDS = ("sentencepiece-legacy", "sentencepiece", "byte-level", "byte-level-with-bos")

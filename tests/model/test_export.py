@@ -18,7 +18,6 @@ from transformers import (
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
-from llava_sea.model import merge
 from llava_sea.model.export import fit_tokenizer, main
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_weights import read_weights
@@ -81,7 +80,7 @@ def test_a_projector_becomes_a_model(case, tmp_path, capsys):
 def test_merge_takes_llavas_flags(case, tmp_path, caplog, capfd):
     source = write_lora(case, tmp_path / "x", "elsewhere/" + case.llm.name)
     flags = ["--model-path", str(source), "--model-base", str(case.llm), "--version", "v1"]
-    merge.main([*flags, "--save-model-path", str(tmp_path / "o")])
+    main([*flags, "--save-model-path", str(tmp_path / "o")])
     assert f"merged the LoRA updates of 2 layers into {case.llm}" in caplog.text
     assert "%|" not in capfd.readouterr().err  # no bars
     name, weight = merged(case)

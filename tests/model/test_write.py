@@ -17,8 +17,8 @@ from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
 from llava_sea.model.names import to_written
-from llava_sea.model.write import valid_generation_config, write_config
-from llava_sea.model.write_weights import grow
+from llava_sea.model.write import grow
+from llava_sea.model.write_settings import valid_generation_config, write_config
 
 
 def snapshot(folder):
@@ -234,7 +234,7 @@ def test_a_full_disk_that_safetensors_meets_names_the_file(case, tmp_path, monke
     def full(*_args, **_options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("llava_sea.model.write_weights.save_file", full)
+    monkeypatch.setattr("llava_sea.model.write.save_file", full)
     with pytest.raises(OSError, match=r"No space left.*/model\.safetensors") as caught:
         write(case, tmp_path)
     assert caught.value.errno == 28

@@ -41,7 +41,7 @@ def load_partitioned(rank: int, port: int, folders: list[Path], out: Path) -> No
             "state": {},
         }
         for name, parameter in loaded.model.named_parameters(remove_duplicate=False):
-            with gathered(loaded.model.get_submodule(name.rpartition(".")[0])):
+            with gathered(parameter):
                 found["state"][name] = parameter.detach().cpu().clone()
         if rank == 0:
             torch.save(found, out / f"{number}.pt")
