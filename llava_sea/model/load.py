@@ -28,13 +28,6 @@ from transformers import (
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, llm_config
-from llava_sea.model.load_lora import (
-    ADAPTER_CONFIG,
-    check_base,
-    load_trained_whole,
-    merge_adapter,
-    read_adapter_config,
-)
 from llava_sea.model.load_source import (
     HF,
     LLAVA,
@@ -51,6 +44,13 @@ from llava_sea.model.load_source import (
     recorded_base,
 )
 from llava_sea.model.load_weights import check_exists, quiet_transformers, read_json, read_weights
+from llava_sea.model.lora import (
+    ADAPTER_CONFIG,
+    check_base,
+    load_trained_whole,
+    merge_adapter,
+    read_adapter_config,
+)
 from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, shapes_of, some
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config

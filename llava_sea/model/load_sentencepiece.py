@@ -141,10 +141,7 @@ def _as_its_file(
     if not content or all(content.get(part) == loaded[part] for part in _READING):
         return tokenizer
     named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
-    result: PreTrainedTokenizerBase = load_pretrained(
-        PreTrainedTokenizerFast, path, cache_dir=cache_dir, **named | options
-    )
-    return result
+    return load_pretrained(PreTrainedTokenizerFast, path, cache_dir=cache_dir, **named | options)
 
 
 def _sentencepiece_alone(path: str, cache_dir: str | None) -> Any:

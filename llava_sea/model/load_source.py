@@ -19,8 +19,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import llava_config
-from llava_sea.model.load_lora import ADAPTER_CONFIG
 from llava_sea.model.load_weights import check_exists, listing, read_json, weight_files
+from llava_sea.model.lora import ADAPTER_CONFIG
 
 HF, LLAVA, PROJECTOR, LORA = (
     "a llava-hf checkpoint",

@@ -34,10 +34,7 @@ def gathered(*parameters: nn.Parameter, write: bool = False) -> AbstractContextM
         return nullcontext()
     import deepspeed
 
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-        list(parameters), modifier_rank=0 if write else None
-    )
-    return context
+    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None)
 
 
 def whole_tensors(

@@ -32,13 +32,10 @@ class Stage1Model(WrappedLlava):
         *,
         align_only: bool = False,
     ) -> None:
-        """Wrap a Llava and freeze it, except for its projector.
+        """Wrap a Llava and freeze it, except for its projector; without a head it is plain LLaVA.
 
-        Args:
-            llava: its parameters' `requires_grad` is set here.
-            head: None trains plain LLaVA.
-            negatives: `local` or `global`, whose visual tokens are a word's negatives.
-            align_only: compute the alignment loss alone; of the LLM only the embeddings are used.
+        `negatives` says whose visual tokens are a word's negatives, ``local`` or ``global``. With
+        `align_only` the alignment loss alone is computed; of the LLM only the embeddings are used.
         """
         super().__init__(llava)
         self.head = head

@@ -50,7 +50,7 @@ TOWERS = {
 def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = "") -> Any:
     """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
 
-    `named_by` is the checkpoint that names the tower, for messages.
+    `named_by` is the checkpoint that names it, for messages.
 
     Raises:
         UserError: if it cannot be found, or is of a kind this package does not know.
@@ -83,7 +83,6 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
     Raises:
         UserError: as `tower_config`, or if weights are missing.
     """
-    check_exists(path, "--vision_tower")
     check_model(path)
     config = tower_config(path, options.get("cache_dir"))
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
@@ -96,38 +95,27 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
         raise UserError(
             f"--vision_tower {path}: weights are missing: {sorted(report['missing_keys'])[:5]}"
         )
-    result: PreTrainedModel = tower
-    return result
+    return tower
 
 
 def check_select_layer(layer: int, vision_config: Any, path: str) -> None:
-    """Refuse a hidden state that the tower does not have.
-
-    Raises:
-        UserError: naming those that there are.
-    """
+    """Refuse a hidden state that the tower does not have."""
     depth = vision_config.num_hidden_layers
-    why = f"{path} has {depth} layers"
-    check_range("mm_vision_select_layer", layer, whole(-depth - 1, depth), why)
+    allowed = whole(-depth - 1, depth)
+    check_range("mm_vision_select_layer", layer, allowed, f"{path} has {depth} layers")
 
 
 def num_patches(vision_config: Any) -> int:
     """Count the patches of an image: (image size / patch size) squared."""
-    side = vision_config.image_size // vision_config.patch_size
-    return int(side * side)
+    return int(vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
-    """Return the tower's modules after the hidden state that feeds the projector.
-
-    Raises:
-        ValueError: for a tower whose layers are not one `nn.ModuleList`, which none known has.
-    """
+    """Return the tower's modules after the hidden state that feeds the projector."""
     tower: Any = llava.model.vision_tower
     depth = int(tower.config.num_hidden_layers)
     (layers,) = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    selected = llava.config.vision_feature_layer
-    assert isinstance(selected, int)
+    selected: Any = llava.config.vision_feature_layer
     used = selected if selected >= 0 else depth + 1 + selected
     after = TOWERS[tower.config.model_type].after_layers
     # a SigLIP may be without its head

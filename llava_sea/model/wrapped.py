@@ -57,20 +57,17 @@ class WrappedLlava(nn.Module):
     @property
     def projector(self) -> nn.Module:
         """The adapter g_theta."""
-        projector: nn.Module = self.llava.model.multi_modal_projector
-        return projector
+        return self.llava.model.multi_modal_projector
 
     @property
     def vision_tower(self) -> nn.Module:
         """The vision encoder f."""
-        tower: nn.Module = self.llava.model.vision_tower
-        return tower
+        return self.llava.model.vision_tower
 
     @property
     def language_model(self) -> nn.Module:
         """The LLM without its head."""
-        llm: nn.Module = self.llava.model.language_model
-        return llm
+        return self.llava.model.language_model
 
     @property
     def num_rows(self) -> int:
@@ -117,8 +114,7 @@ class WrappedLlava(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Look up the LLM's input embeddings Psi (eq. 2)."""
-        embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
-        return embedded
+        return self.llava.get_input_embeddings()(token_ids)
 
     def place(self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor) -> Tensor:
         """Embed tokens ``(B, L)`` and put the visual tokens in the images' places, in order."""
@@ -130,10 +126,9 @@ class WrappedLlava(nn.Module):
     ) -> Tensor:
         """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places."""
         embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
-        hidden_BLD: Tensor = self.language_model(
+        return self.language_model(
             inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
-        return hidden_BLD
 
     def language_loss(
         self,

@@ -22,9 +22,8 @@ from llava_sea.model.builder import without_zero3
 from llava_sea.model.load import Loaded
 from llava_sea.model.load_weights import read_json
 from llava_sea.model.tokenizer import write_tokenizer
-from llava_sea.model.write import LLM_ROWS
+from llava_sea.model.write import LLM_ROWS, end_ids, valid_generation_config, write_config
 from llava_sea.model.write_files import replaced_together
-from llava_sea.model.write_settings import end_ids, valid_generation_config, write_config
 
 
 def write_llm(

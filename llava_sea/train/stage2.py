@@ -25,8 +25,7 @@ from llava_sea.data.tokenize import check_template, padding_id
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import is_llava, load_llava
-from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
-from llava_sea.model.lora import add_lora
+from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train.arguments import (

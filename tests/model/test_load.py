@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.model.builder import build_llava, load_tower
-from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tower
 from llava_sea.model.load import embedding_rows, load_llava
 
 

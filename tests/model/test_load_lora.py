@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from llava_sea.errors import UserError
 from llava_sea.model.load import load_llava
-from llava_sea.model.load_lora import base_fingerprint, rank_and_scale
+from llava_sea.model.lora import base_fingerprint, rank_and_scale
 
 
 def edit(path, **changes):

@@ -17,8 +17,7 @@ from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
 from llava_sea.model.names import to_written
-from llava_sea.model.write import grow
-from llava_sea.model.write_settings import valid_generation_config, write_config
+from llava_sea.model.write import grow, valid_generation_config, write_config
 
 
 def snapshot(folder):

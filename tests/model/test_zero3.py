@@ -16,7 +16,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from llava_sea.conversation import get_template
 from llava_sea.model.load import load_llava
-from llava_sea.model.load_lora import base_fingerprint
+from llava_sea.model.lora import base_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.write import write_llava
 from llava_sea.train.setup import init_distributed

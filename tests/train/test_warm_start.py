@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_sea.errors import UserError
-from llava_sea.model.embedding import find_tensor
+from llava_sea.model.builder import find_tensor
 from llava_sea.model.projector_io import read_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import stage1
