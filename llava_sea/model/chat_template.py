@@ -26,6 +26,7 @@ from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import tokenize_prompt, tokenize_record
+from llava_sea.files import read_text
 
 _IMAGE_TOKENS = 2
 _MAX_LENGTH = 1_000_000
@@ -53,7 +54,7 @@ class Choice(NamedTuple):
 
 def write_jinja(template: Template, spaces: Spaces) -> str:
     """Write a template as Jinja, from its texts and ``chat_template.jinja``."""
-    source = Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")
+    source = read_text(Path(__file__).with_suffix(".jinja"))
     begin, turn, caption, end = source.split("{# cut #}\n")
     lead = [f"{{{{- {spaces.lead} -}}}}"] if spaces.lead else []
     if spaces.lead and template.system + template.first:
