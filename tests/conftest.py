@@ -1,28 +1,36 @@
-"""A tiny offline world: random CLIP, SigLIP and Llama of the real classes, pictures, labels.
+"""A tiny offline world: random CLIP, SigLIP and Llama of the real classes, images, labels.
 
-Everything is made once a session; tests copy what they change.
+Everything is made once a session; tests copy what they change. `tests/worlds.py` has the builders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
+import socket
 import sys
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-import sentencepiece
-import torch
-from hypothesis import settings
-from PIL import Image
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from transformers import AutoModel, AutoTokenizer
+
+from llava_sea.alignment import finalize_store, write_shard
+from llava_sea.data.images import ImageTransform
+from llava_sea.labels.patch_features import vision_fingerprint
+from tests import worlds
+
 REPO = Path(__file__).parent.parent
 
 # How long an example takes depends on what else the machine does.
@@ -66,58 +74,37 @@ def repo() -> Path:
     return REPO
 
 
-def _save_llm(folder: Path, captions: list[str]) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+@pytest.fixture
+def fork(tmp_path: Path) -> Callable[..., list[SimpleNamespace]]:
+    """Run `main(*args)` as ranks forked from this process, which has imported everything.
 
-    folder.mkdir()
-    (folder / "corpus.txt").write_text("\n".join(captions))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=340,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    LlamaTokenizer.from_pretrained(folder).save_pretrained(folder)
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=360,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    Returns each rank's `process` and its `log`, a file. Ends them all with `wait`, by default.
+    """
+    context = multiprocessing.get_context("fork")
+    started: list[SimpleNamespace] = []
 
+    def start(main: Callable, *args: object, count: int = 2, wait: bool = True):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        ranks = []
+        for rank in range(count):
+            log = tmp_path / f"rank {len(started)}.log"
+            task = (lambda: main(*args), rank, count, port, log)
+            ranks.append(
+                SimpleNamespace(process=context.Process(target=worlds.run_rank, args=task), log=log)
+            )
+            started.append(ranks[-1])
+        for one in ranks:
+            one.process.start()
+        for one in ranks if wait else ():
+            one.process.join(900)
+        return ranks
 
-def _save_towers(root: Path) -> None:
-    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
-    from transformers.models.clip import CLIPImageProcessorPil
-    from transformers.models.siglip import SiglipImageProcessorPil
-
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    torch.manual_seed(2)
-    vision = shape | {"num_hidden_layers": 3, "image_size": 24, "patch_size": 6}
-    text = shape | {"num_hidden_layers": 2, "vocab_size": 64, "max_position_embeddings": 16}
-    clip = CLIPConfig(
-        vision_config=vision | {"projection_dim": 16},
-        text_config=text | {"bos_token_id": 0, "eos_token_id": 1, "projection_dim": 16},
-        projection_dim=16,
-    )
-    CLIPModel(clip).save_pretrained(root / "clip")
-    CLIPImageProcessorPil(
-        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
-    ).save_pretrained(root / "clip")
-    SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).save_pretrained(
-        root / "siglip"
-    )
-    SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(root / "siglip")
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.join()
 
 
 @pytest.fixture(scope="session")
@@ -127,34 +114,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     rng = np.random.default_rng(0)
     words = [f"{c} {t}" for c in COLOURS for t in THINGS] + COLOURS + THINGS
     records, captions = [], []
-    (root / "images").mkdir()
     for number in range(24):
-        colour, thing = rng.choice(COLOURS), rng.choice(THINGS)
-        caption = f"a {colour} {thing} beside a {rng.choice(COLOURS)} {rng.choice(THINGS)}"
+        drawn = [str(rng.choice(options)) for options in (COLOURS, THINGS, COLOURS, THINGS)]
+        captions.append("a {} {} beside a {} {}".format(*drawn))
         name = f"{number:03d}.{'png' if number % 2 else 'jpg'}"
-        pixels = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "images" / name)
-        captions.append(caption)
-        records.append(
-            {
-                "id": f"rec-{number}",
-                "image": name,
-                "conversations": [
-                    {"from": "human", "value": "Describe it.\n<image>"},
-                    {"from": "gpt", "value": caption},
-                ],
-            }
-        )
+        worlds.save_images(root / "images", [name], (30, 40), rng)
+        texts = "Describe it.\n<image>", captions[-1]
+        records.append(worlds.record(f"rec-{number}", name, *texts))
     (root / "pretrain.json").write_text(json.dumps(records))
     (root / "heldout.json").write_text(json.dumps(records[:5]))
     lines = ["word\tcount\tpos"] + [f"{word}\t{99 - n}\tNN" for n, word in enumerate(words)]
     (root / "words.tsv").write_text("\n".join(lines) + "\n")
-    _save_llm(root / "llm", captions * 3)
-    _save_towers(root)
+    model = worlds.sentencepiece_model(captions * 3)
+    worlds.save_llama_tokenizer(root / "llm", model, legacy=False)
+    AutoTokenizer.from_pretrained(root / "llm").save_pretrained(root / "llm")
+    worlds.save_llm(root / "llm", 360, seed=1, max_position_embeddings=256)
     return SimpleNamespace(
         root=root,
-        clip=root / "clip",
-        siglip=root / "siglip",
+        clip=worlds.save_clip(root / "clip"),
+        siglip=worlds.save_siglip(root / "siglip"),
         llm=root / "llm",
         images=root / "images",
         data=root / "pretrain.json",
@@ -166,14 +144,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 with its image processor."""
+    return worlds.save_dinov2(tmp_path_factory.mktemp("dinov2"))
+
+
+@pytest.fixture(scope="session")
 def grown_llm(tiny: SimpleNamespace) -> Path:
     """An LLM whose tokenizer has a ``[PAD]`` and an ``<extra>`` that its embedding table lacks."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tiny.root / "grown llm"
     tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
-    config = LlamaConfig.from_pretrained(tiny.llm, vocab_size=len(tokenizer))
-    LlamaForCausalLM(config).save_pretrained(folder)
+    folder = worlds.save_llm(tiny.root / "grown llm", len(tokenizer))
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(folder)
@@ -182,14 +162,6 @@ def grown_llm(tiny: SimpleNamespace) -> Path:
 
 def make_store(tiny: SimpleNamespace, tower: str, folder: Path, top_n: int = 3) -> Path:
     """Write a label store with random labels that fits `tower`."""
-    import zlib
-
-    from transformers import AutoModel
-
-    from llava_sea.alignment import finalize_store, write_shard
-    from llava_sea.data.images import ImageTransform
-    from llava_sea.labels.patch_features import vision_fingerprint
-
     folder.mkdir(parents=True)
     path = getattr(tiny, tower)
     vision = AutoModel.from_pretrained(path).vision_model

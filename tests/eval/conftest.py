@@ -18,50 +18,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from llava_sea.conversation import get_template
-from llava_sea.data.images import ImageTransform
 from llava_sea.errors import run_command
-from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.write import write_llava
 from playground.benchmarks.build import build
+from tests import worlds
 
 
 @pytest.fixture(scope="session")
 def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
     """The parts of a model and its checkpoint's folder."""
     root = tmp_path_factory.mktemp("eval")
-    llm = root / "llm"
-    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
-    tokenizer.save_pretrained(llm)
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,  # logits far apart: greedy texts then do not hang on rounding
-    )
-    LlamaForCausalLM(config).save_pretrained(llm)
-    parts = SimpleNamespace(
-        model=build_llava(str(llm), str(tiny.clip)).eval(),
-        tokenizer=load_tokenizer(str(llm), model_max_length=500),
-        transform=ImageTransform.from_pretrained(str(tiny.clip), "pad"),
-        template=get_template("v1"),
-        folder=root / "tiny-llava",
-    )
-    write_llava(
-        parts.folder,
-        parts.model,
-        parts.tokenizer,
-        parts.transform,
-        parts.template,
-        extra_config={"conversation_template": "v1", "mm_vision_tower": str(tiny.clip)},
-    )
-    return parts
+    return worlds.talker(root, tiny, max_length=500, max_position_embeddings=512)
 
 
 def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import pytest
-import torch
 from model_world import (
     ANSWER,
     CASES,
@@ -24,27 +23,8 @@ from model_world import (
     write,
 )
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
-from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from llava_sea.conversation import get_template
-from llava_sea.data.images import ImageTransform
-from llava_sea.model.builder import build_llava, load_tokenizer
-
-
-@pytest.fixture(scope="session")
-def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small DINOv2 with its image processor."""
-    folder = tmp_path_factory.mktemp("dinov2")
-    torch.manual_seed(6)
-    config = Dinov2Config(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=6
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    BitImageProcessorPil(
-        size={"shortest_edge": 28}, crop_size={"height": 24, "width": 24}
-    ).save_pretrained(folder)
-    return folder
+from tests import worlds
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +34,8 @@ def make_case(tiny, dinov2, tmp_path_factory):
     def make(name: str) -> SimpleNamespace:
         kind, legacy, tower, aspect_ratio, version = CASES[name]
         llm = save_llm(tiny, tmp_path_factory.mktemp("llm"), kind, legacy=legacy)
-        tower_path = str(dinov2 if tower == "dinov2" else getattr(tiny, tower))
-        return SimpleNamespace(
-            model=build_llava(str(llm), tower_path).eval(),
-            tokenizer=load_tokenizer(str(llm), model_max_length=900),
-            transform=ImageTransform.from_pretrained(tower_path, aspect_ratio),
-            template=get_template(version),
-            llm=llm,
-            tower=tower_path,
-        )
+        tower_path = dinov2 if tower == "dinov2" else getattr(tiny, tower)
+        return worlds.llava_parts(llm, tower_path, aspect_ratio, version)
 
     return make
 

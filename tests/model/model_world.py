@@ -10,12 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import tokenize_record
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.write import write_llava
+from tests import worlds
 
 NEW_TOKENS = 8
 QUESTION, ANSWER, FOLLOW_UP = "What is beside the red ball?", "a green box", "And the black one?"
@@ -32,17 +33,8 @@ CASES = {
 
 def save_tokenizer(tiny: SimpleNamespace, folder: Path, *, legacy: bool) -> None:
     """Write a SentencePiece tokenizer folder as Llama's and Vicuna's are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes((tiny.llm / "tokenizer.model").read_bytes())
-    config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": legacy,
-        "add_bos_token": False,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    model = (tiny.llm / "tokenizer.model").read_bytes()
+    worlds.save_llama_tokenizer(folder, model, legacy=legacy)
     assert AutoTokenizer.from_pretrained(folder).legacy is legacy
 
 
@@ -50,20 +42,9 @@ def save_llm(tiny: SimpleNamespace, folder: Path, kind: str = "grows", *, legacy
     """Write a small random Llama; `kind` says whether its embedding has a row for ``<image>``."""
     save_tokenizer(tiny, folder, legacy=legacy)
     rows = len(AutoTokenizer.from_pretrained(folder)) + (3 if kind == "has a row" else 0)
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=rows,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=kind == "tied",
-        initializer_range=0.3,  # logits far apart: greedy texts then do not hang on rounding
-        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    changes = {"tie_word_embeddings": kind == "tied", "rope_parameters": rope}
+    return worlds.save_llm(folder, rows, **worlds.FAR_APART, **changes)
 
 
 def with_bos(case: SimpleNamespace) -> SimpleNamespace:

@@ -1,0 +1,221 @@
+"""Small random models of the real classes, with tokenizers, images and records, as users have them.
+
+Sizes and seeds are arguments, so that a test that depends on one names it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipConfig,
+    SiglipModel,
+)
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.clip import CLIPImageProcessorPil
+from transformers.models.siglip import SiglipImageProcessorPil
+
+from llava_sea.conversation import get_template
+from llava_sea.data.images import ImageTransform
+from llava_sea.errors import run_command
+from llava_sea.model.builder import build_llava, load_tokenizer
+from llava_sea.model.write import write_llava
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+TOWER = SHAPE | {"num_hidden_layers": 3, "patch_size": 6}
+
+
+# --- tokenizers -----------------------------------------------------------------------------------
+
+
+def sentencepiece_model(lines: Iterable[str], vocab_size: int = 340) -> bytes:
+    """Train a model as Llama's was: BPE, bytes for what is unknown, no normalisation."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=written,
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return written.getvalue()
+
+
+def save_llama_tokenizer(folder: Path, model: bytes, *, legacy: bool, **changes: Any) -> None:
+    """Write a tokenizer folder as Llama's and Vicuna's are; `changes` are of its settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(model)
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "add_bos_token": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | changes))
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def save_llm(folder: Path, rows: int, *, seed: int = 5, **changes: Any) -> Path:
+    """Write a random Llama whose embedding table has `rows`; `changes` are of its config."""
+    torch.manual_seed(seed)
+    config = SHAPE | {"num_hidden_layers": 2, "max_position_embeddings": 1024} | changes
+    LlamaForCausalLM(LlamaConfig(vocab_size=rows, **config)).save_pretrained(folder)
+    return folder
+
+
+FAR_APART = {"initializer_range": 0.3}
+"""Of a config: logits far apart, so that greedy texts do not hang on rounding."""
+
+
+def save_clip(folder: Path, image_size: int = 24, seed: int = 2) -> Path:
+    """Write a random CLIP with its image processor, without a tokenizer."""
+    torch.manual_seed(seed)
+    text = SHAPE | {"num_hidden_layers": 2, "vocab_size": 64, "max_position_embeddings": 16}
+    config = CLIPConfig(
+        vision_config=TOWER | {"image_size": image_size, "projection_dim": 16},
+        text_config=text | {"bos_token_id": 0, "eos_token_id": 1, "projection_dim": 16},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    clip_processor(image_size).save_pretrained(folder)
+    return folder
+
+
+def clip_processor(side: int) -> CLIPImageProcessorPil:
+    """CLIP's resize and centre crop, to squares of this side."""
+    crop = {"height": side, "width": side}
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop)
+
+
+def save_siglip(folder: Path, image_size: int = 24, seed: int = 3) -> Path:
+    """Write a random SigLIP with its image processor, without a tokenizer."""
+    torch.manual_seed(seed)
+    text = SHAPE | {"num_hidden_layers": 2, "vocab_size": 64, "max_position_embeddings": 16}
+    config = SiglipConfig(vision_config=TOWER | {"image_size": image_size}, text_config=text)
+    SiglipModel(config).save_pretrained(folder)
+    size = {"height": image_size, "width": image_size}
+    SiglipImageProcessorPil(size=size).save_pretrained(folder)
+    return folder
+
+
+def save_dinov2(folder: Path, image_size: int = 24, seed: int = 6) -> Path:
+    """Write a random DINOv2 with its image processor, which crops as the hub's do."""
+    torch.manual_seed(seed)
+    options = TOWER | {"image_size": image_size}
+    options["mlp_ratio"] = options.pop("intermediate_size") // 32
+    Dinov2Model(Dinov2Config(**options)).save_pretrained(folder)
+    crop = {"height": image_size, "width": image_size}
+    BitImageProcessorPil(size={"shortest_edge": image_size + 4}, crop_size=crop).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def llava_parts(
+    llm: Path, tower: Path, aspect_ratio: str = "pad", version: str = "v1", max_length: int = 900
+) -> SimpleNamespace:
+    """Return a stock Llava of a written LLM and tower, and what reads its records."""
+    return SimpleNamespace(
+        model=build_llava(str(llm), str(tower)).eval(),
+        tokenizer=load_tokenizer(str(llm), model_max_length=max_length),
+        transform=ImageTransform.from_pretrained(str(tower), aspect_ratio),
+        template=get_template(version),
+        llm=llm,
+        tower=str(tower),
+    )
+
+
+def save_llava(folder: Path, parts: SimpleNamespace) -> Path:
+    """Write the model of `llava_parts` as training does."""
+    extra = {"conversation_template": parts.template.name, "mm_vision_tower": parts.tower}
+    write_llava(
+        folder, parts.model, parts.tokenizer, parts.transform, parts.template, extra_config=extra
+    )
+    return folder
+
+
+def talker(
+    root: Path, tiny: SimpleNamespace, max_length: int = 900, **changes: Any
+) -> SimpleNamespace:
+    """Return a model that answers at length, its parts, and its checkpoint's `folder` in `root`."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+    tokenizer.save_pretrained(root / "llm")
+    llm = save_llm(root / "llm", len(tokenizer), **FAR_APART, **changes)
+    parts = llava_parts(llm, tiny.clip, max_length=max_length)
+    parts.folder = save_llava(root / "tiny-llava", parts)
+    return parts
+
+
+# --- images and records ---------------------------------------------------------------------------
+
+
+def save_images(
+    folder: Path, names: Sequence[str], shape: tuple[int, int], rng: np.random.Generator
+) -> None:
+    """Write images of noise, `shape` high and wide."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    """Write a conversation; the first text is a person's, the next an answer, and so on."""
+    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+
+
+def record(record_id: object, image: object, *texts: str, **more: object) -> dict[str, Any]:
+    """Write a record of LLaVA's; `image` None leaves the key out."""
+    named = {} if image is None else {"image": image}
+    return {"id": record_id, **named, "conversations": turns(*texts), **more}
+
+
+def command_line(flags: dict[str, object]) -> list[str]:
+    """Write flags as a command line has them; None leaves one out, a list gives several values."""
+    return [
+        token
+        for name, value in flags.items()
+        if value is not None
+        for token in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: Path) -> None:
+    """Be one of a run's ranks: the whole work of a forked process."""
+    os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    stream = log.open("w", buffering=1)
+    for number in (1, 2):
+        os.dup2(stream.fileno(), number)
+    sys.stdout = sys.stderr = stream
+    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
+    run_command(main)
