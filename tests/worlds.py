@@ -219,3 +219,33 @@ def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: 
     sys.stdout = sys.stderr = stream
     torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     run_command(main)
+
+
+# --- naive twins ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def logits(model: Any, ids: list[int], mask: list[bool], pixels: torch.Tensor | None) -> Any:
+    """Return the logits ``(L, V)`` as training gets them: an image's places by mask, not by id."""
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    if pixels is not None:
+        visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+    return model.lm_head(hidden)[0]
+
+
+def greedy(
+    model: Any,
+    ids: list[int],
+    mask: list[bool],
+    pixels: torch.Tensor | None,
+    count: int,
+    stop: Sequence[int] = (),
+) -> list[int]:
+    """Take the likeliest token `count` times, each time from the whole sequence."""
+    new: list[int] = []
+    while len(new) < count and (not new or new[-1] not in stop):
+        row = logits(model, [*ids, *new], [*mask, *[False] * len(new)], pixels)[-1]
+        new.append(int(row.argmax()))
+    return new
