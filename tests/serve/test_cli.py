@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-from llava_sea.data.records import Turn
-from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.serve import cli
@@ -20,16 +18,9 @@ QUESTIONS = ["What is it?", "Which colour?"]
 
 
 @pytest.fixture
-def answers(talker, pixels, naive) -> list[str]:
+def answers(converse) -> list[str]:
     """The greedy answers to `QUESTIONS`."""
-    turns: list[Turn] = []
-    for question in QUESTIONS:
-        turns.append(Turn("human", question if turns else f"<image>\n{question}"))
-        ids, mask = tokenize_prompt(turns, talker.template, talker.tokenizer, 16)
-        new = naive(talker.model, ids, mask, pixels, 12, [2])
-        text = talker.tokenizer.decode(new, skip_special_tokens=True).strip()
-        turns.append(Turn("gpt", text))
-    return [turn.text for turn in turns[1::2]]
+    return [turn.text for turn in converse(QUESTIONS)[1::2]]
 
 
 def test_each_line_of_a_pipe_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capfd):
