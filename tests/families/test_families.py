@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import load_image
@@ -47,27 +46,6 @@ PAIRS = [
 ]
 
 
-def byte_level_tokenizer(corpus: list[str], special: list[str]) -> PreTrainedTokenizerFast:
-    """Llama 3's, Qwen's kind: byte-level BPE; BOS where the special tokens name one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    bos = next((t for t in special if t in ("<|begin_of_text|>", "<bos>")), None)
-    eos = next(t for t in special if t in ("<|end_of_text|>", "<eos>", "<|endoftext|>"))
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, additional_special_tokens=special
-    )
-
-
 def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> Path:
     """Write a random causal LM of a family with its tokenizer."""
     model_type, changes, kind, special, _ = FAMILIES[family]
@@ -76,7 +54,9 @@ def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> Path:
         tokenizer.add_special_tokens({"additional_special_tokens": special})
     else:
         corpus = [turn["value"] for r in tiny.records for turn in r["conversations"]]
-        tokenizer = byte_level_tokenizer(corpus, special)
+        bos = next((t for t in special if t in ("<|begin_of_text|>", "<bos>")), None)
+        eos = next(t for t in special if t in ("<|end_of_text|>", "<eos>", "<|endoftext|>"))
+        tokenizer = worlds.byte_level_tokenizer(corpus, special, eos, bos)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(4)
     own = {"vocab_size": len(tokenizer) + 5, "max_position_embeddings": 512}

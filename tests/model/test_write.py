@@ -16,7 +16,7 @@ from llava_sea.errors import UserError
 from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
-from llava_sea.model.names import to_written
+from llava_sea.model.names import to_stock, to_written
 from llava_sea.model.write import grow, valid_generation_config, write_config
 
 
@@ -55,35 +55,23 @@ def test_dinov2_has_its_names_of_transformers_4():
     name = "model.vision_tower.encoder.layer.0.attention.q_proj.weight"
     old = "vision_tower.encoder.layer.0.attention.attention.query.weight"
     assert to_written(name, "dinov2") == old
-    with pytest.raises(ValueError, match="no weight of transformers' Llava"):
-        to_written("language_model.layers.0.weight", "dinov2")
+    assert to_stock(old) == name
 
 
+THETA = {"rope_theta": 1e4}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+PARTIAL = THETA | {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize(
     ("rope", "old"),
     [
         ({"rope_type": "default", "rope_theta": 1e6}, {"rope_theta": 1e6}),
+        (LINEAR | THETA, THETA | {"rope_scaling": LINEAR}),
         (
-            {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-        ),
-        (
-            {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 1.0,
-                "original_max_position_embeddings": 64,
-                **LONG,
-            },
-            {
-                "rope_theta": 1e4,
-                "rope_scaling": {"type": "longrope", **LONG},
-                "partial_rotary_factor": 1.0,
-                "original_max_position_embeddings": 64,
-            },
+            {"rope_type": "longrope"} | PARTIAL | LONG,
+            PARTIAL | {"rope_scaling": {"type": "longrope"} | LONG},
         ),
     ],
     ids=lambda value: value.get("rope_type", ""),
