@@ -157,11 +157,7 @@ class EmbeddingTable(nn.Module):
 
 
 def find_tensor(folder: Path, name: str) -> Tensor:
-    """Read one tensor of a checkpoint, whatever prefix its files put before the name.
-
-    Raises:
-        UserError: if there is none, or more than one.
-    """
+    """Read one tensor of a checkpoint, whatever prefix its files put before the name."""
     weights = read_weights(folder)
     found = [key for key in weights if key == name or key.endswith(f".{name}")]
     if len(found) != 1:

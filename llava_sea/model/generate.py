@@ -113,11 +113,7 @@ def generate(
 
 
 def room_left(model: LlavaForConditionalGeneration, length: int) -> int:
-    """Return how many tokens the LLM's context has left after a prompt of `length`.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return how many tokens the LLM's context has left after a prompt of `length`."""
     text_config: Any = model.config.text_config
     context = int(text_config.max_position_embeddings)
     if length >= context:

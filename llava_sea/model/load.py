@@ -163,11 +163,7 @@ def is_llava(path: str, cache_dir: str | None = None) -> bool:
 
 
 def embedding_rows(path: str, cache_dir: str | None = None) -> int:
-    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone.
-
-    Raises:
-        UserError: if it is no language model.
-    """
+    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone."""
     settings = _settings(path, cache_dir)
     if has_llava_config(settings):
         return int(llm_settings(settings, path).vocab_size)

@@ -36,11 +36,7 @@ _ALIASES = {"llava": "llama", "qwen": "qwen2"}  # LLaVA-1.5 as released; LLaVA-N
 
 
 def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") -> Path:
-    """Return a checkpoint's folder; another path is a hub id, taken from the cache or the hub.
-
-    Raises:
-        UserError: if it is neither; `flag` is what named it.
-    """
+    """Return a checkpoint's folder; another path is a hub id, taken from the cache or the hub."""
     if Path(path).is_dir():
         return Path(path)
     check_exists(path, flag)
@@ -108,11 +104,7 @@ def has_llava_config(config: Mapping[str, Any]) -> bool:
 
 
 def llm_settings(config: Mapping[str, Any], where: object) -> Any:
-    """Return the LLM's configuration in a LLaVA config.json.
-
-    Raises:
-        UserError: if its model type names no LLM that transformers knows.
-    """
+    """Return the LLM's configuration in a LLaVA config.json."""
     architectures = config.get("architectures") or [""]
     of_class = re.fullmatch(r"Llava(\w+?)ForCausalLM", str(architectures[0]))
     model_type = str(config.get("model_type", ""))
@@ -130,11 +122,7 @@ def llm_settings(config: Mapping[str, Any], where: object) -> Any:
 
 
 def check_is_1_5(config: Mapping[str, Any], where: Path) -> None:
-    """Refuse what transformers' Llava cannot express.
-
-    Raises:
-        UserError: naming the key and what it would need.
-    """
+    """Refuse what transformers' Llava cannot express."""
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UserError(
@@ -155,11 +143,7 @@ def check_is_1_5(config: Mapping[str, Any], where: Path) -> None:
 
 
 def from_llava(config: Mapping[str, Any], vision_config: Any, where: Path) -> LlavaConfig:
-    """Put a LLaVA config.json and its tower's configuration together.
-
-    Raises:
-        UserError: if it is not a LLaVA-1.5 model.
-    """
+    """Put a LLaVA config.json and its tower's configuration together."""
     check_is_1_5(config, where)
     return llava_config(
         vision_config,

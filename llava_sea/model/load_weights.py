@@ -83,11 +83,7 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return all weights of a folder under the names in its files.
-
-    Raises:
-        UserError: if there are none, or a file cannot be read as tensors.
-    """
+    """Return all weights of a folder under the names in its files."""
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder, needed=True):
         weights |= read_tensors(path)
@@ -168,11 +164,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: if there is no such file or it holds something else.
-    """
+    """Read a JSON object."""
     value = files.read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: no JSON object")

@@ -123,11 +123,7 @@ def non_lora_parameters(llava: LlavaForConditionalGeneration) -> Iterator[tuple[
 def restore_lora(
     llava: LlavaForConditionalGeneration, state: dict[str, Tensor], where: str
 ) -> None:
-    """Copy stored tensors, by their names on disk, into a model that has its adapters.
-
-    Raises:
-        UserError: if a tensor is missing, left over, or of another shape.
-    """
+    """Copy stored tensors, by their names on disk, into a model that has its adapters."""
     wanted = dict(lora_parameters(llava)) | dict(non_lora_parameters(llava))
     missing, strange = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     wrong = [n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape]
@@ -160,11 +156,7 @@ def base_fingerprint(language_model: nn.Module) -> str:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read ``adapter_config.json`` and refuse what cannot be merged exactly.
-
-    Raises:
-        UserError: naming the setting.
-    """
+    """Read ``adapter_config.json`` and refuse what cannot be merged exactly."""
     path = folder / ADAPTER_CONFIG
     config = read_json(path)
     start = config.get("init_lora_weights", True)
@@ -186,11 +178,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def check_base(folder: Path, config: Mapping[str, Any], given: str, model: nn.Module) -> None:
-    """Compare the base that an adapter was trained on with the one it is to be merged into.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Compare the base that an adapter was trained on with the one it is to be merged into."""
     recorded = str(config.get("base_model_name_or_path") or "")
     settings = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if expected := settings.get(FINGERPRINT):
@@ -265,11 +253,7 @@ def rank_and_scale(layer: str, config: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def load_trained_whole(folder: Path, model: nn.Module) -> list[str]:
-    """Put `non_lora_trainables.bin`, or else `mm_projector.bin`, in place; name its tensors.
-
-    Raises:
-        UserError: if a tensor is not known or has another shape.
-    """
+    """Put `non_lora_trainables.bin`, or else `mm_projector.bin`, in place; name its tensors."""
     for name in ("non_lora_trainables.bin", "mm_projector.bin"):
         path = folder / name
         if path.is_file():

@@ -67,11 +67,7 @@ def to_stock(name: str) -> str | None:
 
 
 def to_written(name: str, tower_type: str) -> str:
-    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`.
-
-    Raises:
-        ValueError: if a Llava has no such weight.
-    """
+    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`."""
     for stock, written in _WRITTEN.items():
         if name.startswith(stock):
             rest = name.removeprefix(stock)
@@ -85,11 +81,7 @@ def to_written(name: str, tower_type: str) -> str:
 
 
 def rename(weights: Mapping[str, Tensor], where: object) -> tuple[dict[str, Tensor], list[str]]:
-    """Give a checkpoint's weights the stock module's names; list those that no Llava has.
-
-    Raises:
-        UserError: if two of them are the same weight.
-    """
+    """Give a checkpoint's weights the stock module's names; list those that no Llava has."""
     renamed: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     unknown, left_out = [], []

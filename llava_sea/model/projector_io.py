@@ -117,11 +117,7 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_projector(projector: nn.Module, path: str | Path) -> None:
-    """Load an `mm_projector.bin` into the model's projector.
-
-    Raises:
-        UserError: as `read_projector`, or if a shape does not fit the vision tower and the LLM.
-    """
+    """Load an `mm_projector.bin` into the model's projector."""
     state = read_projector(path)
     for name, parameter in projector.named_parameters():
         why = "it was trained for another vision tower or LLM"

@@ -78,11 +78,7 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
 
 
 def load_tower(path: str, **options: Any) -> PreTrainedModel:
-    """Load the vision half of a CLIP or SigLIP, or a vision-only model.
-
-    Raises:
-        UserError: as `tower_config`, or if weights are missing.
-    """
+    """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
     check_model(path)
     config = tower_config(path, options.get("cache_dir"))
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.

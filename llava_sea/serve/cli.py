@@ -68,11 +68,7 @@ def typed_lines() -> Iterator[str]:
 
 
 def piped_lines() -> Iterator[str]:
-    """Yield questions from a pipe or file, until an empty line or its end.
-
-    Raises:
-        UserError: if one is not text; with its line.
-    """
+    """Yield questions from a pipe or file, until an empty line or its end."""
     for number, line in enumerate(sys.stdin, start=1):
         if not line.strip():
             return

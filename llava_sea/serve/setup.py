@@ -28,11 +28,7 @@ _NAMES = ", ".join(TEMPLATES)
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
-    """Load what the flags name.
-
-    Raises:
-        UserError: if a flag does not fit the checkpoint or this machine.
-    """
+    """Load what the flags name."""
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
