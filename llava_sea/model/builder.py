@@ -189,17 +189,24 @@ def llava_config(
 
 
 def load_tokenizer(
-    path: str, *, model_max_length: int | None, cache_dir: str | None = None, pad: str = ""
+    path: str,
+    *,
+    model_max_length: int | None,
+    cache_dir: str | None = None,
+    pad: str = "",
+    model_type: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the LLM's tokenizer, right-padded.
 
     Without `model_max_length` the tokenizer's own stays. `pad` is a template's pad token, for a
     tokenizer that names none; where it has no such token, ``<unk>`` as in LLaVA, else EOS. Never a
-    new token.
+    new token. `model_type` is as in `auto_tokenizer`.
     """
     check_exists(path, "--model_name_or_path")
     length = {"model_max_length": model_max_length} if model_max_length else {}
-    tokenizer = auto_tokenizer(path, cache_dir=cache_dir, padding_side="right", **length)
+    tokenizer = auto_tokenizer(
+        path, cache_dir=cache_dir, model_type=model_type, padding_side="right", **length
+    )
     if tokenizer.pad_token is None:
         known = pad and tokenizer.convert_tokens_to_ids(pad) not in (None, tokenizer.unk_token_id)
         tokenizer.pad_token = pad if known else tokenizer.unk_token or tokenizer.eos_token

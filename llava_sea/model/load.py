@@ -27,7 +27,7 @@ from transformers import (
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
-from llava_sea.model.builder import build_llava, llm_config
+from llava_sea.model.builder import build_llava, llava_config, llm_config
 from llava_sea.model.load_source import (
     HF,
     LLAVA,
@@ -35,7 +35,6 @@ from llava_sea.model.load_source import (
     PROJECTOR,
     check_is_1_5,
     find_folder,
-    from_llava,
     has_llava_config,
     is_hf,
     llm_settings,
@@ -91,8 +90,11 @@ class _Source:
     dtype: torch.dtype | None
     attention: str | None
 
+    @property
+    def select_layer(self) -> int:
+        return int(self.config.get("mm_vision_select_layer", -2))
+
     def tower(self) -> str:
-        """Return the vision tower given, else the one recorded."""
         tower = self.vision_tower or self.config.get("mm_vision_tower")
         if not tower:
             raise UserError(
@@ -205,9 +207,15 @@ def _load_llava_1_5(source: _Source) -> Loaded:
     """Load a whole LLaVA-1.5 checkpoint; the tower's weights may be in it or only named."""
     tower = source.tower()
     vision_config = tower_config(tower, source.cache_dir, named_by=source.folder)
-    config = from_llava(source.config, vision_config, source.folder)
+    check_is_1_5(source.config, source.folder)
+    llm = llm_settings(source.config, source.folder)
+    config = llava_config(
+        vision_config,
+        llm,
+        select_layer=source.select_layer,
+        keep_cls=source.config.get("mm_vision_select_feature", "patch") == "cls_patch",
+    )
     model = _from_weights(source, config, tower=tower)
-    llm: Any = config.text_config
     return _with_parts(source, model, str(source.folder), tower, LLAVA, llm.model_type)
 
 
@@ -271,7 +279,7 @@ def _assemble(source: _Source, base: str, kind: str, projector_path: str | None 
         tower,
         dtype=source.dtype or (stored if isinstance(stored, torch.dtype) else torch.float32),
         attention=source.attention,
-        select_layer=int(source.config.get("mm_vision_select_layer", -2)),
+        select_layer=source.select_layer,
         projector_path=projector_path,
         cache_dir=source.cache_dir,
     )

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     LlamaTokenizer,
     PreTrainedTokenizerBase,
@@ -73,9 +74,11 @@ class _Pieces(NamedTuple):
 
 
 def auto_tokenizer(
-    path: str, *, cache_dir: str | None = None, **options: Any
+    path: str, *, cache_dir: str | None = None, model_type: str | None = None, **options: Any
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `AutoTokenizer` does, but a SentencePiece model as it says.
+
+    `model_type` is of the LLM, for a config.json that names another; its class depends on that.
 
     Raises:
         UserError: if there is no tokenizer, or its ``tokenizer.model`` cannot be read as
@@ -83,9 +86,10 @@ def auto_tokenizer(
     """
     proto = _sentencepiece_alone(path, cache_dir)
     if proto is None:
+        of_llm = {"config": AutoConfig.for_model(model_type)} if model_type else {}
         try:
             tokenizer: PreTrainedTokenizerBase = load_pretrained(
-                AutoTokenizer, path, cache_dir=cache_dir, **options
+                AutoTokenizer, path, cache_dir=cache_dir, **of_llm, **options
             )
         except UserError:
             raise

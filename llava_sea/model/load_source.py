@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, LlavaConfig
+from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava_sea.errors import UserError
-from llava_sea.model.builder import llava_config
 from llava_sea.model.load_weights import check_exists, listing, read_json, weight_files
 from llava_sea.model.lora import ADAPTER_CONFIG
 
@@ -140,14 +139,3 @@ def check_is_1_5(config: Mapping[str, Any], where: Path) -> None:
             f"{where}: mm_use_im_start_end is true: images stand between two tokens of their "
             "own, which no LLaVA-1.5 template writes"
         )
-
-
-def from_llava(config: Mapping[str, Any], vision_config: Any, where: Path) -> LlavaConfig:
-    """Put a LLaVA config.json and its tower's configuration together."""
-    check_is_1_5(config, where)
-    return llava_config(
-        vision_config,
-        llm_settings(config, where),
-        select_layer=int(config.get("mm_vision_select_layer", -2)),
-        keep_cls=config.get("mm_vision_select_feature", "patch") == "cls_patch",
-    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from llava_sea.model.load_weights import read_json
 
 _HIDDEN = "<|former image|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
-_WEIGHTS = (".bin", ".safetensors", ".pt", ".pth")
 _OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
 
@@ -42,19 +40,9 @@ def load_training_tokenizer(
     Raises:
         UserError: if there is no tokenizer.
     """
-    if model_type:
-        with tempfile.TemporaryDirectory() as folder:
-            for file in Path(path).iterdir():
-                if file.is_file() and file.suffix not in _WEIGHTS:
-                    shutil.copyfile(file, Path(folder) / file.name)
-            Path(folder, "config.json").write_text(json.dumps({"model_type": model_type}))
-            try:
-                result = load_training_tokenizer(folder, model_max_length=model_max_length)
-            except UserError as error:
-                raise UserError(str(error).replace(folder, path)) from None
-        result.name_or_path = path
-        return result
-    tokenizer: Any = load_tokenizer(path, model_max_length=model_max_length, cache_dir=cache_dir)
+    tokenizer: Any = load_tokenizer(
+        path, model_max_length=model_max_length, model_type=model_type, cache_dir=cache_dir
+    )
     if IMAGE_TOKEN not in tokenizer.get_added_vocab():
         return tokenizer
     if not tokenizer.is_fast:
