@@ -158,16 +158,6 @@ def test_the_live_model_and_tokenizer_are_not_changed(case, tmp_path):
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
 
 
-def test_gathered_weights_go_before_the_models_own(case, tmp_path):
-    state = {name: tensor + 1 for name, tensor in case.model.state_dict().items()}
-    write(case, tmp_path, state_dict=state, extra_config={"mm_vision_tower": "elsewhere"})
-    loaded = load_llava(str(tmp_path))
-    assert loaded.vision_tower == "elsewhere"
-    projector = loaded.model.model.multi_modal_projector.linear_1.weight
-    expected = state["model.multi_modal_projector.linear_1.weight"]
-    assert torch.equal(projector, expected)
-
-
 @pytest.mark.parametrize("harm", ["missing", "unknown", "shape"])
 def test_weights_of_another_model_are_refused(case, tmp_path, harm):
     state = dict(case.model.state_dict())
@@ -240,10 +230,3 @@ def test_generation_settings_that_transformers_refuses_are_put_right(case, tmp_p
 
     live.do_sample = True
     assert valid_generation_config(live, case.tokenizer, [2], 0).temperature == 0.9
-
-
-def test_a_caption_ends_at_a_newline_as_well(make_case, tmp_path):
-    case = make_case("siglip-pad-plain")
-    write(case, tmp_path)
-    newline = case.tokenizer.convert_tokens_to_ids("<0x0A>")
-    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [2, newline]
