@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,7 +29,7 @@ from transformers.utils.hub import cached_file
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
-from llava_sea.model.load_weights import check_exists, check_model, read_weights
+from llava_sea.model.load_weights import check_exists, check_model, model_config, read_weights
 from llava_sea.model.projector_io import gathered, load_projector
 from llava_sea.model.towers import TOWERS, check_select_layer, load_tower, num_patches
 from llava_sea.pretrained import load_pretrained
@@ -225,14 +224,7 @@ def llm_config(
     Raises:
         UserError: if there is none, or it is no language model's; `flag` is what named it.
     """
-    check_exists(path, flag)
-    try:
-        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{flag} {path}: {reason}") from None
+    config = model_config(path, flag, cache_dir)
     is_known = or_llava and config.model_type == "llava"
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_known:
         raise UserError(

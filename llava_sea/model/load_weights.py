@@ -18,11 +18,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
 from llava_sea import files
 from llava_sea.errors import UserError
 from llava_sea.files import open_file
+from llava_sea.pretrained import load_pretrained
 
 INDEXED = (
     ("model.safetensors.index.json", "model.safetensors"),
@@ -36,6 +38,18 @@ def check_exists(path: str, flag: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not Path(path).is_dir():
         raise UserError(f"{flag} {path}: no such folder")
+
+
+def model_config(path: str, flag: str, cache_dir: str | None, way_out: str = "") -> Any:
+    """Return the configuration of a folder or hub id; `flag` is what named it."""
+    check_exists(path, flag)
+    try:
+        return load_pretrained(AutoConfig, path, cache_dir=cache_dir)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{flag} {path}: cannot be loaded ({reason}){way_out}") from None
 
 
 @contextmanager

@@ -126,14 +126,13 @@ def restore_lora(
     """Copy stored tensors, by their names on disk, into a model that has its adapters."""
     wanted = dict(lora_parameters(llava)) | dict(non_lora_parameters(llava))
     missing, strange = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    wrong = [n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape]
-    if missing or strange or wrong:
+    if missing or strange:
         raise UserError(
             f"{where}: does not fit this model. Missing: {missing[:5] or 'nothing'}; not "
-            f"understood: {strange[:5] or 'nothing'}; of another shape: {wrong[:5] or 'nothing'}"
+            f"understood: {strange[:5] or 'nothing'}"
         )
     for name, parameter in wanted.items():
-        parameter.data.copy_(state[name])
+        copy_in(parameter, state[name], f"{where}: {name}", "it is of another model")
 
 
 def base_fingerprint(language_model: nn.Module) -> str:

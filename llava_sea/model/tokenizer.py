@@ -22,7 +22,7 @@ from llava_sea.model.load_weights import read_json
 
 _HIDDEN = "<|former image|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
-_OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
+_NOT_WRITTEN = ("is_local", "local_files_only", "name_or_path", "processor_class")
 
 
 def load_training_tokenizer(
@@ -115,7 +115,7 @@ def write_tokenizer(
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    content = {k: v for k, v in read_json(path).items() if k not in _OF_THIS_MACHINE}
+    content = {k: v for k, v in read_json(path).items() if k not in _NOT_WRITTEN}
     extra = content.get("extra_special_tokens")
     if isinstance(extra, list):  # transformers 4 takes a dictionary under this name only
         content["additional_special_tokens"] = content.pop("extra_special_tokens")
@@ -125,7 +125,6 @@ def write_tokenizer(
     content["add_bos_token"] = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     content["model_input_names"] = ["input_ids", "attention_mask"]  # transformers 4 adds a third
     content |= _legacy(getattr(tokenizer, "legacy", None))
-    content.pop("processor_class", None)
     if processor_class:
         content["processor_class"] = processor_class
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_weights import check_exists, check_model, quiet_transformers
+from llava_sea.model.load_weights import check_model, model_config, quiet_transformers
 from llava_sea.pretrained import load_pretrained
 from llava_sea.ranges import check_range, whole
 
@@ -55,19 +55,11 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
     Raises:
         UserError: if it cannot be found, or is of a kind this package does not know.
     """
-    check_exists(path, "--vision_tower")
-    try:
-        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{named_by} names the vision tower {path!r}, which cannot be found ({reason}); pass "
-            "its folder with --vision_tower"
-            if named_by
-            else f"--vision_tower {path}: cannot be loaded ({reason})"
-        ) from None
+    if named_by:
+        way_out = "; pass its folder with --vision_tower"
+        config = model_config(path, f"{named_by}: its vision tower", cache_dir, way_out)
+    else:
+        config = model_config(path, "--vision_tower", cache_dir)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWERS:
         raise UserError(
