@@ -26,15 +26,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llava_sea.conversation import TEMPLATES, Template, get_template
+from llava_sea.conversation import TEMPLATES, get_template
 from llava_sea.errors import UserError, run_command
 from llava_sea.files import only_writer, refuse_other_things, write_atomically
 from llava_sea.terminal import log_to, say
-
-if TYPE_CHECKING:
-    from llava_sea.model.load import Loaded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,10 +99,13 @@ def export(args: argparse.Namespace) -> None:
     from transformers.utils import logging as hf_logging
 
     from llava_sea.model.load import load_llava
+    from llava_sea.model.write import write_llava
+    from llava_sea.model.write_llm import llm_rows, write_llm
 
     hf_logging.disable_progress_bar()
     _mark(args)
-    given = get_template(args.version) if args.version else None
+    if args.version:
+        get_template(args.version)
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,
@@ -113,66 +113,45 @@ def export(args: argparse.Namespace) -> None:
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         cache_dir=args.cache_dir,
     )
-    llm: Any = loaded.model.config.text_config
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
-    if args.format == "llm":
-        from llava_sea.model.write_llm import write_llm
-
-        former = int(llm.vocab_size)
-        with _claimed(args) as output:
-            files = write_llm(
-                output, loaded, version=args.version, max_shard_size=args.max_shard_size
-            )
-        embedding: Any = loaded.model.get_input_embeddings()
-        rows = len(embedding.weight)
-        less = f" ({former - rows} of an export for <image> taken out)" if rows < former else ""
-        about = f"{rows:,} rows{less}, {dtype}"
-        after = ""
-    else:
-        if given is None:
-            if not loaded.version:
-                raise UserError(
-                    f"{args.model_path}: does not record the conversation template of its "
-                    "training; give it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
-                )
-            given = get_template(loaded.version)
-        output, files, after = _export_llava(args, loaded, given)
-        tower: Any = loaded.model.config.vision_config
-        about = (
-            f"vision tower {tower.model_type} ({loaded.vision_tower}), images "
-            f"{loaded.image_aspect_ratio}, template {given.name}, weights in {dtype}"
+    version: str = args.version or loaded.version or ""
+    if args.format != "llm" and not version:
+        raise UserError(
+            f"{args.model_path}: does not record the conversation template of its training; give "
+            "it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
         )
+    llm: Any = loaded.model.config.text_config
+    tower: Any = loaded.model.config.vision_config
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    rows, own = int(llm.vocab_size), llm_rows(loaded.model)
+    with _claimed(args) as output:
+        if args.format == "llm":
+            files = write_llm(output, loaded, version, args.max_shard_size)
+            less = f" ({rows - own} of an export for <image> taken out)" if own < rows else ""
+            about = f"{own:,} rows{less}, {dtype}"
+        else:
+            files = write_llava(
+                output,
+                loaded.model,
+                loaded.tokenizer,
+                loaded.transform,
+                get_template(version),
+                extra_config={"mm_vision_tower": loaded.vision_tower},
+                max_shard_size=args.max_shard_size,
+            )
+            about = (
+                f"vision tower {tower.model_type} ({loaded.vision_tower}), images "
+                f"{loaded.image_aspect_ratio}, template {version}, weights in {dtype}"
+            )
+        end = fit_tokenizer(output) if args.format == "lmms" else ""
     say(
         f"{args.model_path}: {loaded.kind}\n  LLM {llm.model_type}, {about}\n"
-        f"written to {output}: {', '.join(files)}{after}"
+        f"written to {output}: {', '.join(files)}"
     )
-
-
-def _export_llava(
-    args: argparse.Namespace, loaded: Loaded, template: Template
-) -> tuple[Path, list[str], str]:
-    """Write for others; return the folder, the files and a word on how to use them."""
-    from llava_sea.model.write import write_llava
-
-    with _claimed(args) as output:
-        files = write_llava(
-            output,
-            loaded.model,
-            loaded.tokenizer,
-            loaded.transform,
-            template,
-            extra_config={"mm_vision_tower": loaded.vision_tower},
-            max_shard_size=args.max_shard_size,
+    if end:
+        say(
+            f"for lmms-eval alone: no BOS from the tokenizer, answers end at {end}\n"
+            f"  lmms_eval --model llava_hf --model_args pretrained={output},device_map=auto ..."
         )
-        if args.format == "hf":
-            return output, files, ""
-        end = fit_tokenizer(output)
-    return (
-        output,
-        files,
-        f"\nfor lmms-eval alone: no BOS from the tokenizer, answers end at {end}\n"
-        f"  lmms_eval --model llava_hf --model_args pretrained={output},device_map=auto ...",
-    )
 
 
 def fit_tokenizer(folder: Path) -> str:

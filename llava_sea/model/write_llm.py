@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from llava_sea.conversation import get_template
 from llava_sea.data.tokenize import padding_id, stop_ids
@@ -26,13 +26,17 @@ from llava_sea.model.write import LLM_ROWS, end_ids, valid_generation_config, wr
 from llava_sea.model.write_files import replaced_together
 
 
-def write_llm(
-    folder: str | Path, loaded: Loaded, *, version: str | None = None, max_shard_size: str = "5GB"
-) -> list[str]:
+def llm_rows(model: LlavaForConditionalGeneration) -> int:
+    """Count the rows of the vocabulary's tables that are the LLM's own."""
+    config: Any = model.config
+    rows = int(config.text_config.vocab_size)
+    return min(rows, int(config.to_dict().get(LLM_ROWS) or rows))
+
+
+def write_llm(folder: Path, loaded: Loaded, version: str, max_shard_size: str) -> list[str]:
     """Write the LLM of a loaded checkpoint with its tokenizer; the checkpoint is used up.
 
-    Other files in the folder are left alone. `version` is the conversation template, if the
-    checkpoint records none.
+    Other files in the folder are left alone. `version` is the conversation template, or "".
 
     Returns:
         The names of the files written.
@@ -54,12 +58,11 @@ def write_llm(
         _ends(loaded, version),
         padding_id(loaded.tokenizer, rows),
     )
-    own = int(llava.config.to_dict().get(LLM_ROWS) or rows)
-    if own < rows:
+    if (own := llm_rows(llava)) < rows:
         llm.resize_token_embeddings(own, mean_resizing=False)
     tokenizer: Any = copy.deepcopy(loaded.tokenizer)
     tokenizer.padding_side = "left"
-    with replaced_together(Path(folder)) as staging:
+    with replaced_together(folder) as staging:
         with naming(staging / "model.safetensors"):
             llm.save_pretrained(staging, max_shard_size=max_shard_size)
         settings = read_json(staging / "config.json")
@@ -69,15 +72,15 @@ def write_llm(
         return sorted(path.name for path in staging.iterdir())
 
 
-def _ends(loaded: Loaded, version: str | None) -> list[int]:
+def _ends(loaded: Loaded, version: str) -> list[int]:
     """Return the tokens that end an answer: the LLM's own and the end of the training's template.
 
     A template of captions alone (stage 1) leaves the LLM as it was, and so its end tokens.
     """
     tokenizer = loaded.tokenizer
     ends = end_ids(loaded.model.generation_config)
-    if name := version or loaded.version:
-        template = get_template(name)
+    if version:
+        template = get_template(version)
         stops = stop_ids(template, tokenizer)
         ends = [token for token in ends if token not in stops or token == tokenizer.eos_token_id]
         if not template.caption_only:
