@@ -19,8 +19,7 @@ Shape letters: R rows, L tokens, H heads, D size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -68,42 +67,29 @@ def prepare_attention(llm: nn.Module) -> bool:
     return bool(attention != "eager")
 
 
-@contextmanager
 def packed_rows(
     llm: nn.Module, position_ids: Tensor, sample_lengths: Sequence[int] | None
-) -> Iterator[None]:
-    """Within this context the LLM's calls see the samples of a row apart.
+) -> dict[str, Any]:
+    """Return the keywords with which an LLM sees the samples of a row apart; it takes no mask then.
 
     Args:
         llm: after `prepare_attention`.
         position_ids: ``(R, L)``, from 0 at each sample, padding included.
         sample_lengths: of the samples of one row, whose sum is L; None for several rows.
     """
-    model: Any = llm
-    extra: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids}
-    if sample_lengths is not None:
-        extra |= _apart(model.config._attn_implementation, sample_lengths, position_ids.device)
-
-    def add(_: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, keywords | extra
-
-    handle = llm.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _apart(attention: str, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """Return what tells an attention where the samples of a row begin."""
-    if attention == PER_SAMPLE:
-        return {"sample_lengths": list(lengths)}
-    if "flash" not in attention:
-        return {}
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    return dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), starts) | dict.fromkeys(
-        ("max_length_q", "max_length_k"), max(lengths)
-    )
+    config: Any = llm.config
+    attention = config._attn_implementation
+    keywords: dict[str, Any] = {"position_ids": position_ids}
+    if sample_lengths is not None and attention == PER_SAMPLE:
+        keywords["sample_lengths"] = list(sample_lengths)
+    elif sample_lengths is not None and "flash" in attention:
+        starts = [0, *accumulate(sample_lengths)]
+        for part in "qk":
+            keywords[f"cu_seq_lens_{part}"] = torch.tensor(
+                starts, dtype=torch.int32, device=position_ids.device
+            )
+            keywords[f"max_length_{part}"] = max(sample_lengths)
+    return keywords
 
 
 def per_sample_sdpa(

@@ -63,7 +63,7 @@ class Stage1Model(WrappedLlava):
         lm_loss_sum = num_tokens = visual_IPD.new_zeros(())
         if not self.align_only:
             lm_loss_sum, num_tokens = self.language_loss(
-                visual_IPD, input_ids, attention_mask, labels, image_mask
+                visual_IPD, input_ids, labels, image_mask, attention_mask=attention_mask
             )
         sea_loss, num_pairs = None, None
         if self.head is not None and sea is not None:

@@ -122,24 +122,27 @@ class WrappedLlava(nn.Module):
         return embeds_BLD.masked_scatter(image_mask[..., None], visual_IPD.to(embeds_BLD.dtype))
 
     def hidden_states(
-        self, visual_IPD: Tensor, input_ids: Tensor, attention_mask: Tensor, image_mask: Tensor
+        self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor, **keywords: Any
     ) -> Tensor:
-        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places."""
+        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places.
+
+        Keywords are the LLM's: an attention mask, or those of `packed_rows`.
+        """
         embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
         return self.language_model(
-            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
+            inputs_embeds=embeds_BLD, use_cache=False, **keywords
         ).last_hidden_state
 
     def language_loss(
         self,
         visual_IPD: Tensor,
         input_ids: Tensor,
-        attention_mask: Tensor,
         labels: Tensor,
         image_mask: Tensor,
+        **keywords: Any,
     ) -> tuple[Tensor, Tensor]:
         """Return the next-token loss (eq. 12) summed over supervised tokens, and their number."""
-        hidden_BLD = self.hidden_states(visual_IPD, input_ids, attention_mask, image_mask)
+        hidden_BLD = self.hidden_states(visual_IPD, input_ids, image_mask, **keywords)
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
         lm_loss_sum = self.token_loss(

@@ -20,7 +20,7 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.packing import PackedCollator
 from llava_sea.errors import UserError
 from llava_sea.model.lora import add_lora
-from llava_sea.model.packed import PER_SAMPLE, packed_rows, prepare_attention
+from llava_sea.model.packed import PER_SAMPLE, prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 
 P, VOCABULARY = 4, 50
@@ -231,10 +231,3 @@ def test_flash_attentions_path_through_the_layers(monkeypatch):
     packed = step(model, PackedCollator(0, (8, 8), P)(MIXED))
     assert calls == 2 * [([0, 13, 22, 41, 42, 49, 72], 23, True)]
     assert_same_step(packed, padded)
-
-
-def test_the_context_leaves_nothing_behind():
-    model = make()
-    with packed_rows(model.language_model, torch.arange(3)[None], [3]):
-        assert model.language_model._forward_pre_hooks
-    assert not model.language_model._forward_pre_hooks
