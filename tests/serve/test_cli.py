@@ -87,13 +87,6 @@ def test_help_does_not_load_torch():
     assert "--max-new-tokens" in done.stdout
 
 
-def test_llavas_defaults():
-    args = cli.parser().parse_args(["--model-path", "m", "--image-file", "i"])
-    assert (args.temperature, args.max_new_tokens) == (0.2, 512)
-    assert not (args.load_8bit or args.load_4bit or args.debug)
-    assert args.conv_mode is args.model_base is args.vision_tower is None
-
-
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -115,11 +108,6 @@ def test_flags_that_cannot_be(command, flags, message, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         cli.main([*command, *flags])
-
-
-def test_a_model_that_is_none(command, tiny):
-    with pytest.raises(UserError, match="no checkpoint that can be loaded"):
-        cli.main([*command, "--model-path", str(tiny.llm)])
 
 
 @pytest.mark.parametrize(
