@@ -7,6 +7,7 @@ ZeRO-3 each part is loaded partitioned. Any tower of `llava_sea.model.towers` an
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -90,7 +91,11 @@ def build_llava(
         # The empty Llava above shares the parts' configs and has put its own default there.
         llava.set_attn_implementation(attention)
     if llm.generation_config is not None:
-        llava.generation_config = llm.generation_config
+        llava.generation_config = copy.deepcopy(llm.generation_config)
+        try:
+            llava.generation_config.validate(strict=True)
+        except ValueError:  # Vicuna's names a temperature alone, which means sampling
+            llava.generation_config.do_sample = True
     initialise_projector(projector, seed)
     if projector_path:
         load_projector(projector, projector_path)
