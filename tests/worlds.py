@@ -18,6 +18,15 @@ import numpy as np
 import sentencepiece
 import torch
 from PIL import Image
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -26,6 +35,7 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
 )
@@ -46,19 +56,22 @@ TOWER = SHAPE | {"num_hidden_layers": 3, "patch_size": 6}
 # --- tokenizers -----------------------------------------------------------------------------------
 
 
-def sentencepiece_model(lines: Iterable[str], vocab_size: int = 340) -> bytes:
+def sentencepiece_model(lines: Iterable[str], vocab_size: int = 340, **changes: Any) -> bytes:
     """Train a model as Llama's was: BPE, bytes for what is unknown, no normalisation."""
+    options = {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=written,
         vocab_size=vocab_size,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
         hard_vocab_limit=False,
         minloglevel=2,
+        **options | changes,
     )
     return written.getvalue()
 
@@ -76,6 +89,29 @@ def save_llama_tokenizer(folder: Path, model: bytes, *, legacy: bool, **changes:
         "unk_token": "<unk>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | changes))
+
+
+def byte_level_tokenizer(
+    corpus: Iterable[str], special: list[str], eos: str, bos: str | None = None, pattern: str = ""
+) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE as Llama 3's and Qwen's; `pattern` splits a text as theirs do."""
+    tokenizer = Tokenizer(models.BPE())
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
+    split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, extra_special_tokens=special
+    )
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -219,3 +255,33 @@ def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: 
     sys.stdout = sys.stderr = stream
     torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     run_command(main)
+
+
+# --- naive twins ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def logits(model: Any, ids: list[int], mask: list[bool], pixels: torch.Tensor | None) -> Any:
+    """Return the logits ``(L, V)`` as training gets them: an image's places by mask, not by id."""
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    if pixels is not None:
+        visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+    return model.lm_head(hidden)[0]
+
+
+def greedy(
+    model: Any,
+    ids: list[int],
+    mask: list[bool],
+    pixels: torch.Tensor | None,
+    count: int,
+    stop: Sequence[int] = (),
+) -> list[int]:
+    """Take the likeliest token `count` times, each time from the whole sequence."""
+    new: list[int] = []
+    while len(new) < count and (not new or new[-1] not in stop):
+        row = logits(model, [*ids, *new], [*mask, *[False] * len(new)], pixels)[-1]
+        new.append(int(row.argmax()))
+    return new

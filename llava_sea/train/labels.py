@@ -45,7 +45,7 @@ def open_labels(
             "run's --image_aspect_ratio and --vision_tower"
         )
     patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
-    with gathered(patch_embedding):
+    with gathered(*patch_embedding.parameters()):
         fingerprint = vision_fingerprint(patch_embedding.weight, tower.config)
     same_encoder = fingerprint == store.manifest["encoder_fingerprint"]
     if not same_encoder and not sea.sea_transfer:

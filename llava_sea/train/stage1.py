@@ -21,8 +21,7 @@ from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
-from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
-from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tokenizer, load_tower
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
