@@ -36,8 +36,8 @@ class Stage1Model(WrappedLlava):
         """Wrap a Llava and freeze it, except for its projector; without a head it is plain LLaVA.
 
         `negatives` says whose visual tokens are a word's negatives, ``local`` or ``global``. With
-        `align_only` the alignment loss alone is computed; of the LLM only the embeddings are used. `length_weight`
-        is that of `length_loss` within the alignment loss.
+        `align_only` the alignment loss alone is computed; of the LLM only the embeddings are used.
+        `length_weight` is that of `length_loss` within the alignment loss.
         """
         super().__init__(llava)
         self.head = head

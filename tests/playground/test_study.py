@@ -99,9 +99,7 @@ def test_all_texts_of_a_scene_in_one_pass_equal_a_pass_for_each(bench: Bench) ->
                 image = torch.zeros(1, len(ids), dtype=torch.bool)
                 image[0, before : before + 64] = True
                 ids_1L = torch.tensor([ids])
-                hidden = stage1.hidden_states(
-                    visual_BPD[row : row + 1], ids_1L, torch.ones_like(ids_1L), image
-                )
+                hidden = stage1.hidden_states(visual_BPD[row : row + 1], ids_1L, image)
                 scores_LV = stage1.llava.lm_head(hidden)[0].log_softmax(-1)
                 count = len(branch.scored)
                 one = -sum(
