@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -219,3 +220,47 @@ def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: 
     sys.stdout = sys.stderr = stream
     torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     run_command(main)
+
+
+# --- runs of training -----------------------------------------------------------------------------
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Read metrics.jsonl as {step: {name: value}}, training and held-out values together."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        steps.setdefault(row["step"], {}).update(row)
+    return steps
+
+
+def curve(folder: Path) -> dict[int, list[float]]:
+    """Return what a run logged of each step, but for times."""
+    names = ("loss", "lm_loss", "sea_loss", "temperature", "sea_pairs", "grad_norm")
+    names = (*names, "learning_rate")
+    return {
+        step: [row[name] for name in names if name in row]
+        for step, row in read_metrics(folder).items()
+        if "loss" in row
+    }
+
+
+def interrupt(folder: Path, step: int = 3, *, log: bool = True) -> None:
+    """Leave what a run has that was ended after a step whose checkpoint it has saved."""
+    kept = {f"checkpoint-{step}", "run.json", *(["metrics.jsonl"] if log else [])}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    """Return every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edited(source: Path, target: Path, edit: Callable[[list[dict[str, Any]]], object]) -> Path:
+    """Write a data file's records, edited in place, to another file."""
+    records = json.loads(source.read_text())
+    edit(records)
+    target.write_text(json.dumps(records))
+    return target

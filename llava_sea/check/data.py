@@ -15,7 +15,7 @@ from llava_sea.data.problems import DATA_FILE, LABEL_STORE, SAME_ID, RecordError
 from llava_sea.data.records import Record, parse_records
 from llava_sea.errors import UserError
 from llava_sea.progress import Progress
-from llava_sea.train.parse import Arguments
+from llava_sea.train.arguments import Arguments
 
 _SMALL = 500  # records that are not worth starting processes for
 

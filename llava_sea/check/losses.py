@@ -104,8 +104,8 @@ def write_losses(
 
     Losses that are not finite are written as null and go to `findings`.
     """
-    model_args, data, _, args = setup.arguments
-    llava = build_llava(**build_options(model_args, args))
+    _, data, _, args = setup.arguments
+    llava = build_llava(**build_options(setup.arguments))
     dataset = LazySupervisedDataset(
         checked.records,
         data.image_folder,

@@ -21,8 +21,8 @@ from llava_sea.model.builder import (
 )
 from llava_sea.model.load import embedding_rows
 from llava_sea.pretrained import load_pretrained
-from llava_sea.train.labels import open_labels
-from llava_sea.train.parse import Arguments
+from llava_sea.train.arguments import Arguments
+from llava_sea.train.stage1 import open_labels
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from llava_sea.alignment.batch import PatchWords
 from llava_sea.alignment.options import PAPER, PairOptions
 from llava_sea.alignment.sampling import keep_one_per_label
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens
 
 
@@ -45,6 +47,12 @@ class Collator:
     pairs_per_batch: int = 0
     words: WordTokens | None = None
     options: PairOptions = PAPER
+
+    @classmethod
+    def of(cls, dataset: LazySupervisedDataset, num_rows: int, **options: Any) -> Collator:
+        """Make the collator of a data set for an LLM whose embedding table has `num_rows`."""
+        pad_id = padding_id(dataset.tokenizer, num_rows)
+        return cls(pad_id, dataset.transform.resolution, dataset.image_tokens, **options)
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Return the batch.

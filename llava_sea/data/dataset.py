@@ -64,7 +64,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             template: how conversations are written.
             tokenizer: the language model's, fast.
             image_tokens: P, the tokens of an image.
-            model_max_length: longest sequence, in tokens.
+            model_max_length: longest sequence, in tokens, the image's included.
             label_store: labels for the images; None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
                 differ (labels of another encoder) labels are resampled by overlap.
@@ -99,17 +99,31 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             self.pairs_per_record = num_windows(self.grid, window)
             self.num_without_labels = check_store(records, label_store)
 
+    def like(self, records: Sequence[Record], image_folder: str) -> LazySupervisedDataset:
+        """Return other records, read as these are, without labels."""
+        template, tokenizer, image_tokens, length = self.reading
+        return LazySupervisedDataset(
+            records,
+            image_folder,
+            self.transform,
+            template,
+            tokenizer,
+            image_tokens=image_tokens,
+            model_max_length=length,
+        )
+
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def modality_lengths(self) -> list[int]:
         """LLaVA's measure of each record: its words and image tokens; negative if text only."""
-        return [self._modality_length(record) for record in self.records]
-
-    def _modality_length(self, record: Record) -> int:
-        words = sum(len(turn.text.split()) for turn in record.turns)
-        return words + len(record.images) * self.image_tokens if record.images else -words
+        lengths = []
+        for record in self.records:
+            words = sum(len(turn.text.split()) for turn in record.turns)
+            images = len(record.images)
+            lengths.append(words + images * self.image_tokens if images else -words)
+        return lengths
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         """Return a record's tensors.

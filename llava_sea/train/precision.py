@@ -12,7 +12,7 @@ from transformers import AutoModel, LlamaConfig
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import ModelArguments, TrainingArguments
+from llava_sea.train.arguments import Arguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +44,21 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
         ) from None
 
 
-def dtype_and_attention(
-    args: TrainingArguments, pick: PickAttention | None
-) -> tuple[torch.dtype, str | None]:
-    """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log.
+def build_options(arguments: Arguments, pick: PickAttention | None = None) -> dict[str, Any]:
+    """Return what `build_llava` takes from the flags, by name, and log how the run computes.
+
+    The attention is the flag's, else the one that `pick` names, else transformers' choice.
 
     Raises:
         UserError: if transformers does not have the flag's attention, or not on this machine.
     """
-    dtype = weights_dtype(args)
-    if args.attn_implementation:
-        check_attention(args.attn_implementation, dtype)
-    attention = args.attn_implementation or (pick(dtype) if pick else None)
+    model_args, _, _, args = arguments
+    dtype, attention = weights_dtype(args), args.attn_implementation
+    if attention:
+        check_attention(attention, dtype)
+    elif pick:
+        attention = pick(dtype)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
-    return dtype, attention
-
-
-def build_options(
-    model_args: ModelArguments, args: TrainingArguments, pick: PickAttention | None = None
-) -> dict[str, Any]:
-    """Return what `build_llava` takes from the flags, by name.
-
-    Raises:
-        UserError: if transformers does not have the flag's attention, or not on this machine.
-    """
-    dtype, attention = dtype_and_attention(args, pick)
     return {
         "llm_path": model_args.model_name_or_path,
         "tower_path": str(model_args.vision_tower),

@@ -15,12 +15,13 @@ from pathlib import Path
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llava_sea.data.images import look_for_images
+from llava_sea.data.images import ImageTransform, look_for_images
 from llava_sea.data.records import load_records
-from llava_sea.errors import EXIT_STATUS, naming, run_command
+from llava_sea.errors import EXIT_STATUS, UserError, naming, run_command
+from llava_sea.model.load import is_llava
 from llava_sea.terminal import say
 from llava_sea.train import stage1, stage2
-from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.arguments import Arguments, SeaArguments
 from llava_sea.train.checkpoint import clean_up, find_checkpoint, finish_from, is_finished
 from llava_sea.train.metrics import MetricsFile, ProgressLine, summary
 from llava_sea.train.output_dir import check_room, check_size, identity, only_run
@@ -50,7 +51,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     set_up_logging()
     start_engine()
     model_args, data_args, sea, args = arguments = parse_args()
-    check_stage(model_args, sea, args)
+    check_stage(arguments)
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
     transformers.set_seed(args.seed)
     # Whatever can be refused is refused before anything large is loaded.
@@ -58,7 +59,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     records = load_records(data_args.data_path)
     images = ((record.image, record.id) for record in records if record.image is not None)
     look_for_images(data_args.image_folder, images)
-    transform = stage.image_transform(model_args, data_args)
+    transform = image_transform(arguments)
     run, asked = identity(arguments, records), args.resume_from_checkpoint
     alone = held.enter_context(
         only_run(output_dir, run, resume_from=asked, write=args.process_index == 0)
@@ -68,12 +69,12 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
         clean_up(output_dir)
     if resume_from and is_finished(resume_from):
         if args.process_index == 0:
-            finish_from(Path(resume_from), output_dir)
+            finish_from(resume_from, output_dir)
             tell_results(output_dir, sea)
         leave()
         return
 
-    parts = stage.prepare(records, transform, model_args, data_args, sea, args, pick_attention)
+    parts = stage.prepare(records, transform, arguments, pick_attention)
     check_size(len(parts.dataset), args)
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
@@ -99,7 +100,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=resume_from)
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -113,6 +114,24 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
     if trainer.is_world_process_zero():
         tell_results(output_dir, sea)
     leave()
+
+
+def image_transform(arguments: Arguments) -> ImageTransform:
+    """Return the tower's transform; in stage 2 a LLaVA brings its own where no tower is named.
+
+    Raises:
+        UserError: if there is no tower, or none with a processor.
+    """
+    model_args = arguments.model
+    tower, llm = model_args.vision_tower, model_args.model_name_or_path
+    if tower is None and not model_args.tune_mm_mlp_adapter and is_llava(llm):
+        tower = llm
+    if tower is None:
+        raise UserError(
+            "--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use, in stage 2 the one "
+            "that stage 1 was trained on"
+        )
+    return ImageTransform.from_pretrained(tower, arguments.data.image_aspect_ratio)
 
 
 def tell_results(output_dir: Path, sea: SeaArguments) -> None:

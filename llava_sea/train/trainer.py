@@ -37,7 +37,7 @@ from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
 from llava_sea.train.precision import describe
-from llava_sea.train.saving import Saver
+from llava_sea.train.saving import Saver, trained
 from llava_sea.train.stop import guard_worker
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,19 @@ def sea_weight(sea: SeaArguments, progress: float) -> float:
     if sea.sea_weight_schedule == "decay":
         return sea.sea_weight * max(0.0, 1.0 - 2.0 * progress)
     return sea.sea_weight
+
+
+def own_part(parameter: Tensor, rank: int) -> Tensor:
+    """Return what a rank holds of a parameter: all of it, or of ZeRO-3's its share.
+
+    A share is padded where the number of ranks does not divide the parameter's size, and nobody
+    sets the padding: it may well be NaN.
+    """
+    share = getattr(parameter, "ds_tensor", None)
+    if share is None:
+        return parameter.detach()
+    left = getattr(parameter, "ds_numel", 0) - rank * share.numel()
+    return share.detach().flatten()[: max(0, left)]
 
 
 class LLaVATrainer(Trainer):
@@ -243,9 +256,11 @@ class LLaVATrainer(Trainer):
             dist.all_gather(parts, labels_N)
             labels_N = torch.cat(parts)
         progress = (self.state.global_step - 1) / max(1, self.state.max_steps)
+        model = self.wrapped
+        assert isinstance(model, Stage1Model)
         return {
             "sea_weight": sea_weight(self.sea, progress),
-            "temperature": self._stage1_model().temperature(),
+            "temperature": model.temperature(),
             "sea_unique_labels": len(labels_N[labels_N >= 0].unique()),
         }
 
@@ -258,17 +273,11 @@ class LLaVATrainer(Trainer):
         assert isinstance(model, WrappedLlava)
         return model
 
-    def _stage1_model(self) -> Stage1Model:
-        model = self.wrapped
-        assert isinstance(model, Stage1Model)
-        return model
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model as its saver does; every rank calls this."""
         path = Path(output_dir or self.args.output_dir or ".")
-        # Of ZeRO-3's partitions each rank sees its own.
-        trained = (getattr(p, "ds_tensor", p) for p in self.wrapped.parameters() if p.requires_grad)
-        broken = torch.stack([~p.detach().isfinite().all() for p in trained]).any().float()
+        own = (own_part(p, self.args.process_index) for p in trained(self.wrapped))
+        broken = torch.stack([~part.isfinite().all() for part in own]).any().float()
         if self.args.world_size > 1:
             dist.all_reduce(broken)
         if broken:

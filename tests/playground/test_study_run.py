@@ -105,21 +105,22 @@ def _trainer_losses(
         "use_cpu": True,
         "disable_tqdm": True,
     } | ({"sea_labels": labels} if labels else {})
-    model_args, data_args, sea, args = parse_args(
+    arguments = parse_args(
         [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     )
+    args = arguments.training
     transformers.set_seed(args.seed)
-    records = load_records(data_args.data_path)
+    records = load_records(arguments.data.data_path)
     transform = ImageTransform.from_pretrained(str(CLIP), "square")
-    model = build_model(model_args, sea, args, None)
-    _, dataset, collator = build_data(records, transform, model, model_args, data_args, sea, args)
+    model = build_model(arguments, None)
+    dataset, collator = build_data(records, transform, model, arguments)
     trainer = LLaVATrainer(
         model=model,
         args=args,
         train_dataset=dataset,
         data_collator=collator,
-        sea=sea,
-        saver=Stage1Saver(llava_config(model.llava, model_args, data_args, args)),
+        sea=arguments.sea,
+        saver=Stage1Saver(llava_config(model.llava, arguments)),
     )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "lm_loss" in row]

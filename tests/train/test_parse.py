@@ -69,6 +69,12 @@ def test_llavas_own_command_line(tmp_path, repo, monkeypatch, caplog):
         (["--load_best_model_at_end", "True", "--save_strategy", "no"], "--load_best_model_at_end"),
         (["--save_strategy", "best"], "--save_strategy best"),
         (["--eval_on_start", "True"], "--eval_on_start True: not supported"),
+        (["--sea_targets", "soft"], "sea_targets soft needs positives all"),
+        (
+            ["--sea_targets", "soft", "--sea_positives", "all", "--sea_mask_own_top_n", "True"],
+            "sea_mask_own_top_n does nothing",
+        ),
+        (["--sea_positives", "two"], "invalid choice: 'two'"),
     ],
 )
 def test_bad_flags_are_named(base, flags, message):
@@ -120,8 +126,8 @@ def test_learning_rates_are_numbers_from_zero_up(base, caplog, flag):
     shared = [*base, "--version", "v1", "--unfreeze_mm_vision_tower", "True"]
 
     def check(value):
-        model, _, sea, args = parse_args([*shared, f"--{flag}", value])
-        check_stage(model, sea, args)
+        arguments = parse_args([*shared, f"--{flag}", value])
+        check_stage(arguments)
 
     for value in ("nan", "-1", "inf"):
         with pytest.raises(UserError, match=f"--{flag} {value}.*: must be a number from 0"):
@@ -150,9 +156,9 @@ def test_an_optimizer_without_its_package(base, optimizer, monkeypatch):
         monkeypatch.setattr(
             f"transformers.trainer_optimizer.is_{package}_available", lambda *a: False
         )
-    model, _, sea, args = parse_args([*base, "--optim", optimizer, "--version", "v1"])
+    arguments = parse_args([*base, "--optim", optimizer, "--version", "v1"])
     with pytest.raises(UserError, match=f"--optim {optimizer}: "):
-        check_stage(model, sea, args)
+        check_stage(arguments)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +176,9 @@ def test_an_optimizer_without_its_package(base, optimizer, monkeypatch):
 def test_a_schedule_and_its_options(base, schedule, options, fits):
     flags = ["--version", "v1", "--lr_scheduler_type", schedule]
     flags += ["--lr_scheduler_kwargs", options] if options else []
-    model, _, sea, args = parse_args([*base, *flags])
+    arguments = parse_args([*base, *flags])
     if fits:
-        check_stage(model, sea, args)
+        check_stage(arguments)
         return
     with pytest.raises(UserError, match=f"--lr_scheduler_type {schedule}"):
-        check_stage(model, sea, args)
+        check_stage(arguments)
