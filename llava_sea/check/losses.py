@@ -23,8 +23,7 @@ from llava_sea.check.findings import Findings
 from llava_sea.check.setup import Setup
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.loader import Loader
+from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.problems import LOSS
 from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError

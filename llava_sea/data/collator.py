@@ -35,7 +35,7 @@ class Collator:
     Attributes:
         pad_id: a valid token id for the right padding.
         resolution: height and width of the pixels, for the zero image of a text-only batch.
-        image_tokens: P, tokens of an image.
+        image_tokens: P.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
         options: which pairs count and how.

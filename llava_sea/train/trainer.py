@@ -24,8 +24,7 @@ from transformers import Trainer
 
 from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.loader import Loader
+from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.packing import PackedBatchSampler
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
