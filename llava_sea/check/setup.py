@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,22 +58,15 @@ def load_setup(arguments: Arguments) -> Setup:
         UserError: if a flag names nothing that can be loaded.
     """
     model_args, data, _, args = arguments
-    template = get_template(model_args.version)
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
-    try:
+    with _naming(f"--vision_tower {tower_path}"):
         config = load_pretrained(AutoConfig, tower_path, cache_dir=args.cache_dir)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--vision_tower {tower_path}: {_first_line(error)}") from None
     num_rows = embedding_rows(llm_path, args.cache_dir)
-    try:
+    with _naming(f"--model_name_or_path {llm_path}"):
         tokenizer = load_tokenizer(
             llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
         )
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model_name_or_path {llm_path}: {_first_line(error)}") from None
     if not tokenizer.is_fast:
         raise UserError(
             f"--model_name_or_path {llm_path}: its {type(tokenizer).__name__} gives no character "
@@ -84,7 +79,7 @@ def load_setup(arguments: Arguments) -> Setup:
     return Setup(
         arguments,
         transform,
-        template,
+        get_template(model_args.version),
         tokenizer,
         image_tokens=num_patches(vision),
         grid=patch_grid(vision),
@@ -107,5 +102,12 @@ def open_run_labels(setup: Setup) -> LabelStore:
     return store
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{flag}: {first_line}") from None
