@@ -104,15 +104,7 @@ def write_losses(
     """
     _, data, _, args = setup.arguments
     llava = build_llava(**build_options(setup.arguments))
-    dataset = LazySupervisedDataset(
-        checked.records,
-        data.image_folder,
-        setup.transform,
-        setup.template,
-        setup.tokenizer,
-        image_tokens=setup.image_tokens,
-        model_max_length=setup.max_length,
-    )
+    dataset = setup.reader.like(checked.records, data.image_folder)
     losses = all_losses(
         Stage1Model(llava),
         dataset,

@@ -77,26 +77,27 @@ class RecordChecker:
         )
 
     def _check_text(self, record: Record) -> tuple[Faults, int, int]:
-        setup, limit = self.setup, self.setup.max_length
+        reading, num_rows = self.setup.reader.reading, self.setup.num_rows
+        template, tokenizer, image_tokens, limit = reading
         try:
-            if not setup.template.caption_only:
+            if not template.caption_only:
                 check_meaning(record)
-            tokens = tokenize_record(record, *setup.reading, sys.maxsize)
+            tokens = tokenize_record(record, template, tokenizer, image_tokens, sys.maxsize)
         except RecordError as error:
             return [(error.kind, error.what)], 0, 0
         labels = tokens.labels
         found: Faults = []
-        if beyond := tell_beyond(tokens.input_ids[:limit], setup.tokenizer, setup.num_rows):
+        if beyond := tell_beyond(tokens.input_ids[:limit], tokenizer, num_rows):
             found.append((problems.BEYOND_TABLE, beyond))
         if len(labels) > limit:
             try:
-                tokenize_record(record, *setup.reading, limit)
+                tokenize_record(record, *reading)
                 lost = sum(label != IGNORE_INDEX for label in labels[limit:])
                 cut = f"{len(labels)} tokens, --model_max_length {limit} takes {lost} supervised"
                 found.append((problems.CUT, f"{cut} ones away"))
             except RecordError as error:
                 found.append((error.kind, error.what))
-        found += _odd_texts(record, setup.template, setup.tokenizer)
+        found += _odd_texts(record, template, tokenizer)
         return found, len(labels), sum(label != IGNORE_INDEX for label in labels)
 
     def _check_image(self, record: Record, image: str) -> Faults:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import AutoConfig
 
 from llava_sea.alignment import LabelStore
-from llava_sea.conversation import Template, get_template
+from llava_sea.conversation import get_template
+from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
@@ -32,23 +32,11 @@ class Setup:
     """The training flags, and the parts that turn a record into a sample."""
 
     arguments: Arguments
-    transform: ImageTransform
-    template: Template
-    tokenizer: Any
-    image_tokens: int
+    reader: LazySupervisedDataset
+    """Reads records as training does; holds none."""
     grid: tuple[int, int]
     num_rows: int
     """Of the LLM's embedding table."""
-
-    @property
-    def reading(self) -> tuple[Template, Any, int]:
-        """The arguments of `tokenize_record` between the record and the longest sequence."""
-        return self.template, self.tokenizer, self.image_tokens
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence, in tokens."""
-        return self.arguments[3].model_max_length
 
 
 def load_setup(arguments: Arguments) -> Setup:
@@ -76,15 +64,16 @@ def load_setup(arguments: Arguments) -> Setup:
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
     transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
     transform.check_fits(vision)
-    return Setup(
-        arguments,
+    reader = LazySupervisedDataset(
+        [],
+        data.image_folder,
         transform,
         get_template(model_args.version),
         tokenizer,
         image_tokens=num_patches(vision),
-        grid=patch_grid(vision),
-        num_rows=num_rows,
+        model_max_length=args.model_max_length,
     )
+    return Setup(arguments, reader, patch_grid(vision), num_rows)
 
 
 def open_run_labels(setup: Setup) -> LabelStore:
@@ -97,8 +86,8 @@ def open_run_labels(setup: Setup) -> LabelStore:
     # A folder without a store is told at once, before the weights are read.
     LabelStore(str(sea.sea_labels)).words()
     tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)
-    store = open_labels(sea, tower, setup.transform, setup.grid)
-    tokenize_words(store.words(), setup.tokenizer, setup.num_rows)
+    store = open_labels(sea, tower, setup.reader.transform, setup.grid)
+    tokenize_words(store.words(), setup.reader.tokenizer, setup.num_rows)
     return store
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +14,6 @@ from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import Arguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
-
-PickAttention = Callable[[torch.dtype], str]
-"""Names the attention for weights of a dtype."""
 
 
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
@@ -44,10 +40,8 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
         ) from None
 
 
-def build_options(arguments: Arguments, pick: PickAttention | None = None) -> dict[str, Any]:
+def build_options(arguments: Arguments) -> dict[str, Any]:
     """Return what `build_llava` takes from the flags, by name, and log how the run computes.
-
-    The attention is the flag's, else the one that `pick` names, else transformers' choice.
 
     Raises:
         UserError: if transformers does not have the flag's attention, or not on this machine.
@@ -56,8 +50,6 @@ def build_options(arguments: Arguments, pick: PickAttention | None = None) -> di
     dtype, attention = weights_dtype(args), args.attn_implementation
     if attention:
         check_attention(attention, dtype)
-    elif pick:
-        attention = pick(dtype)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
     return {
         "llm_path": model_args.model_name_or_path,

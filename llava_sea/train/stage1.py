@@ -30,7 +30,7 @@ from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_range, whole
 from llava_sea.train.arguments import Arguments, SeaArguments, TrainingArguments
 from llava_sea.train.evaluation import build_measurements
-from llava_sea.train.precision import PickAttention, build_options, log_trainable, weights_dtype
+from llava_sea.train.precision import build_options, log_trainable, weights_dtype
 from llava_sea.train.saving import HEAD_FILE, Stage1Saver, llava_config
 from llava_sea.train.trainer import Prepared
 
@@ -39,19 +39,14 @@ logger = logging.getLogger(__name__)
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 
 
-def prepare(
-    records: list[Record],
-    transform: ImageTransform,
-    arguments: Arguments,
-    pick_attention: PickAttention | None,
-) -> Prepared:
+def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
     """Build the model, the captions with their labels, and the held-out measurements.
 
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
     check_conversations(records, get_template(arguments.model.version))
-    model = build_model(arguments, pick_attention)
+    model = build_model(arguments)
     dataset, collator = build_data(records, transform, model, arguments)
     return Prepared(
         model,
@@ -84,10 +79,10 @@ def write_next_flags(output_dir: Path) -> str:
     return f"stage 1 starts from it with\n  {shlex.join(words)}"
 
 
-def build_model(arguments: Arguments, pick_attention: PickAttention | None) -> Stage1Model:
+def build_model(arguments: Arguments) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
     sea = arguments.sea
-    options = build_options(arguments, pick_attention)
+    options = build_options(arguments)
     build = build_llava_without_llm if sea.sea_align_only else build_llava
     llava = build(**options)
     start = sea.sea_log_scale_init or 0.0

@@ -29,19 +29,14 @@ from llava_sea.model.lora import add_lora
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train.arguments import Arguments, TrainingArguments
-from llava_sea.train.precision import PickAttention, build_options, log_trainable
+from llava_sea.train.precision import build_options, log_trainable
 from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver, llava_config, mm_config
 from llava_sea.train.trainer import Prepared
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(
-    records: list[Record],
-    transform: ImageTransform,
-    arguments: Arguments,
-    pick_attention: PickAttention | None,
-) -> Prepared:
+def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
     """Build the model with what is trained of it, and the conversations.
 
     Raises:
@@ -50,7 +45,7 @@ def prepare(
     model_args, data_args, _, args = arguments
     template = get_template(model_args.version)
     check_conversations(records, template)
-    llava, tokenizer = load_model(arguments, pick_attention)
+    llava, tokenizer = load_model(arguments)
     check_template(template, tokenizer)
     transform.check_fits(llava.config.vision_config)
     trained_parts = {
@@ -99,7 +94,7 @@ def prepare(
 
 
 def load_model(
-    arguments: Arguments, pick_attention: PickAttention | None
+    arguments: Arguments,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     """Load the model that stage 2 starts from, and its tokenizer.
 
@@ -107,7 +102,7 @@ def load_model(
         UserError: if a part is missing, or flags name parts that do not go together.
     """
     model_args, _, _, args = arguments
-    options = build_options(arguments, pick_attention)
+    options = build_options(arguments)
     path = model_args.model_name_or_path
     if is_llava(path):
         if model_args.pretrain_mm_mlp_adapter:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import torch
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -26,7 +28,7 @@ from llava_sea.train.checkpoint import clean_up, find_checkpoint, finish_from, i
 from llava_sea.train.metrics import MetricsFile, ProgressLine, summary
 from llava_sea.train.output_dir import check_room, check_size, identity, only_run
 from llava_sea.train.parse import check_stage, parse_args
-from llava_sea.train.precision import PickAttention
+from llava_sea.train.precision import weights_dtype
 from llava_sea.train.setup import leave, set_up_logging, start_engine
 from llava_sea.train.stop import StopOnSignal
 from llava_sea.train.trainer import LLaVATrainer
@@ -34,23 +36,27 @@ from llava_sea.train.trainer import LLaVATrainer
 logger = logging.getLogger(__name__)
 
 
-def train(pick_attention: PickAttention | None = None) -> None:
+def train(pick_attention: Callable[[torch.dtype], str | None] = lambda dtype: None) -> None:
     """Run the stage that the flags of the command line name.
 
-    `pick_attention` None leaves the attention to transformers.
+    Where they name no attention, `pick_attention` does for weights of a dtype; None leaves it to
+    transformers.
 
     Raises:
         UserError: if a flag, a file or the output folder is wrong.
     """
     with ExitStack() as held:
-        _train(pick_attention, held)
+        set_up_logging()
+        start_engine()
+        arguments = parse_args()
+        args = arguments.training
+        args.attn_implementation = args.attn_implementation or pick_attention(weights_dtype(args))
+        _train(arguments, held)
 
 
-def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
+def _train(arguments: Arguments, held: ExitStack) -> None:
     """Run the stage; what must be let go at the end is entered into `held`."""
-    set_up_logging()
-    start_engine()
-    model_args, data_args, sea, args = arguments = parse_args()
+    model_args, data_args, sea, args = arguments
     check_stage(arguments)
     stage = stage1 if model_args.tune_mm_mlp_adapter else stage2
     transformers.set_seed(args.seed)
@@ -74,7 +80,7 @@ def _train(pick_attention: PickAttention | None, held: ExitStack) -> None:
         leave()
         return
 
-    parts = stage.prepare(records, transform, arguments, pick_attention)
+    parts = stage.prepare(records, transform, arguments)
     check_size(len(parts.dataset), args)
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))

@@ -112,7 +112,7 @@ def _trainer_losses(
     transformers.set_seed(args.seed)
     records = load_records(arguments.data.data_path)
     transform = ImageTransform.from_pretrained(str(CLIP), "square")
-    model = build_model(arguments, None)
+    model = build_model(arguments)
     dataset, collator = build_data(records, transform, model, arguments)
     trainer = LLaVATrainer(
         model=model,
