@@ -12,7 +12,6 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record, Turn, load_records
-from llava_sea.data.tokenize import padding_id
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
@@ -55,7 +54,7 @@ def make_dataset(tiny, version, aspect):
         image_tokens=16,
         model_max_length=250,
     )
-    return dataset, Collator(padding_id(tokenizer, 360), transform.resolution, 16)
+    return dataset, Collator.of(dataset, 360)
 
 
 def stock_loss(llava, sample):

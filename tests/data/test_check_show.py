@@ -1,7 +1,5 @@
 """What --show prints, worked out by hand with a tokenizer whose merges are listed in conftest."""
 
-import json
-
 import pytest
 
 from llava_sea.check.__main__ import main
@@ -10,6 +8,7 @@ from llava_sea.conversation import get_template
 from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.errors import UserError
+from tests.worlds import edited
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -111,11 +110,12 @@ def test_colour_on_a_terminal(tiny, flags, capsys, monkeypatch):
 
 
 def test_a_record_that_cannot_be_shown(tiny, flags, capsys, tmp_path):
-    broken = json.loads(tiny.heldout.read_text())
-    broken[1]["image"] = "gone.jpg"
-    broken[2]["conversations"] = []
-    (tmp_path / "data.json").write_text(json.dumps(broken))
-    flags = [*flags, "--data_path", str(tmp_path / "data.json")]
+    def spoil(records):
+        records[1]["image"] = "gone.jpg"
+        records[2]["conversations"] = []
+
+    data = edited(tiny.heldout, tmp_path / "data.json", spoil)
+    flags = [*flags, "--data_path", str(data)]
     assert main([*flags, "--show", "1", "2"]) == 1
     out = capsys.readouterr().out
     assert "gone.jpg: cannot be read (No such file" in out
