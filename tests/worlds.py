@@ -19,6 +19,7 @@ import numpy as np
 import sentencepiece
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -27,6 +28,7 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
 )
@@ -36,6 +38,7 @@ from transformers.models.siglip import SiglipImageProcessorPil
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Record, Turn
 from llava_sea.errors import run_command
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.write import write_llava
@@ -77,6 +80,27 @@ def save_llama_tokenizer(folder: Path, model: bytes, *, legacy: bool, **changes:
         "unk_token": "<unk>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | changes))
+
+
+def byte_level(
+    corpus: Iterable[str], special: Sequence[str], bos: str | None = None, **options: Any
+) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE, GPT-2's and Qwen's kind; with `bos` it begins each text by itself."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, **options)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -195,6 +219,12 @@ def record(record_id: object, image: object, *texts: str, **more: object) -> dic
     """Write a record of LLaVA's; `image` None leaves the key out."""
     named = {} if image is None else {"image": image}
     return {"id": record_id, **named, "conversations": turns(*texts), **more}
+
+
+def parsed(*texts: str, image: str | None = None, index: int = 0, **more: Any) -> Record:
+    """Return a record as it is read from a file; its turns take turns."""
+    said = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
+    return Record(index, f"r{index}", image, said, **more)
 
 
 def command_line(flags: dict[str, object]) -> list[str]:

@@ -101,18 +101,8 @@ def trained_tokenizer(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def byte_level_tokenizer():
     """GPT-2's and Qwen's kind: byte-level BPE, no BOS, an end token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(TEXT.split())] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+    corpus = [" ".join(TEXT.split())] * 20
+    return worlds.byte_level(corpus, ["</s>"], eos_token="</s>", pad_token="</s>")
 
 
 SPLIT = (

@@ -8,15 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    Dinov2Config,
-    Dinov2Model,
     PreTrainedTokenizerFast,
 )
+
+from tests import worlds
 
 SHAPE = {
     "hidden_size": 32,
@@ -51,25 +50,10 @@ FAMILIES = {
 
 def byte_level_tokenizer(corpus: list[str], special: list[str]) -> PreTrainedTokenizerFast:
     """Llama 3's, Qwen's kind: byte-level BPE; BOS where the special tokens name one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
     bos = next((t for t in special if t in ("<|begin_of_text|>", "<bos>")), None)
     eos = next(t for t in special if t in ("<|end_of_text|>", "<eos>", "<|endoftext|>"))
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, additional_special_tokens=special
-    )
+    more = {"eos_token": eos, "additional_special_tokens": special}
+    return worlds.byte_level(corpus, special, bos, **more)
 
 
 def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> None:
@@ -94,26 +78,6 @@ def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
-def save_dinov2(folder: Path) -> None:
-    """Write a random DINOv2 with 5 x 5 patches that sees what the tiny CLIP sees."""
-    from transformers import BitImageProcessorPil
-
-    torch.manual_seed(5)
-    Dinov2Model(
-        Dinov2Config(
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            mlp_ratio=2,
-            image_size=30,
-            patch_size=6,
-        )
-    ).save_pretrained(folder)
-    BitImageProcessorPil(
-        size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30}
-    ).save_pretrained(folder)
-
-
 @pytest.fixture(scope="session")
 def zoo(tiny, tmp_path_factory):
     """`llm(family)` and `tower(name)` give folders; made once a session."""
@@ -130,7 +94,7 @@ def zoo(tiny, tmp_path_factory):
             return Path(getattr(tiny, name))
         folder = root / name
         if not folder.exists():
-            save_dinov2(folder)
+            worlds.save_dinov2(folder, 30)  # 5 x 5 patches
         return folder
 
     yield SimpleNamespace(llm=llm, tower=tower)
