@@ -149,16 +149,16 @@ def save_siglip(folder: Path, image_size: int = 24, seed: int = 3) -> Path:
     return folder
 
 
-def save_dinov2(folder: Path, image_size: int = 24, seed: int = 6) -> Path:
-    """Write a random DINOv2 with its image processor, which crops as the hub's do."""
+def save_dinov2(folder: Path, image_size: int = 24, cut_off: int = 4, seed: int = 6) -> Path:
+    """Write a random DINOv2 with its image processor, which cuts pixels off as the hub's do."""
     torch.manual_seed(seed)
     options = TOWER | {"image_size": image_size}
     options["mlp_ratio"] = options.pop("intermediate_size") // 32
     Dinov2Model(Dinov2Config(**options)).save_pretrained(folder)
-    crop = {"height": image_size, "width": image_size}
-    BitImageProcessorPil(size={"shortest_edge": image_size + 4}, crop_size=crop).save_pretrained(
-        folder
-    )
+    BitImageProcessorPil(
+        size={"shortest_edge": image_size + cut_off},
+        crop_size={"height": image_size, "width": image_size},
+    ).save_pretrained(folder)
     return folder
 
 

@@ -141,7 +141,7 @@ def test_truncation_cuts_after_the_picture_is_written_out(hand_tokenizer, plain)
     [
         (
             5,
-            r"record 0 \(id 'r'\): is 9 tokens long, 4 of them .* all that is to be learned is cut",
+            r"record 0 \(id 'r0'\): is 9 tokens long, 4 of them .* all that is to be learned is cut",
         ),
         (4, "they are cut off by --model_max_length 4"),
         (1, "they are cut off by --model_max_length 1"),
@@ -155,7 +155,7 @@ def test_a_cut_that_leaves_nothing_is_an_error(hand_tokenizer, plain, limit, mes
 
 def test_nothing_to_learn_is_an_error(hand_tokenizer):
     for texts in (("what is?", ""), ("what is?",)):
-        with pytest.raises(UserError, match=r"record 0 \(id 'r'\): no answer to learn from"):
+        with pytest.raises(UserError, match=r"record 0 \(id 'r0'\): no answer to learn from"):
             tokenize_record(parsed(*texts), get_template("v1"), hand_tokenizer, P, 2048)
 
 

@@ -94,7 +94,7 @@ def zoo(tiny, tmp_path_factory):
             return Path(getattr(tiny, name))
         folder = root / name
         if not folder.exists():
-            worlds.save_dinov2(folder, 30)  # 5 x 5 patches
+            worlds.save_dinov2(folder, 30, cut_off=0)  # 5 x 5 patches of CLIP's view
         return folder
 
     yield SimpleNamespace(llm=llm, tower=tower)
