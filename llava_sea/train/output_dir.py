@@ -20,7 +20,6 @@ from typing import Any
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
 from llava_sea.files import (
-    check_folder,
     only_writer,
     read_object,
     refuse_other_things,
@@ -57,7 +56,6 @@ RESULTS = (
 
 PATHS = ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "image_folder")
 """Of a run's identity, those that may be spelled in several ways."""
-
 
 NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "cache_dir", "do_*"),
@@ -143,7 +141,6 @@ def claim_output_dir(
         UserError: if checkpoints of another run are there; names what differs.
     """
     path = output_dir / RUN
-    check_folder(output_dir, "--output_dir")
     if not path.is_file():
         refuse_other_things(output_dir, "--output_dir", (RUN,))  # another rank may just write it
     elif any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
@@ -161,7 +158,6 @@ def claim_output_dir(
                 output_dir,
             )
     if write:
-        output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(dict(run), indent=1).encode())
 
 

@@ -12,6 +12,7 @@ from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import Arguments, TrainingArguments
+from llava_sea.train.saving import count
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,9 @@ def log_trainable(model: WrappedLlava) -> None:
     """Log the numbers of trained and of frozen parameters, part by part."""
     logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
     for name, modules in model.parts().items():
-        counts = {True: 0, False: 0}
-        for parameter in {p for module in modules for p in module.parameters()}:
-            counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
-        logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
+        parameters = {p for module in modules for p in module.parameters()}
+        numbers = (count(p for p in parameters if p.requires_grad is on) for on in (True, False))
+        logger.info("%-16s %14s %14s", name, *(f"{number:,}" for number in numbers))
 
 
 def describe(model: WrappedLlava) -> str:

@@ -37,7 +37,6 @@ from llava_sea.train.arguments import Arguments
 HEAD_FILE = "alignment_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 NON_LORA_FILE = "non_lora_trainables.bin"
-STAGE1_FILES = ("mm_projector.bin", HEAD_FILE, "config.json")
 
 
 class Saver:

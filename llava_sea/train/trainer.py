@@ -36,7 +36,7 @@ from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
 from llava_sea.train.precision import describe
-from llava_sea.train.saving import Saver, trained
+from llava_sea.train.saving import Saver, count, trained
 from llava_sea.train.stop import guard_worker
 
 logger = logging.getLogger(__name__)
@@ -194,13 +194,8 @@ class LLaVATrainer(Trainer):
                     optimizer.add_param_group({**group, "params": own, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
         for group in optimizer.param_groups:
-            count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
-            logger.info(
-                "%14s parameters at %g, weight decay %g",
-                f"{count:,}",
-                group["lr"],
-                group["weight_decay"],
-            )
+            numbers = f"{count(group['params']):,}", group["lr"], group["weight_decay"]
+            logger.info("%14s parameters at %g, weight decay %g", *numbers)
         return optimizer
 
     def create_scheduler(
