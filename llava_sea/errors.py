@@ -7,6 +7,7 @@ Any other exception is a defect of this package and keeps its traceback.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import importlib
@@ -133,19 +134,30 @@ def _largest_file() -> int | None:
 def run_command(main: Callable[[], object]) -> None:
     """Run a command's `main`; a `UserError` becomes one line on stderr and exit status 2.
 
-    So does a write that failed.
+    So does a write that failed. A rank ends here, without the interpreter's teardown: threads of
+    its process group that drop tensors then abort the process (PyTorch issue 179291).
     """
+    status: Any = 0
     try:
         main()
+    except SystemExit as end:
+        status = end.code
     except UserError as error:
         _say(str(error))
-        raise SystemExit(2) from None
+        status = 2
     except Exception as error:
         failed = failed_write(error)
         if failed is None:
             raise
         _say(cannot_write(failed))
-        raise SystemExit(2) from None
+        status = 2
+    if "RANK" in os.environ and (status is None or isinstance(status, int)):
+        atexit._run_exitfuncs()  # trackers and loggers write their last here
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    if status:
+        raise SystemExit(status)
 
 
 def import_extra(module: str, extra: str) -> Any:

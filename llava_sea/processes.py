@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -141,12 +142,12 @@ def launchers() -> list[psutil.Process]:
     found = []
     for parent in psutil.Process().parents():
         try:
-            command, name = " ".join(parent.cmdline()), parent.name()
+            words = parent.cmdline()
         except psutil.Error:
             break
         # A shell that names deepspeed on its command line may well end before the run does.
-        is_python = name.startswith(("python", "deepspeed", "torchrun"))
-        if not is_python or not any(launcher in command for launcher in known):
+        is_python = words and Path(words[0]).name.startswith(("python", "deepspeed", "torchrun"))
+        if not is_python or not any(launcher in word for word in words for launcher in known):
             break
         found.append(parent)
     return found

@@ -1,6 +1,9 @@
 """How commands end: one line for the user's errors, a traceback for ours."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -21,11 +24,38 @@ def test_a_users_error_is_one_line(capsys):
     assert capsys.readouterr().err == "error: --flag x: no\n"
 
 
-def test_later_ranks_say_which_they_are(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit):
-        run_command(raising(UserError("no")))
-    assert capsys.readouterr().err == "[rank 1] error: no\n"
+RANK = """
+import atexit, os
+from llava_sea.errors import UserError, run_command
+
+class AbortsInTeardown:
+    def __del__(self, abort=os.abort):
+        abort()
+
+aborts = AbortsInTeardown()
+atexit.register(print, "tracker ended")
+
+def main():
+    print("done", end=", ")
+    {end}
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit(143)", 143, ""),
+        ("raise UserError('no')", 2, "[rank 1] error: no\n"),  # later ranks say which they are
+    ],
+)
+def test_a_rank_ends_before_the_interpreters_teardown(end, status, said):
+    command = [sys.executable, "-c", RANK.format(end=end)]
+    ended = subprocess.run(command, env=os.environ | {"RANK": "1"}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (status, said)
+    assert ended.stdout == "done, tracker ended\n"
 
 
 @pytest.mark.parametrize(
