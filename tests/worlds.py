@@ -5,6 +5,7 @@ Sizes and seeds are arguments, so that a test that depends on one names it.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -242,6 +243,7 @@ def command_line(flags: dict[str, object]) -> list[str]:
 
 def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: Path) -> None:
     """Be one of a run's ranks: the whole work of a forked process."""
+    atexit._clear()  # what the parent registered is the parent's to do
     os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     stream = log.open("w", buffering=1)

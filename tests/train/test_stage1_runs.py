@@ -95,7 +95,7 @@ def test_the_committed_trace_is_reproduced(train_here):
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_lambda_to_zero_tends_to_plain_llava(train_here, clip):
-    shared = {"max_steps": 20, "max_grad_norm": clip, "save_strategy": "no"}
+    shared = {"max_steps": 8, "max_grad_norm": clip, "save_strategy": "no"}
     plain = weights(train_here("plain", sea_labels=None, **shared))
     faint = weights(train_here("faint", sea_weight=1e-12, **shared))
     strong = weights(train_here("strong", **shared))
