@@ -9,19 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as hf_logging
 
 from llava_sea.data.images import ImageTransform, look_for_images
 from llava_sea.data.records import load_records
 from llava_sea.errors import EXIT_STATUS, UserError, naming, run_command
 from llava_sea.model.load import is_llava
-from llava_sea.terminal import say
+from llava_sea.terminal import log_to, say
 from llava_sea.train import stage1, stage2
 from llava_sea.train.arguments import Arguments, SeaArguments
 from llava_sea.train.checkpoint import clean_up, find_checkpoint, finish_from, is_finished
@@ -29,11 +32,12 @@ from llava_sea.train.metrics import MetricsFile, ProgressLine, summary
 from llava_sea.train.output_dir import check_room, check_size, identity, only_run
 from llava_sea.train.parse import check_stage, parse_args
 from llava_sea.train.precision import weights_dtype
-from llava_sea.train.setup import leave, set_up_logging, start_engine
 from llava_sea.train.stop import StopOnSignal
 from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)
+
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
 def train(pick_attention: Callable[[torch.dtype], str | None] = lambda dtype: None) -> None:
@@ -47,7 +51,9 @@ def train(pick_attention: Callable[[torch.dtype], str | None] = lambda dtype: No
     """
     with ExitStack() as held:
         set_up_logging()
-        start_engine()
+        # Made later, batch sizes and ZeRO-3's partitions would be worked out for one rank.
+        if "WORLD_SIZE" in os.environ and any(a.startswith("--deepspeed") for a in sys.argv):
+            init_distributed()
         arguments = parse_args()
         args = arguments.training
         args.attn_implementation = args.attn_implementation or pick_attention(weights_dtype(args))
@@ -145,6 +151,42 @@ def tell_results(output_dir: Path, sea: SeaArguments) -> None:
     say(summary(output_dir))
     if sea.sea_align_only:
         say(stage1.write_next_flags(output_dir))
+
+
+def set_up_logging() -> None:
+    """Log plainly to stdout, from rank 0: the others have nothing else to say but errors."""
+    rank = os.environ.get("RANK", "0")
+    log_to(sys.stdout, force=True)
+    logging.getLogger("llava_sea").setLevel(logging.INFO if rank == "0" else logging.ERROR)
+    hf_logging.set_verbosity_warning()
+    hf_logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are forked
+    # DeepSpeed calls torch.distributed by names that torch 2.13 calls old, in every rank.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    for chatty in ("DeepSpeed", "deepspeed", "torch.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def init_distributed() -> None:
+    """Make DeepSpeed's process group, on CPUs with gloo's all-reduce.
+
+    DeepSpeed would compile one of its own in every rank at once: half a minute, a compiler and
+    3 GB that a first run has to have, and a lock that an interrupted one leaves behind, on which
+    the next would wait for ever.
+    """
+    import deepspeed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one, all ranks together."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

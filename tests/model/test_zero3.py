@@ -19,7 +19,7 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.load_lora import base_fingerprint
 from llava_sea.model.projector_io import gathered
 from llava_sea.model.write import write_llava
-from llava_sea.train.setup import init_distributed
+from llava_sea.train.train import init_distributed
 
 RANKS = 2
 
