@@ -37,8 +37,6 @@ from llava_sea.train.trainer import LLaVATrainer
 
 logger = logging.getLogger(__name__)
 
-SHARED_MEMORY_OP = "deepspeed_shm_comm"
-
 
 def train(pick_attention: Callable[[torch.dtype], str | None] = lambda dtype: None) -> None:
     """Run the stage that the flags of the command line name.
@@ -178,7 +176,7 @@ def init_distributed() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
 
 

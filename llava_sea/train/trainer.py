@@ -32,7 +32,7 @@ from llava_sea.model.builder import zero3_is_on
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
-from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.arguments import SeaArguments, TrainingArguments
 from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
 from llava_sea.train.precision import describe
@@ -81,6 +81,8 @@ def own_part(parameter: Tensor, rank: int) -> Tensor:
 class LLaVATrainer(Trainer):
     """Trains a `WrappedLlava`."""
 
+    args: TrainingArguments
+
     def __init__(self, *args: Any, sea: SeaArguments, saver: Saver, **kw: Any):
         """As Trainer, with the alignment flags and what writes the model."""
         self.sea = sea
@@ -102,41 +104,40 @@ class LLaVATrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Make the loader ourselves: its sampler knows ranks and epochs."""
-        assert self.train_dataset is not None and self.data_collator is not None
-        batch_size = self.args.per_device_train_batch_size
-        options: dict[str, Any] = dict(
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            epoch_of=lambda: int(self.state.epoch or 0),
-            drop_last=self.args.dataloader_drop_last,
+        args, dataset, collate = self.args, self.train_dataset, self.data_collator
+        assert isinstance(dataset, LazySupervisedDataset) and collate is not None
+        batch_size, accumulation = (
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
         )
-        dataset: Any = self.train_dataset
-        if getattr(self.args, "group_by_modality_length", False):
-            sampler: EpochBatchSampler = ModalityBatchSampler(
-                dataset.modality_lengths,
-                batch_size,
-                accumulation=self.args.gradient_accumulation_steps,
-                **options,
+        options: dict[str, Any] = dict(
+            rank=args.process_index,
+            world_size=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            epoch_of=lambda: int(self.state.epoch or 0),
+            drop_last=args.dataloader_drop_last,
+        )
+        sampler: EpochBatchSampler
+        if args.group_by_modality_length:
+            lengths = dataset.modality_lengths
+            sampler = ModalityBatchSampler(
+                lengths, batch_size, accumulation=accumulation, **options
             )
         else:
-            sampler = EpochBatchSampler(len(dataset), batch_size, **options)
+            sampler = EpochBatchSampler(len(dataset), size, **options)
         batches: Sampler[list[tuple[int, int]]] = sampler
-        if getattr(self.args, "pack_sequences", False):
-            batches = PackedBatchSampler(
-                sampler,
-                dataset.modality_lengths,
-                accumulation=self.args.gradient_accumulation_steps,
-            )
-        workers = self.args.dataloader_num_workers
+        if args.pack_sequences:
+            lengths = dataset.modality_lengths
+            batches = PackedBatchSampler(sampler, lengths, accumulation=accumulation)
+        workers = args.dataloader_num_workers
         return Loader(
-            self.train_dataset,
-            self.data_collator,
+            dataset,
+            collate,
             batch_sampler=batches,
             num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             worker_init_fn=guard_worker,
         )
 
@@ -180,8 +181,8 @@ class LLaVATrainer(Trainer):
             return self.optimizer  # DeepSpeed's path asks twice
         optimizer = super().create_optimizer(model)
         rates: dict[nn.Module, float | None] = {
-            self.wrapped.projector: getattr(self.args, "mm_projector_lr", None),
-            self.wrapped.vision_tower: getattr(self.args, "mm_vision_tower_lr", None),
+            self.wrapped.projector: self.args.mm_projector_lr,
+            self.wrapped.vision_tower: self.args.mm_vision_tower_lr,
         }
         for part, rate in rates.items():
             if rate is None:
