@@ -106,10 +106,7 @@ class LLaVATrainer(Trainer):
         """Make the loader ourselves: its sampler knows ranks and epochs."""
         args, dataset, collate = self.args, self.train_dataset, self.data_collator
         assert isinstance(dataset, LazySupervisedDataset) and collate is not None
-        batch_size, accumulation = (
-            args.per_device_train_batch_size,
-            args.gradient_accumulation_steps,
-        )
+        size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
         options: dict[str, Any] = dict(
             rank=args.process_index,
             world_size=args.world_size,
@@ -120,9 +117,7 @@ class LLaVATrainer(Trainer):
         sampler: EpochBatchSampler
         if args.group_by_modality_length:
             lengths = dataset.modality_lengths
-            sampler = ModalityBatchSampler(
-                lengths, batch_size, accumulation=accumulation, **options
-            )
+            sampler = ModalityBatchSampler(lengths, size, accumulation=accumulation, **options)
         else:
             sampler = EpochBatchSampler(len(dataset), size, **options)
         batches: Sampler[list[tuple[int, int]]] = sampler
