@@ -1,6 +1,5 @@
 """Whole runs of stage 2 in this process: what is trained and written, resuming, failing early."""
 
-import errno
 import json
 import shutil
 
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.train import checkpoint, saving, stage2
+from llava_sea.train import stage2
 from llava_sea.train.trainer import LLaVATrainer
 from tests.worlds import curve, edited, files_of, interrupt, read_metrics
 
@@ -174,22 +173,6 @@ def test_too_little_room_for_a_checkpoint_is_found_before_step_one(tune_here, mo
     with pytest.raises(UserError, match="the results need"):
         tune_here("run")
     tune_here("without", save_strategy="no", max_steps=1)
-
-
-def test_a_failed_save_leaves_the_former_checkpoint_whole(tune_here, monkeypatch, tmp_path):
-    real = saving.write_llava
-
-    def full(folder, *args, **options):
-        if folder.name == "checkpoint-6":
-            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
-        real(folder, *args, **options)
-
-    monkeypatch.setattr(saving, "write_llava", full)
-    with pytest.raises(UserError, match=r"checkpoint-6: No space left.*Earlier checkpoints"):
-        tune_here("run", save_total_limit=1)
-    (former,) = checkpoint.complete_checkpoints(tmp_path / "run")
-    assert former.name == "checkpoint-3"
-    LlavaForConditionalGeneration.from_pretrained(former)
 
 
 def test_a_finished_runs_damaged_weights_are_put_right(tune_here, capsys):
