@@ -55,11 +55,6 @@ def load_setup(arguments: Arguments) -> Setup:
         tokenizer = load_tokenizer(
             llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
         )
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"--model_name_or_path {llm_path}: its {type(tokenizer).__name__} gives no character "
-            "offsets; use a fast tokenizer"
-        )
     vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
     transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
