@@ -342,9 +342,12 @@ def test_exit_status(tiny, tmp_path, monkeypatch, capsys, case, status):
     argv = base_flags(tiny, data) + (["--shwo", "1"] if case == "flags" else [])
     monkeypatch.setattr(sys, "argv", ["check", *argv])
     monkeypatch.delitem(sys.modules, "llava_sea.check.__main__")
-    with pytest.raises(SystemExit) as left:
+    code = None
+    try:
         runpy.run_module("llava_sea.check", run_name="__main__")
-    assert left.value.code == status
+    except SystemExit as left:
+        code = left.code
+    assert (code or 0) == status
     assert ("error: --shwo is not a flag" in capsys.readouterr().err) is (status == 2)
 
 
