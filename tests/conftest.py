@@ -199,3 +199,13 @@ def tiny_labels(tiny: SimpleNamespace) -> Path:
 def tiny_siglip_labels(tiny: SimpleNamespace) -> Path:
     """A finished label store for the tiny SigLIP."""
     return make_store(tiny, "siglip", tiny.root / "labels siglip")
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature eight benchmarks."""
+    from playground.benchmarks.build import build
+
+    folder = tmp_path_factory.mktemp("benchmarks") / "eval"
+    build(folder)
+    return folder

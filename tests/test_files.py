@@ -14,11 +14,12 @@ from llava_sea.data.images import load_image
 from llava_sea.data.records import load_records, parse_records
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import read_rows
+from llava_sea.eval.evaluate import read_server_scores
 from llava_sea.eval.judge import GradeCache
-from llava_sea.eval.mmbench_table import read_table
-from llava_sea.eval.outcome import read_scores, read_server_scores
 from llava_sea.eval.questions import read_questions
+from llava_sea.eval.score import read_scores
 from llava_sea.eval.scorers import official
+from llava_sea.eval.scorers.mmbench import read_table
 from llava_sea.labels.captions import read_captions
 from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.word_list import read_common_words
@@ -117,7 +118,7 @@ READERS = {
     "questions": (read_questions, "q.jsonl", None),
     "answers": (read_rows, "a.jsonl", None),
     "scores": (scores, "scores.json", files.SETTINGS_BYTES),
-    "scores of servers": (lambda path: read_server_scores(path, [], []), "s", files.SETTINGS_BYTES),
+    "scores of servers": (lambda path: read_server_scores(path, []), "s", files.SETTINGS_BYTES),
     "official JSON": (official.read_json, "o.json", files.LIST_BYTES),
     "official lines": (lambda path: official.read_jsonl(path, []), "o.jsonl", files.LIST_BYTES),
     "official table": (read_table, "o.tsv", None),

@@ -1,1 +1,1 @@
-"""The eight benchmarks: questions in, answers out, scores and submissions."""
+"""The eight benchmarks; a file, a record or a flag that is wrong is named in a `UserError`."""

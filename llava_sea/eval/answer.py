@@ -32,67 +32,49 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "help": "of the weights; auto: as stored, and bfloat16 for float32 on a GPU",
     },
     "cache_dir": {"help": "where hub files are cached"},
+    "local_rank": {"type": int, "help": argparse.SUPPRESS},  # deepspeed passes it
 }
 """Flags of `llava_sea.eval` too, which it hands to each task."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line; each flag may be spelled with - or _."""
-    result = argparse.ArgumentParser(
-        "python -m llava_sea.eval.answer", description=__doc__, allow_abbrev=False
-    )
-
-    def add(name: str, **options: object) -> None:
-        dashes = f"--{name.replace('_', '-')}"
-        names = [dashes] if "_" not in name else [dashes, f"--{name}"]
-        result.add_argument(*names, **options)  # type: ignore[arg-type]
-
-    add("model_path", required=True, help="checkpoint: folder or hub id")
-    add("vision_tower", help="instead of the tower that is recorded")
-    add(
-        "question_file",
-        required=True,
-        help="LLaVA's jsonl, ScienceQA's JSON list or MMBench's TSV",
-    )
-    add("image_folder", help="folder of the images that the questions name")
-    add("answers_file", required=True, help="where the answers go")
-    add(
-        "temperature",
-        type=float,
-        default=0.0,
-        help="0: always the likeliest token (%(default)s)",
-    )
-    add("top_p", type=float, help="nucleus sampling, with a temperature")
-    add("num_beams", type=int, default=1, help="beam search (%(default)s)")
-    add("max_new_tokens", type=int, default=128, help="longest answer (%(default)s)")
-    add("num_chunks", type=int, default=1, help="LLaVA's way to share work: parts (%(default)s)")
-    add("chunk_idx", type=int, default=0, help="which part, from 0; each its own answer file")
-    add("single_pred_prompt", action="store_true", help="ask for an option's letter")
-    add("lang", choices=("en", "cn"), default="en", help="of that request (%(default)s)")
-    for name, flag in SHARED_FLAGS.items():
-        add(name, **flag)
-    add("local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed passes it
-    return result
+def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Add a flag that may be spelled with - or _."""
+    parser.add_argument(*dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")), **options)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the flags.
+    """Read the flags."""
+    parser = argparse.ArgumentParser(
+        "python -m llava_sea.eval.answer", description=__doc__, allow_abbrev=False
+    )
 
-    Raises:
-        UserError: if a number is out of range.
-    """
-    args = parser().parse_args(arguments)
+    def add(name: str, text: str, **options: Any) -> None:
+        add_flag(parser, name, help=text, **options)
+
+    add("model_path", "checkpoint: folder or hub id", required=True)
+    add("vision_tower", "instead of the tower that is recorded")
+    files = "LLaVA's jsonl, ScienceQA's JSON list or MMBench's TSV"
+    add("question_file", files, required=True)
+    add("image_folder", "folder of the images that the questions name")
+    add("answers_file", "where the answers go", required=True)
+    add("temperature", "0: always the likeliest token (%(default)s)", type=float, default=0.0)
+    add("top_p", "nucleus sampling, with a temperature", type=float)
+    add("num_beams", "beam search (%(default)s)", type=int, default=1)
+    add("max_new_tokens", "longest answer (%(default)s)", type=int, default=128)
+    add("num_chunks", "LLaVA's way to share work: parts (%(default)s)", type=int, default=1)
+    add("chunk_idx", "which part, from 0; each its own answer file", type=int, default=0)
+    add("single_pred_prompt", "ask for an option's letter", action="store_true")
+    add("lang", "of that request (%(default)s)", choices=("en", "cn"), default="en")
+    for name, options in SHARED_FLAGS.items():
+        add_flag(parser, name, **options)
+    args = parser.parse_args(arguments)
     check_ranges("eval.answer", args)
     check_range("chunk_idx", args.chunk_idx, whole(0, args.num_chunks - 1), "below --num_chunks")
     return args
 
 
 def run_shared(work: Callable[[Processes], None]) -> None:
-    """Run the work of a command that asks questions, as one of the launcher's processes.
-
-    Raises:
-        UserError: as the work does.
-    """
+    """Run the work of a command that asks questions, as one of the launcher's processes."""
     # The tokenizer's own threads and ours would be in each other's way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     log_to(sys.stderr)

@@ -1,8 +1,8 @@
 """A run of `llava_sea.eval.answer`: reads the questions, finds the answers, asks the rest.
 
-The first process alone reads the answers of earlier runs and chooses the questions that are left;
-each process asks its share and appends to its own file; the first puts the files together. All of
-them see the same file system. An error in one's share is told when the others have answered theirs.
+The first process reads the answers of earlier runs and chooses the questions that are left; each
+asks its share and appends to its own file; the first puts the files together. All of them see the
+same file system. An error in one's share is told when the others have answered theirs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -33,15 +32,19 @@ from llava_sea.terminal import say
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAME_RUN = (
+    *("model_base", "vision_tower", "conv_mode", "temperature", "top_p", "num_beams"),
+    *("max_new_tokens", "dtype", "single_pred_prompt", "lang", "num_chunks", "chunk_idx"),
+)
+"""Flags that must agree with those of the run that an answer file is from."""
 
 
 def answer(args: argparse.Namespace, processes: Processes, load: Loader | None = None) -> None:
     """Answer the questions that the flags name.
 
     Raises:
-        UserError: if a flag, a question, an image, the checkpoint or the answer file is not
-            right; earlier answers are kept. Of several processes the first raises it.
+        UserError: if a flag or a file is not right; earlier answers are kept. Of several processes
+            the first raises it.
         FailedElsewhereError: in the others.
     """
     with ExitStack() as held:
@@ -56,16 +59,12 @@ def answer(args: argparse.Namespace, processes: Processes, load: Loader | None =
 
 
 def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
-    """Load the checkpoint as the flags say.
-
-    Raises:
-        UserError: as `load_llava`, or if the template does not fit, or asks no question.
-    """
+    """Load the checkpoint as the flags say."""
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,
         vision_tower=args.vision_tower,
-        dtype=DTYPES.get(args.dtype),
+        dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
         cache_dir=args.cache_dir,
     )
     template = pick_template(args.conv_mode, loaded, args.model_path)
@@ -79,16 +78,13 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         loaded.transform,
         template,
         Path(args.image_folder or "."),
-        decoding(args),
+        Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams),
         args.batch_size,
     )
 
 
 def template_name(args: argparse.Namespace) -> str:
-    """Return the conversation template's name without loading a model.
-
-    It is the one that the flags name, else the checkpoint's, else its base's; "" where none is.
-    """
+    """Return the flags' conversation template, else the checkpoint's, else its base's, else ""."""
     if args.conv_mode:
         return str(args.conv_mode)
     for folder in _folders(args):
@@ -109,11 +105,6 @@ def refuse_caption_only(template: Template, checkpoint: str) -> None:
         )
 
 
-def decoding(args: argparse.Namespace) -> Decoding:
-    """Return the flags of decoding."""
-    return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.num_beams)
-
-
 def to_bfloat16(model: nn.Module) -> None:
     """Make float32 weights bfloat16, in place; buffers stay: rotary frequencies must be exact."""
     for parameter in model.parameters():
@@ -125,13 +116,18 @@ def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, lis
     """Check all that can be checked without the model; return the file and the questions left."""
     check_template_name(args.conv_mode)
     pick_device(args.device)
-    file = AnswerFile(Path(args.answers_file), _chunk(args), model_id(args.model_path))
+    questions = read_questions(
+        Path(args.question_file), single_pred_prompt=args.single_pred_prompt, lang=args.lang
+    )
+    size = math.ceil(len(questions) / args.num_chunks)  # LLaVA's chunks: runs of lines, rounded up
+    chunk = questions[args.chunk_idx * size : (args.chunk_idx + 1) * size]
+    file = AnswerFile(Path(args.answers_file), chunk, model_id(args.model_path))
     unique = distinct(file.questions)
     if not file.is_begun():
         check_images(list(unique.values()), args.image_folder)  # before a hub id is downloaded
-    run = _run(args, file)
-    held.enter_context(file.only_run())
-    file.check_same_run(run)
+    run = {"model_id": file.model_id, "checkpoint": checkpoint_fingerprint(args)}
+    run |= {name: getattr(args, name) for name in SAME_RUN}
+    held.enter_context(file.only_run(run))
     answers = file.read()
     left = [question for key, question in unique.items() if key not in answers]
     check_images(left, args.image_folder)
@@ -151,8 +147,12 @@ def _answer_share(
     if not share:
         return
     path = file.shard(processes.rank, processes.count)
-    answerer = load(args, pick_device(_own_gpu(args.device, processes)))
-    what = "questions" if processes.count == 1 else f"rank 0 of {processes.count}: questions"
+    device, what = args.device, "questions"
+    if processes.count > 1:
+        what = f"rank 0 of {processes.count}: questions"
+        if torch.cuda.is_available() and device in (None, "cuda"):
+            device = f"cuda:{processes.local_rank}"
+    answerer = load(args, pick_device(device))
     with Progress(what, len(share), shown=processes.rank == 0) as progress:
         for answered in answerer.answers(share):
             file.append(path, answered)
@@ -172,17 +172,6 @@ def _finish(file: AnswerFile, asked: int) -> None:
     say(f"{file.path}: {len(file.questions)} answers, {asked} of them asked for now")
 
 
-def _run(args: argparse.Namespace, file: AnswerFile) -> dict[str, Any]:
-    """Return the settings that must agree with the run that an answer file is from."""
-    flags = ("model_base", "vision_tower", "conv_mode", "temperature", "top_p", "num_beams")
-    more = ("max_new_tokens", "dtype", "single_pred_prompt", "lang", "num_chunks", "chunk_idx")
-    return {
-        "model_id": file.model_id,
-        "checkpoint": checkpoint_fingerprint(args),
-        **{name: getattr(args, name) for name in (*flags, *more)},
-    }
-
-
 def checkpoint_fingerprint(args: argparse.Namespace) -> str:
     """Return the checkpoint's fingerprint, with its base's where a projector or adapter has one."""
     return "+".join(map(fingerprint, _folders(args)))
@@ -193,18 +182,3 @@ def _folders(args: argparse.Namespace) -> list[Path]:
     folder = find_folder(args.model_path, args.cache_dir)
     base = args.model_base or recorded_base(folder)
     return [folder, find_folder(base, args.cache_dir, "--model-base")] if base else [folder]
-
-
-def _chunk(args: argparse.Namespace) -> list[Question]:
-    """Return the questions of LLaVA's --num-chunks and --chunk-idx: runs of lines, rounded up."""
-    questions = read_questions(
-        Path(args.question_file), single_pred_prompt=args.single_pred_prompt, lang=args.lang
-    )
-    size = math.ceil(len(questions) / args.num_chunks)
-    return questions[args.chunk_idx * size : (args.chunk_idx + 1) * size]
-
-
-def _own_gpu(device: str | None, processes: Processes) -> str | None:
-    """Return the flag, or this process's GPU where the flag does not say which."""
-    several = processes.count > 1 and torch.cuda.is_available()
-    return f"cuda:{processes.local_rank}" if several and device in (None, "cuda") else device

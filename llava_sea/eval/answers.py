@@ -1,14 +1,13 @@
 """Answer files, as LLaVA's: a JSON object a line, ``{"question_id", "prompt", "text", ...}``.
 
-Answers are joined with questions by id, and never by the order of lines. A file that a run left
+Answers are joined with questions by id, never by the order of lines. A file that a run left
 unfinished may end in the middle of a line: that line is not an answer.
 
 While a run lasts, answers are appended as they are made: one process writes into the answer file
-itself, several into a shard each, ``NAME.shard-1-of-4.jsonl`` beside ``NAME.jsonl``. At its start
-and end a run puts all of them into the answer file, in the order of the questions, before it
-removes the shards. Whatever ends a run, each answer that was written is in one of these files.
-``NAME.run.json`` holds the checkpoint's fingerprint, the template and the decoding: only a run that
-answers in the same way resumes the file.
+itself, several into a shard each, ``NAME.shard-1-of-4.jsonl``. At its start and end a run puts all
+of them into the answer file, in the order of the questions, before it removes the shards. Whatever
+ends a run, each answer that was written is in one of these files. ``NAME.run.json`` says how they
+were made: only a run that answers in the same way resumes the file.
 """
 
 from __future__ import annotations
@@ -40,12 +39,8 @@ WAY_OUT = (
     "anew"
 )
 _FILES = (
-    "*.safetensors",
-    "*.bin",
-    "adapter_config.json",
-    "config.json",
-    "*processor*config.json",
-    "tokenizer*",
+    *("*.safetensors", "*.bin", "adapter_config.json", "config.json"),
+    *("*processor*config.json", "tokenizer*"),
 )
 _WHOLE, _STEP, _SAMPLE = 64 << 20, 4 << 20, 4096
 
@@ -60,11 +55,7 @@ class Answer:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read an answer file.
-
-    Raises:
-        UserError: as `read_rows`.
-    """
+    """Read an answer file; errors are those of `read_rows`."""
     return [
         Answer(row["question_id"], str(row.get("prompt") or ""), row["text"])
         for _, row in read_rows(path)
@@ -98,11 +89,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def by_id(answers: Iterable[Answer]) -> dict[str, str]:
-    """Return the texts by question id (as text: files write 7 and "7" for the same question).
-
-    Raises:
-        UserError: if an id has two different answers.
-    """
+    """Return the texts by question id (as text: files write 7 and "7" for the same question)."""
     texts: dict[str, str] = {}
     for answer in answers:
         key = str(answer.question_id)
@@ -117,7 +104,7 @@ class AnswerFile:
     """The answer file that a run writes."""
 
     def __init__(self, path: Path, questions: Sequence[Question], model_id: str) -> None:
-        """Name the file, its questions in its order (repeats get a row each), and the model."""
+        """Take the questions in the file's order; repeats get a row each."""
         self.path, self.questions, self.model_id = path, questions, model_id
         self._stem = path.name.removesuffix(".jsonl")
         self.run_file = path.with_name(f"{self._stem}.run.json")
@@ -127,17 +114,16 @@ class AnswerFile:
         name = f"{self._stem}.shard-{rank}-of-{count}.jsonl"
         return self.path if count == 1 else self.path.with_name(name)
 
-    def shards(self) -> list[Path]:
-        """List the shards on disk, of this or another number of processes."""
+    def _files(self) -> list[Path]:
+        """List the answer file and the shards, of this or another number of processes, on disk."""
         pattern = re.compile(re.escape(self._stem) + r"\.shard-\d+-of-\d+\.jsonl")
-        if not self.path.parent.is_dir():
-            return []
-        return sorted(p for p in self.path.parent.iterdir() if pattern.fullmatch(p.name))
+        beside = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
+        shards = sorted(path for path in beside if pattern.fullmatch(path.name))
+        return [path for path in (self.path, *shards) if path.is_file()]
 
     def is_begun(self) -> bool:
         """Say whether any answer is there."""
-        files = [self.path, *self.shards()]
-        return any(file.is_file() and file.stat().st_size for file in files)
+        return any(path.stat().st_size for path in self._files())
 
     def read(self) -> dict[tuple[str, str], str]:
         """Return the answers on disk, by the question's key.
@@ -148,8 +134,8 @@ class AnswerFile:
         """
         answer_ids = {q.key: q.answer_id(self.model_id) for q in self.questions}
         answers: dict[tuple[str, str], str] = {}
-        for path in [self.path, *self.shards()]:
-            for number, row in read_rows(path) if path.is_file() else []:
+        for path in self._files():
+            for number, row in read_rows(path):
                 key = str(row["question_id"]), str(row.get("prompt"))
                 if answer_ids.get(key) != row.get("answer_id"):
                     raise UserError(self._foreign(row, f"{path}:{number}", key in answer_ids))
@@ -171,8 +157,9 @@ class AnswerFile:
         data = "".join(rows).encode()
         if not self.path.is_file() or read_file(self.path) != data:
             write_atomically(self.path, data)
-        for shard in self.shards():
-            shard.unlink()
+        for path in self._files():
+            if path != self.path:
+                path.unlink()
 
     def append(self, path: Path, answered: Sequence[tuple[Question, str]]) -> None:
         """Add answers to the file of a process."""
@@ -180,15 +167,35 @@ class AnswerFile:
         with naming(path), open(path, "ab") as file:
             file.write("".join(rows).encode())
 
-    def check_same_run(self, run: Mapping[str, Any]) -> None:
-        """Hold that the answers on disk were made as this run makes its own; note how.
+    @contextmanager
+    def only_run(self, run: Mapping[str, Any]) -> Iterator[None]:
+        """Keep a second run off the answer file, by a lock on ``NAME.run.json``.
 
-        Call it under `only_run`: of two runs that start together, one must not note its own way
-        over the other's. `run` has all that must agree, by the flags' names.
+        Args:
+            run: how answers are made, by the flags' names: it must agree with the file's.
 
         Raises:
-            UserError: if they were not, or nothing says how they were made.
+            UserError: if a run is writing into it, its answers were made otherwise, or nothing
+                says how they were made.
         """
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder, and the answer file goes there; move it")
+        if self.is_begun() and not self.run_file.is_file():
+            raise UserError(
+                f"{self.path}: holds answers, and no {self.run_file.name} beside it says how they "
+                f"were made, so they cannot be resumed. {WAY_OUT}"
+            )
+        check_folder(self.path.parent, "--answers-file")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        busy = (
+            f"{self.path}: another process is writing into it; wait for its end, or give another "
+            "--answers-file (of llava_sea.eval: --output_dir)"
+        )
+        with only_writer(self.run_file, busy):
+            self._check_same_run(run)
+            yield
+
+    def _check_same_run(self, run: Mapping[str, Any]) -> None:
         if not self.is_begun():
             # In place: another file under this name would not be the one that is locked. A kill in
             # the middle leaves a broken one and no answers, and the next run writes it anew.
@@ -208,29 +215,6 @@ class AnswerFile:
             raise UserError(
                 f"{self.path}: holds answers that were made otherwise: {'; '.join(both)}. {WAY_OUT}"
             )
-
-    @contextmanager
-    def only_run(self) -> Iterator[None]:
-        """Keep a second run off the answer file: lock ``NAME.run.json``, made where needed.
-
-        Raises:
-            UserError: if a run is writing into it, or nothing says how its answers were made.
-        """
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder, and the answer file goes there; move it")
-        if self.is_begun() and not self.run_file.is_file():
-            raise UserError(
-                f"{self.path}: holds answers, and no {self.run_file.name} beside it says how they "
-                f"were made, so they cannot be resumed. {WAY_OUT}"
-            )
-        check_folder(self.path.parent, "--answers-file")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        busy = (
-            f"{self.path}: another process is writing into it; wait for its end, or give another "
-            "--answers-file (of llava_sea.eval: --output_dir)"
-        )
-        with only_writer(self.run_file, busy):
-            yield
 
     def _foreign(self, row: Mapping[str, Any], place: str, known: bool) -> str:
         what = f"{place}: an answer to question {row['question_id']!r}, "

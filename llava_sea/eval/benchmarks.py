@@ -1,16 +1,22 @@
 """The eight benchmarks as LLaVA runs them: files, prompts, where each is scored.
 
 Layout, prompts and lengths are those of LLaVA's scripts/v1_5/eval and docs/Evaluation.md
-(haotian-liu/LLaVA c121f04); its eval.zip holds the question files. A split whose answers are not
-public comes to a file for its server.
+(haotian-liu/LLaVA c121f04); its eval.zip holds the question files. For a split whose answers are
+not public a file for its server is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 from llava_sea.errors import UserError
 from llava_sea.eval import submissions
-from llava_sea.eval.outcome import Answered, Outcome, Submission, Task
-from llava_sea.eval.scorers import gqa, mmbench, mmvet, pope, scienceqa, textvqa, vqa
+from llava_sea.eval.answers import Answer
+from llava_sea.eval.judge import Judge
+from llava_sea.eval.score import Outcome, Submission
+from llava_sea.eval.scorers import mmbench, mmvet, pope, scienceqa, vqa
 
 ZIP = (
     "question files: LLaVA's eval.zip (docs/Evaluation.md, "
@@ -19,21 +25,75 @@ ZIP = (
 VQA_SERVER = "https://eval.ai/web/challenges/challenge-page/830"
 VIZWIZ_SERVER = "https://eval.ai/web/challenges/challenge-page/2185"
 MMBENCH_SERVER = "https://mmbench.opencompass.org.cn/mmbench-submission"
-ALL_VQA = "vqav2/llava_vqav2_mscoco_test2015.jsonl"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A task's answers and files; `folder` gets those that scoring or a submission makes."""
+
+    answers: Sequence[Answer]
+    questions: Path
+    needs: tuple[Path, ...]
+    folder: Path
+    judge: Judge | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark on one of its splits; paths are below LLaVA's ``playground/data/eval``.
+
+    Attributes:
+        benchmark: its key, e.g. "vqav2".
+        title: its name, e.g. "VQAv2".
+        split: the part that is asked.
+        questions: the question file.
+        images: the folder of its images; None where the question file holds them.
+        needs: other files that scoring or the submission reads.
+        source: where to get them.
+        score: scores the answers or writes the submission.
+        max_new_tokens: longest answer, LLaVA's.
+        ask_letter: whether LLaVA's request for an option's letter is added.
+        default: whether it is run when no task is named.
+    """
+
+    benchmark: str
+    title: str
+    split: str
+    questions: str
+    images: str | None
+    needs: tuple[str, ...]
+    source: str
+    score: Callable[[Answered], Outcome]
+    max_new_tokens: int = 128
+    ask_letter: bool = False
+    default: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name in files and flags, e.g. "vqav2-test-dev2015"."""
+        return f"{self.benchmark}-{self.split}"
+
+    def missing(self, data: Path) -> list[Path]:
+        """Return its files that are not there."""
+        wanted = [self.questions, *self.needs, *([self.images] if self.images else [])]
+        return [data / name for name in wanted if not (data / name).exists()]
+
+    def finish(
+        self, data: Path, answers: Sequence[Answer], folder: Path, judge: Judge | None = None
+    ) -> Outcome:
+        """Score answers or write their submission; files that are made go into `folder`."""
+        needs = tuple(data / name for name in self.needs)
+        return self.score(Answered(answers, data / self.questions, needs, folder, judge))
 
 
 def _vqav2_test(run: Answered) -> Outcome:
     path = run.folder / "vqav2_test-dev2015.json"
-    submissions.write_vqav2(run.answers, run.data / ALL_VQA, path)
+    submissions.write_vqav2(run.answers, run.needs[0], path)
     return Submission(path, VQA_SERVER)
 
 
-def _vqav2_val(run: Answered) -> Outcome:
-    return vqa.score_vqav2(run.answers, run.data / "vqav2/v2_mscoco_val2014_annotations.json")
-
-
 def _gqa(run: Answered) -> Outcome:
-    score = gqa.score(run.answers, run.data / "gqa/data/testdev_balanced_questions.json")
+    score = vqa.score_gqa(run.answers, run.needs[0])
     if not score.missing:  # for the official eval.py
         submissions.write_gqa(run.answers, run.questions, run.folder / submissions.GQA_FILE)
     return score
@@ -43,23 +103,6 @@ def _vizwiz_test(run: Answered) -> Outcome:
     path = run.folder / "vizwiz_test.json"
     submissions.write_vizwiz(run.answers, run.questions, path)
     return Submission(path, VIZWIZ_SERVER)
-
-
-def _vizwiz_val(run: Answered) -> Outcome:
-    return vqa.score_vizwiz(run.answers, run.data / "vizwiz/val.json", run.questions)
-
-
-def _textvqa(run: Answered) -> Outcome:
-    return textvqa.score(run.answers, run.data / "textvqa/TextVQA_0.5.1_val.json")
-
-
-def _scienceqa(run: Answered) -> Outcome:
-    folder = run.data / "scienceqa"
-    return scienceqa.score(run.answers, folder / "problems.json", folder / "pid_splits.json")
-
-
-def _pope(run: Answered) -> Outcome:
-    return pope.score(run.answers, run.questions, run.data / "pope/coco")
 
 
 def _mmbench_dev(run: Answered) -> Outcome:
@@ -79,8 +122,8 @@ def _mmvet(run: Answered) -> Outcome:
     mmvet.write_results(run.answers, results)
     if run.judge is None:
         return Submission(results, "a judge: --judge_url and --judge_model, or MM-Vet's notebook")
-    metadata = run.data / "mm-vet/mm-vet.json"
-    return mmvet.score(run.answers, metadata, run.judge, cache=run.folder / "mm-vet-grades.jsonl")
+    cache = run.folder / "mm-vet-grades.jsonl"
+    return mmvet.score(run.answers, run.needs[0], run.judge, cache=cache)
 
 
 TASKS = (
@@ -90,7 +133,7 @@ TASKS = (
         "test-dev2015",
         "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
         "vqav2/test2015",
-        (ALL_VQA,),
+        ("vqav2/llava_vqav2_mscoco_test2015.jsonl",),
         f"{ZIP}; images: http://images.cocodataset.org/zips/test2015.zip",
         _vqav2_test,
     ),
@@ -103,7 +146,7 @@ TASKS = (
         ("vqav2/v2_mscoco_val2014_annotations.json",),
         "https://visualqa.org/download.html (validation: questions, annotations, images); write "
         "the questions as LLaVA's jsonl",
-        _vqav2_val,
+        lambda run: vqa.score_vqav2(run.answers, run.needs[0]),
     ),
     Task(
         "gqa",
@@ -134,7 +177,7 @@ TASKS = (
         ("vizwiz/val.json",),
         "https://vizwiz.org/tasks-and-datasets/vqa (val: annotations, images); write the "
         "questions as LLaVA's jsonl",
-        _vizwiz_val,
+        lambda run: vqa.score_vizwiz(run.answers, run.needs[0], run.questions),
     ),
     Task(
         "textvqa",
@@ -144,7 +187,7 @@ TASKS = (
         "textvqa/train_images",
         ("textvqa/TextVQA_0.5.1_val.json",),
         f"{ZIP}; https://textvqa.org/dataset (v0.5.1 val, train_val_images.zip)",
-        _textvqa,
+        lambda run: vqa.score_textvqa(run.answers, run.needs[0]),
     ),
     Task(
         "textvqa",
@@ -154,7 +197,7 @@ TASKS = (
         "textvqa/train_images",
         ("textvqa/TextVQA_0.5.1_val.json",),
         f"{ZIP}; take the line 'Reference OCR token' out of each question",
-        _textvqa,
+        lambda run: vqa.score_textvqa(run.answers, run.needs[0]),
         default=False,
     ),
     Task(
@@ -165,7 +208,7 @@ TASKS = (
         "scienceqa/images/test",
         ("scienceqa/problems.json", "scienceqa/pid_splits.json"),
         f"{ZIP}; https://github.com/lupantech/ScienceQA (data/scienceqa, test images)",
-        _scienceqa,
+        lambda run: scienceqa.score(run.answers, *run.needs),
         max_new_tokens=1024,
         ask_letter=True,
     ),
@@ -178,7 +221,7 @@ TASKS = (
         tuple(f"pope/coco/coco_pope_{name}.json" for name in pope.SPLITS),
         f"{ZIP}; labels: https://github.com/AoiDragon/POPE/tree/e3e39262/output/coco; images: "
         "http://images.cocodataset.org/zips/val2014.zip",
-        _pope,
+        lambda run: pope.score(run.answers, run.questions, run.needs[0].parent),
     ),
     Task(
         "mmbench",
@@ -223,25 +266,18 @@ BENCHMARKS = tuple(dict.fromkeys(task.benchmark for task in TASKS))
 
 
 def select(names: str | None) -> list[Task]:
-    """Return the tasks that a comma-separated list of benchmarks or tasks names.
-
-    Raises:
-        UserError: if it names none that there is.
-    """
+    """Return the tasks that a comma-separated list of benchmarks or tasks names."""
     if names is None:
         return [task for task in TASKS if task.default]
-    chosen: list[Task] = []
+    chosen: dict[Task, None] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
-        if name in BENCHMARKS:
-            found = [task for task in TASKS if task.benchmark == name and task.default]
-        else:
-            found = [task for task in TASKS if task.name == name]
+        found = [t for t in TASKS if name == t.name or (name == t.benchmark and t.default)]
         if not found:
             every = ", ".join([*BENCHMARKS, *(task.name for task in TASKS)])
             raise UserError(
                 f"--only {name}: there is no such benchmark or task. There are: {every}"
             )
-        chosen += [task for task in found if task not in chosen]
+        chosen |= dict.fromkeys(found)
     if not chosen:
         raise UserError("--only names nothing; leave it out for all")
-    return chosen
+    return list(chosen)

@@ -2,16 +2,17 @@
 
 Each checkpoint is loaded once, and only if a question is left to ask. Its answers, submissions and
 ``scores.json`` lie in its own folder, so a run that stopped resumes and a later one asks nothing
-twice. Checks that need no model come first (`rehearsal`); if a task fails all the same, in its
-questions or its scoring, the others still run.
+twice. Checks that need no model come first (`rehearsal`); if a task fails all the same, the others
+still run.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,37 +20,28 @@ import torch
 from llava_sea.errors import UserError
 from llava_sea.eval import answer
 from llava_sea.eval.answering import answer as answer_questions
-from llava_sea.eval.answering import decoding, load_answerer, template_name
+from llava_sea.eval.answering import load_answerer, template_name
 from llava_sea.eval.answers import read_answers
-from llava_sea.eval.benchmarks import TASKS, select
+from llava_sea.eval.benchmarks import TASKS, Task, select
 from llava_sea.eval.generation import Answerer
 from llava_sea.eval.judge import Judge, LocalJudge, OpenAIJudge
-from llava_sea.eval.outcome import Answered, Outcome, Task, add_score, read_server_scores
-from llava_sea.eval.rehearsal import (
-    available_tasks,
-    check_local_checkpoints,
-    check_places,
-    rehearse_all,
-)
-from llava_sea.eval.score import Score, with_prompt
+from llava_sea.eval.rehearsal import available_tasks, check_checkpoint, rehearse
+from llava_sea.eval.score import Outcome, Score, add_score, with_prompt
 from llava_sea.eval.table import print_table
+from llava_sea.files import read_json
 from llava_sea.processes import FailedElsewhereError, Processes
 from llava_sea.terminal import say
 
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
-    """Run the command's flags.
-
-    Raises:
-        UserError: if a flag or a file is wrong, or no benchmark's files are there; after the table,
-            if a task could not be asked or scored.
-    """
+    """Answer, score and print the table, as the flags of the command say."""
     names = short_names(args.checkpoints)
     baseline = _baseline(args.baseline, args.checkpoints, names)
     judge = pick_judge(args)
-    returned = read_server_scores(args.server_scores, names, TASKS) if args.server_scores else {}
+    returned = read_server_scores(args.server_scores, names) if args.server_scores else {}
     folders = [results_folder(args, checkpoint) for checkpoint in args.checkpoints]
-    processes.first(lambda: check_local_checkpoints(args))
+    for checkpoint in filter(os.path.isdir, args.checkpoints):
+        processes.first(partial(check_checkpoint, args, checkpoint))
     tasks, lacking = available_tasks(select(args.only), args.data)
     if processes.rank == 0:
         for line in lacking:
@@ -59,8 +51,7 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
             f"--data {args.data}: none of the benchmarks is there; the lines above name the "
             "missing files and their sources"
         )
-    processes.first(lambda: check_places(args, folders))
-    processes.first(lambda: rehearse_all(tasks, args.data, folders))
+    processes.first(lambda: rehearse(args, tasks, folders))
     columns: dict[str, dict[str, Outcome]] = {}
     failures: dict[tuple[str, str], list[str]] = {}  # tasks by checkpoint and error
     for name, checkpoint, folder in zip(names, args.checkpoints, folders, strict=True):
@@ -126,8 +117,8 @@ def _checkpoint(
         (model,) = loaded
         if isinstance(model, UserError):
             raise model
-        folder = Path(flags.image_folder or ".")
-        return dataclasses.replace(model, image_folder=folder, decoding=decoding(flags))
+        decoding = replace(model.decoding, max_new_tokens=flags.max_new_tokens)
+        return replace(model, image_folder=Path(flags.image_folder or "."), decoding=decoding)
 
     for task in tasks:
         path = folder / f"{task.name}.jsonl"
@@ -137,8 +128,7 @@ def _checkpoint(
             if processes.rank:
                 continue
             answers = read_answers(path)
-            run = Answered(args.data, args.data / task.questions, answers, folder, judge)
-            outcome = task.finish(run)
+            outcome = task.finish(args.data, answers, folder, judge)
             if isinstance(outcome, Score):
                 outcome = with_prompt(outcome, answers, template_name(flags))
         except FailedElsewhereError:
@@ -152,9 +142,8 @@ def _checkpoint(
 
 def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) -> argparse.Namespace:
     """Return a task's flags of `llava_sea.eval.answer`."""
-    questions = str(args.data / task.questions)
-    files = ["--question_file", questions, "--answers_file", str(path)]
-    flags = answer.parse(["--model_path", checkpoint, *files])
+    files = [f"--question_file={args.data / task.questions}", f"--answers_file={path}"]
+    flags = answer.parse([f"--model_path={checkpoint}", *files])
     flags.image_folder = str(args.data / task.images) if task.images else None
     flags.single_pred_prompt = task.ask_letter
     flags.max_new_tokens = task.max_new_tokens
@@ -164,11 +153,7 @@ def _flags(args: argparse.Namespace, checkpoint: str, task: Task, path: Path) ->
 
 
 def short_names(checkpoints: Sequence[str]) -> list[str]:
-    """Return the checkpoints' names in the table: the shortest ends of their paths that differ.
-
-    Raises:
-        UserError: if one is given twice.
-    """
+    """Return the checkpoints' names in the table: the shortest ends of their paths that differ."""
     parts = [Path(checkpoint).parts for checkpoint in checkpoints]
     if len(set(parts)) < len(parts):
         raise UserError("a checkpoint is given twice; give each once")
@@ -180,11 +165,7 @@ def short_names(checkpoints: Sequence[str]) -> list[str]:
 
 
 def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
-    """Return where a checkpoint's answers and scores go.
-
-    Raises:
-        UserError: if it is no folder here and no other place was given.
-    """
+    """Return where a checkpoint's answers and scores go."""
     if args.output_dir:
         parts = Path(checkpoint).parts
         if not parts or ".." in parts:
@@ -199,11 +180,7 @@ def results_folder(args: argparse.Namespace, checkpoint: str) -> Path:
 
 
 def pick_judge(args: argparse.Namespace) -> Judge | None:
-    """Return MM-Vet's judge, None where nobody was named.
-
-    Raises:
-        UserError: if the flags do not go together.
-    """
+    """Return MM-Vet's judge, None where nobody was named."""
     if args.judge and (args.judge_url or args.judge_model):
         raise UserError("--judge local and --judge_url are two judges; give one")
     if args.judge:
@@ -213,6 +190,37 @@ def pick_judge(args: argparse.Namespace) -> Judge | None:
     if not (args.judge_url and args.judge_model):
         raise UserError("a judge needs both --judge_url and --judge_model")
     return OpenAIJudge(args.judge_url, args.judge_model, os.environ.get("OPENAI_API_KEY", ""))
+
+
+def read_server_scores(path: Path, checkpoints: Collection[str]) -> dict[str, dict[str, Score]]:
+    """Return the scores that servers returned, by checkpoint and task.
+
+    The user keeps them in a file with the table's names,
+    ``{"CHECKPOINT": {"vqav2-test-dev2015": 78.5}}``.
+    """
+    form = '{"CHECKPOINT": {"vqav2-test-dev2015": 78.5, ...}, ...}'
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"--server_scores {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UserError(f"--server_scores {path}: must be {form}")
+    known = {task.name: task for task in TASKS}
+    found: dict[str, dict[str, Score]] = {}
+    for checkpoint, values in content.items():
+        where = f"--server_scores {path}: {checkpoint}"
+        if checkpoint not in checkpoints:
+            raise UserError(f"{where}: is none of the checkpoints {', '.join(checkpoints)}")
+        for name, value in values.items():
+            if name not in known:
+                raise UserError(f"{where}: there is no task {name!r}; there are {', '.join(known)}")
+            if type(value) not in (int, float) or not 0 <= value <= 100:
+                raise UserError(f"{where}: {name}: {value!r} is no score of 0 to 100")
+            benchmark, split = known[name].benchmark, known[name].split
+            metric, protocol = "as the server returned it", {"scored by": "the server"}
+            score = Score(benchmark, float(value), metric, split, 0, 0, protocol)
+            found.setdefault(checkpoint, {})[name] = score
+    return found
 
 
 def _baseline(given: str | None, checkpoints: Sequence[str], names: Sequence[str]) -> str | None:

@@ -1,8 +1,8 @@
 """Questions to answers in batches, each answer as it would be alone.
 
 Prompts of about the same length go together, so that little is padding. Images are read by threads
-while the model answers the batch before. Greedy texts do not depend on the batch, up to rounding:
-in float32 no text differs in practice; in 16 bits a tie of two words may fall otherwise.
+while the model answers. Greedy texts do not depend on the batch, up to rounding: in float32 no text
+differs in practice; in 16 bits a tie of two words may fall otherwise.
 
 Shape letters: I images.
 """
@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,11 @@ class Answerer:
                 one in the LLM's context or holds a token that the LLM lacks; in its turn if its
                 image cannot be read; and if a batch does not fit into the GPU's memory.
         """
-        lengths = [self._length(question) for question in questions]
-        roomy = self._context() - self.decoding.max_new_tokens
-        batches = [
-            [questions[i] for i in places]
-            for places in plan_batches(lengths, self.batch_size, roomy)
-        ]
+        text_config: Any = self.model.config.text_config
+        context = int(text_config.max_position_embeddings)
+        lengths = [self._length(question, context) for question in questions]
+        plan = plan_batches(lengths, self.batch_size, context - self.decoding.max_new_tokens)
+        batches = [[questions[i] for i in places] for places in plan]
         for batch, pixels_ICHW in self._with_images(batches):
             yield list(zip(batch, self._answer(batch, pixels_ICHW), strict=True))
 
@@ -90,11 +89,8 @@ class Answerer:
                 prompts.image_mask,
                 pixels_ICHW,
                 attention_mask=prompts.attention_mask,
-                max_new_tokens=self.decoding.max_new_tokens,
-                temperature=self.decoding.temperature,
-                top_p=self.decoding.top_p,
-                num_beams=self.decoding.num_beams,
                 stop_ids=stop,
+                **asdict(self.decoding),
             )
         except torch.cuda.OutOfMemoryError:
             raise UserError(
@@ -113,16 +109,14 @@ class Answerer:
     ) -> Iterator[tuple[list[Question], Tensor | None]]:
         """Yield the batches with their images ``(I, 3, H, W)``, some read ahead."""
         with ThreadPoolExecutor(THREADS) as pool:
-            waiting: deque[tuple[list[Question], list[Future[Tensor]]]] = deque()
+            reading: deque[list[Future[Tensor]]] = deque()
             try:
-                for batch in [*batches, *[None] * AHEAD]:
-                    if batch is not None:
-                        shown = [question for question in batch if question.image is not None]
-                        waiting.append((batch, [pool.submit(self._pixels, q) for q in shown]))
-                    if waiting and (batch is None or len(waiting) > AHEAD):
-                        next_batch, futures = waiting.popleft()
-                        pixels = [future.result() for future in futures]
-                        yield next_batch, torch.stack(pixels) if pixels else None
+                for place, batch in enumerate(batches):
+                    for ahead in batches[place + len(reading) : place + AHEAD + 1]:
+                        shown = [question for question in ahead if question.image is not None]
+                        reading.append([pool.submit(self._pixels, q) for q in shown])
+                    pixels = [future.result() for future in reading.popleft()]
+                    yield batch, torch.stack(pixels) if pixels else None
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -140,34 +134,25 @@ class Answerer:
         return self.transform(decode_image(data, where, way_out))
 
     def _tokenize(self, question: Question) -> tuple[list[int], list[bool]]:
-        turns = [Turn("human", question.first_turn)]
+        turns, images = [Turn("human", question.first_turn)], int(question.image is not None)
         config: Any = self.model.config
+        length = int(config.image_seq_length)
         try:
-            return tokenize_prompt(
-                turns,
-                self.template,
-                self.tokenizer,
-                int(config.image_seq_length),
-                0 if question.image is None else 1,
-            )
+            return tokenize_prompt(turns, self.template, self.tokenizer, length, images)
         except UserError as error:
             raise UserError(f"{question.name}: {error}") from None
 
-    def _length(self, question: Question) -> int:
+    def _length(self, question: Question, context: int) -> int:
         ids = self._tokenize(question)[0]
         text_config: Any = self.model.config.text_config
         if beyond := tell_beyond(ids, self.tokenizer, int(text_config.vocab_size)):
             raise UserError(f"{question.name}: the prompt holds {beyond}; change its text")
-        if len(ids) >= self._context():
+        if len(ids) >= context:
             raise UserError(
                 f"{question.name}: the prompt is {len(ids)} tokens long, its image's among them, "
-                f"and the LLM reads {self._context()}; shorten its text"
+                f"and the LLM reads {context}; shorten its text"
             )
         return len(ids)
-
-    def _context(self) -> int:
-        text_config: Any = self.model.config.text_config
-        return int(text_config.max_position_embeddings)
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterator[list[int]]:
@@ -192,11 +177,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, roomy: int) -> Iterato
 
 
 def check_images(questions: Sequence[Question], folder: str | None) -> None:
-    """Hold that every image file is there.
-
-    Raises:
-        UserError: naming the first questions whose images are not.
-    """
+    """Check that every image file is there."""
     named = [question for question in questions if isinstance(question.image, str)]
     if named and not folder:
         raise UserError(

@@ -1,18 +1,16 @@
 """Judges that grade an answer from 0.0 to 1.0, and the file that keeps their grades.
 
-`OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions, a local server
-among them. It never guesses: a reply that it cannot read is asked for again, then it stops with an
-error that names the question. `LocalJudge` compares words; its grades are no LLM's and say so by
-their name. `GradeCache` keeps each grade on disk as it is given, so a run that stopped resumes
-without paying twice, and the same answers get the same grades again.
+`OpenAIJudge` asks a model behind any endpoint that speaks OpenAI's chat completions. It never
+guesses: a reply that it cannot read is asked for again, then it stops with an error that names the
+question. `LocalJudge` compares words. `GradeCache` keeps each grade on disk as it is given, so a
+run that stopped resumes without paying twice.
 
 The key is the endpoint's alone: no redirect is followed, and wherever an endpoint's words are shown
-or kept, the key and a password of its address are starred out of them.
+or kept, the key is starred out of them.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -21,11 +19,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from llava_sea.errors import UserError, import_extra, naming
 from llava_sea.files import LIST_BYTES, read_file
 from llava_sea.terminal import without_password
+
+_RESUMES = "Earlier grades are kept, and the same command resumes from here"
 
 
 @dataclass(frozen=True)
@@ -72,31 +72,25 @@ class OpenAIJudge:
 
         Args:
             base_url: as OpenAI's clients take it; "/v1" is added to an address without a path.
-                ``USER:PASSWORD@`` before the host are sent in place of a key.
             model: the model's name there.
             api_key: a bearer token; none for a server that wants none.
             tries: of a request that fails, and of a prompt whose reply has no grade.
             timeout: seconds for a reply.
 
         Raises:
-            UserError: if `base_url` is no http address, the key cannot be sent, or the library
-                `openai` is not installed.
+            UserError: if the address or the key is none, or `openai` is not installed.
         """
         openai = import_extra("openai", "judge")
-        host, path, login = _parse_address(base_url)
+        url = _check_address(base_url)
         key = api_key.strip()
         if not all(c.isascii() and c.isprintable() for c in key):
             raise UserError("the judge's key holds characters that no key has; see OPENAI_API_KEY")
-        self._authorization, secrets = (f"Bearer {key}" if key else openai.Omit()), [key]
-        if login is not None:
-            encoded = base64.b64encode(login.encode()).decode()
-            user, _, password = login.partition(":")
-            self._authorization, secrets = f"Basic {encoded}", [encoded, password or user]
-        # as they are, as an address has them, as JSON has them
-        written = {f(secret) for secret in secrets for f in (str, quote, quote_plus, _in_json)}
+        self._authorization = f"Bearer {key}" if key else openai.Omit()
+        # as it is, as an address has it, as JSON has it
+        written = {key, quote(key), quote_plus(key), json.dumps(key)[1:-1]}
         self._secrets = sorted(written - {""}, key=len, reverse=True)
-        self.name = f"{model} at {host.partition('://')[2]}"
-        self._url, self._model, self._tries = host + path, model, tries
+        self.name = f"{model} at {urlsplit(url).netloc}"
+        self._url, self._model, self._tries = url, model, tries
         self._client = openai.OpenAI(
             base_url=self._url,
             api_key=key or "none",
@@ -108,30 +102,22 @@ class OpenAIJudge:
         )
 
     def grade(self, case: Case) -> Grade:
-        """Ask until a reply starts with a number from 0 to 1.
-
-        Raises:
-            UserError: if none of `tries` replies does, or the endpoint refuses or stays away.
-        """
+        """Ask until a reply starts with a number from 0 to 1."""
         text = ""
+        where = f"judge {self.name}, question {case.question_id}"
         for attempt in range(self._tries):
-            reply = self._ask(
-                case.prompt + (self._AGAIN if attempt else ""),
-                min(max(attempt - 1, 0) * self._WARMER, 2.0),
-                f"judge {self.name}, question {case.question_id}",
-            )
-            text, model = _content(reply)
+            prompt = case.prompt + (self._AGAIN if attempt else "")
+            text, model = self._ask(prompt, min(max(attempt - 1, 0) * self._WARMER, 2.0), where)
             value = read_grade(text)
             text, model = self._starred(text), self._starred(model)
             if value is not None:
                 return Grade(value, text, model or self._model, _today())
         raise UserError(
-            f"judge {self.name}, question {case.question_id}: no grade from 0.0 to 1.0 in "
-            f"{self._tries} replies, the last {text[:200]!r}; take a judge that follows the "
-            "prompt. Earlier grades are kept, and the same command resumes from here"
+            f"{where}: no grade from 0.0 to 1.0 in {self._tries} replies, the last "
+            f"{text[:200]!r}; take a judge that follows the prompt. {_RESUMES}"
         )
 
-    def _ask(self, prompt: str, temperature: float, where: str) -> bytes:
+    def _ask(self, prompt: str, temperature: float, where: str) -> tuple[str, str]:
         import openai
 
         try:
@@ -142,7 +128,7 @@ class OpenAIJudge:
                 max_tokens=self._MAX_TOKENS,
                 extra_headers={"Authorization": self._authorization},
             )
-            return bytes(reply.content)
+            return _content(reply.content)
         except openai.APIStatusError as error:
             status = error.status_code
             trouble = f"HTTP {status}: {self._starred(error.response.text)[:500]}"
@@ -160,7 +146,7 @@ class OpenAIJudge:
             trouble = self._starred(repr(error.__cause__ or error))
         raise UserError(
             f"{where}: no reply from {self._url} in {self._tries} tries, the last: {trouble}. "
-            "Earlier grades are kept, and the same command resumes from here"
+            f"{_RESUMES}"
         )
 
     def _limit(self, response: Any) -> None:
@@ -202,10 +188,10 @@ class LocalJudge:
     def grade(self, case: Case) -> Grade:
         """Grade by words."""
         there = set(_words(case.prediction))
-        share = max(
-            _mean([_found(part, there) for part in alternative.split("<AND>")])
-            for alternative in case.truth.split("<OR>")
-        )
+        share = 0.0
+        for alternative in case.truth.split("<OR>"):
+            found = [_found(part, there) for part in alternative.split("<AND>")]
+            share = max(share, sum(found) / len(found))
         value = int(share * 10 + 0.5) / 10
         return Grade(value, f"{value:.1f}", self.name, _today())
 
@@ -272,32 +258,25 @@ def read_grade(reply: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _parse_address(base_url: str) -> tuple[str, str, str | None]:
-    """Return ``SCHEME://HOST:PORT``, the path, and ``USER:PASSWORD`` where the address has them.
+def _check_address(base_url: str) -> str:
+    """Return the address without what follows its path, with "/v1" where it has none.
 
     Raises:
-        UserError: if it is no http address; without its password.
+        UserError: if it is no http address, or holds a password; without that.
     """
     try:
         parts = urlsplit(base_url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname)
-        right = right and parts.port != 0 and base_url.isascii() and " " not in base_url
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        right = right and base_url.isascii() and " " not in base_url and "@" not in parts.netloc
     except ValueError:  # a bracket left open, a port that is no number
         right = False
     if not right:
         shown = without_password(base_url.partition("?")[0])
         raise UserError(
-            f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1"
+            f"the judge's address {shown!r} must be like http://HOST:PORT/v1 or https://HOST/v1, "
+            "and its key stand in OPENAI_API_KEY"
         )
-    login = None
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}", parts.path.rstrip("/") or "/v1", login
-
-
-def _in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
 def _content(data: bytes) -> tuple[str, str]:
@@ -316,11 +295,7 @@ def _words(text: str) -> list[str]:
 
 def _found(part: str, there: set[str]) -> float:
     words = _words(part)
-    return _mean([float(word in there) for word in words]) if words else 0.0
-
-
-def _mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers)
+    return sum(word in there for word in words) / len(words) if words else 0.0
 
 
 def _today() -> str:

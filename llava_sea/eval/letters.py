@@ -2,16 +2,14 @@
 
 The question file is one's own, LLaVA's jsonl with the right letter beside each question, e.g.
 Stanford Dogs as a choice of four breeds: ``{"question_id", "image", "text", "answer": "B"}``, with
-options as lines "A. ..." of the text. Answers are read as MMBench's (`mmbench.read_letter`).
-Anything else, an empty or missing answer and the letter of an option that the question does not
-have among them, is wrong. The protocol is printed below the accuracy.
+options as lines "A. ..." of the text. Answers are read as MMBench's (`mmbench.read_letter`);
+anything else is wrong. The protocol is printed below the accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from llava_sea.errors import UserError, run_command
 from llava_sea.eval.answers import Answer, by_id, read_answers
 from llava_sea.eval.score import Score, with_prompt
 from llava_sea.eval.scorers.mmbench import LETTERS, MATCHING, read_letter
-from llava_sea.eval.scorers.official import check_ids, percent, read_jsonl
+from llava_sea.eval.scorers.official import check_ids, percent, percents, read_jsonl
 from llava_sea.terminal import say
 
 _OPTION = re.compile(rf"^([{LETTERS}])\. *(\S.*?) *$", re.MULTILINE)
@@ -39,26 +37,19 @@ def score(answers: Sequence[Answer], questions: Path) -> Score:
     Returns:
         The accuracy; of its parts, "unread answers" is the share without a letter, the others are
         the accuracies of the categories.
-
-    Raises:
-        UserError: naming the line, if the question has no options, the answer is none of them, or
-            an id is there twice; or if an answer is to no question of the file.
     """
     choices = _read(questions)
     texts = by_id(answers)
     check_ids(texts, choices, questions)
     letters = {key: read_letter(text, choices[key].options) for key, text in texts.items()}
-    by_category: dict[str, list[bool]] = defaultdict(list)
-    for key, choice in choices.items():
-        by_category[choice.category].append(letters.get(key) == choice.answer)
-
+    right = {key: letters.get(key) == choice.answer for key, choice in choices.items()}
     unread = sum(letter is None for letter in letters.values())
+    categories = {key: choice.category for key, choice in choices.items() if choice.category}
     parts = {"unread answers": percent(unread, len(choices))}
-    for name in sorted(by_category.keys() - {""}):
-        parts[f"category: {name}"] = percent(sum(by_category[name]), len(by_category[name]))
+    parts |= percents((f"category: {name}", right[key]) for key, name in categories.items())
     return Score(
         benchmark=questions.stem,
-        value=percent(sum(map(sum, by_category.values())), len(choices)),
+        value=percent(sum(right.values()), len(choices)),
         metric="accuracy",
         split="test",
         questions=len(choices),

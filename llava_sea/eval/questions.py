@@ -1,7 +1,6 @@
-"""Question files in: LLaVA's jsonl, ScienceQA's list of conversations, MMBench's table.
+"""Question files: LLaVA's jsonl, ScienceQA's list of conversations, MMBench's table.
 
-Which of them a file is, is told by its first characters. Each becomes a list of `Question`s in the
-file's order.
+The first characters of a file tell which of them it is.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.errors import UserError
-from llava_sea.eval.mmbench_table import Row, images_by_index, read_table, shown_options
+from llava_sea.eval.scorers.mmbench import images_by_index, read_table, shown_options
 from llava_sea.files import read_text
 
 SINGLE_PRED_PROMPT = {
@@ -33,7 +32,7 @@ class Question:
     Attributes:
         question_id: as the file has it; need not be unique (TextVQA's is the image's).
         text: the human turn without the image's placeholder.
-        image: the image's path below the image folder, or its file's bytes (MMBench), or None.
+        image: the image's path below the image folder, or its file's bytes (MMBench).
         prompt: the text as the answer's row repeats it.
         where: file and place in it, for messages.
         extra: more fields of the answer's row.
@@ -65,8 +64,7 @@ class Question:
     def answer_id(self, model_id: str) -> str:
         """Return the id of a model's answer; another model, prompt or image gives another one."""
         image = self.image
-        if isinstance(image, bytes):
-            image = hashlib.sha256(image).hexdigest()
+        image = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else image
         parts = json.dumps([model_id, *self.key, image])
         return hashlib.sha256(parts.encode()).hexdigest()[:22]
 
@@ -86,7 +84,7 @@ class Question:
 def read_questions(
     path: Path, *, single_pred_prompt: bool = False, lang: str = "en"
 ) -> list[Question]:
-    """Read a question file.
+    """Read a question file, in its order.
 
     Args:
         path: LLaVA's jsonl, ``{"question_id", "image", "text", "category"}`` a line; ScienceQA's
@@ -94,10 +92,6 @@ def read_questions(
         single_pred_prompt: ask for the letter of an option (ScienceQA and MMBench; in LLaVA's
             jsonl the text asks for it already).
         lang: of that request, "en" or "cn".
-
-    Raises:
-        UserError: naming file and place, if the file is none of these, a question lacks something,
-            or a flag does not fit the kind of file.
     """
     try:
         text = read_text(path, None)
@@ -117,7 +111,7 @@ def read_questions(
         rows = enumerate(_parse(text, path))
         questions = [_conversation(row, f"{path}: entry {n}", suffix) for n, row in rows]
     elif "\t" in text.partition("\n")[0]:
-        questions = _table(read_table(path, text), path, suffix)
+        questions = _table(path, text, suffix)
     else:
         found = "is empty" if not start else f"begins with {text.lstrip()[:20]!r}"
         raise UserError(
@@ -130,12 +124,7 @@ def read_questions(
 
 
 def distinct(questions: Iterable[Question]) -> dict[tuple[str, str], Question]:
-    """Return the questions by key, each once, in their order.
-
-    Raises:
-        UserError: if two have the same id and text and different images: a row of an answer file
-            would not say which of them it answers.
-    """
+    """Return the questions by key, each once, in their order."""
     found: dict[tuple[str, str], Question] = {}
     for question in questions:
         first = found.setdefault(question.key, question)
@@ -187,32 +176,21 @@ def _conversation(row: Any, where: str, suffix: str) -> Question:
     return Question(_id(row, "id", where), text, image, prompt, where)
 
 
-def _table(rows: list[Row], path: Path, suffix: str) -> list[Question]:
+def _table(path: Path, table: str, suffix: str) -> list[Question]:
     r"""Return MMBench's questions, ``hint\nquestion\nA. ..\nB. ..`` and the suffix."""
+    rows = read_table(path, table)
     images = images_by_index(rows, path)
     questions = []
     for row in rows:
+        index, category = row["index"], row.get("category") or None
         options = shown_options(row, string.ascii_uppercase)
         lines = [row["hint"]] if row.get("hint") else []
-        lines.append(_text(row, "question", f"{path}: index {row['index']}"))
+        lines.append(_text(row, "question", f"{path}: index {index}"))
         lines += [f"{letter}. {option}" for letter, option in options.items()]
         text = "\n".join(lines) + suffix
-        extra = {
-            "round_id": 0,
-            "options": list(options.values()),
-            "option_char": list(options),
-        }
-        questions.append(
-            Question(
-                int(row["index"]),
-                text,
-                images[row["index"]],
-                text,
-                str(path),
-                row.get("category") or None,
-                extra,
-            )
-        )
+        extra = {"round_id": 0, "options": [*options.values()], "option_char": [*options]}
+        question = Question(int(index), text, images[index], text, str(path), category, extra)
+        questions.append(question)
     return questions
 
 
@@ -251,9 +229,9 @@ def _without_placeholder(text: str, image: object, where: str) -> str:
     """Take the image's placeholder out of a human turn: the image always comes first."""
     count = text.count(IMAGE_TOKEN)
     if count > (image is not None):
+        images = "no image" if image is None else "one image"
         raise UserError(
-            f"{where}: {count} {IMAGE_TOKEN} in the text and "
-            f"{'one image' if image is not None else 'no image'}; fix the text or name the image "
-            'in "image"'
+            f"{where}: {count} {IMAGE_TOKEN} in the text and {images}; fix the text or name the "
+            'image in "image"'
         )
     return text.replace(IMAGE_TOKEN, "").strip() if count else text

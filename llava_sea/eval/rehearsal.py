@@ -16,10 +16,11 @@ from llava_sea.conversation import TEMPLATES
 from llava_sea.errors import UserError
 from llava_sea.eval.answering import refuse_caption_only
 from llava_sea.eval.answers import Answer
+from llava_sea.eval.benchmarks import Task
 from llava_sea.eval.generation import check_images
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.outcome import Answered, Task, read_scores
 from llava_sea.eval.questions import distinct, read_questions
+from llava_sea.eval.score import read_scores
 from llava_sea.eval.scorers.official import refuse_twins
 from llava_sea.files import check_folder
 from llava_sea.model.load_source import find_folder, recognise
@@ -41,26 +42,22 @@ def available_tasks(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list
     return complete, lines
 
 
-def check_local_checkpoints(args: argparse.Namespace) -> None:
-    """Hold that checkpoints can be asked, as far as no download is needed for it.
+def check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
+    """Check what can be checked of a checkpoint without loading it."""
+    found = find_folder(checkpoint, args.cache_dir, "CHECKPOINT")
+    recognise(found)
+    config = read_json(found / "config.json") if (found / "config.json").is_file() else {}
+    template = TEMPLATES.get(str(args.conv_mode or config.get("conversation_template")))
+    if template is not None:
+        refuse_caption_only(template, checkpoint)
 
-    Raises:
-        UserError: naming the checkpoint.
-    """
-    for checkpoint in filter(os.path.isdir, args.checkpoints):
-        _check_checkpoint(args, checkpoint)
 
-
-def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
-    """Hold that hub ids are checkpoints, and that each has a folder of its own for its results.
-
-    Raises:
-        UserError: naming the checkpoint or the folder.
-    """
+def rehearse(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[Path]) -> None:
+    """Check hub ids, the folders of the checkpoints' results, and all tasks."""
     owners: dict[Path, str] = {}
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        if not os.path.isdir(checkpoint):  # a hub id; folders: `check_local_checkpoints`
-            _check_checkpoint(args, checkpoint)
+        if not os.path.isdir(checkpoint):  # folders are checked before
+            check_checkpoint(args, checkpoint)
         other = owners.setdefault(folder.resolve(), checkpoint)
         if other != checkpoint:
             raise UserError(
@@ -70,26 +67,9 @@ def check_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
         check_folder(folder, "--output_dir")
         folder.mkdir(parents=True, exist_ok=True)
         read_scores(folder)
-
-
-def _check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
-    found = find_folder(checkpoint, args.cache_dir, "CHECKPOINT")
-    recognise(found)
-    config = read_json(found / "config.json") if (found / "config.json").is_file() else {}
-    template = TEMPLATES.get(str(args.conv_mode or config.get("conversation_template")))
-    if template is not None:
-        refuse_caption_only(template, checkpoint)
-
-
-def rehearse_all(tasks: Sequence[Task], data: Path, folders: Sequence[Path]) -> None:
-    """Rehearse tasks whose files are there.
-
-    Raises:
-        UserError: as `rehearse`, with the flag that runs the others.
-    """
     for task in tasks:
         try:
-            rehearse(task, data, folders)
+            _rehearse_task(task, args.data, folders)
         except UserError as error:
             others = ",".join(other.name for other in tasks if other is not task)
             if not others:
@@ -97,27 +77,20 @@ def rehearse_all(tasks: Sequence[Task], data: Path, folders: Sequence[Path]) -> 
             raise UserError(f"{error} (to run the others without it: --only {others})") from None
 
 
-def rehearse(task: Task, data: Path, folders: Sequence[Path]) -> None:
-    """Read all that a task needs, as far as no model is needed for it.
-
-    Images are looked for if one of the folders of results has no answers yet.
-
-    Raises:
-        UserError: naming the file and the place in it.
-    """
+def _rehearse_task(task: Task, data: Path, folders: Sequence[Path]) -> None:
     path = data / task.questions
     questions = read_questions(path, single_pred_prompt=task.ask_letter)
     blind = [question for question in questions if question.image is None]
-    if blind and task.all_have_images:
+    if blind and task.benchmark != "scienceqa":
         raise UserError(
             f'{blind[0].name}: has no "image", and {task.title} asks nothing without an image '
             f"({len(blind)} such questions); fix the file"
         )
     unique = distinct(questions).values()
-    if not task.ids_repeat:  # answers are joined by id, so two texts of one would be in the way
+    if task.benchmark != "textvqa":  # elsewhere answers are joined by id alone
         refuse_twins((str(question.question_id) for question in unique), path)
     if not all((folder / f"{task.name}.jsonl").is_file() for folder in folders):
         check_images(questions, str(data / task.images) if task.images else None)
     answers = [Answer(question.question_id, question.prompt, "") for question in questions]
     with tempfile.TemporaryDirectory() as folder:
-        task.finish(Answered(data, path, answers, Path(folder), LocalJudge()))
+        task.finish(data, answers, Path(folder), LocalJudge())

@@ -1,4 +1,4 @@
-"""A benchmark's score, with the protocol that it was made under, and gains between scores.
+"""A benchmark's score, with the protocol that it was made under, gains, and ``scores.json``.
 
 Two scores may be compared only where their protocols agree, so a score carries its own. The
 prompt's form is a part of it, since other prompts are another test. The conversation template is
@@ -13,9 +13,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
+from llava_sea.files import read_json, write_atomically
 
 LONGEST = 160
 """Characters of an ending that are shown, the last ones; LLaVA's longest, VizWiz's, has 126."""
@@ -35,10 +38,10 @@ class Score:
         split: the part of the benchmark that was asked, e.g. "val".
         questions: how many questions it is made of; 0 where a server does not say.
         missing: how many of them had no answer; each counts as wrong.
-        protocol: what else the number depends on, name to value, e.g. ``{"OCR tokens": "yes"}``.
+        protocol: what else the number depends on, e.g. ``{"OCR tokens": "yes"}``.
         parts: other numbers, 0 to 100, e.g. by type of question or by split.
         when: the days on which a judge graded, where one did.
-        template: the name of the model's conversation template, where it is known.
+        template: the model's conversation template, where it is known.
     """
 
     benchmark: str
@@ -65,9 +68,16 @@ class Score:
         protocol = "; ".join(f"{name}: {value}" for name, value in self.protocol.items())
         return f"{self.metric}{count}. {protocol}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+@dataclass(frozen=True)
+class Submission:
+    """A file, and the server that scores it."""
+
+    path: Path
+    server: str
+
+
+Outcome = Score | Submission
 
 
 def with_prompt(score: Score, answers: Sequence[Answer], template: str = "") -> Score:
@@ -121,11 +131,37 @@ def relative_gain(value: float, baseline: float) -> float | None:
 
 def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[str, float]:
     """Return the relative gain, in percent, of each task whose two scores may be compared."""
-    found = {}
-    for name, score in scores.items():
-        other = baseline.get(name)
-        if other is not None and score.comparable(other):
-            gain = relative_gain(score.value, other.value)
-            if gain is not None:
-                found[name] = gain
-    return found
+    both = {name: (score, baseline[name]) for name, score in scores.items() if name in baseline}
+    found = {
+        name: relative_gain(score.value, other.value)
+        for name, (score, other) in both.items()
+        if score.comparable(other)
+    }
+    return {name: gain for name, gain in found.items() if gain is not None}
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return the entries of a folder's ``scores.json`` by task; none where there is no file."""
+    path = folder / "scores.json"
+    if not path.exists():
+        return {}
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise UserError("no object of tasks")
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(
+            f"{path}: is no scores.json of this command ({reason}); move it away"
+        ) from None
+    return content
+
+
+def add_score(folder: Path, task: str, outcome: Outcome) -> None:
+    """Note a task's outcome in ``scores.json``; those of other tasks stay."""
+    if isinstance(outcome, Score):
+        entry = dataclasses.asdict(outcome)
+    else:
+        entry = {"submission": str(outcome.path), "server": outcome.server}
+    content = json.dumps(read_scores(folder) | {task: entry}, indent=2) + "\n"
+    write_atomically(folder / "scores.json", content.encode())

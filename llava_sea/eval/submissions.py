@@ -1,7 +1,9 @@
 """Files for servers: EvalAI (VQAv2, VizWiz), GQA's own eval.py, OpenCompass (MMBench).
 
 Names, keys and columns are LLaVA's. The question file decides which questions a file has and in
-which order. A file is whole or not there.
+which order. A file is whole or not there. All writers raise a `UserError` if the question file is
+not as it should be, if an answered question is not in it, or if a question has two different
+answers; all but VQAv2's if a question has no answer.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ from typing import Any
 
 from llava_sea.errors import UserError, import_extra
 from llava_sea.eval.answers import Answer, by_id
-from llava_sea.eval.mmbench_table import read_table
 from llava_sea.eval.normalise import normalise_m4c
-from llava_sea.eval.scorers.gqa import convert
+from llava_sea.eval.scorers.mmbench import read_table
 from llava_sea.eval.scorers.official import check_ids, name_some, read_questions
-from llava_sea.eval.scorers.vqa import images_by_id
+from llava_sea.eval.scorers.vqa import convert_gqa, images_by_id
 from llava_sea.files import open_atomically, write_atomically
 
 GQA_FILE = "testdev_balanced_predictions.json"
@@ -29,84 +30,64 @@ _CELL_LIMIT = 32_767  # characters, Excel's
 _UNWRITABLE = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML
 
 
-def write_vqav2(answers: Sequence[Answer], questions: Path, path: Path) -> int:
+def write_vqav2(answers: Sequence[Answer], questions: Path, path: Path) -> None:
     """Write VQAv2's submission, ``[{"question_id", "answer"}]``, answers normalised as M4C does.
 
     EvalAI wants all of test2015 for either phase, so `questions` is
     llava_vqav2_mscoco_test2015.jsonl also where test-dev alone was asked. Questions that were not
     asked get "": the file's score in test-dev means something, its score in test-std nothing.
-
-    Returns:
-        How many questions got "" for want of an answer.
-
-    Raises:
-        UserError: if the question file is not as it should be, if an answered question is not in
-            it, or if a question has two different answers.
     """
-    texts = by_id(answers)
     ids = [row["question_id"] for row in read_questions(questions)]
-    check_ids(texts, set(map(str, ids)), questions)
+    texts = _texts(answers, [str(each) for each in ids], questions, complete=False)
     rows = [
         {"question_id": each, "answer": normalise_m4c(texts.get(str(each), ""))} for each in ids
     ]
     _write_json(rows, path)
-    return len(ids) - len(texts)
 
 
 def write_vizwiz(answers: Sequence[Answer], questions: Path, path: Path) -> None:
-    """Write VizWiz's submission, ``[{"image", "answer"}]``, answers normalised as M4C does.
-
-    Raises:
-        UserError: as `write_vqav2`, and if a question has no answer.
-    """
-    texts, images = by_id(answers), images_by_id(questions)
-    _check_complete(texts, list(images), questions)
+    """Write VizWiz's submission, ``[{"image", "answer"}]``, answers normalised as M4C does."""
+    images = images_by_id(questions)
+    texts = _texts(answers, list(images), questions)
     rows = [{"image": image, "answer": normalise_m4c(texts[key])} for key, image in images.items()]
     _write_json(rows, path)
 
 
 def write_gqa(answers: Sequence[Answer], questions: Path, path: Path) -> None:
-    """Write GQA's predictions, ``[{"questionId", "prediction"}]``, in lower case.
-
-    Raises:
-        UserError: as `write_vqav2`, and if a question has no answer: eval.py stops there.
-    """
-    texts = by_id(answers)
+    """Write GQA's predictions, ``[{"questionId", "prediction"}]``, in lower case."""
     ids = [str(row["question_id"]) for row in read_questions(questions)]
-    _check_complete(texts, ids, questions)
-    _write_json([{"questionId": each, "prediction": convert(texts[each])} for each in ids], path)
+    texts = _texts(answers, ids, questions)
+    rows = [{"questionId": each, "prediction": convert_gqa(texts[each])} for each in ids]
+    _write_json(rows, path)
 
 
 def write_mmbench(
     answers: Sequence[Answer], table: Path, path: Path, *, allow_missing: bool = False
-) -> int:
+) -> None:
     """Write MMBench's .xlsx: some columns of the table go, prediction comes after the options.
 
-    Returns:
-        How many rows have no answer; with `allow_missing` these stay empty, and count as wrong.
-
-    Raises:
-        UserError: if an answer is to no row, a row has none, or a text is too long for a cell.
+    With `allow_missing` a row without an answer has an empty cell, and counts as wrong.
     """
-    rows, texts = read_table(table), by_id(answers)
-    keys = [row["index"] for row in rows]
-    check_ids(texts, set(keys), table)
-    if not allow_missing:
-        _check_complete(texts, keys, table)
+    rows = read_table(table)
+    texts = _texts(answers, [row["index"] for row in rows], table, complete=not allow_missing)
     columns = [name for name in rows[0] if name.lower() not in MMBENCH_DROPPED]
     options = [place for place, name in enumerate(columns) if name in ("A", "B", "C", "D")]
     columns.insert(options[-1] + 1, "prediction")
     _write_xlsx(columns, [row | {"prediction": texts.get(row["index"], "")} for row in rows], path)
-    return len(rows) - len(texts)
 
 
-def _check_complete(texts: Mapping[str, str], ids: Sequence[str], questions: Path) -> None:
+def _texts(
+    answers: Sequence[Answer], ids: Sequence[str], questions: Path, *, complete: bool = True
+) -> dict[str, str]:
+    texts = by_id(answers)
     check_ids(texts, set(ids), questions)
-    if missing := [each for each in ids if each not in texts]:
+    missing = [each for each in ids if each not in texts]
+    if missing and complete:
         raise UserError(
             f"{questions}: {len(missing):,} of {len(ids):,} questions have no answer: "
             f"{name_some(missing)}; answer them, then write the file"
         )
+    return texts
 
 
 def _write_json(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

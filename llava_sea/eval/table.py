@@ -6,7 +6,6 @@ depends on (number of questions, protocol), then the models' templates and where
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -14,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llava_sea.eval.outcome import Outcome, Submission, Task
-from llava_sea.eval.score import FLOOR, Score, gains
+from llava_sea.eval.benchmarks import Task
+from llava_sea.eval.score import FLOOR, Outcome, Score, Submission, gains
 from llava_sea.terminal import open_console
 
 FILE_WIDTH = 140
@@ -50,11 +49,8 @@ def print_table(
         for name, column in columns.items()
     }
     rows = [task for task in tasks if any(task.name in column for column in columns.values())]
-    gained = (
-        {}
-        if baseline is None
-        else {n: gains(scores[n], scores[baseline]) for n in columns if n != baseline}
-    )
+    base = scores[baseline] if baseline is not None else {}
+    gained = {n: gains(scores[n], base) for n in columns if baseline not in (None, n)}
 
     table = Table(title="Benchmarks", title_justify="left", header_style="bold")
     table.add_column("benchmark")
@@ -75,22 +71,21 @@ def print_table(
         sizes -= {0}  # a server does not say
         asked = f"{min(sizes):,}" if len(sizes) == 1 else "differ" if sizes else ""
         table.add_row(task.title, task.split, asked, *cells)
-    meant = {name: first_split_per_benchmark(found, tasks) for name, found in gained.items()}
+    meant = {name: _first_split_per_benchmark(found, tasks) for name, found in gained.items()}
+    values = {task: base[task.name].value for task in rows if task.name in base}
     if gained:
         table.add_section()
         table.add_row("mean gain", "", "", *_mean_gains(columns, meant))
         inside = {name for found in meant.values() for name in found}
-        low = [t for t in rows if baseline and 0 < _value(scores[baseline], t) < FLOOR]
-        low = [task for task in low if task.name in inside]
-        few = {task.name for task in low}
-        if few:
-            kept = {n: {t: g for t, g in f.items() if t not in few} for n, f in meant.items()}
-            title = f"without {', '.join(task.title for task in low)}"
+        low = {t.name: t for t, v in values.items() if 0 < v < FLOOR and t.name in inside}
+        if low:
+            kept = {n: {t: g for t, g in f.items() if t not in low} for n, f in meant.items()}
+            title = f"without {', '.join(task.title for task in low.values())}"
             table.add_row(title, f"baseline below {FLOOR:g}", "", *_mean_gains(columns, kept))
     console.print(table)
     if gained:
         counts = ", ".join(f"{name}: {len(found)}" for name, found in meant.items())
-        none = [task.title for task in rows if baseline and _value(scores[baseline], task) == 0]
+        none = [task.title for task, value in values.items() if value == 0]
         line = f"gain: relative to {baseline}, where protocols agree; the mean takes one a "
         line += f"benchmark, of its first split that has one ({counts})"
         line += f"; none over a score of 0: {', '.join(none)}" if none else ""
@@ -102,9 +97,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def first_split_per_benchmark(
-    found: Mapping[str, float], tasks: Sequence[Task]
-) -> dict[str, float]:
+def _first_split_per_benchmark(found: Gains, tasks: Sequence[Task]) -> Gains:
     """Return one gain for each benchmark, by task: the first of its splits that has one."""
     first: dict[str, str] = {}
     for task in tasks:
@@ -122,10 +115,6 @@ def _mean_gains(columns: Mapping[str, Column], gained: Mapping[str, Gains]) -> l
     return cells
 
 
-def _value(scores: Mapping[str, Score], task: Task) -> float:
-    return scores[task.name].value if task.name in scores else math.nan
-
-
 def _cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return "-"
@@ -138,7 +127,6 @@ def _cell(outcome: Outcome | None) -> str:
 
 
 def _templates(name: str, column: Column) -> str:
-    """Return a column's name with its conversation templates; "" where none is known."""
     found = {o.template: None for o in column.values() if isinstance(o, Score) and o.template}
     return f"{name}: {', '.join(found)}" if found else ""
 
@@ -158,13 +146,12 @@ def _print_notes(rows: Sequence[Task], columns: Mapping[str, Column], console: C
     if templates:
         _say(console, f"\nConversation templates: {templates}")
     waiting = [
-        (task, name, outcome)
+        f"  {task.title} {task.split}, {name}: {outcome.path} -> {outcome.server}"
         for task in rows
         for name, column in columns.items()
         if isinstance(outcome := column.get(task.name), Submission)
     ]
     if waiting:
         console.print("\nTo be submitted (scores that come back: --server_scores FILE):")
-    for task, name, outcome in waiting:
-        where = f"{outcome.path} -> {outcome.server}"
-        _say(console, f"  {task.title} {task.split}, {name}: {where}")
+    for line in waiting:
+        _say(console, line)

@@ -2,5 +2,6 @@
 
 ``python -m llava_sea.report`` writes it. `runs` finds a run's files, `reading` each patch's nearest
 words, `measures` the numbers, `token_map` the t-SNE of figure 2; `grid` and `charts` draw, `page`
-fills `page.html`, `make` calls all of them.
+fills `page.html`, `make` calls all of them. A file, a record or a flag that is wrong is named in a
+`UserError`.
 """

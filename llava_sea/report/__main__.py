@@ -13,21 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_sea.errors import UserError, cannot_write, run_command
+from llava_sea.errors import UserError, run_command
 from llava_sea.files import check_folder, read_file, write_atomically
 from llava_sea.ranges import check_ranges
 from llava_sea.report.runs import RunFolder, open_run
 from llava_sea.terminal import say
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
+    """Parse the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m llava_sea.report",
         description="Write the report of a stage-1 run as one HTML file.",
@@ -42,43 +36,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--truth", help="JSON with the true words of every patch, where they are known")
     add("--projector", help="the projector shown as 'after' (default: the run's)")
     add("--num_images", type=int, default=6, help="images shown (default: 6)")
-    add(
-        "--map_points",
-        type=int,
-        default=800,
-        help="visual tokens of each projector, and words at most, in the t-SNE map; 0: no map "
-        "(default: 800)",
-    )
-    add(
-        "--num_words",
-        type=int,
-        default=20_000,
-        help="most frequent words that the nearest is sought among (default: 20000)",
-    )
+    points = "visual tokens of each projector, and words at most, in the t-SNE map; 0: no map"
+    add("--map_points", type=int, default=800, help=f"{points} (default: %(default)s)")
+    words = "most frequent words that the nearest is sought among (default: %(default)s)"
+    add("--num_words", type=int, default=20_000, help=words)
     add("--output", help="the HTML file (default: report.html in the run's folder)")
-    add(
-        "--png", action="store_true", help="write the images, charts and maps as PNGs beside it too"
-    )
+    add("--png", action="store_true", help="write images, charts and maps as PNGs beside it too")
     add("--model_name_or_path", help="the language model, if the run's config has moved")
     add("--vision_tower", help="the vision tower, if the run's config has moved")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add(
-        "--dtype",
-        default="auto",
-        choices=DTYPES,
-        help="of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
-    )
+    weights = "of the weights (default: float32 on a CPU, bfloat16 on a GPU)"
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", default="auto", choices=dtypes, help=weights)
     args = parser.parse_args(argv)
     check_ranges("report", args)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the report; return the HTML file.
-
-    Raises:
-        UserError: if a file or a flag is wrong.
-    """
+    """Write the report; return the HTML file."""
     args = parse_args(argv)
     run = open_run(args.run, args.projector)
     baseline = open_run(args.baseline, flag="--baseline") if args.baseline else None
@@ -93,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     files = {output: render(report).encode()}
     drawn = pngs(report) if args.png else {}
     files |= {output.with_name(f"{output.stem}_{name}.png"): png for name, png in drawn.items()}
-    _write(files)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for path, data in files.items():
+        write_atomically(path, data)
     say(f"report: {output}" + (f" (and {len(drawn)} PNG files beside it)" if drawn else ""))
     return output
 
@@ -114,15 +92,6 @@ def _output(requested: str | None, run: RunFolder) -> Path:
             "write the report elsewhere"
         )
     return output
-
-
-def _write(files: dict[Path, bytes]) -> None:
-    for path, data in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
-        except OSError as error:
-            raise UserError(cannot_write(error)) from None
 
 
 if __name__ == "__main__":

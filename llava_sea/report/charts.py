@@ -1,8 +1,8 @@
 """The report's charts and maps by matplotlib: SVG in the page's colours, or PNG on white.
 
-Every figure is drawn once, in the page's light colours; `svg` writes each of them as the style
-sheet's variable, so that the reader's light or dark holds. Sizes are in pixels of the page, which
-are matplotlib's points.
+Every figure is drawn in the page's light colours; `svg` writes each of them as the style sheet's
+variable, so that the reader's light or dark holds. Sizes are in pixels of the page, which are
+matplotlib's points.
 """
 
 from __future__ import annotations
@@ -73,13 +73,7 @@ HOVER = "hover:"
 
 
 def svg(figure: Figure, kind: str, title: str) -> Markup:
-    """Write a figure as an SVG element.
-
-    Args:
-        figure: drawn in `COLOURS`.
-        kind: its class on the page.
-        title: its description for those who can't see it.
-    """
+    """Write a figure as an SVG element of class `kind`; `title` tells those who can't see it."""
     # The salt gives the ids of markers: the same for the same figure, other ones for another.
     with rc_context({**RC, "svg.hashsalt": title}):
         text = _save(figure, format="svg", transparent=True).decode()
@@ -196,13 +190,7 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
 
 
 def spread(places: Sequence[float], apart: float, lowest: float = math.inf) -> list[float]:
-    """Move labels that would lie on each other apart, in their order, none below `lowest`.
-
-    Args:
-        places: heights of the labels, counted downwards.
-        apart: the least distance between two.
-        lowest: the largest height.
-    """
+    """Move labels' heights, counted downwards, at least `apart` and none below `lowest`."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for before, after in pairwise(order):
@@ -215,12 +203,7 @@ def spread(places: Sequence[float], apart: float, lowest: float = math.inf) -> l
 
 @rc_context(RC)
 def map_figure(tokens: TokenMap, which: int | None = None) -> Figure:
-    """Draw the map of figure 2.
-
-    Args:
-        tokens: the places of all points.
-        which: the projector whose visual tokens are drawn, by group; None: those of all.
-    """
+    """Draw the map of figure 2: one projector's visual tokens by group, or those of all."""
     figure = Figure(figsize=(MAP / 72, MAP / 72))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.axis("off")
@@ -268,7 +251,7 @@ def _draw_names(ax: Axes, tokens: TokenMap) -> None:
 
 @rc_context(RC)
 def example_figure(example: Example) -> Figure:
-    """Draw an image with its caption, and beside it its grids; for a PNG, the page has SVG."""
+    """Draw an image with its caption and its grids, for a PNG; the page has SVG of its own."""
     panel = max(3.6, 0.46 * example.grids[0].columns)
     count = 1 + len(example.grids)
     figure = Figure(figsize=(panel * count, panel + 0.75), layout="constrained")
@@ -277,7 +260,7 @@ def example_figure(example: Example) -> Figure:
     axes[0].set_title("the image, as the model sees it")
     axes[0].axis("off")
     for ax, grid in zip(axes[1:], example.grids, strict=True):
-        ax.set_title(f"{grid.label}: {grid.right} of {len(grid.cells)} right")
+        ax.set_title("{}: {} of {} right".format(grid.label, *grid.right()))
         ax.imshow(example.image, extent=(0, grid.columns, grid.rows, 0))
         ax.axis("off")
         _draw_grid(ax, grid, panel * 72 / grid.columns)
@@ -285,15 +268,14 @@ def example_figure(example: Example) -> Figure:
     return figure
 
 
-def _draw_grid(ax: Axes, grid: Grid, patch: float) -> None:
-    """Draw the words of a grid's patches, each `patch` points wide."""
+def _draw_grid(ax: Axes, grid: Grid, patch_size: float) -> None:
     for i, cell in enumerate(grid.cells):
         y, x = divmod(i, grid.columns)
         face, alpha, ink = ("#f3f6e4", 0.92, "#16301c") if cell.right else ("#0c0e12", 0.6, "white")
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=face, alpha=alpha, lw=0))
         ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="white", lw=0.3, alpha=0.6))
         lines = wrap(cell.nearest[0].word)
-        size = letter_size(lines, bold=cell.right) / 100 * patch * 0.95
+        size = letter_size(lines, bold=cell.right) / 100 * patch_size * 0.95
         look: dict[str, Any] = dict(color=ink, size=size, weight="bold" if cell.right else "normal")
         look |= dict(ha="center", va="center", linespacing=1.0)
         ax.text(x + 0.5, y + (0.56 if cell.right else 0.5), "\n".join(lines), **look)

@@ -37,8 +37,7 @@ class Near(NamedTuple):
     right: bool
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """The words of one patch."""
 
     nearest: tuple[Near, ...]
@@ -69,19 +68,13 @@ class Grid:
         """Return the number of rows of patches."""
         return len(self.cells) // self.columns
 
-    @property
-    def right(self) -> int:
-        """Return the number of patches with a right word."""
-        return sum(cell.right for cell in self.cells)
-
-    def right_of(self, is_object: bool) -> tuple[int, int]:
-        """Return how many patches of objects, or of the background, are right, and how many are."""
-        cells = [cell for cell in self.cells if cell.is_object is is_object]
+    def right(self, is_object: bool | None = None) -> tuple[int, int]:
+        """Return how many patches have a right word, and how many there are, all or some."""
+        cells = [cell for cell in self.cells if is_object in (None, cell.is_object)]
         return sum(cell.right for cell in cells), len(cells)
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One held-out image as the model sees it, with a grid for each projector."""
 
     record: Record
@@ -102,11 +95,10 @@ def grid_svg(grid: Grid, image_id: str, right: str) -> Markup:
     cells = Markup()
     for number, cell in enumerate(grid.cells):
         row, column = divmod(number, grid.columns)
-        nearest = cell.nearest[0]
-        hover = f"row {row + 1}, column {column + 1}: {nearest.word} (cosine {nearest.cosine:.2f})"
-        if cell.right:
-            hover += f", {right}"
-        cells += cell_svg(nearest.word, cell.right, hover, column * UNIT, row * UNIT)
+        word, cosine, _ = cell.nearest[0]
+        hover = f"row {row + 1}, column {column + 1}: {word} (cosine {cosine:.2f})"
+        hover += f", {right}" if cell.right else ""
+        cells += cell_svg(word, cell.right, hover, column * UNIT, row * UNIT)
     return Markup(
         f'<svg class="grid" viewBox="0 0 {width} {height}" role="group" aria-label="Nearest word '
         f'of each patch, {escape(grid.label)}" style="--columns:{grid.columns}">'
@@ -149,12 +141,12 @@ def outline(grid: Grid) -> list[Corners]:
     inside = {divmod(i, grid.columns) for i, cell in enumerate(grid.cells) if cell.is_object}
     lines: list[Corners] = []
     for row, column in sorted(inside):
-        corners = (column, row), (column + 1, row), (column, row + 1), (column + 1, row + 1)
+        x0, y0, x1, y1 = column, row, column + 1, row + 1
         borders = (
-            ((row - 1, column), (corners[0], corners[1])),
-            ((row + 1, column), (corners[2], corners[3])),
-            ((row, column - 1), (corners[0], corners[2])),
-            ((row, column + 1), (corners[1], corners[3])),
+            ((row - 1, column), ((x0, y0), (x1, y0))),
+            ((row + 1, column), ((x0, y1), (x1, y1))),
+            ((row, column - 1), ((x0, y0), (x0, y1))),
+            ((row, column + 1), ((x1, y0), (x1, y1))),
         )
         lines += [line for beside, line in borders if beside not in inside]
     return lines
@@ -184,9 +176,7 @@ def wrap(word: str) -> list[str]:
 def letter_size(lines: list[str], bold: bool = False) -> float:
     """Return the size of letters with which the lines fit into a patch of 100 units.
 
-    Args:
-        lines: the word, broken.
-        bold: whether it is a right one: bold letters, and a tick above them.
+    A right word is `bold`, and has a tick above it.
     """
     widest = max(sum(map(_width, line)) for line in lines) * (_BOLD if bold else 1)
     height = 94 - (_TICK if bold else 0)

@@ -27,7 +27,7 @@ from llava_sea.report.measures import (
     lines_of_grids,
 )
 from llava_sea.report.page import Report
-from llava_sea.report.reading import PatchReader, Words, choose_records
+from llava_sea.report.reading import PatchReader, Words
 from llava_sea.report.runs import (
     INITIAL_PROJECTOR,
     PLAIN,
@@ -39,6 +39,7 @@ from llava_sea.report.runs import (
     names_of,
 )
 from llava_sea.report.token_map import make_map
+from llava_sea.serve.setup import pick_device
 
 FROM_LOG = "From the run's log. Values in training are of its first and its last logged step."
 PAIR_CAPTION = "From both runs' logs: the last value of each, before training the first."
@@ -47,39 +48,27 @@ PAIR_CAPTION = "From both runs' logs: the last value of each, before training th
 def make_report(
     run: RunFolder, baseline: RunFolder | None, args: argparse.Namespace, command: str
 ) -> Report:
-    """Make the report's contents.
-
-    Args:
-        run: the run's folder.
-        baseline: another run's, which is shown beside it.
-        args: the flags.
-        command: the command line, for the reader who wants to repeat it.
-
-    Raises:
-        UserError: if a file is missing or broken, or the parts do not fit each other.
-    """
+    """Make the contents of the report of a run, with another beside it or without."""
     if baseline is not None:
         check_fit(run, baseline, vars(args))
-    records = choose_records(load_records(args.data_path))
+    records = [record for record in load_records(args.data_path) if record.image is not None]
+    if not records:
+        raise UserError(f"--data_path {args.data_path}: no record has an image")
     entries = read_words(args.words)
     llm = _model(run, args.model_name_or_path, "_name_or_path", "--model_name_or_path")
     tower = _model(run, args.vision_tower, "mm_vision_tower", "--vision_tower")
     reader = _reader(run, args, entries, llm, tower)
-    # Of two runs the images show one grid each, of one run its states.
-    names = names_of(run, baseline) if baseline is not None else None
-    shown = run.projectors
-    if baseline is not None and names is not None:
-        shown = (
-            Projector(names[1], baseline.projectors[-1].path),
-            Projector(names[0], run.projectors[-1].path),
-        )
+    names, shown = None, run.projectors
+    if baseline is not None:  # one grid for each run instead of the run's states
+        names = names_of(run, baseline)
+        both = zip(reversed(names), (baseline, run), strict=True)
+        shown = tuple(Projector(name, one.projectors[-1].path) for name, one in both)
     examples = reader.read(records[: args.num_images], shown)
     nouns = [e.word for e in entries if e.pos.startswith("NN") and " " not in e.word]
     token_map = make_map(reader, records, shown, nouns, args.map_points)
     own = slice(None) if baseline is None else slice(1, None)
     lines, caption = _lines(run, [example.grids[own] for example in examples])
-    charts = charts_of(run.rows)
-    baseline_lines: list[Line] = []
+    charts, baseline_lines = charts_of(run.rows), None
     if baseline is not None and names is not None:
         baseline_lines, other = _lines(baseline, [example.grids[:1] for example in examples])
         caption = PAIR_CAPTION if caption == other == FROM_LOG else other
@@ -103,7 +92,7 @@ def make_report(
         ],
         notes=_notes(run, baseline),
         names=names,
-        baseline_lines=tuple(baseline_lines),
+        baseline_lines=baseline_lines or [],
         token_map=token_map,
     )
 
@@ -111,23 +100,18 @@ def make_report(
 def _reader(
     run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry], llm: str, tower: str
 ) -> PatchReader:
-    truth = _open_truth(args.truth)
+    truth = Truth(args.truth, "--truth") if args.truth else None
     transform = ImageTransform.from_pretrained(
         tower, run.config.get("image_aspect_ratio", "square")
     )
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    device = pick_device(None if args.device == "auto" else args.device)
     dtype = args.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     tokenizer = load_tokenizer(llm, model_max_length=1_000_000)
-    listed = [entry.word for entry in entries[: args.num_words]]
-    words = Words(listed, tokenizer, embedding_rows(llm))
+    words = Words([e.word for e in entries[: args.num_words]], tokenizer, embedding_rows(llm))
     llava = build_llava(
         llm,
         tower,
@@ -138,16 +122,9 @@ def _reader(
     llava.model.vision_tower.to(device)
     llava.model.multi_modal_projector.to(device)
     llava.get_input_embeddings().to(device)
-    return PatchReader(
-        Stage1Model(llava),
-        tokenizer,
-        words,
-        transform,
-        args.image_folder,
-        patch_grid(llava.config.vision_config),
-        truth,
-        torch.device(device),
-    )
+    grid = patch_grid(llava.config.vision_config)
+    model, folder = Stage1Model(llava), args.image_folder
+    return PatchReader(model, tokenizer, words, transform, folder, grid, truth, device)
 
 
 def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line], str]:
@@ -155,11 +132,9 @@ def _lines(run: RunFolder, grids: Sequence[Sequence[Grid]]) -> tuple[list[Line],
     lines = lines_of(run.rows, run.step) if run.step is not None else []
     if any(line.key in (PRECISION, IN_CAPTION) for line in lines):
         return lines, FROM_LOG
-    why = (
-        "The run's log does not say which step this projector is of"
-        if run.step is None and run.rows
-        else "The run's log holds no held-out measurements"
-    )
+    why = "The run's log holds no held-out measurements"
+    if run.step is None and run.rows:
+        why = "The run's log does not say which step this projector is of"
     caption = f"{why}: TACS, gaps, lengths and nearest words are those of the images below."
     return lines + lines_of_grids(grids), caption
 
@@ -174,25 +149,16 @@ def _model(run: RunFolder, given: str | None, key: str, flag: str) -> str:
     return name
 
 
-def _open_truth(path: str | None) -> Truth | None:
-    if path is None:
-        return None
-    try:
-        return Truth(path)
-    except UserError as error:
-        raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
-
-
 def _kind(run: RunFolder, baseline: RunFolder | None) -> str:
     """Say what was trained, and for how long."""
-    kind, steps = "stage 1", "" if run.step is None else f" · {run.step:,} steps"
+    steps = "" if run.step is None else f" · {run.step:,} steps"
     if baseline is not None:
-        return kind + (f"{steps} each" if steps and run.step == baseline.step else "")
-    kind = {SEA: "stage 1 with SEA", PLAIN: "stage 1, plain LLaVA"}.get(run.kind or "", kind)
-    return kind + steps
+        return "stage 1" + (f"{steps} each" if steps and run.step == baseline.step else "")
+    kinds = {SEA: "stage 1 with SEA", PLAIN: "stage 1, plain LLaVA"}
+    return kinds.get(run.kind or "", "stage 1") + steps
 
 
-def _notes(run: RunFolder, baseline: RunFolder | None) -> tuple[str, ...]:
+def _notes(run: RunFolder, baseline: RunFolder | None) -> list[str]:
     """Say what is missing, and what makes two runs hard to compare."""
     if baseline is None:
         return run.notes
@@ -208,7 +174,7 @@ def _notes(run: RunFolder, baseline: RunFolder | None) -> tuple[str, ...]:
         notes.append(f"The runs stand at different steps: {', '.join(steps)}.")
     if "data_sha256" in differences(run, baseline):
         notes.append("The runs were trained on different data.")
-    return tuple(notes)
+    return notes
 
 
 def _facts(
@@ -233,14 +199,9 @@ def _facts(
             for name, (ours, theirs) in differences(run, baseline).items()
         ]
     truth = str(args.truth) if args.truth else "none given; words of the caption are marked"
-    return [
-        *facts,
-        ("Held-out records", str(args.data_path)),
-        ("Words", listed),
-        ("Truth", truth),
-    ]
+    return [*facts, ("Held-out records", str(args.data_path)), ("Words", listed), ("Truth", truth)]
 
 
 def _short(value: str) -> str:
-    """Cut a checksum: the reader needs to know that it is another, no more."""
+    """Cut a checksum: it is enough to see that it is another."""
     return value[:12] + "…" if len(value) == 64 and value.isalnum() else value

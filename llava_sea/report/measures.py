@@ -6,7 +6,7 @@ Any key may be absent (plain LLaVA logs nothing of SEA): a measure without value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from llava_sea.report.grid import Grid
 
 Rows = Sequence[dict[str, Any]]
 """Lines of a run's log."""
-
 
 PRECISION, IN_CAPTION = "eval_nearest_word_precision", "eval_nearest_word_in_caption"
 
@@ -91,8 +90,7 @@ class Curve(NamedTuple):
     """The number of its colour on the page."""
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """One measure over the steps."""
 
     measure: Measure
@@ -105,22 +103,15 @@ class Chart:
         """Return the measure's name and the label."""
         return ", ".join(part for part in (self.measure.name, self.label) if part)
 
-    @property
-    def points(self) -> list[Point]:
-        """Return the points of all curves."""
-        return [point for curve in self.curves for point in curve.points]
-
 
 class Value(NamedTuple):
-    """A number of the log."""
+    """A number of the log; of the images shown, it has no step."""
 
     number: float
     step: int | None = None
-    """None for a measure of the images shown."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A measure before training, where it was measured, and after."""
 
     measure: Measure
@@ -143,53 +134,51 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The table of the numbers."""
+    """The table of the numbers: the heads of its columns, and its rows."""
 
     heads: list[str]
     rows: list[Row]
-    pair: bool
-    """Whether it shows two runs."""
 
 
 def points_of(rows: Rows, key: str) -> list[Point]:
     """Return a key's values by step; rows without it, or with no number in it, have none."""
-    return [
-        Point(int(row["step"]), float(row[key]))
-        for row in rows
-        if isinstance(row.get(key), (int, float))
-    ]
+    found = [(row["step"], row.get(key)) for row in rows]
+    return [Point(int(s), float(v)) for s, v in found if isinstance(v, (int, float))]
 
 
 def charts_of(rows: Rows) -> list[Chart]:
     """Return a chart for every measure that the log holds finite values of."""
-    charts = [
-        Chart(
-            measure,
-            _with_values(
-                Curve(label, points_of(rows, key), colour)
-                for colour, (key, label) in enumerate(measure.keys.items())
-            ),
-        )
-        for measure in MEASURES
-    ]
-    return [chart for chart in charts if chart.curves]
+    charts = []
+    for measure in MEASURES:
+        curves = [
+            Curve(label, points_of(rows, key), colour)
+            for colour, (key, label) in enumerate(measure.keys.items())
+        ]
+        charts.append(Chart(measure, curves))
+    return _with_values(charts)
 
 
 def charts_of_pair(names: tuple[str, str], rows: tuple[Rows, Rows]) -> list[Chart]:
     """Return a chart for each key of the log, with a curve of the run and one of the baseline."""
-    charts = [
-        Chart(
-            measure,
-            _with_values(
+    charts = []
+    for measure in MEASURES:
+        for key, label in measure.keys.items():
+            curves = [
                 Curve(name, points_of(log, key), colour)
                 for colour, (name, log) in enumerate(zip(names, rows, strict=True))
-            ),
-            label,
-        )
-        for measure in MEASURES
-        for key, label in measure.keys.items()
-    ]
-    return [chart for chart in charts if chart.curves]
+            ]
+            charts.append(Chart(measure, curves, label))
+    return _with_values(charts)
+
+
+def _with_values(charts: Sequence[Chart]) -> list[Chart]:
+    """Leave out curves without a finite value, and charts without a curve."""
+    kept = []
+    for chart in charts:
+        curves = [c for c in chart.curves if any(math.isfinite(p.value) for p in c.points)]
+        if curves:
+            kept.append(chart._replace(curves=curves))
+    return kept
 
 
 def lines_of(rows: Rows, step: int | None) -> list[Line]:
@@ -206,11 +195,7 @@ def lines_of(rows: Rows, step: int | None) -> list[Line]:
 
 
 def lines_of_grids(grids: Sequence[Sequence[Grid]]) -> list[Line]:
-    """Return the measures of a few images, for a run that measured nothing.
-
-    Args:
-        grids: for each image its grids; the first is "before" if there are two.
-    """
+    """Return the measures of a few images' grids; the first is "before" if there are two."""
     states = [_means(state) for state in zip(*grids, strict=True)]
     lines = []
     for measure in MEASURES:
@@ -224,8 +209,10 @@ def lines_of_grids(grids: Sequence[Sequence[Grid]]) -> list[Line]:
 
 def _means(grids: Sequence[Grid]) -> dict[str, float]:
     """Return the mean of each measure over the images that have it."""
-    keys = dict.fromkeys(key for grid in grids for key in grid.measured)
-    values = {key: [g.measured[key] for g in grids if key in g.measured] for key in keys}
+    values: dict[str, list[float]] = {}
+    for grid in grids:
+        for key, value in grid.measured.items():
+            values.setdefault(key, []).append(value)
     return {key: sum(found) / len(found) for key, found in values.items()}
 
 
@@ -233,17 +220,16 @@ def table_of(lines: Sequence[Line], step: int | None) -> Table:
     """Return the table of one run: before, after (`step`, if it is known), change."""
     rows = []
     for line in lines:
-        before, percent = line.before, line.measure.percent
-        values = ["–" if before is None else number(before.number, percent)]
-        values.append(number(line.after.number, percent))
-        notes = [
-            _note(None if before is None else before.step, (0, 1)),
-            _note(line.after.step, (step,)),
-        ]
-        change = None if before is None else line.after.number - before.number
+        before, after, percent = line.before, line.after, line.measure.percent
+        values, notes, change = ["–"], [""], None
+        if before is not None:
+            values, notes = [number(before.number, percent)], [_note(before.step, (0, 1))]
+            change = after.number - before.number
+        values.append(number(after.number, percent))
+        notes.append(_note(after.step, (step,)))
         rows.append(Row(line, values, notes, *_difference(line, change, ("better", "worse"))))
-    after = "after" if step is None else f"after {step:,} steps"
-    return Table(["before", after, "change"], rows, pair=False)
+    head = "after" if step is None else f"after {step:,} steps"
+    return Table(["before", head, "change"], rows)
 
 
 def table_of_pair(names: tuple[str, str], run: Sequence[Line], baseline: Sequence[Line]) -> Table:
@@ -267,7 +253,7 @@ def table_of_pair(names: tuple[str, str], run: Sequence[Line], baseline: Sequenc
         words = (f"{names[0]} better", f"{names[0]} worse")
         words = ("", "") if line.label == "training" else words
         rows.append(Row(line, values, ["", "", ""], *_difference(line, change, words)))
-    return Table(["before", names[1], names[0], "difference"], rows, pair=True)
+    return Table(["before", names[1], names[0], "difference"], rows)
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -298,7 +284,3 @@ def _difference(line: Line, change: float | None, words: tuple[str, str]) -> tup
     if line.measure.better and change and math.isfinite(change):
         verdict = words[0] if good else words[1]
     return shown.replace("-", "−"), verdict, good
-
-
-def _with_values(curves: Iterable[Curve]) -> list[Curve]:
-    return [curve for curve in curves if any(math.isfinite(p.value) for p in curve.points)]

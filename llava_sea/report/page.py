@@ -1,7 +1,7 @@
-"""The page: the report's contents, filled into one HTML file that needs nothing else.
+"""The report's contents, filled into one HTML file that needs nothing else, `page.html`.
 
-`page.html` is the template. Every text of a user's file (captions, words, names, paths) is escaped
-by jinja2, or by `grid` and `charts`, whose SVG comes in as finished markup.
+Every text of a user's file (captions, words, names, paths) is escaped by jinja2, or by `grid` and
+`charts`, whose SVG comes in as finished markup.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
-from llava_sea.report.charts import (
-    MARKS,
-    STYLE,
-    chart_figure,
-    example_figure,
-    map_figure,
-    png,
-    svg,
-)
+from llava_sea.report.charts import MARKS, STYLE, chart_figure, example_figure, map_figure, png, svg
 from llava_sea.report.grid import Cell, Example, Grid, Near, cell_svg, grid_svg, outline_svg
 from llava_sea.report.measures import (
     IN_CAPTION,
@@ -58,10 +51,10 @@ class Report:
     with_sea: bool
     facts: list[tuple[str, str]]
     """The files and flags it was made from: name and value."""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     names: tuple[str, str] | None = None
     """Of the run and of the baseline, which is shown on the left."""
-    baseline_lines: tuple[Line, ...] = ()
+    baseline_lines: Sequence[Line] = ()
     """The measures of the baseline."""
     token_map: TokenMap | None = None
 
@@ -86,7 +79,7 @@ def render(report: Report) -> str:
         table=table,
         precision=_pair(report, (PRECISION, IN_CAPTION)),
         objects=_pair(report, (f"{PRECISION}_objects",)),
-        last_step=max((p.step for chart in report.charts for p in chart.points), default=0),
+        last_step=max((c.points[-1].step for one in report.charts for c in one.curves), default=0),
         samples=[
             cell_svg("red ball", True, "a right word"),
             cell_svg("table", False, "another word"),
@@ -98,8 +91,12 @@ def render(report: Report) -> str:
         seed=SEED,
         data_uri=data_uri,
         grid_svg=grid_svg,
-        chart_svg=_chart_svg,
-        map_svg=_map_svg,
+        chart_svg=lambda chart: svg(
+            _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
+        ),
+        map_svg=lambda tokens, number, name: svg(
+            map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
+        ),
     )
 
 
@@ -107,8 +104,7 @@ def pngs(report: Report) -> dict[str, bytes]:
     """Draw the images, charts and maps for slides and papers; the keys are parts of file names."""
     found = {f"image_{i}": png(example_figure(e)) for i, e in enumerate(report.examples, start=1)}
     for i, chart in enumerate(report.charts, start=1):
-        figure = chart_figure(chart, report.step, named=report.names is not None)
-        found[f"chart_{i}"] = png(figure, chart.name)
+        found[f"chart_{i}"] = png(_chart_figure(chart, report), chart.name)
     if (tokens := report.token_map) is not None:
         names = ["all together", *(source.name for source in tokens.sources)]
         for i, name in enumerate(names):
@@ -125,13 +121,8 @@ def _pair(report: Report, keys: Sequence[str]) -> tuple[Line, Line | None] | Non
     return ours, theirs
 
 
-def _chart_svg(chart: Chart, report: Report) -> Markup:
-    figure = chart_figure(chart, report.step, named=report.names is not None)
-    return svg(figure, "chart", f"{chart.name} over the steps of training")
-
-
-def _map_svg(tokens: TokenMap, number: int | None, name: str) -> Markup:
-    return svg(map_figure(tokens, number), "map", f"Visual tokens and words: {name}")
+def _chart_figure(chart: Chart, report: Report) -> Figure:
+    return chart_figure(chart, report.step, named=report.names is not None)
 
 
 def data_uri(image: Image.Image) -> str:

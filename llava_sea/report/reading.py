@@ -49,22 +49,17 @@ class Words:
         """Tokenise words; those that the tokenizer can't write are left out and counted."""
         tokens = tokenize_words(words, tokenizer, num_rows)
         kept_Q = ~tokens.dropped_Q
-        self.words: list[str] = np.array(words, dtype=object)[kept_Q].tolist()
+        self.words = [word for word, kept in zip(words, kept_Q, strict=True) if kept]
         self.rank = {word: place for place, word in enumerate(self.words)}
         self.ids_QM = torch.from_numpy(tokens.ids_QM[kept_Q].astype(np.int64))
         self.num_dropped = tokens.num_dropped
 
 
 def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Find the words with the largest cosine (eq. 4 lists only the first of them).
-
-    Args:
-        visual_ND: visual tokens ``(N, D)``.
-        blocks: word embeddings, in blocks that follow each other.
-        count: words wanted; all where there are fewer.
+    """Find the `count` words with the largest cosine (eq. 4 lists only the first of them).
 
     Returns:
-        Places in the list and cosines, both ``(N, K)``, the largest first.
+        Places in the blocks' list and cosines, both ``(N, K)``, the largest first.
     """
     unit_ND = normalize(visual_ND.float(), dim=-1)
     ids_NK = torch.empty(len(visual_ND), 0, dtype=torch.int64, device=visual_ND.device)
@@ -79,18 +74,6 @@ def best_words(visual_ND: Tensor, blocks: Iterable[Tensor], count: int) -> tuple
         cosine_NK, ids_NK = cosine_NK.gather(1, order_NK), ids_NK.gather(1, order_NK)
         first += len(words_QD)
     return ids_NK, cosine_NK
-
-
-def choose_records(records: Sequence[Record]) -> list[Record]:
-    """Return the records that have an image.
-
-    Raises:
-        UserError: if no record has one.
-    """
-    chosen = [record for record in records if record.image is not None]
-    if not chosen:
-        raise UserError(f"--data_path: none of its {len(records)} records has an image")
-    return chosen
 
 
 @dataclass
@@ -114,16 +97,7 @@ class PatchReader:
 
     @torch.no_grad()
     def read(self, records: Sequence[Record], projectors: Sequence[Projector]) -> list[Example]:
-        """Read records' images with each projector in turn; the model keeps the last.
-
-        Args:
-            records: records with images; the caption is the last turn.
-            projectors: states of the projector, in the order they are shown in.
-
-        Raises:
-            UserError: if an image can't be read, a projector does not fit, or the truth lacks an
-                image or has another number of patches.
-        """
+        """Read records' images with each projector in turn; the model keeps the last."""
         self.model.eval()
         self.check_truth(records)
         captions = [record.turns[-1].text.strip() for record in records]
@@ -132,13 +106,10 @@ class PatchReader:
             for ids in find_occurrences(captions, self.words.words)
         ]
         examples: list[Example] = []
+        geometry = self.transform.geometry()
         for batch, pixels_I3HW in self._batches(records):
-            new = [
-                Example(record, caption, as_seen(pixels, self.transform.geometry()), [])
-                for record, caption, pixels in zip(
-                    records[batch], captions[batch], pixels_I3HW, strict=True
-                )
-            ]
+            read = zip(records[batch], captions[batch], pixels_I3HW, strict=True)
+            new = [Example(one, text, as_seen(pixels, geometry), []) for one, text, pixels in read]
             for projector in projectors:
                 load_projector(self.model.projector, projector.path)
                 self._add_grids(new, projector.label, pixels_I3HW, in_caption[batch])
@@ -154,13 +125,7 @@ class PatchReader:
     ) -> list[Tensor]:
         """Return some visual tokens of images, float32 on the CPU, for each projector ``(N, D)``.
 
-        Args:
-            records: records with images.
-            projectors: states of the projector.
-            patches: numbers of the record and of the patch in it, ascending by record.
-
-        Raises:
-            UserError: if an image can't be read or a projector does not fit.
+        `patches` are numbers of the record and of the patch in it, ascending by record.
         """
         self.model.eval()
         found: list[list[Tensor]] = [[] for _ in projectors]
@@ -178,21 +143,13 @@ class PatchReader:
         return self._embed(self.words.ids_QM[list(places)]).float().cpu()
 
     def check_truth(self, records: Sequence[Record]) -> None:
-        """Refuse a truth file that does not know each image patch by patch.
-
-        Raises:
-            UserError: naming the first image that does not fit.
-        """
-        if self.truth is None:
-            return
-        for record in records:
-            try:
+        """Raise a `UserError` over a truth file that does not know each image patch by patch."""
+        if self.truth is not None:
+            for record in records:
                 self.truth.check(str(record.image), self.num_patches)
-            except UserError as error:
-                raise UserError(str(error).replace("--sea_eval_truth", "--truth")) from None
 
     def _embed(self, ids_QM: Tensor) -> Tensor:
-        """Return words' embeddings, the mean over each word's tokens (eq. 10)."""
+        """Embed words, each the mean of its tokens (eq. 10)."""
         ids_QM = ids_QM.to(self.device)
         return word_targets(self.model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ PROJECTOR = "mm_projector.bin"
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 METRICS = "metrics.jsonl"
 TRAINER_STATE = "trainer_state.json"
-SETTINGS = "run.json"
 _MEASURED = {"loss", *(key for measure in MEASURES for key in measure.keys)}
 
 SEA, PLAIN = "SEA", "plain LLaVA"
@@ -64,9 +63,9 @@ class RunFolder:
     """The step that "after" stands for; None where it cannot be told."""
     rows: list[Row]
     """Lines of the log with their ``step``, ascending."""
-    notes: tuple[str, ...]
+    notes: list[str]
     """Missing files, for the reader."""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
     """The flags the run was started with; empty where the folder does not tell."""
 
     @property
@@ -95,9 +94,6 @@ def open_run(
         run: the output folder of a run, or a ``checkpoint-N`` in it.
         projector: the "after": an ``mm_projector.bin`` or a folder with one; default: the run's.
         flag: the flag that named the run, for errors.
-
-    Raises:
-        UserError: if the folder, its config or its projector is missing or broken.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -125,8 +121,12 @@ def open_run(
             f"This run kept no {INITIAL_PROJECTOR}: the images show the trained projector only."
         )
     name = f"{root.name}/{folder.name}" if is_checkpoint else root.name
-    settings = _read_settings(root)
-    return RunFolder(name, root, config, tuple(projectors), step, rows, tuple(notes), settings)
+    try:
+        settings = read_json(root / "run.json")
+    except UserError:  # it is for the reader alone
+        settings = None
+    settings = settings if isinstance(settings, dict) else {}
+    return RunFolder(name, root, config, tuple(projectors), step, rows, notes, settings)
 
 
 def _checkpoint_step(folder: Path) -> int | None:
@@ -161,15 +161,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no JSON object")
     return config
-
-
-def _read_settings(root: Path) -> dict[str, Any]:
-    """Return the flags of the run; they are for the reader alone, so the file may be broken."""
-    try:
-        settings = read_json(root / SETTINGS)
-    except UserError:
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def _read_log(root: Path) -> tuple[list[Row], list[str]]:
@@ -207,11 +198,7 @@ def _read_lines(path: Path) -> list[Row]:
 
 
 def _check_numbers(row: Row) -> None:
-    """Refuse a row of the log whose step is none, or that has something else for a measure.
-
-    Raises:
-        ValueError, KeyError, TypeError, OverflowError: saying why.
-    """
+    """Raise an error over a row whose step is none, or that has something else for a measure."""
     if not isinstance(row, dict):
         raise TypeError(f"a {type(row).__name__}")
     for key in ("step", *sorted(_MEASURED & row.keys())):
@@ -240,17 +227,15 @@ def names_of(run: RunFolder, baseline: RunFolder) -> tuple[str, str]:
     else:
         return str(run.root), str(baseline.root)
     if run.step != baseline.step:
-        return _with_step(names[0], run.step), _with_step(names[1], baseline.step)
+        steps = ("" if one.step is None else f", step {one.step:,}" for one in (run, baseline))
+        return names[0] + next(steps), names[1] + next(steps)
     return names
 
 
 def check_fit(run: RunFolder, baseline: RunFolder, given: dict[str, Any]) -> None:
-    """Refuse two runs whose visual tokens do not live in the same space.
+    """Raise a `UserError` over two runs whose visual tokens do not live in the same space.
 
     A model that the flags of the command, `given`, name holds for both runs.
-
-    Raises:
-        UserError: if they differ, or are one and the same.
     """
     if run.projectors[-1].path == baseline.projectors[-1].path:
         raise UserError(f"--baseline {baseline.root}: is --run itself; name the plain run")
@@ -276,10 +261,6 @@ def differences(run: RunFolder, baseline: RunFolder) -> dict[str, tuple[str, str
         for key in sorted({*run.settings, *baseline.settings})
         if run.settings.get(key) != baseline.settings.get(key)
     }
-
-
-def _with_step(name: str, step: int | None) -> str:
-    return name if step is None else f"{name}, step {step:,}"
 
 
 def _place(value: Any) -> Any:

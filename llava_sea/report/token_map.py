@@ -4,9 +4,8 @@ The same patches of the same images stand for every projector, drawn at random w
 half of them on objects where the truth is known. The words are those of the list that occur in
 these images' captions. A patch's group is the most frequent noun that is true of it.
 
-t-SNE (van der Maaten and Hinton, 2008; scikit-learn's Barnes-Hut) keeps neighbours together and
-tells nothing by the distance between far groups. So the map's message is counted as well, in the
-full space: `share_near`.
+t-SNE (van der Maaten and Hinton, 2008) keeps neighbours together and tells nothing by the distance
+between far groups. So the map's message is counted as well, in the full space: `share_near`.
 
 Shape letters: N visual tokens of one projector or any vectors, T words, D hidden size, Q vectors
 whose neighbours are sought, K neighbours.
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,39 +36,39 @@ FEWEST = 8
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Source:
-    """The visual tokens of one projector."""
+class Source(NamedTuple):
+    """The visual tokens of one projector.
+
+    The shares are those of words among a token's nearest neighbours, of its own group among its
+    nearest tokens, and of a noun's group among the tokens nearest to it; None without truth.
+    """
 
     name: str
     places_N2: Floats
     words_near: float
-    """The share of words among the nearest neighbours of a token, in these tokens and the words."""
     group_near: float | None
-    """The share of a token's own group among its nearest tokens; None without truth."""
     nouns_hit: float | None
-    """The share of a noun's own group among the visual tokens nearest to it."""
 
 
-@dataclass(frozen=True)
-class TokenMap:
-    """All that the map's drawing and its caption say."""
+class TokenMap(NamedTuple):
+    """All that the map's drawing and its caption say.
+
+    `groups` has the group of each visual token, of any source; `shown_groups` get a colour, objects
+    first. `..._by_chance` are the sources' shares if all were mixed at random. `nouns_hit` is a
+    mean over `num_nouns` groups, those with `NEIGHBOURS` tokens or more.
+    """
 
     sources: tuple[Source, ...]
     words: tuple[str, ...]
     words_T2: Floats
     groups: tuple[str | None, ...]
-    """For each visual token its group, of any source; None where none is known."""
     shown_groups: tuple[str, ...]
-    """The groups that get a colour, objects' first."""
     num_images: int
     perplexity: float
     words_by_chance: float
-    """`Source.words_near` if tokens and words were mixed at random."""
     groups_by_chance: float | None
     nouns_by_chance: float | None
     num_nouns: int
-    """The groups that `Source.nouns_hit` is a mean over: those with `NEIGHBOURS` tokens or more."""
 
 
 def make_map(
@@ -90,9 +89,6 @@ def make_map(
 
     Returns:
         The map; None if there are too few points for one, or `count` is 0.
-
-    Raises:
-        UserError: if an image can't be read or a projector does not fit.
     """
     records = records[:MAP_IMAGES]
     reader.check_truth(records)
@@ -115,16 +111,13 @@ def make_map(
     pairs = max(known.total() * (known.total() - 1), 1)
     all_N2 = tsne(np.concatenate([*tokens, words_TD]))
     parts = np.split(all_N2, np.cumsum([len(patches)] * len(tokens)))
+    sources = []
+    for projector, places_N2, tokens_ND in zip(projectors, parts[:-1], tokens, strict=True):
+        shares = _shares(tokens_ND, words_TD, groups)
+        hit = nouns_hit(nouns_QD, list(counted), tokens_ND, groups)
+        sources.append(Source(projector.label, places_N2, *shares, hit))
     return TokenMap(
-        sources=tuple(
-            Source(
-                projector.label,
-                parts[i],
-                *_shares(tokens[i], words_TD, groups),
-                nouns_hit(nouns_QD, list(counted), tokens[i], groups),
-            )
-            for i, projector in enumerate(projectors)
-        ),
+        sources=tuple(sources),
         words=words,
         words_T2=parts[-1],
         groups=tuple(groups),
@@ -143,8 +136,7 @@ def choose_patches(
 ) -> list[tuple[int, int]]:
     """Draw patches with a fixed seed: half on objects where the truth is known, else all alike.
 
-    Returns:
-        Numbers of the record and of the patch in it, ascending.
+    Returns numbers of the record and of the patch in it, ascending.
     """
     everywhere = [(i, p) for i in range(len(records)) for p in range(reader.num_patches)]
     rng = np.random.default_rng(SEED)
@@ -240,14 +232,10 @@ def _shown(
 
 
 def tsne(vectors_ND: Floats, seed: int = SEED) -> Floats:
-    """Lay vectors out on a plane by t-SNE with the cosine as metric.
+    """Lay at least `FEWEST` vectors out on a plane by t-SNE with the cosine as metric.
 
-    Args:
-        vectors_ND: at least `FEWEST` vectors of any length ``(N, D)``.
-        seed: of what is random; the same vectors and seed give the same map.
-
-    Returns:
-        Places ``(N, 2)``, each axis between 0 and 1, one scale for both.
+    The same vectors and seed give the same places ``(N, 2)``, each axis between 0 and 1, one scale
+    for both.
     """
     from sklearn.manifold import TSNE
 

@@ -15,8 +15,8 @@ from llava_sea.conversation import Template
 from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.eval.answers import Answer
+from llava_sea.eval.benchmarks import Task
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.outcome import Answered, Task
 from llava_sea.eval.questions import Question
 from llava_sea.eval.score import Score
 from playground.claims.asked import Batch, Prompt, answer_batches, make_batches
@@ -105,10 +105,7 @@ def score_answers(exam: Exam, answers: Mapping[Task, Sequence[Answer]]) -> dict[
     scores = {}
     with tempfile.TemporaryDirectory() as folder:
         for task, given in answers.items():
-            run = Answered(
-                exam.folder, exam.folder / task.questions, given, Path(folder), LocalJudge()
-            )
-            outcome = task.finish(run)
+            outcome = task.finish(exam.folder, given, Path(folder), LocalJudge())
             assert isinstance(outcome, Score), f"{task.name} is scored elsewhere"
             scores[task.benchmark] = outcome.value
     return scores

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from llava_sea.data.images import ImageTransform, decode_image
 from llava_sea.errors import UserError
-from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.outcome import Task
+from llava_sea.eval.benchmarks import TASKS, Task
 from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.files import sha256_file
 from playground.benchmarks.build import MANIFEST, build

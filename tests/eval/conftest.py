@@ -5,22 +5,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
-from llava_sea.errors import run_command
-from playground.benchmarks.build import build
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import tokenize_prompt
+from llava_sea.eval.questions import Question, distinct, read_questions
 from tests import worlds
 
 
@@ -29,56 +27,6 @@ def answerer(tiny, tmp_path_factory) -> SimpleNamespace:
     """The parts of a model and its checkpoint's folder."""
     root = tmp_path_factory.mktemp("eval")
     return worlds.talker(root, tiny, max_length=500, max_position_embeddings=512)
-
-
-def _run_rank(main: Callable, flags: list[str], rank: int, port: int, folder: Path) -> None:
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    os.environ |= world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = (folder / f"{rank}.{name}").open("w")
-        os.dup2(stream.fileno(), number)
-        setattr(sys, name, stream)
-    torch.set_num_threads(1)  # a fork has no threads of its parent's
-    run_command(lambda: main([*flags, f"--local_rank={rank}"]))
-
-
-@pytest.fixture
-def two_processes(tmp_path) -> Callable[[Callable, list[str]], list[SimpleNamespace]]:
-    """Run a command's main as two forked ranks; return status and output of both."""
-
-    def run(main: Callable, flags: list[str]) -> list[SimpleNamespace]:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        folder = tmp_path / "ranks"
-        folder.mkdir()
-        fork = multiprocessing.get_context("fork")
-        ranks = [
-            fork.Process(target=_run_rank, args=(main, flags, rank, port, folder))
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join(timeout=600)
-        return [
-            SimpleNamespace(
-                status=rank.exitcode,
-                out=(folder / f"{number}.stdout").read_text(),
-                err=(folder / f"{number}.stderr").read_text(),
-            )
-            for number, rank in enumerate(ranks)
-        ]
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def eight(tmp_path_factory) -> Path:
-    """The miniature eight."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    build(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +53,50 @@ def jsonl_rows() -> list[dict]:
     return [*rows, rows[1]]
 
 
-@pytest.fixture
-def jsonl(tmp_path, jsonl_rows):
-    """The file of `jsonl_rows`."""
-    path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in jsonl_rows))
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def jsonl(tmp_path, jsonl_rows) -> Path:
+    """The file of `jsonl_rows`."""
+    return write_lines(tmp_path / "questions.jsonl", jsonl_rows)
+
+
+@pytest.fixture(scope="session")
+def questions(jsonl_rows, tmp_path_factory) -> list[Question]:
+    """The questions of `jsonl_rows`, each once."""
+    path = write_lines(tmp_path_factory.mktemp("jsonl") / "questions.jsonl", jsonl_rows)
+    return list(distinct(read_questions(path)).values())
+
+
+@pytest.fixture(scope="session")
+def expected(answerer, tiny, questions) -> dict[tuple[str, str], str]:
+    """The answers of 12 tokens to `questions`, one at a time by hand."""
+    found = {question.key: by_hand(answerer, tiny, question) for question in questions}
+    assert len(set(found.values())) == len(found), "all different, or the tests show little"
+    return found
+
+
+@torch.no_grad()
+def by_hand(answerer, tiny, question: Question) -> str:
+    """The likeliest token each time, from the whole sequence."""
+    turns = [Turn("human", question.first_turn)]
+    ids, mask = tokenize_prompt(turns, answerer.template, answerer.tokenizer, 16)
+    model = answerer.model
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    if question.image:
+        image = Image.open(tiny.images / question.image).convert("RGB")
+        pixels = answerer.transform(image)[None]
+        visual = torch.stack(list(model.get_image_features(pixels).pooler_output))
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    new: list[int] = []
+    while len(new) < 12 and new[-1:] != [2]:
+        hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+        new.append(int(model.lm_head(hidden[:, -1]).argmax()))
+        embeds = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([new[-1:]]))], 1)
+    return answerer.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
 @pytest.fixture

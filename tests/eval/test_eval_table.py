@@ -1,4 +1,4 @@
-"""The table of all benchmarks: its cells, relative gains and their means."""
+"""A score's protocol, relative gains, and the table of all benchmarks."""
 
 import io
 from pathlib import Path
@@ -7,28 +7,25 @@ from statistics import fmean
 import pytest
 from rich.console import Console
 
+from llava_sea.eval.answers import Answer
 from llava_sea.eval.benchmarks import TASKS
-from llava_sea.eval.outcome import Submission
-from llava_sea.eval.score import Score, gains, relative_gain
+from llava_sea.eval.score import (
+    Score,
+    Submission,
+    gains,
+    prompt_form,
+    relative_gain,
+    with_prompt,
+)
 from llava_sea.eval.table import print_table
 
 # Table 2 of the paper, Gemma-2B, the eight in its order: plain LLaVA and SEA.
-PAPER = [
-    (72.5, 76.6),
-    (43.7, 49.7),
-    (56.0, 60.9),
-    (61.3, 62.5),
-    (54.0, 59.5),
-    (84.4, 87.0),
-    (38.7, 39.5),
-    (23.9, 27.6),
-]
+PLAIN = [72.5, 43.7, 56.0, 61.3, 54.0, 84.4, 38.7, 23.9]
+SEA = [76.6, 49.7, 60.9, 62.5, 59.5, 87.0, 39.5, 27.6]
 
 
 def test_the_papers_headline_is_this_mean():
-    assert fmean([relative_gain(sea, plain) for plain, sea in PAPER]) == pytest.approx(
-        7.61, abs=5e-3
-    )
+    assert fmean(map(relative_gain, SEA, PLAIN)) == pytest.approx(7.61, abs=5e-3)
     assert relative_gain(3.0, 0.0) is None
 
 
@@ -141,3 +138,48 @@ def test_what_has_no_gain_is_named():
     served = score(70.0, questions=0, protocol={"scored by": "the server"})
     row = next(line for line in printed({"a": {task: served}}).splitlines() if "GQA" in line)
     assert " 0 " not in row
+
+
+SHORT = "Answer the question using a single word or phrase."
+ASIDE = "When the provided information is insufficient, respond with 'Unanswerable'."
+
+
+def form(*prompts):
+    return prompt_form([Answer(n, prompt, "") for n, prompt in enumerate(prompts)])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "wanted"),
+    [
+        ([f"Who?\n{SHORT}", f"What?\n{SHORT}\n"], f'each question ends "{SHORT}"'),
+        ([f"{who}?\n{ASIDE}\n{SHORT}" for who in "ab"], f'each question ends "{ASIDE} {SHORT}"'),
+        ([f"Who?\nOCR: {n}\n{SHORT}" for n in "ab"], f'each question ends "{SHORT}"'),
+        ([f"Who?\n{SHORT}", f"What?\n{SHORT}", "Why?"], f'2 of 3 questions end "{SHORT}"'),
+        (["Who?", f"What?\n{SHORT}"], "the questions have no ending in common"),
+        (["Who is it?", "What is it?", "Why?"], "the questions have no ending in common"),
+        (["Describe it."] * 2, 'each question ends "Describe it."'),
+        (["Who?\n" + "so " * 90 + "on", "Why?\n" + "so " * 90 + "on"], 'each question ends "...'),
+    ],
+)
+def test_the_form_is_the_ending_that_most_questions_share(prompts, wanted):
+    assert form(*prompts).startswith(wanted) and len(form(*prompts)) < 220
+
+
+def test_prompts_that_are_not_known():
+    assert form() == form("", " ") == "not known, no answer repeats it"
+
+
+def test_any_other_text_is_another_form():
+    assert form("Who?", "Why?") == form("Why?", "Who?")
+    assert form("Who?", "Why?") != form("Who? In a word.", "Why? In a word.")
+
+
+def test_a_score_carries_its_prompt_and_template():
+    plain = Score("gqa", 50.0, "accuracy", "testdev", 2, 0, {"matching": "exact"})
+    asked, longer = (
+        with_prompt(plain, [Answer(1, f"Who?\n{ending}", "")], "v1") for ending in (SHORT, ASIDE)
+    )
+    assert list(asked.protocol) == ["prompt", "matching"] and asked.template == "v1"
+    assert not asked.comparable(longer)
+    assert asked.comparable(with_prompt(plain, [Answer(1, f"Who?\n{SHORT}", "")], "phi3"))
+    assert SHORT in asked.describe() and "2 questions" in asked.describe()

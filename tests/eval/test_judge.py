@@ -1,6 +1,5 @@
 """Judges: grades read and kept, an endpoint asked again or refused, a key that stays secret."""
 
-import base64
 import json
 import sys
 from urllib.parse import quote
@@ -134,6 +133,7 @@ def test_addresses_as_openais_clients_take_them(endpoint, monkeypatch, base_url,
     [
         *("localhost:8000", "http://[", "http://x:port", "http://x/a b", "http://", "ftp://x"),
         *("http://me:secret@[", "me:secret@host/v1", "http://me:se/secret@host"),
+        "http://me:secret@host/v1",
         "http://x y?k=secret",
     ],
 )
@@ -157,7 +157,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
         OpenAIJudge("http://x", "m")
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [300, 302, 307])
 def test_no_redirect_is_followed(endpoint, elsewhere, status):
     endpoint.replies = [(status, f"{elsewhere.url}/v1/chat/completions")]
     with pytest.raises(UserError, match=rf"{endpoint.url}.* leads elsewhere .HTTP {status}"):
@@ -182,19 +182,6 @@ def test_an_endpoint_that_says_the_key_again_is_not_repeated(endpoint, status, k
     for shown in (str(caught.value), judge.name, seen.out, seen.err, caplog.text):
         assert "secret" not in shown
     assert "***" in str(caught.value)
-
-
-def test_a_password_in_the_address_is_sent_and_not_shown(endpoint):
-    url = endpoint.url.replace("//", "//me:p%40ss@")
-    credentials = base64.b64encode(b"me:p@ss").decode()
-    judge = OpenAIJudge(url, "judge", "secret", tries=1)
-    assert judge.grade(CASE).value == 1.0
-    assert endpoint.requests[0][1] == f"Basic {credentials}"  # and the key stays at home
-    endpoint.replies = [(401, f"no Basic {credentials} p@ss p%40ss")]
-    with pytest.raises(UserError) as caught:
-        judge.grade(CASE)
-    for secret in (credentials, "p@ss", "p%40ss"):
-        assert secret not in str(caught.value) and secret not in judge.name
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])

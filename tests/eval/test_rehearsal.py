@@ -11,12 +11,14 @@ from llava_sea.errors import UserError
 from llava_sea.eval import __main__ as command
 from llava_sea.eval import answering
 from llava_sea.eval.__main__ import parse
-from llava_sea.eval.answers import AnswerFile, fingerprint
+from llava_sea.eval.answers import fingerprint
 from llava_sea.eval.evaluate import results_folder
 
 BOM = b"\xef\xbb\xbf"
 POPE = "pope/llava_pope_test.jsonl"
-PIDS = "scienceqa/pid_splits.json"
+GQA = "gqa/llava_gqa_testdev_balanced.jsonl"
+VQA = "vqav2/v2_mscoco_val2014_annotations.json"
+PIDS, PROBLEMS = "scienceqa/pid_splits.json", "scienceqa/problems.json"
 LABELS = "pope/coco/coco_pope_random.json"
 
 
@@ -55,38 +57,28 @@ def change_json(path: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def gqa(data: Path) -> Path:
-    return data / "gqa/llava_gqa_testdev_balanced.jsonl"
-
-
-def vqa(data: Path) -> Path:
-    return data / "vqav2/v2_mscoco_val2014_annotations.json"
+def answer_true(problems: dict) -> None:
+    for problem in problems.values():
+        problem["answer"] = True
 
 
 def list_a_type(content: dict) -> None:
     content["annotations"][3]["answer_type"] = ["other"]
 
 
-def change_problems(data: Path, **fields: object) -> None:
-    problems = data / "scienceqa/problems.json"
-    change_json(problems, lambda rows: [row.update(fields) for row in rows.values()])
-
-
 @pytest.mark.parametrize(
     "only, breaks, message",
     [
         ("pope", lambda d: change_row(d / POPE, 2, image=None), 'llava_pope.*:3:.*no "image"'),
-        ("gqa", lambda d: change_row(gqa(d), 1, image=None), 'llava_gqa.*:2:.*no "image"'),
+        ("gqa", lambda d: change_row(d / GQA, 1, image=None), 'llava_gqa.*:2:.*no "image"'),
         ("pope", lambda d: change_row(d / POPE, 1, category="x"), "category 'x' is none of"),
         ("pope", lambda d: change_row(d / LABELS, 4, text=None), "coco_pope_random.json:5"),
-        ("pope", lambda d: change_row(d / LABELS, 4, image=3), "coco_pope_random.json:5"),
         ("pope", lambda d: (d / LABELS).write_text(""), "has no label for"),
         ("pope", lambda d: change_row(d / POPE, 1, image="no.jpg"), "no such image"),
         ("scienceqa", lambda d: (d / PIDS).write_text('{"test": 5}'), "no list of ids"),
-        ("scienceqa", lambda d: change_problems(d, answer=0.5), "0.5"),
-        ("scienceqa", lambda d: change_problems(d, answer=True), "True"),
-        ("vqav2", lambda d: change_json(vqa(d), list_a_type), "annotation 4: "),
-        ("vqav2", lambda d: vqa(d).write_text('{"annotations": []}'), "no questions"),
+        ("scienceqa", lambda d: change_json(d / PROBLEMS, answer_true), "True"),
+        ("vqav2", lambda d: change_json(d / VQA, list_a_type), "annotation 4: "),
+        ("vqav2", lambda d: (d / VQA).write_text('{"annotations": []}'), "no questions"),
     ],
 )
 def test_files_that_are_wrong_are_found_first(start, data, no_model, only, breaks, message):
@@ -102,19 +94,12 @@ def test_files_that_are_wrong_are_found_first(start, data, no_model, only, break
         ({"image": "other.jpg"}, "has the id and text of .*:1 and another image"),
     ],
 )
-@pytest.mark.parametrize(
-    "only, path",
-    [
-        ("vqav2", "vqav2/llava_vqav2_mscoco_val2014.jsonl"),
-        ("mmvet", "mm-vet/llava-mm-vet.jsonl"),
-    ],
-)
-def test_ids_that_repeat_are_found_first(start, data, no_model, only, path, changes, message):
-    rows = (data / path).read_text().splitlines()
-    twin = json.loads(rows[0]) | changes
-    (data / path).write_text("\n".join([*rows, json.dumps(twin)]))
+def test_ids_that_repeat_are_found_first(start, data, no_model, changes, message):
+    path = data / "mm-vet/llava-mm-vet.jsonl"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows, json.dumps(json.loads(rows[0]) | changes)]))
     with pytest.raises(UserError, match=message):
-        start("--only", only)
+        start("--only", "mmvet")
 
 
 @pytest.fixture
@@ -130,6 +115,7 @@ def adapter(answerer, tmp_path) -> Namespace:
 
 def test_a_base_that_changed_is_noticed(adapter):
     before = answering.checkpoint_fingerprint(adapter)
+    (adapter.base / "tokenizer_before").mkdir()  # a folder in it is no part of it
     assert before.startswith(fingerprint(adapter.folder))
     adapter.model_base = str(adapter.base)
     assert answering.checkpoint_fingerprint(adapter) == before
@@ -147,12 +133,6 @@ def test_the_templates_name_needs_no_model(adapter):
     assert answering.template_name(adapter) == "phi3"
 
 
-def test_a_folder_in_a_checkpoint_is_no_part_of_its_fingerprint(answerer, tmp_path):
-    copy = Path(shutil.copytree(answerer.folder, tmp_path / "copy"))
-    (copy / "tokenizer_before").mkdir()
-    assert fingerprint(copy) == fingerprint(answerer.folder)
-
-
 def test_byte_order_marks_do_not_matter(start, data, tmp_path, capsys):
     only = ("--only", "vqav2,gqa,vizwiz,textvqa,pope")
     start(*only)
@@ -167,7 +147,7 @@ def test_byte_order_marks_do_not_matter(start, data, tmp_path, capsys):
     assert json.loads(scores.read_text()) == without and len(without) == 5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "null", '[["a", 1]]'])
+@pytest.mark.parametrize("content", ["{", "[]"])
 def test_another_scores_json_is_left_alone(start, answerer, tmp_path, no_model, content):
     folder = results_folder(parse(["x", "--output_dir", str(tmp_path / "out")]), answerer.folder)
     folder.mkdir(parents=True)
@@ -189,16 +169,6 @@ def test_places_are_looked_at_first(start, answerer, data, tmp_path, no_model):
     with pytest.raises(UserError, match=r"would both have their results in .*a_b_c"):
         places = ["--data", str(data), "--output_dir", str(tmp_path / "out")]
         command.main([str(tmp_path / "a/b_c"), str(tmp_path / "a_b/c"), *places])
-
-
-def test_results_stay_below_the_output_folder(tmp_path, monkeypatch):
-    (tmp_path / "one/two/three").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "one/two/three")
-    args = parse(["x", "--output_dir", "out"])
-    assert results_folder(args, ".") == Path("out/two_three")
-    assert results_folder(args, "..") == Path("out/one_two")
-    assert results_folder(args, "../x") == Path("out/two_x")
-    assert results_folder(args, "x") == Path("out/x")
 
 
 def test_a_template_that_asks_nothing_is_refused(start, answerer, tmp_path, no_model):
@@ -241,14 +211,15 @@ def test_a_task_that_cannot_be_answered_keeps_no_other_score(start, data, tmp_pa
     assert scores.keys() == {"mmvet-test"}
 
 
-def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, two_processes):
+def test_two_processes_agree_that_a_task_failed(answerer, data, tmp_path, fork):
     path = break_image(data)  # the second process's
     places = ["--data", str(data), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
     flags = [str(answerer.folder), *places, "--only", "pope,mmvet", "--judge", "local"]
-    first, second = two_processes(command.main, flags)
-    assert (first.status, second.status) == (2, 0), first.err + second.err
-    assert "not scored: POPE test" in first.err and path.name in first.err
-    assert "│ MM-Vet" in first.out and "error" not in second.err
+    first, second = fork(command.main, flags)
+    said = first.log.read_text()
+    assert (first.process.exitcode, second.process.exitcode) == (2, 0), said
+    assert "not scored: POPE test" in said and path.name in said and "│ MM-Vet" in said
+    assert "error" not in second.log.read_text()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_table(start, monkeypatch, capsys):
@@ -285,16 +256,6 @@ def test_no_server_score_is_dropped(start, answerer, data, tmp_path, capsys):
     start("--only", "pope,gqa")
     below = capsys.readouterr().out.partition("│ POPE")[2]
     assert "GQA testdev_balanced is left out" in below
-
-
-def test_of_two_runs_that_start_together_one_stops(tmp_path):
-    file = AnswerFile(tmp_path / "new/a.jsonl", [], "m")
-    with file.only_run():
-        file.check_same_run({"conv_mode": "v1"})  # nothing is answered yet
-        twin = AnswerFile(file.path, [], "m")
-        with pytest.raises(UserError, match="another process"), twin.only_run():
-            twin.check_same_run({"conv_mode": "gemma"})
-    assert json.loads(file.run_file.read_text()) == {"conv_mode": "v1"}
 
 
 def test_two_different_answers_are_refused(start, tmp_path):

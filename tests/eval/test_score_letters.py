@@ -46,11 +46,8 @@ def test_what_is_no_letter_is_wrong(questions):
     found = score(given("", "a dog", "E", "A or D", "(B)"), questions)
     assert found.value == 20 and found.missing == 0
     assert found.parts["unread answers"] == 80 and found.parts["category: small"] == 0
-
-
-def test_no_answers_at_all(questions):
-    found = score([], questions)
-    assert found.value == 0 and found.missing == 5
+    with pytest.raises(UserError, match="does not have"):
+        score([Answer(9, "", "A")], questions)
 
 
 @pytest.mark.parametrize(
@@ -68,17 +65,6 @@ def test_errors_name_the_line(tmp_path, changes, message):
     path = write(tmp_path, [row, row | {"question_id": 1} | changes])
     with pytest.raises(UserError, match=message):
         score([], path)
-
-
-def test_other_errors(questions, tmp_path):
-    with pytest.raises(UserError, match="does not have"):
-        score([Answer(9, "", "A")], questions)
-    with pytest.raises(UserError, match="two answers"):
-        score([Answer(1, "", "A"), Answer(1, "", "B")], questions)
-    with pytest.raises(UserError, match="nowhere"):
-        score([], tmp_path / "nowhere.jsonl")
-    with pytest.raises(UserError, match="holds no questions"):
-        score([], write(tmp_path, []))
 
 
 def test_the_command(questions, tmp_path, capsys):

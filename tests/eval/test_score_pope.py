@@ -80,16 +80,6 @@ def test_reads_answers_as_llava(text, yes):
     assert says_yes(text) is yes
 
 
-def test_perfect_and_empty_answers(files):
-    perfect = score(answers(*["Yes", "No", "No", "Yes"] * 3), *files)
-    assert (perfect.value, perfect.questions, perfect.missing) == (100.0, 12, 0)
-    assert perfect.parts["random yes ratio"] == 50.0
-    # An empty answer is read as yes: precision 1/2, recall 1.
-    empty = score(answers(*[""] * 12), *files)
-    assert empty.value == pytest.approx(100 * 2 / 3)
-    assert empty.parts["popular yes ratio"] == 100.0
-
-
 def test_worked_case(files):
     given = ["Yes", "Yes", "No", "No"]  # adversarial: 1 true, 1 false yes; 1 true, 1 false no
     given += ["No", "No", "No", "No"]  # random: never yes, every fraction but accuracy is 0
@@ -110,11 +100,6 @@ def test_worked_case(files):
     assert result.metric == "mean F1 of the splits"
 
 
-def test_missing_answers_are_all_wrong(files):
-    nothing = score([], *files)
-    assert (nothing.value, nothing.missing, nothing.parts["random accuracy"]) == (0.0, 12, 0.0)
-
-
 def test_fewer_questions_than_labels_are_said_in_the_protocol(files):
     questions, labels = files
     rows = [row for row in question_rows() if row["question_id"] != 10000004]
@@ -131,24 +116,10 @@ def test_a_question_without_a_label_is_named(files):
         score([], questions, labels)
 
 
-def test_numbers_that_start_again_are_refused(files):
-    questions, labels = files
-    write_lines(questions, question_rows(first_id=dict.fromkeys(FIRST_ID, 1)))
-    with pytest.raises(UserError, match=r"test.jsonl:5: question_id 1 is there twice"):
-        score([], questions, labels)
-
-
-def test_answers_to_another_revision_are_refused(files):
-    right = Answer(4, bare("an apple") + SUFFIX, "Yes")  # the file has imange
-    assert score([right], *files).missing == 11
-    with pytest.raises(UserError, match="question_id 1 was to 'Is there a cow"):
-        score([Answer(1, bare("a cow") + SUFFIX, "Yes")], *files)
-    with pytest.raises(UserError, match="question_id '10002911'"):
-        score([Answer(10002911, "", "Yes")], *files)
-
-
 def test_wrong_lines_are_named(files):
     questions, labels = files
+    with pytest.raises(UserError, match="question_id '10002911'"):
+        score([Answer(10002911, "", "Yes")], *files)  # of another revision
     path = labels / "coco_pope_popular.json"
     write_lines(path, [*label_rows(), {"image": "a.jpg", "text": "Is it?", "label": "maybe"}])
     with pytest.raises(UserError, match=r"coco_pope_popular.json:5: label 'maybe'"):

@@ -1,6 +1,7 @@
 """Building a model: it arrives whole with its card, or the former one stays."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from playground import build as build_module
 from playground.build import RECIPES, Recipe, build
-from playground.evaluate import Result
+from playground.evaluate import MODELS, Result
 from playground.train_clip import Lesson, train_clip
 from playground.train_llm import train_llm
 from playground.training import Schedule
@@ -23,10 +24,19 @@ TINY_TRAINERS = {
 }
 
 
+def copy_tokenizer(folder: Path, seed: int) -> None:
+    """Take the shipped one: training one takes seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (MODELS / "llm-small").glob("tokenizer*"):
+        shutil.copy(path, folder)
+
+
 @pytest.fixture
 def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "state"
     monkeypatch.setattr(build_module, "STATE_FOLDER", folder)
+    monkeypatch.setattr("playground.train_llm.train_tokenizer", copy_tokenizer)
+    monkeypatch.setattr("playground.train_clip.sample_captions", lambda _, seed: ["a red ball"])
     for name, trainer in TINY_TRAINERS.items():
         recipe = Recipe(
             functools.partial(trainer, state_folder=folder),

@@ -70,6 +70,8 @@ def test_foreign_folder_and_bad_sizes_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mini" / "thesis.txt").read_text() == "mine"
     with pytest.raises(UserError, match="--num_train 0"):
         generate(tmp_path / "x", num_train=0)
+    with pytest.raises(UserError, match="is a file"):
+        generate(tmp_path / "mini" / "thesis.txt", num_train=1, num_heldout=1)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,10 +129,3 @@ def test_truth_agrees_with_pixels_of_files(world: Path) -> None:
     assert np.median(distance["1"]) > 50
     assert np.median(distance["0"]) < 10
     assert np.mean(np.array(distance["1"]) > 25) > 0.9
-
-
-def test_output_that_is_a_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("here")
-    with pytest.raises(UserError, match="is a file"):
-        generate(file, num_train=1, num_heldout=1)

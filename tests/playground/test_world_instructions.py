@@ -1,5 +1,6 @@
 """The instruction data: LLaVA's shape, true answers, training scenes only, the rest untouched."""
 
+import functools
 import json
 import random
 from collections import Counter
@@ -33,8 +34,10 @@ def scene_of(image: str) -> Scene:
     return sample_scene(rng, "train" if split == "train" else "dev")
 
 
-def answers(scene: Scene) -> dict[str, set[str]]:
-    """Return what each question about a scene is answered with, found by asking many times."""
+@functools.cache
+def answers(image: str) -> dict[str, set[str]]:
+    """Return the answers to each question about a picture, found by asking many times."""
+    scene = scene_of(image)
     found: dict[str, set[str]] = {}
     for kind in QUESTION_KINDS:
         for draw in range(400):
@@ -100,7 +103,7 @@ def test_answers_are_those_of_the_scene(world: Path, name: str) -> None:
     for record in records_of(world, name)[:100]:
         if not isinstance(record.get("image"), str) or record["id"].startswith("form-"):
             continue
-        known = answers(scene_of(record["image"]))
+        known = answers(record["image"])
         for text, answer in questions(record):
             if text in known:  # a rare "no" may not have been drawn again
                 assert known[text] == {answer}, (record["id"], text)

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel, LlamaForCausalLM
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, LlamaForCausalLM
 
 from llava_sea.errors import UserError
 from playground.answers import answer_rates
@@ -20,7 +20,6 @@ from playground.evaluate import (
     EVALUATORS,
     MODELS,
     Result,
-    bar_of,
     evaluate_captions,
     evaluate_naming,
     format_results,
@@ -28,7 +27,6 @@ from playground.evaluate import (
     main,
     scenes_of,
 )
-from playground.questions import QUESTION_KINDS
 from playground.questions import test_questions as fixed_questions
 from playground.render import render_scene
 from playground.train_clip import contrastive_loss, make_config, make_processor, normalise_pixels
@@ -37,6 +35,7 @@ from playground.train_llm import LLM_SIZES, LLMSize, make_model, train_tokenizer
 from playground.training import Schedule, fit
 
 CLIP, LLM = MODELS / "clip", MODELS / "llm-small"
+WORDS = [word for word in all_words() if " " not in word and "-" not in word]
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +56,11 @@ def test_folders_are_plain_and_small() -> None:
     assert sum(p.stat().st_size for p in MODELS.rglob("*") if p.is_file()) < 20e6
 
 
-def test_clip_has_the_stated_shape(clip: CLIPModel) -> None:
-    vision = clip.config.vision_config
-    assert (vision.image_size, vision.patch_size) == (64, 8)
-    assert sum(p.numel() for p in clip.parameters()) < 1.2e6
-    assert AutoConfig.from_pretrained(CLIP).architectures == ["CLIPModel"]
-
-
 def test_appending_a_word_changes_the_text_embedding(clip: CLIPModel) -> None:
     """With EOS id 2 the text would be pooled at its largest id and later words would not count."""
     tokenizer = AutoTokenizer.from_pretrained(CLIP, local_files_only=True)
     assert clip.config.text_config.eos_token_id == tokenizer.eos_token_id != 2
-    texts = [
-        "a violet t-shirt",
-        "a violet t-shirt on",
-        "a violet t-shirt on the",
-        "a violet t-shirt on the sand",
-    ]
+    texts = [f"a violet t-shirt{end}" for end in ("", " on", " on the", " on the sand")]
     with torch.no_grad():
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
         embeddings = clip.get_text_features(**tokens).pooler_output
@@ -84,10 +71,9 @@ def test_appending_a_word_changes_the_text_embedding(clip: CLIPModel) -> None:
 
 
 def test_every_word_is_one_token_of_both_tokenizers() -> None:
-    words = [word for word in all_words() if " " not in word and "-" not in word]
     for folder in (CLIP, LLM):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        assert [w for w in words if len(tokenizer.tokenize(w)) != 1] == []
+        assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
 
 
 def test_clip_processor_gives_what_training_saw(tmp_path: Path) -> None:
@@ -138,8 +124,10 @@ def test_shipped_llm_reads_scenes_told_by_patches(llm: LlamaForCausalLM) -> None
 def test_llms_are_apart_in_size_and_in_what_they_read() -> None:
     asked = fixed_questions("test", 25)
     sizes, means = [], []
-    for name in LLM_SIZES:
+    for name, size in LLM_SIZES.items():
         model, encoder = load_llm(MODELS / name)
+        config = model.config
+        assert (config.hidden_size, config.num_hidden_layers) == (size.hidden, size.layers)
         sizes.append(sum(p.numel() for p in model.parameters()))
         means.append(np.mean(list(answer_rates(model, encoder, asked, describe).values())))
     assert sizes[1] > 3 * sizes[0] and sizes[2] > 3 * sizes[1]
@@ -166,11 +154,7 @@ def test_answer_rates_equal_asking_one_by_one(llm: LlamaForCausalLM) -> None:
         assert rate == pytest.approx(np.mean(right))
 
 
-def test_bars_are_the_stated_ones_and_misses_show() -> None:
-    large = [bar_of("llm-large", kind) for kind in QUESTION_KINDS]
-    assert large == [0.95, 0.95, 0.9, 0.9, 0.9, 0.9, None, None, None]
-    small = [bar_of("llm-small", kind) for kind in QUESTION_KINDS]
-    assert small == [0.75, 0.75, 0.75, 0.6, 0.6, 0.6, None, None, None]
+def test_bars_that_are_missed_show() -> None:
     text = format_results([Result("low", 0.5, 0.9), Result("high", 0.95, 0.9), Result("free", 1.0)])
     low, high, free = text.splitlines()
     assert "MISSED" in low and "ok" in high and "0.90" not in free
@@ -233,13 +217,12 @@ def test_contrastive_loss_leaves_other_true_pairs_out() -> None:
 
 
 def test_fresh_tokenizers_train_and_shut_the_trap(tmp_path: Path) -> None:
-    captions = sample_captions(500, 1)
-    clip_tokenizer = train_clip_tokenizer(captions)
+    clip_tokenizer = train_clip_tokenizer(sample_captions(500, 1))
     assert make_config(clip_tokenizer).text_config.eos_token_id == clip_tokenizer.eos_token_id != 2
-    for folder in (tmp_path / "one", tmp_path / "other"):
-        train_tokenizer(folder)
-    one, other = (tmp_path / n / "tokenizer.model" for n in ("one", "other"))
-    assert one.read_bytes() == other.read_bytes()
+    train_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert tokenizer("a red ball").input_ids[0] == 1
+    assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
 
 
 def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,9 +259,3 @@ def test_resumed_training_equals_unbroken(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(resumed, unbroken)
     again = run(tmp_path / "cut", 0, True)  # nothing is left to do, so step 0 is never drawn
     assert torch.equal(again, unbroken)
-
-
-def test_sizes_table_names_the_shipped_llms() -> None:
-    for name, size in LLM_SIZES.items():
-        config = AutoConfig.from_pretrained(MODELS / name)
-        assert (config.hidden_size, config.num_hidden_layers) == (size.hidden, size.layers)

@@ -1,15 +1,10 @@
 """A run with SEA, a plain one beside it, and the reports of both, made once."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report_world import argv, make_baseline, make_world
-
 from llava_sea.report.__main__ import main
+from tests.report.report_world import make_baseline, make_world
+from tests.worlds import command_line
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +22,10 @@ def pair(world):
 @pytest.fixture(scope="session")
 def page(world):
     """The report of one run, without a map."""
-    return main(argv({**world, "map_points": 0})).read_text()
+    return main(command_line({**world, "map_points": 0})).read_text()
 
 
 @pytest.fixture(scope="session")
 def pair_page(pair):
     """The report of two runs."""
-    return main(argv({**pair, "output": pair["run"].parent / "pair.html"})).read_text()
+    return main(command_line({**pair, "output": pair["run"].parent / "pair.html"})).read_text()

@@ -5,18 +5,11 @@ import re
 
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 from llava_sea.report.token_map import Source, TokenMap
+from tests import worlds
 
 NAMES = ["a", *(f"w{i}" for i in range(30))]
 WORDS = [*NAMES[1:], "w1 w2", "w3 w4 w5", "qqq"]  # the tokenizer can't write the last
@@ -31,32 +24,21 @@ def make_world(folder):
     CLIPVisionModel(CLIPVisionConfig(**tower, image_size=8 * GRID, patch_size=8)).save_pretrained(
         folder / "tower"
     )
-    CLIPImageProcessorPil(
-        size={"shortest_edge": 8 * GRID}, crop_size={"height": 8 * GRID, "width": 8 * GRID}
-    ).save_pretrained(folder / "tower")
+    worlds.clip_processor(8 * GRID).save_pretrained(folder / "tower")
     vocabulary = ["<unk>", "<s>", "</s>", *NAMES]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder / "llm")
-    LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=WIDTH,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            vocab_size=len(vocabulary),
-        )
-    ).save_pretrained(folder / "llm")
+    worlds.save_llm(folder / "llm", len(vocabulary), hidden_size=WIDTH)
 
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    for i in range(2):
-        pixels = rng.integers(0, 255, (8 * GRID, 8 * GRID, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-    records = [record("text", None, "no image")]
-    records += [record(f"r{i}", f"{i}.png", f"<b>a</b> & w{i}, w1 w2") for i in range(2)]
+    side, names = 8 * GRID, ["0.png", "1.png"]
+    worlds.save_images(folder / "images", names, (side, side), np.random.default_rng(0))
+    records = [worlds.record("text", None, "What is it?", "no image")]
+    for i, name in enumerate(names):
+        texts = "<image>\nWhat is it?", f"<b>a</b> & w{i}, w1 w2"
+        records.append(worlds.record(f"r{i}", name, *texts))
     (folder / "heldout.json").write_text(json.dumps(records))
     rows = [f"{word}\t{count}\tNN" for count, word in zip(range(99, 0, -1), WORDS, strict=False)]
     (folder / "words.tsv").write_text("word\tcount\tpos\n" + "\n".join(rows) + "\n")
@@ -80,12 +62,6 @@ def make_world(folder):
         "image_folder": folder / "images",
         "words": folder / "words.tsv",
     }
-
-
-def record(record_id, image, caption):
-    question = "<image>\nWhat is it?" if image else "What is it?"
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
-    return {"id": record_id, "image": image, "conversations": turns}
 
 
 def projector():
@@ -165,10 +141,6 @@ def grids(page):
         ]
         for grid in found
     ]
-
-
-def argv(flags):
-    return [token for name, value in flags.items() for token in (f"--{name}", str(value))]
 
 
 def token_map(**changes):

@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_world import token_map
 
 from llava_sea.data.records import Record, Turn
 from llava_sea.report.charts import map_figure, png, svg
@@ -18,6 +18,7 @@ from llava_sea.report.token_map import (
     tsne,
     unit,
 )
+from tests.report.report_world import token_map
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,6 @@ def test_tsne_of_few_or_equal_vectors():
     assert perplexity(10) == 3 and perplexity(5000) == 30
 
 
-def test_share_near_tells_mixed_from_apart(clusters):
-    wanted = np.broadcast_to(np.arange(40) >= 20, (20, 40))
-    assert share_near(clusters[:20], clusters, wanted) == 0.0
-    mixed = clusters[np.r_[0:40:2, 1:40:2]]  # either half has ten of each cluster
-    assert share_near(mixed[:20], mixed, wanted) == pytest.approx(10 / 19, abs=0.15)
-
-
 def test_share_near_by_hand():
     vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
     wanted = np.array([[False, True, False, False], [False, False, True, True]])
@@ -77,25 +71,13 @@ def test_nouns_hit_asks_from_the_noun(clusters):
     assert nouns_hit(nouns[:0], [], clusters, groups) is None
 
 
-class Truth:
-    """Patches 0 to 2 of every picture are an object's."""
-
-    def is_object(self, image, patch):
-        return patch < 3
-
-
-class Reader:
-    num_patches = 16
-    truth = None
-
-
 def test_patches_are_drawn_half_on_objects_and_always_alike():
     records = [Record(i, i, f"{i}.png", (Turn("gpt", "x"),)) for i in range(4)]
-    reader = Reader()
+    reader = SimpleNamespace(num_patches=16, truth=None)
     everywhere = choose_patches(reader, records, 20)
     assert everywhere == choose_patches(reader, records, 20) and len(everywhere) == 20
     assert len(choose_patches(reader, records, 1000)) == 64
-    reader.truth = Truth()
+    reader.truth = SimpleNamespace(is_object=lambda image, patch: patch < 3)
     chosen = choose_patches(reader, records, 20)
     assert sum(patch < 3 for _, patch in chosen) == 10
     assert len(set(chosen)) == 20 and chosen == sorted(chosen)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from report_world import LOG, token_map
 
 from llava_sea.data.records import Record
 from llava_sea.report.charts import STYLE
@@ -24,6 +23,7 @@ from llava_sea.report.grid import (
 from llava_sea.report.measures import charts_of, lines_of
 from llava_sea.report.page import Report, pngs, render
 from llava_sea.report.reading import as_seen
+from tests.report.report_world import LOG, token_map
 
 NASTY = "<script>alert('x')</script> & \"q\" {{ title }}"
 

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from report_world import LOG, evaluation, write_log
 
 from llava_sea.errors import UserError
 from llava_sea.report.runs import open_run
+from tests.report.report_world import LOG, evaluation, write_log
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(tmp_path):
 
 def test_finished_run(run):
     found = open_run(run)
-    assert found.name == "out" and found.step == 8 and found.notes == ()
+    assert found.name == "out" and found.step == 8 and found.notes == []
     assert [(p.label, p.path.name) for p in found.projectors] == [
         ("before training", "mm_projector_initial.bin"),
         ("after 8 steps", "mm_projector.bin"),

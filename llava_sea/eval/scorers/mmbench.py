@@ -1,8 +1,14 @@
-"""MMBench: circular accuracy, a question counting only if every rotation of it is answered right.
+"""MMBench: its table, and circular accuracy: a question counts if all its rotations are right.
 
-The official table has the rotations as rows of their own: index i + k * 1,000,000 is question i
-with its options turned k times, with its own answer. Only the dev tables have answers; the test
-tables are scored by the OpenCompass server alone.
+The table is read with pandas as LLaVA reads it: tab-separated, with the columns index, question, A,
+B, C, D (or more letters) and image (base64); hint, answer and category may be there. A cell that
+pandas takes for no value is absent, and so is "nan" or "none" in any case, as in LLaVA's
+model_vqa_mmbench.py, and a cell of blanks alone. An image's cell may hold the index of another row,
+whose image it shares.
+
+Rotations are rows of their own, each asked once (LLaVA's round 0): index i + k * 1,000,000 is
+question i with its options turned k times, with its own answer. Only the dev tables have answers;
+the test tables are scored by the OpenCompass server alone.
 
 Answers are read by the rules of VLMEvalKit's `can_infer` (August 2026), which ask no LLM. The first
 that applies decides:
@@ -26,16 +32,22 @@ higher.
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, import_extra
 from llava_sea.eval.answers import Answer, by_id
-from llava_sea.eval.mmbench_table import Row, read_table, shown_options
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, percent
+from llava_sea.eval.scorers.official import check_ids, percent, percents
+from llava_sea.files import read_text
+
+Row = dict[str, str]
+"""Cells by column; "" where one is absent."""
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000
@@ -49,6 +61,80 @@ _REFUSALS = (  # VLMEvalKit's, word for word
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
+
+
+def read_table(path: Path, text: str | None = None) -> list[Row]:
+    """Read the table, from its text where that has been read; each row's index is unique."""
+    pandas = import_extra("pandas", "eval")
+    text = read_text(path, None) if text is None else text
+    try:
+        frame = pandas.read_table(io.StringIO(text), dtype=str)
+    except ValueError as error:
+        raise UserError(f"{path}: broken table ({error}); is the file whole?") from None
+    lacking = [name for name in ("index", "question", "A", "B") if name not in frame]
+    if lacking:
+        raise UserError(
+            f"{path}: the table has no column {', '.join(lacking)}; MMBench's has index, question, "
+            f"hint, A, B, C, D, image, this one {', '.join(frame)[:200]}"
+        )
+    if not len(frame):
+        raise UserError(f"{path}: the table has no rows; fetch it again")
+    rows = [
+        {name: cell if _is_value(cell) else "" for name, cell in cells.items()}
+        for cells in frame.fillna("").to_dict("records")
+    ]
+    seen: set[int] = set()
+    for number, row in enumerate(rows, start=1):
+        index = row["index"].strip()
+        if not index.isdecimal():
+            raise UserError(
+                f"{path}: row {number}: the index {index!r} is no number; fetch the table again"
+            )
+        if int(index) in seen:
+            raise UserError(f"{path}: index {index} is there twice; fetch the table again")
+        seen.add(int(index))
+        row["index"] = str(int(index))
+    return rows
+
+
+def _is_value(cell: str) -> bool:
+    return bool(cell.strip()) and cell.lower() not in ("nan", "none")
+
+
+def shown_options(row: Mapping[str, str], letters: Iterable[str]) -> dict[str, str]:
+    """Return the options that a question shows, letter to text: those before the first absent."""
+    return {letter: row[letter] for letter in takewhile(row.get, letters)}
+
+
+def images_by_index(rows: Iterable[Row], path: Path) -> dict[str, bytes]:
+    """Return the image file of each row."""
+    cells = {row["index"]: row.get("image", "") for row in rows}
+    decoded: dict[str, bytes] = {}
+
+    def find(index: str) -> bytes:
+        passed = [index]
+        while (cell := cells[passed[-1]]) in cells:
+            if cell in passed:
+                raise UserError(
+                    f"{path}: index {index}: its image is that of row {cell}, which leads back"
+                )
+            passed.append(cell)
+        if passed[-1] not in decoded:
+            decoded[passed[-1]] = _decode(cell, f"{path}: index {index}")
+        return decoded[passed[-1]]
+
+    return {index: find(index) for index in cells}
+
+
+def _decode(cell: str, where: str) -> bytes:
+    if not cell:
+        raise UserError(f"{where}: the row has no image; is the file whole?")
+    if cell.isdecimal():
+        raise UserError(f"{where}: its image is that of row {cell}, which is not in the table")
+    try:
+        return base64.b64decode(re.sub(r"\s", "", cell), validate=True)
+    except ValueError as error:
+        raise UserError(f"{where}: the image is no base64 text ({error})") from None
 
 
 def read_letter(text: str, options: dict[str, str]) -> str | None:
@@ -79,9 +165,6 @@ def score(answers: Sequence[Answer], table: Path) -> Score:
     Returns:
         The circular accuracy over questions. Of its parts, "vanilla" is the share of right rows,
         the categories are circular, and "unread answers" is a share of rows.
-
-    Raises:
-        UserError: if the table has no answers or no rotations, or an answer is to no row of it.
     """
     rows = read_table(table)
     _check_scorable(rows, table)
@@ -105,9 +188,8 @@ def score(answers: Sequence[Answer], table: Path) -> Score:
     unread = sum(letter is None for letter in letters.values())
     parts = {"vanilla": percent(vanilla, len(rows)), "unread answers": percent(unread, len(rows))}
     for column in ("l2-category", "category"):
-        for name in sorted({_cell(row, column) for row in first.values()} - {""}):
-            those = [key for key, row in first.items() if _cell(row, column) == name]
-            parts[f"{column}: {name}"] = percent(sum(right[key] for key in those), len(those))
+        names = {key: _cell(row, column) for key, row in first.items()}
+        parts |= percents((f"{column}: {name}", right[key]) for key, name in names.items() if name)
     protocol = {
         "matching": MATCHING,
         "rows": str(len(rows)),

@@ -19,7 +19,7 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.judge import Case, GradeCache, Judge
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, read_json
+from llava_sea.eval.scorers.official import check_ids, read_json, reading
 from llava_sea.files import write_atomically
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -66,11 +66,7 @@ def grading_prompt(question: str, truth: str, prediction: str) -> str:
 
 
 def official_ids(answers: Sequence[Answer]) -> dict[str, str]:
-    """Return the texts by MM-Vet's id; LLaVA's question file has 0 for "v1_0".
-
-    Raises:
-        UserError: if an id has two different answers.
-    """
+    """Return the texts by MM-Vet's id; LLaVA's question file has 0 for "v1_0"."""
     return by_id(
         replace(answer, question_id=f"v1_{str(answer.question_id).removeprefix('v1_')}")
         for answer in answers
@@ -91,32 +87,26 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
         metadata: mm-vet.json, ``{"v1_0": {"question", "answer", "capability": [...], ...}}``.
         judge: grades the answers.
         cache: a .jsonl that keeps the grades.
-
-    Raises:
-        UserError: if a file is wrong, an answer is to no question, or the judge gives no grade.
     """
     asked = _questions(metadata)
     texts = official_ids(answers)
     check_ids(texts, asked, metadata)
     kept = GradeCache(cache)
-    values: dict[str, float] = {}
+    values: list[float] = []
+    groups: dict[str, list[float]] = defaultdict(list)
     days, models = set(), set()
     for key, row in asked.items():
-        text = texts.get(key, "").strip()
-        values[key] = 0.0
+        text, value = texts.get(key, "").strip(), 0.0
         if text:
             prompt = grading_prompt(row["question"], row["answer"], text)
             grade = kept.grade(judge, Case(key, row["answer"], text, prompt))
-            values[key] = grade.value
+            value = grade.value
             days.add(grade.date)
             models.add(grade.model)
-
-    groups: dict[str, list[float]] = defaultdict(list)
-    for key, row in asked.items():
-        names = sorted(set(row["capability"]), key=_order)
-        for name in names:
-            groups[f"capability: {name}"].append(values[key])
-        groups[f"combination: {'+'.join(names)}"].append(values[key])
+        values.append(value)
+        names = [name for name in CAPABILITIES if name in row["capability"]]
+        for name in (*(f"capability: {name}" for name in names), f"combination: {'+'.join(names)}"):
+            groups[name].append(value)
     protocol = {
         "judge": judge.name,
         "judge's prompt": "MM-Vet's few-shot table (arXiv 2308.02490, Table 1)",
@@ -127,7 +117,7 @@ def score(answers: Sequence[Answer], metadata: Path, judge: Judge, *, cache: Pat
         protocol["model, as the endpoint says"] = ", ".join(sorted(models))
     return Score(
         benchmark="mmvet",
-        value=_mean100(list(values.values())),
+        value=_mean100(values),
         metric="mean grade",
         split="test",
         questions=len(asked),
@@ -143,26 +133,18 @@ def _questions(metadata: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(asked, dict) or not asked:
         raise UserError(f"{metadata}: must be an object of questions by id, as mm-vet.json is")
     for key, row in asked.items():
-        try:
-            right = isinstance(row["question"], str) and isinstance(row["answer"], str)
-            right = right and set(row["capability"]) <= set(CAPABILITIES) and row["capability"]
-        except (KeyError, TypeError):
-            right = False
-        if not right:
-            raise UserError(
-                f'{metadata}: {key} needs "question", "answer" and a list "capability" of '
-                f"{', '.join(CAPABILITIES)}; fetch the official file again"
-            )
+        with reading(metadata, key):
+            if not isinstance(row["question"], str) or not isinstance(row["answer"], str):
+                raise TypeError("question or answer is no text")
+            names = set(row["capability"])
+            if not names or not names <= set(CAPABILITIES):
+                raise TypeError(f"capabilities are of {', '.join(CAPABILITIES)}, not {names}")
     return asked
-
-
-def _order(capability: str) -> int:
-    return CAPABILITIES.index(capability)
 
 
 def _part_order(name: str) -> tuple[str, int, list[int]]:
     kind, _, names = name.partition(": ")
-    orders = [_order(one) for one in names.split("+")]
+    orders = [CAPABILITIES.index(one) for one in names.split("+")]
     return kind, len(orders), orders
 
 

@@ -8,9 +8,10 @@ wrong and counted.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,7 @@ from llava_sea.errors import UserError
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it can't be read or is not JSON.
-    """
+    """Read a JSON file of up to 1 GiB."""
     return files.read_json(path, files.LIST_BYTES)
 
 
@@ -33,9 +30,6 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any
     Args:
         path: the file.
         keys: those that each object must have; "image" and "text" must be texts.
-
-    Raises:
-        UserError: if the file can't be read, or a line is no such object.
     """
     rows = []
     for number, line in enumerate(files.read_text(path).split("\n"), start=1):
@@ -57,11 +51,7 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Read LLaVA's question file, a JSON object a line with at least a "question_id".
-
-    Raises:
-        UserError: if it can't be read, has no questions, a line that is none, or an id twice.
-    """
+    """Read LLaVA's question file, a JSON object a line with at least a "question_id"."""
     questions = [row for _, row in read_jsonl(path, ("question_id",))]
     if not questions:
         raise UserError(f"{path}: no questions; give the question file of the split that was asked")
@@ -81,11 +71,7 @@ def reading(path: Path, place: str) -> Iterator[None]:
 
 
 def check_ids(answered: Iterable[str], asked: Collection[str], source: Path | str) -> None:
-    """Hold that every answer is to a question of the benchmark.
-
-    Raises:
-        UserError: if one is not: the answers are then of another file or another split.
-    """
+    """Raise a `UserError` if an answer is to no question: it is of another file or split."""
     if strange := [key for key in answered if key not in asked]:
         raise UserError(
             f"{source}: of the answered questions, it does not have question_id "
@@ -108,3 +94,11 @@ def name_some(names: Sequence[str]) -> str:
 def percent(part: float, whole: float) -> float:
     """Return part / whole, 0 to 100; nothing of nothing is 0."""
     return 100.0 * part / whole if whole else 0.0
+
+
+def percents(marks: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return each name's mean mark (0 to 1) as percent, the names in order."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for name, mark in marks:
+        groups[name].append(mark)
+    return {name: percent(fsum(groups[name]), len(groups[name])) for name in sorted(groups)}

@@ -14,7 +14,6 @@ missing answer counts as the opposite of the label.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from llava_sea.errors import UserError
@@ -23,13 +22,6 @@ from llava_sea.eval.score import Score
 from llava_sea.eval.scorers.official import check_ids, percent, read_jsonl
 
 SPLITS = ("adversarial", "popular", "random")
-
-
-@dataclass(frozen=True)
-class _Question:
-    split: str
-    bare: str  # without the suffix
-    label: bool
 
 
 def says_yes(text: str) -> bool:
@@ -49,26 +41,21 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
     Returns:
         The mean of the F1s; the parts are each split's F1, accuracy, precision, recall and "yes
         ratio", the share of yes among the answers given. A fraction of nothing is 0.
-
-    Raises:
-        UserError: if a file is wrong, a question has no label, an answer no question, or an
-            answer's prompt is another question than the file has under its id.
     """
     asked = _join(questions, labels)
     texts = by_id(answers)
     check_ids(texts, asked, questions)
-    _check_prompts(answers, asked, questions)
-
     parts: dict[str, float] = {}
+    sizes: list[str] = []
     for name in SPLITS:
-        those = {key: question.label for key, question in asked.items() if question.split == name}
+        those = {key: label for key, (split, label) in asked.items() if split == name}
         if not those:
             raise UserError(
                 f"{questions}: has no question of the category {name}; take the whole file"
             )
         given = {key: says_yes(texts[key]) for key in those if key in texts}
         parts |= {f"{name} {kind}": number for kind, number in _numbers(those, given).items()}
-    sizes = {name: sum(one.split == name for one in asked.values()) for name in SPLITS}
+        sizes.append(f"{name} {len(those)}")
     return Score(
         benchmark="pope",
         value=sum(parts[f"{name} F1"] for name in SPLITS) / len(SPLITS),
@@ -77,7 +64,7 @@ def score(answers: Sequence[Answer], questions: Path, labels: Path) -> Score:
         questions=len(asked),
         missing=sum(key not in texts for key in asked),
         protocol={
-            "questions": ", ".join(f"{name} {size}" for name, size in sizes.items()),
+            "questions": ", ".join(sizes),
             "reading": "LLaVA's: No, no or not in the first sentence is no; else, or empty, yes",
             "missing answers": "the opposite of the label",
         },
@@ -104,19 +91,14 @@ def _bare(text: str) -> str:
     return text.strip().split("\n")[0].strip().replace("imange", "image")
 
 
-def _join(questions: Path, labels: Path) -> dict[str, _Question]:
-    """Return the questions by id, each with its label."""
+def _join(questions: Path, labels: Path) -> dict[str, tuple[str, bool]]:
+    """Return each question's split and label, by id."""
     known = {name: _labels(labels / f"coco_pope_{name}.json") for name in SPLITS}
-    asked: dict[str, _Question] = {}
+    asked: dict[str, tuple[str, bool]] = {}
     for number, row in read_jsonl(questions, ("question_id", "image", "text", "category")):
         key, name, place = str(row["question_id"]), row["category"], f"{questions}:{number}"
         if name not in SPLITS:
             raise UserError(f"{place}: category {name!r} is none of {', '.join(SPLITS)}")
-        if key in asked:
-            raise UserError(
-                f"{place}: question_id {key} is there twice, so its answers cannot be told apart; "
-                "number the questions through, as LLaVA's file does (10000001 for random's first)"
-            )
         bare = _bare(row["text"])
         label = known[name].get((Path(row["image"]).name, bare))
         if label is None:
@@ -125,12 +107,11 @@ def _join(questions: Path, labels: Path) -> dict[str, _Question]:
                 f"{row['image']}; take the label files of the questions' revision (LLaVA's 2,910 "
                 "random questions are in both, 3,000 need today's)"
             )
-        asked[key] = _Question(name, bare, label)
+        asked[key] = name, label
     return asked
 
 
 def _labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Read a label file: image and question to whether it is yes."""
     labels: dict[tuple[str, str], bool] = {}
     for number, row in read_jsonl(path, ("image", "text", "label")):
         key = (Path(row["image"]).name, _bare(row["text"]))
@@ -139,14 +120,3 @@ def _labels(path: Path) -> dict[tuple[str, str], bool]:
         if labels.setdefault(key, row["label"] == "yes") != (row["label"] == "yes"):
             raise UserError(f"{path}:{number}: {key[1]!r} on {key[0]} is labelled both yes and no")
     return labels
-
-
-def _check_prompts(answers: Sequence[Answer], asked: dict[str, _Question], questions: Path) -> None:
-    """Hold that the answers were made from this question file: revisions number differently."""
-    for answer in answers:
-        bare = asked[str(answer.question_id)].bare
-        if answer.prompt and bare not in answer.prompt.replace("imange", "image"):
-            raise UserError(
-                f"the answer to question_id {answer.question_id} was to {answer.prompt!r}, but "
-                f"{questions} has {bare!r} there; score with the file that was asked"
-            )

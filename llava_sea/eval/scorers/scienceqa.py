@@ -18,7 +18,7 @@ from typing import Any
 from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer, by_id
 from llava_sea.eval.score import Score
-from llava_sea.eval.scorers.official import check_ids, percent, read_json
+from llava_sea.eval.scorers.official import check_ids, percent, percents, read_json, reading
 
 LETTERS = "ABCDE"  # as many as a problem has options at most
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in LLaVA
@@ -26,9 +26,7 @@ _SENTENCE = re.compile(r"The answer is ([A-Z]).")  # the last mark is any, as in
 
 def read_letter(text: str) -> str | None:
     """Return the letter that an answer gives, None where it gives none."""
-    if text in tuple(LETTERS):
-        return text
-    if text[:1] in tuple(LETTERS) and text[1:3] == ". ":
+    if text[:1] in tuple(LETTERS) and text[1:3] in ("", ". "):
         return text[0]
     found: list[str] = _SENTENCE.findall(text)
     return found[0] if len(found) == 1 else None
@@ -45,9 +43,6 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
     Returns:
         The accuracy over the problems with an image; of its parts, "all" is over every problem of
         the split, and there only if one without an image has an answer.
-
-    Raises:
-        UserError: if a file is wrong or an answer to no problem of it.
     """
     asked = _problems(problems, splits)
     texts = by_id(answers)
@@ -56,14 +51,12 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
     if not images:
         raise UserError(f"{problems}: no problem of the split test has an image")
     letters = {pid: read_letter(text) for pid, text in texts.items()}
-    right = {pid: _is_right(problem, letters.get(pid)) for pid, problem in asked.items()}
-
+    right = {pid: letters.get(pid) == LETTERS[asked[pid]["answer"]] for pid in asked}
     parts = {}
     if any(pid in texts for pid in asked.keys() - set(images)):
         parts["all"] = percent(sum(right.values()), len(asked))
-    for subject in sorted({str(asked[pid].get("subject", "")) for pid in images} - {""}):
-        those = [pid for pid in images if asked[pid].get("subject") == subject]
-        parts[f"subject: {subject}"] = percent(sum(right[pid] for pid in those), len(those))
+    subjects = {pid: subject for pid in images if (subject := asked[pid].get("subject"))}
+    parts |= percents((f"subject: {name}", right[pid]) for pid, name in subjects.items())
     unread = sum(pid in texts and letters[pid] is None for pid in images)
     parts["unread answers"] = percent(unread, len(images))
     return Score(
@@ -82,28 +75,14 @@ def score(answers: Sequence[Answer], problems: Path, splits: Path) -> Score:
 
 
 def _problems(problems: Path, splits: Path) -> dict[str, dict[str, Any]]:
-    """Return the test problems by id, each checked."""
     pids, everything = read_json(splits), read_json(problems)
     if not isinstance(pids, dict) or not isinstance(pids.get("test"), list):
         raise UserError(f'{splits}: has no list of ids "test"; fetch the official file again')
     asked: dict[str, dict[str, Any]] = {}
     for pid in map(str, pids["test"]):
-        try:
-            problem = everything[pid]
-            if type(problem["answer"]) is not int:
-                raise TypeError(f"the answer is {problem['answer']!r}")
-            if not 0 <= problem["answer"] < len(problem["choices"]) <= len(LETTERS):
-                raise ValueError("the answer is no option")
-            problem["image"]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(
-                f"{problems}: problem {pid} needs 1 to {len(LETTERS)} "
-                '"choices", the index of one as "answer", and an "image" (null for none): '
-                f"{error!r}; fetch the official file again"
-            ) from error
-        asked[pid] = problem
+        with reading(problems, f"problem {pid}"):
+            asked[pid] = problem = everything[pid]
+            answer, choices, _ = problem["answer"], problem["choices"], problem["image"]
+            if type(answer) is not int or not 0 <= answer < len(choices) <= len(LETTERS):
+                raise TypeError(f"the answer {answer!r} is no index of {len(choices)} choices")
     return asked
-
-
-def _is_right(problem: dict[str, Any], letter: str | None) -> bool:
-    return letter == LETTERS[problem["answer"]]
