@@ -59,10 +59,13 @@ def render(record: Record, template: Template) -> list[Segment]:
     if record.images:
         _check_image_tokens(record, turns)
 
-    def fault(what: str) -> UserError:
-        return record.error(problems.TURNS, what)
-
-    segments = _render_turns(turns, skipped, template, fault, has_images=bool(record.images))
+    segments = _render_turns(
+        turns,
+        skipped,
+        template,
+        lambda what: record.error(problems.TURNS, what),
+        has_images=bool(record.images),
+    )
     # A last question without an answer stays open: nothing comes after it that could be learned.
     return segments[:-1] if turns and turns[-1].role == "human" else segments
 
@@ -82,11 +85,8 @@ def render_prompt(
 ) -> list[Segment]:
     """Write a conversation that waits for an answer; it ends where a supervised answer would begin.
 
-    Args:
-        turns: human and gpt in turn, the last one human.
-        template: how they are written; of one for captions only the image remains.
-        num_images: images there are; None takes each ``<image>`` of the human turns for one, 0
-            takes ``<image>`` for text.
+    Of a template for captions only the image remains. `num_images` are the images there are; None
+    takes each ``<image>`` of the human turns for one, 0 takes ``<image>`` for text.
 
     Raises:
         UserError: if the turns do not alternate or end otherwise, or ``<image>`` stands in another
@@ -102,10 +102,10 @@ def render_prompt(
             raise UserError(f"--version {template.name} takes one image and nothing else")
         return [Segment(IMAGE_TOKEN, False, is_image=True)]
 
-    def fault(what: str) -> UserError:
-        return UserError(f"the prompt: {what}")
-
-    return _render_turns(turns, 0, template, fault, has_images=num_images != 0 and count > 0)
+    has_images = num_images != 0 and count > 0
+    return _render_turns(
+        turns, 0, template, lambda what: UserError(f"the prompt: {what}"), has_images=has_images
+    )
 
 
 def _render_turns(
@@ -152,24 +152,18 @@ def _human_text(text: str, *, has_images: bool) -> list[Segment]:
 
 def _render_caption(record: Record, template: Template) -> list[Segment]:
     """LLaVA's stage 1: the image, the caption as it is and a newline; no end token."""
+    version, other = f"--version {template.name}", "or use a conversation template such as v1"
     if not record.images:
         raise record.error(
             problems.NO_IMAGE,
-            f'has no "image"; --version {template.name} trains on images with '
-            "captions. Remove the record, or use a conversation template such as v1",
-        )
-    if len(record.images) > 1:
-        raise record.error(
-            problems.TURNS,
-            f"has {len(record.images)} images; --version {template.name} takes one "
-            "with its caption. Split it, or use a conversation template such as v1",
+            f'has no "image"; {version} trains on images with captions. Remove the record, {other}',
         )
     roles = [turn.role for turn in record.turns]
-    if roles != ["human", "gpt"]:
+    if len(record.images) > 1 or roles != ["human", "gpt"]:
         raise record.error(
             problems.TURNS,
-            f"--version {template.name} takes one human turn and one gpt turn, this "
-            f"record has {roles}. Split it, or use a conversation template such as v1",
+            f"has {len(record.images)} image(s) and turns of {roles}; {version} takes one image, "
+            f"one human turn and one gpt turn. Split it, {other}",
         )
     _check_image_tokens(record, record.turns)
     caption = record.turns[1].text
@@ -197,11 +191,9 @@ def _check_image_tokens(record: Record, turns: Sequence[Turn]) -> None:
         )
     count = _count_places(turns)
     if count != len(record.images):
-        several = len(record.images) > 1
         raise record.error(
             problems.IMAGE_TOKENS,
-            f"{len(record.images) if several else 'one'} "
-            f"image{'s' if several else ''} ({', '.join(map(repr, record.images))}) but {count} "
-            f"{IMAGE_TOKEN} in its human turns; write {IMAGE_TOKEN} once"
-            f"{' for each' if several else ''}, where the image belongs",
+            f"{len(record.images)} image(s) ({', '.join(map(repr, record.images))}) but {count} "
+            f"{IMAGE_TOKEN} in its human turns; write {IMAGE_TOKEN} once for each, where the image "
+            "belongs",
         )

@@ -29,11 +29,7 @@ _TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|unexpected pos|iostream er
 KEPT = "What was complete on disk before stays as it is"
 
 ERROR_FILE = "LLAVA_SEA_ERROR_FILE"
-"""Environment variable naming a file that each error's line is added to.
-
-A launcher of several processes repeats it at the end, below the tracebacks of the others.
-"""
-
+"""Environment variable naming a file for each error's line, which a launcher repeats at the end."""
 
 EXIT_STATUS = 128 + signal.SIGTERM
 """Of a run that was told to end (SIGTERM) and saved a checkpoint."""
@@ -43,14 +39,9 @@ class UserError(ValueError):
     """The user's files or flags are wrong; the text says what, where and the way out."""
 
 
-def _rank() -> str:
-    """Several processes of a run may say the same: all but the first say which they are."""
-    rank = os.environ.get("RANK", "0")
-    return "" if rank == "0" else f"[rank {rank}] "
-
-
 def _say(text: str) -> None:
-    line = f"{_rank()}error: {text}"
+    rank = os.environ.get("RANK", "0")
+    line = f"error: {text}" if rank == "0" else f"[rank {rank}] error: {text}"
     say(line, file=sys.stderr)
     if ERROR_FILE in os.environ:
         with contextlib.suppress(OSError), open(os.environ[ERROR_FILE], "a") as file:
@@ -61,11 +52,8 @@ def failed_write(error: BaseException, place: Path | None = None) -> OSError | N
     """Return the OSError of a write that failed, None for an error of another kind.
 
     The libraries that write tensors and tokenizers raise errors of their own. Rust's hold the
-    system's number; torch's hold none, so the disk is looked at.
-
-    Args:
-        error: any error.
-        place: the file or folder, for an error that names none.
+    system's number; torch's hold none, so the disk is looked at. `place` is the file or folder, for
+    an error that names none.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
@@ -90,9 +78,7 @@ def newest_file(folder: Path) -> Path:
 def naming(place: Path, *, newest: bool = False) -> Iterator[None]:
     """Name a file or folder in the error of a write that fails within, if it names none.
 
-    Args:
-        place: the file or folder.
-        newest: name the folder's newest file instead.
+    `newest` names the folder's newest file instead.
 
     Raises:
         OSError: for a write that failed, whatever was raised.
@@ -161,11 +147,7 @@ def run_command(main: Callable[[], object]) -> None:
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a library that not every installation has.
-
-    Raises:
-        UserError: if it is not installed, with the command that installs it.
-    """
+    """Import a library that not every installation has; a UserError says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

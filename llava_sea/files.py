@@ -34,17 +34,10 @@ _locked: set[IO[bytes]] = set()
 
 logger = logging.getLogger(__name__)
 
-IMAGE_BYTES = 512 * 2**20
-"""Limit of an image file; uncompressed, the most pixels that are taken fit (RGB: 256 MiB)."""
-
-SETTINGS_BYTES = 256 * 2**20
-"""Limit of a JSON file of settings or scores: a large tokenizer.json has 35 MiB."""
-
-LIST_BYTES = 2**30
-"""Limit of a word list, a log, a file of truth or of grades, all of them held in memory.
-
-Records, questions and answers have none: they may be as large as the memory holds.
-"""
+# The most bytes of a file. Records, questions and answers may be as large as the memory holds.
+IMAGE_BYTES = 512 * 2**20  # uncompressed, the most pixels that are taken fit (RGB: 256 MiB)
+SETTINGS_BYTES = 256 * 2**20  # JSON of settings or scores: a large tokenizer.json has 35 MiB
+LIST_BYTES = 2**30  # a word list, a log, a file of truth or of grades: held in memory
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -60,11 +53,7 @@ class NotAFileError(UserError):
 
 
 def open_file(path: str | os.PathLike[str], limit: int | None = None) -> IO[bytes]:
-    """Open a regular file for reading; nothing else is opened, so nothing blocks.
-
-    Args:
-        path: the file, or a link to one.
-        limit: the most bytes that it may have.
+    """Open a regular file of at most `limit` bytes; nothing else is opened, so nothing blocks.
 
     Raises:
         NotAFileError: if it is a folder, a pipe, a socket or a device.
@@ -105,11 +94,7 @@ def _check(path: str | os.PathLike[str], found: os.stat_result, limit: int | Non
 
 
 def read_file(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
-    """Return the bytes of a regular file, as many as it has when it is opened.
-
-    Raises:
-        UserError: as `open_file`.
-    """
+    """Return a regular file's bytes, as many as it has when opened. Raises as `open_file`."""
     with open_file(path, limit) as file, _named(path):
         return file.read(os.fstat(file.fileno()).st_size)
 
@@ -191,11 +176,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a regular file's bytes, in hexadecimal.
-
-    Raises:
-        UserError: as `open_file`.
-    """
+    """Return the SHA-256 of a regular file's bytes, in hexadecimal. Raises as `open_file`."""
     digest = hashlib.sha256()
     with open_file(path) as file:
         while chunk := file.read(1 << 20):
@@ -204,11 +185,9 @@ def sha256_file(path: Path) -> str:
 
 
 def remove_left_overs(folder: Path, pattern: str) -> None:
-    """Remove what processes that were killed left in a folder.
+    """Remove what processes that were killed left in a folder, which need not be there.
 
-    Args:
-        folder: where; it need not be there.
-        pattern: of the names of files and folders; its first group is their writer's process id.
+    The first group of `pattern` (of the names of files and folders) is their writer's process id.
     """
     with suppress(OSError):
         for name in os.listdir(folder):
@@ -242,16 +221,10 @@ def is_alive(pid: int) -> bool:
 def only_writer(path: Path, busy: str, patience: float = 0.0) -> Iterator[bool]:
     """Hold a file against other processes; the system lets go when this one ends, however it ends.
 
-    Args:
-        path: the file, made if it is not there.
-        busy: the error's text.
-        patience: seconds to wait for another process to end.
-
-    Yields:
-        Whether it is held; False on a file system without locks.
+    Yields whether it is held: False on a file system without locks.
 
     Raises:
-        UserError: if another process holds it.
+        UserError: `busy`, if another process holds it after `patience` seconds.
     """
     end = time.monotonic() + patience
     with open(path, "a+b") as file:
@@ -297,11 +270,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_folder(folder: Path, flag: str) -> None:
-    """Refuse an output folder that is a file, or below one.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Raise a UserError that names the flag if an output folder is a file, or below one."""
     for place in (folder, *folder.parents):
         if os.path.lexists(place) and not place.is_dir():
             raise UserError(
@@ -313,13 +282,10 @@ def check_folder(folder: Path, flag: str) -> None:
 def refuse_other_things(folder: Path, flag: str, ours: Collection[str] = ()) -> None:
     """Refuse an output folder that holds anything that its writer did not write.
 
-    Args:
-        folder: the folder; it need not be there.
-        flag: what named it.
-        ours: names that are the writer's own. Hidden files and logs are passed over.
+    `ours` are the writer's own names. Hidden files and logs are passed over.
 
     Raises:
-        UserError: naming what it holds, or if it is no folder.
+        UserError: naming the flag and what it holds, or if it is no folder.
     """
     check_folder(folder, flag)
     if not folder.is_dir():

@@ -16,10 +16,7 @@ from llava_sea.errors import UserError
 def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
     """Return ``kind.from_pretrained(path, **options)``, without running code of the checkpoint.
 
-    Args:
-        kind: a class of transformers.
-        path: folder or hub id; None where the options hold the weights.
-        options: as the class takes them.
+    `path` is None where the options hold the weights.
 
     Raises:
         UserError: if the checkpoint cannot be used without its code, or is of another kind.
@@ -43,10 +40,7 @@ def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
 
 
 def without_code(settings: Any) -> Any:
-    """Return settings of a checkpoint, as JSON has them, without every ``auto_map``.
-
-    Models are made of such settings too, and the parts' classes may be asked for by them.
-    """
+    """Return a checkpoint's settings without any ``auto_map``: models are made of them, too."""
     if isinstance(settings, dict):
         return {key: without_code(value) for key, value in settings.items() if key != "auto_map"}
     return [without_code(value) for value in settings] if isinstance(settings, list) else settings

@@ -36,7 +36,7 @@ class Progress(tqdm):
             total: how many there are, if that is known.
             done: how many were done before; they do not count for the rate.
             every: seconds between two lines of a log.
-            shown: False says nothing: all ranks but the first.
+            shown: False for all ranks but the first.
             more: tqdm's own.
         """
         live = sys.stderr.isatty()
@@ -44,17 +44,9 @@ class Progress(tqdm):
             more |= {"mininterval": every, "maxinterval": every, "miniters": 0}
             if total is not None:
                 more["bar_format"] = _LOG_LINE
-        unit = " " + items.rpartition(": ")[2]
-        super().__init__(
-            desc=items,
-            total=total,
-            initial=done,
-            unit=unit,
-            file=sys.stderr,
-            dynamic_ncols=live,
-            disable=not shown,
-            **more,
-        )
+        more |= {"unit": " " + items.rpartition(": ")[2], "file": sys.stderr}
+        more |= {"dynamic_ncols": live, "disable": not shown}
+        super().__init__(desc=items, total=total, initial=done, **more)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

@@ -69,116 +69,63 @@ TEMPERATURE = Range(1e-4, 1000, whole=False, also=(0,))
 LOG_SCALE = Range(-10, math.log(100), whole=False)
 """Of the logit scale's start; ln 100 is the scale's limit."""
 
+
+def _table(*rows: tuple[Range, str]) -> dict[str, Range]:
+    """Flags, by name, of a range and the names that have it."""
+    return {name: allowed for allowed, names in rows for name in names.split()}
+
+
 RANGES: dict[str, dict[str, Range]] = {
-    # Of the checker too. Those without a comment are transformers' own.
-    "train": {
-        "num_train_epochs": ABOVE_ZERO,
-        "max_steps": whole(1, also=(-1,)),
-        "per_device_train_batch_size": whole(1),
-        "per_device_eval_batch_size": whole(1),
-        "gradient_accumulation_steps": whole(1),
-        "eval_accumulation_steps": whole(1),
-        "learning_rate": at_least(0),
-        "warmup_steps": Range(0, LARGEST, or_share=True),
-        "warmup_ratio": BELOW_ONE,
-        "weight_decay": at_least(0),
-        "adam_beta1": BELOW_ONE,
-        "adam_beta2": BELOW_ONE,
-        "adam_epsilon": ABOVE_ZERO,
-        "max_grad_norm": at_least(0),
-        "label_smoothing_factor": BELOW_ONE,
-        "neftune_noise_alpha": at_least(0),
-        "logging_steps": STEPS,
-        "save_steps": STEPS,
-        "eval_steps": STEPS,
-        "eval_delay": at_least(0),
-        "save_total_limit": whole(1),
-        "torch_empty_cache_steps": whole(1),
-        "seed": whole(0, LARGEST_SEED),
-        "data_seed": whole(0, LARGEST_SEED),
-        "dataloader_num_workers": whole(0, 1024),
-        "dataloader_prefetch_factor": whole(1, 1024),
-        "ddp_bucket_cap_mb": whole(1),
-        "ddp_timeout": whole(1),
-        "local_rank": whole(-1),
-        # LLaVA's
-        "mm_vision_select_layer": whole(-1024, 1024),
-        "mm_projector_lr": at_least(0),
-        "mm_vision_tower_lr": at_least(0),
-        "model_max_length": whole(1),
-        "lora_r": whole(1),
-        "lora_alpha": whole(1),
-        "lora_dropout": BELOW_ONE,
-        "bits": whole(4, 16),
-        # SEA's
-        "sea_weight": at_least(0),
-        "sea_window": whole(1),
-        "sea_log_scale_init": LOG_SCALE,
-        "sea_eval_steps": whole(1),
-        "sea_eval_samples": whole(1),
-        "sea_eval_words": whole(1),
-    },
-    "check": {
-        "show": whole(0),
-        "max_problems": whole(0),
-        "num_workers": whole(0, 1024),
-    },
-    "labels.word_list": {
-        "min_count": whole(1),
-        "max_words_per_phrase": whole(1),
-        "num_workers": whole(1, 1024),
-    },
-    "labels.extract": {
-        "sea_top_n": whole(1),
-        "sign_sample": whole(1),
-        "batch_size": whole(1),
-        "shard_size": whole(1),
-        "local_rank": whole(-1),
-        "loader_threads": whole(1, 1024),
-    },
-    "labels.quality": {
-        "num_images": whole(2),
-        "top_n": whole(1),
-        "batch_size": whole(1),
-        "loader_threads": whole(1, 1024),
-    },
-    "eval": {
-        "batch_size": whole(1),
-        "local_rank": whole(-1),
-    },
-    "eval.answer": {
-        "temperature": TEMPERATURE,
-        "top_p": Range(0, 1, whole=False, low_open=True),
-        "num_beams": whole(1),
-        "max_new_tokens": whole(1),
-        "num_chunks": whole(1),
-        "chunk_idx": whole(0),
-        "batch_size": whole(1),
-        "local_rank": whole(-1),
-    },
-    "serve.cli": {
-        "temperature": TEMPERATURE,
-        "max_new_tokens": whole(1),
-    },
-    "report": {
-        "num_images": whole(1),
-        "num_words": whole(1),
-        "map_points": whole(0),
-    },
+    "train": _table(  # of the checker too
+        (ABOVE_ZERO, "num_train_epochs adam_epsilon"),
+        (at_least(0), "learning_rate mm_projector_lr mm_vision_tower_lr weight_decay"),
+        (at_least(0), "max_grad_norm neftune_noise_alpha eval_delay sea_weight"),
+        (BELOW_ONE, "warmup_ratio adam_beta1 adam_beta2 label_smoothing_factor lora_dropout"),
+        (whole(1), "per_device_train_batch_size per_device_eval_batch_size model_max_length"),
+        (whole(1), "gradient_accumulation_steps eval_accumulation_steps save_total_limit"),
+        (whole(1), "torch_empty_cache_steps ddp_bucket_cap_mb ddp_timeout lora_r lora_alpha"),
+        (whole(1), "sea_window sea_eval_steps sea_eval_samples sea_eval_words"),
+        (whole(1, also=(-1,)), "max_steps"),
+        (STEPS, "logging_steps save_steps eval_steps"),
+        (Range(0, LARGEST, or_share=True), "warmup_steps"),
+        (whole(0, LARGEST_SEED), "seed data_seed"),
+        (whole(0, 1024), "dataloader_num_workers"),
+        (whole(1, 1024), "dataloader_prefetch_factor"),
+        (whole(-1), "local_rank"),
+        (whole(-1024, 1024), "mm_vision_select_layer"),
+        (whole(4, 16), "bits"),
+        (LOG_SCALE, "sea_log_scale_init"),
+    ),
+    "check": _table((whole(0), "show max_problems"), (whole(0, 1024), "num_workers")),
+    "labels.word_list": _table(
+        (whole(1), "min_count max_words_per_phrase"), (whole(1, 1024), "num_workers")
+    ),
+    "labels.extract": _table(
+        (whole(1), "sea_top_n sign_sample batch_size shard_size"),
+        (whole(-1), "local_rank"),
+        (whole(1, 1024), "loader_threads"),
+    ),
+    "labels.quality": _table(
+        (whole(2), "num_images"),
+        (whole(1), "top_n batch_size"),
+        (whole(1, 1024), "loader_threads"),
+    ),
+    "eval": _table((whole(1), "batch_size"), (whole(-1), "local_rank")),
+    "eval.answer": _table(
+        (TEMPERATURE, "temperature"),
+        (Range(0, 1, whole=False, low_open=True), "top_p"),
+        (whole(1), "num_beams max_new_tokens num_chunks batch_size"),
+        (whole(0), "chunk_idx"),
+        (whole(-1), "local_rank"),
+    ),
+    "serve.cli": _table((TEMPERATURE, "temperature"), (whole(1), "max_new_tokens")),
+    "report": _table((whole(1), "num_images num_words"), (whole(0), "map_points")),
 }
 """Command, then flag."""
 
 
 def check_ranges(command: str, options: object) -> None:
-    """Refuse options that are out of their ranges.
-
-    Args:
-        command: a key of `RANGES`.
-        options: has the flags as attributes; None, and a flag that it does not have, pass.
-
-    Raises:
-        UserError: naming the flag, its value and its range.
-    """
+    """Check a command's flags, the options' attributes; those that are None or missing pass."""
     for flag, allowed in RANGES[command].items():
         given = getattr(options, flag, None)
         for value in given if isinstance(given, list | tuple) else [given]:
@@ -187,10 +134,6 @@ def check_ranges(command: str, options: object) -> None:
 
 
 def check_range(flag: str, value: float, allowed: Range, why: str = "") -> None:
-    """Refuse one value.
-
-    Raises:
-        UserError: naming the flag, its value, its range, and why that is its range.
-    """
+    """Raise a UserError that names the flag, its value, its range, and why that is its range."""
     if not allowed.holds(value):
         raise UserError(f"--{flag} {value}: must be {allowed}{why and f' ({why})'}")

@@ -24,36 +24,21 @@ class Template:
 
     ``system first U reply  answer_start A answer_end  after  again U2 reply ...``, where
     ``answer_start A answer_end`` is supervised and the rest is not. BOS is not in these texts: it
-    comes once, at the front (see `bos`).
-
-    Attributes:
-        name: the value of ``--version``.
-        system: the system prompt with its markup; empty if there is none.
-        first: text before the first human turn.
-        again: text before each later human turn.
-        reply: text between a human turn and what is supervised of the answer: a prompt's end.
-        answer_start: supervised text before an answer.
-        answer_end: supervised text after an answer.
-        after: text after an answer's end that is not supervised.
-        stop: the token whose text ends an answer in generation.
-        bos: the token that the LLM wants at the front if its tokenizer does not put one there by
-            itself; empty to leave it to the tokenizer.
-        pad: a token of the LLM's family to pad with, where the tokenizer names none of its own.
-        caption_only: LLaVA's stage 1: image and caption, the instruction is thrown away.
+    comes once, at the front.
     """
 
-    name: str
-    system: str
-    first: str
-    again: str
-    reply: str
+    name: str  # the value of --version
+    system: str  # the system prompt with its markup; empty if there is none
+    first: str  # before the first human turn
+    again: str  # before each later human turn
+    reply: str  # between a human turn and what is supervised of the answer: a prompt's end
     answer_start: str
     answer_end: str
     after: str = ""
-    stop: str = ""
-    bos: str = ""
-    pad: str = ""
-    caption_only: bool = False
+    stop: str = ""  # the token whose text ends an answer in generation
+    bos: str = ""  # of the LLM, where its tokenizer does not put it there by itself
+    pad: str = ""  # of the LLM's family, where the tokenizer names none of its own
+    caption_only: bool = False  # LLaVA's stage 1: image and caption, no instruction
 
     @property
     def special_tokens(self) -> tuple[str, ...]:

@@ -41,11 +41,9 @@ class _Record(logging.LogRecord):
 
 
 def log_to(stream: TextIO, *, force: bool = False) -> None:
-    """Let a command log warnings, and what is worse, to a stream: the message alone.
+    """Let a command log warnings and errors to a stream, the message alone.
 
-    Args:
-        stream: stdout or stderr.
-        force: take the place of what logs already.
+    `force` takes the place of what logs already.
     """
     logging.setLogRecordFactory(_Record)
     logging.basicConfig(format="%(message)s", stream=stream, level=logging.WARNING, force=force)

@@ -18,9 +18,8 @@ def raising(error):
 
 
 def test_a_users_error_is_one_line(capsys):
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit, match="2"):
         run_command(raising(UserError("--flag x: no")))
-    assert end.value.code == 2
     assert capsys.readouterr().err == "error: --flag x: no\n"
 
 
@@ -64,16 +63,12 @@ def test_a_rank_ends_before_the_interpreters_teardown(end, status, said):
         (OSError(errno.ENOSPC, "No space left on device", "/disk/file"), "/disk/file: No space"),
         (OSError(errno.EROFS, "Read-only file system", "/disk/file"), "/disk/file: Read-only"),
         (Exception("I/O error: File too large (os error 27)"), "File too large"),
-        (
-            RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
-            "a file",
-        ),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), "a file"),
     ],
 )
 def test_a_full_disk_is_the_users_to_fix(capsys, error, said):
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit, match="2"):
         run_command(raising(error))
-    assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and said in line and "start the same command again" in line
 

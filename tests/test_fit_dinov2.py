@@ -1,4 +1,4 @@
-"""scripts/fit_dinov2.py: the same model at the new size, and CLIP's view of a picture."""
+"""scripts/fit_dinov2.py: the same model at the new size, and CLIP's view of an image."""
 
 import importlib.util
 
@@ -8,6 +8,7 @@ import torch
 from llava_sea.data.images import ImageTransform, patch_grid, view
 from llava_sea.errors import UserError
 from llava_sea.model.towers import load_tower, num_patches
+from tests.worlds import save_dinov2
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +21,7 @@ def script(repo):
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
-    """A DINOv2 for 54 pixels whose processor resizes to 32 and crops to 24, as the hub's do."""
-    from transformers import Dinov2Config, Dinov2Model
-    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("dino")
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=54, patch_size=6
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    BitImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 24, "width": 24}, do_convert_rgb=True
-    ).save_pretrained(folder)
-    return folder
+    return save_dinov2(tmp_path_factory.mktemp("dino"), image_size=54)
 
 
 def test_the_model_computes_the_same_and_sees_what_clip_sees(script, dinov2, tiny, tmp_path):

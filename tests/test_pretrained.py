@@ -15,7 +15,7 @@ from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
 from llava_sea.model.load import load_llava
 from llava_sea.model.tokenizer import load_training_tokenizer
-from llava_sea.pretrained import load_pretrained, without_code
+from llava_sea.pretrained import load_pretrained
 
 
 @pytest.fixture
@@ -100,11 +100,6 @@ def test_a_part_of_a_llava_cannot_ask_for_code(asked, hostile, tiny, tmp_path):
     with pytest.raises(UserError, match=rf"^{path}: its config\.json has a part"):
         load_llava(path)
     assert asked == []
-
-
-def test_settings_without_code():
-    settings = {"auto_map": 1, "a": [{"auto_map": {}, "b": "auto_map"}], "c": {"auto_map": None}}
-    assert without_code(settings) == {"a": [{"b": "auto_map"}], "c": {}}
 
 
 def test_another_kind_of_model_is_named(tiny):

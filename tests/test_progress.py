@@ -36,13 +36,9 @@ def test_a_log_has_a_line_now_and_then_and_the_last(at, capsys):
         progress.update(150)
         at(11)
         progress.update(800)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == [
-        "images: 0/1000",
-        "images: 200/1000",
-        "images: 1000/1000",
-    ]
-    assert lines[1] == "images: 200/1000, 00:40 left, 20.00 images/s, all well"
+    first, then, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("images: 0/1000,") and last.startswith("images: 1000/1000,")
+    assert then == "images: 200/1000, 00:40 left, 20.00 images/s, all well"
 
 
 def test_items_done_before_are_not_in_the_rate(at, capsys):

@@ -39,7 +39,6 @@ COMMANDS = {
     "model.export": export.main,
 }
 SHARED = dict.fromkeys(("train.train", "train.train_mem"), "train")
-SHARED["model.merge"] = "model.export"
 """Commands that have another's flags."""
 
 FLAGS = [(command, flag) for command, table in RANGES.items() for flag in table]

@@ -48,19 +48,14 @@ LLAVA_15 = {
 }
 """What all of LLaVA-1.5's scripts have in common."""
 
+VARIABLES = "OUTPUT_DIR WORDS LABELS LLM_SIZE SEA_PRESET BASELINE PROJECTOR WARM_START"
+
 
 def start(repo, script, *flags, **variables):
-    clean = ("OUTPUT_DIR", "WORDS", "LABELS", "LLM_SIZE", "SEA_PRESET", "BASELINE", "PROJECTOR")
-    clean += ("WARM_START",)
-    env = {name: value for name, value in os.environ.items() if name not in clean}
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES.split()}
     env |= {"LLAVA_SEA_PYTHON": sys.executable, "NUM_GPUS": "8", "DRY_RUN": "1"} | variables
-    return subprocess.run(
-        ["bash", str(repo / "scripts" / script), *flags],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd="/",
-    )
+    command = ["bash", str(repo / "scripts" / script), *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd="/")
 
 
 def commands(repo, script, *flags, **variables):
@@ -81,12 +76,10 @@ def training(repo, script, recipe, *flags):
     return SimpleNamespace(model=model, data=data, sea=sea, args=args, flags=given)
 
 
-def check_batch(args, wanted):
-    assert 8 * args.per_device_train_batch_size * args.gradient_accumulation_steps == wanted
-
-
-def check_common(run, recipe):
+def check_common(run, recipe, batch):
     _, _, tower = TABLES[recipe]
+    args = run.args
+    assert 8 * args.per_device_train_batch_size * args.gradient_accumulation_steps == batch
     assert run.model.vision_tower.endswith(tower)
     assert run.model.mm_vision_select_layer == -2
     assert run.model.mm_projector_type == "mlp2x_gelu"
@@ -107,8 +100,7 @@ def test_stage_1(repo, recipe):
     table, (llm, _), _ = TABLES[recipe]
     for script in ("pretrain.sh", "pretrain_sea.sh"):
         run = training(repo, script, recipe)
-        check_common(run, recipe)
-        check_batch(run.args, 256)
+        check_common(run, recipe, 256)
         assert run.model.model_name_or_path == llm and run.model.version == "plain"
         assert run.model.tune_mm_mlp_adapter and run.args.learning_rate == 1e-3
         assert run.data.image_aspect_ratio == "square"
@@ -146,8 +138,7 @@ def test_stage_2(repo, recipe):
 
     table, (llm, version), _ = TABLES[recipe]
     run = training(repo, "finetune.sh", recipe)
-    check_common(run, recipe)
-    check_batch(run.args, 128)
+    check_common(run, recipe, 128)
     assert run.model.model_name_or_path == llm and run.model.version == version
     assert get_template(version)
     stage_1 = training(repo, "pretrain_sea.sh", recipe).args.output_dir
@@ -163,15 +154,13 @@ def test_stage_2(repo, recipe):
     tuned = table in (1, 4)
     assert ("--mm_vision_tower_lr" in run.flags) == tuned
     if tuned:
-        owner = run.model if hasattr(run.model, "unfreeze_mm_vision_tower") else run.args
-        assert owner.unfreeze_mm_vision_tower and run.args.mm_vision_tower_lr == 2e-6
+        assert run.model.unfreeze_mm_vision_tower and run.args.mm_vision_tower_lr == 2e-6
 
 
 @pytest.mark.parametrize("recipe", TABLES)
 def test_lora(repo, recipe):
     run = training(repo, "finetune_lora.sh", recipe)
-    check_common(run, recipe)
-    check_batch(run.args, 128)
+    check_common(run, recipe, 128)
     args = run.args
     assert args.lora_enable and (args.lora_r, args.lora_alpha) == (128, 256)
     assert (args.learning_rate, args.mm_projector_lr) == (2e-4, 2e-5)
@@ -240,12 +229,39 @@ def test_a_warm_start_sees_the_batches_of_stage_1(repo, recipe):
     assert args.learning_rate == whole.args.learning_rate
 
 
-def test_plain_llava_has_no_warm_start(repo):
-    done = start(repo, "pretrain.sh", WARM_START="0.2")
-    assert done.returncode == 2 and "WARM_START=0.2: belongs to pretrain_sea.sh" in done.stderr
-    for wrong in ("0.2x", "0", "0.0", "-1"):
-        done = start(repo, "pretrain_sea.sh", WARM_START=wrong)
-        assert done.returncode == 2 and f"WARM_START={wrong}: a number of epochs" in done.stderr
+@pytest.mark.parametrize(
+    ("script", "variable", "said"),
+    [
+        ("pretrain.sh", "WARM_START=0.2", "belongs to pretrain_sea.sh"),
+        *(
+            ("pretrain_sea.sh", f"WARM_START={n}", "a number of epochs")
+            for n in ("0.2x", "0", "-1")
+        ),
+        ("pretrain_sea.sh", "SEA_PRESET=Best", "choose best or paper"),
+        ("extract_labels.sh", "SEA_PRESET=Best", "choose best or paper"),
+        ("pretrain_sea.sh", "LLM_SIZE=huge", "choose small"),
+        ("pretrain.sh", "LLM_SIZE=huge", "choose small"),
+    ],
+)
+def test_a_wrong_variable_is_refused_before_any_training(repo, script, variable, said):
+    done = start(repo, script, **dict([variable.split("=")]))
+    assert done.returncode == 2 and "train_mem.py" not in done.stdout
+    assert f"{variable}: {said}" in done.stderr
+
+
+def test_the_extractions_flags_and_variables(repo):
+    from llava_sea.labels.options import parse_options
+
+    variables = {"WORDS": "/w/words.tsv", "MIN_COUNT": "5", "COMMON_WORDS": "/2of12.txt"}
+    words, extract = commands(
+        repo, "extract_labels.sh", "--sea_preset", "paper", **variables, LABELS="/l"
+    )
+    assert words[2] == "llava_sea.labels.word_list" and "/w/words.tsv" in words
+    assert words[-4:] == ["--min_count", "5", "--common_words", "/2of12.txt"]
+    assert extract[2] == "llava_sea.labels.extract"
+    options = parse_options(extract[3:])
+    assert (options.words, options.output_dir) == ("/w/words.tsv", "/l")
+    assert options.sea_preset == "paper"
 
 
 def test_another_projector_gets_a_folder_of_its_own(repo):
@@ -302,14 +318,10 @@ pathlib.Path(sys.argv[1], "started").touch()
 time.sleep(60)
 """
     words = ["bash", "-c", program, "-", str(repo), sys.executable, training, str(tmp_path)]
-    script = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as script:
+        while not (tmp_path / "started").exists() and script.poll() is None:
             time.sleep(0.02)
         script.terminate()
-        output, _ = script.communicate(timeout=20)
-    finally:
-        script.kill()
+        output, _ = script.communicate()
     assert (tmp_path / "saved").exists()
     assert (script.returncode, output) == (7, "")

@@ -20,7 +20,15 @@ import numpy as np
 import sentencepiece
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -51,19 +59,22 @@ TOWER = SHAPE | {"num_hidden_layers": 3, "patch_size": 6}
 # --- tokenizers -----------------------------------------------------------------------------------
 
 
-def sentencepiece_model(lines: Iterable[str], vocab_size: int = 340) -> bytes:
+def sentencepiece_model(lines: Iterable[str], vocab_size: int = 340, **changes: Any) -> bytes:
     """Train a model as Llama's was: BPE, bytes for what is unknown, no normalisation."""
+    options = {
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=written,
         vocab_size=vocab_size,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
         hard_vocab_limit=False,
         minloglevel=2,
+        **options | changes,
     )
     return written.getvalue()
 
@@ -84,11 +95,20 @@ def save_llama_tokenizer(folder: Path, model: bytes, *, legacy: bool, **changes:
 
 
 def byte_level(
-    corpus: Iterable[str], special: Sequence[str], bos: str | None = None, **options: Any
+    corpus: Iterable[str],
+    special: Sequence[str],
+    bos: str | None = None,
+    pattern: str = "",
+    **options: Any,
 ) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE, GPT-2's and Qwen's kind; with `bos` it begins each text by itself."""
+    """Train byte-level BPE, GPT-2's kind; with `bos` it begins each text by itself.
+
+    `pattern` splits a text as Llama 3's and Qwen's do.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
+    split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=420,
@@ -102,6 +122,14 @@ def byte_level(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, **options)
+
+
+def byte_level_tokenizer(
+    corpus: Iterable[str], special: list[str], eos: str, bos: str | None = None, pattern: str = ""
+) -> PreTrainedTokenizerFast:
+    """Train Llama 3's and Qwen's kind."""
+    more = {"eos_token": eos, "extra_special_tokens": special}
+    return byte_level(corpus, special, bos, pattern, **more)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -296,3 +324,33 @@ def edited(source: Path, target: Path, edit: Callable[[list[dict[str, Any]]], ob
     edit(records)
     target.write_text(json.dumps(records))
     return target
+
+
+# --- naive twins ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def logits(model: Any, ids: list[int], mask: list[bool], pixels: torch.Tensor | None) -> Any:
+    """Return the logits ``(L, V)`` as training gets them: an image's places by mask, not by id."""
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    if pixels is not None:
+        visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+    hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+    return model.lm_head(hidden)[0]
+
+
+def greedy(
+    model: Any,
+    ids: list[int],
+    mask: list[bool],
+    pixels: torch.Tensor | None,
+    count: int,
+    stop: Sequence[int] = (),
+) -> list[int]:
+    """Take the likeliest token `count` times, each time from the whole sequence."""
+    new: list[int] = []
+    while len(new) < count and (not new or new[-1] not in stop):
+        row = logits(model, [*ids, *new], [*mask, *[False] * len(new)], pixels)[-1]
+        new.append(int(row.argmax()))
+    return new

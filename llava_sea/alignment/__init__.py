@@ -5,8 +5,7 @@ image (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the 
 (`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in a function.
 """
 
-from llava_sea.alignment.batch import PatchWords
-from llava_sea.alignment.head import AlignmentHead
+from llava_sea.alignment.batch import PairOptions, PatchWords
 from llava_sea.alignment.label_store import (
     Labels,
     LabelStore,
@@ -15,11 +14,10 @@ from llava_sea.alignment.label_store import (
     shard_is_done,
     write_shard,
 )
-from llava_sea.alignment.loss import infonce, symmetric_infonce, word_targets
+from llava_sea.alignment.loss import AlignmentHead, infonce, symmetric_infonce, word_targets
 from llava_sea.alignment.metrics import NearestWords, nearest_words, tacs
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
-from llava_sea.alignment.options import PairOptions
 from llava_sea.alignment.sampling import Pairs, keep_one_per_label, num_windows, sample_pairs
 from llava_sea.alignment.transfer import Overlap, grid_overlap, transfer_labels
 

@@ -1,7 +1,7 @@
-"""The words of a batch's patches, as the loss takes them; joined over ranks by ids alone.
+"""The words of a batch's patches, as the loss takes them, which of them count, and all ranks'.
 
-No embedding is sent: the text side is frozen, so every rank embeds all words itself. At 4,608 pairs
-with 4 tokens a word a rank sends 0.3 MB.
+Words are joined over ranks by ids alone, no embedding is sent: the text side is frozen, so every
+rank embeds all words itself. At 4,608 pairs with 4 tokens a word a rank sends 0.3 MB.
 
 Shape letters: N own patches, U distinct words, K targets of a patch, J words of its top n, T tokens
 of a word.
@@ -9,6 +9,7 @@ of a word.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,52 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from llava_sea.alignment.sampling import keep_one_per_label
+
+POSITIVES = ("one", "all")
+TARGETS = ("drawn", "soft")
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Which pairs of a batch count and how; the defaults are the paper's (3.2, step 3).
+
+    Raises:
+        ValueError: on a value that is not known or two that do not go together.
+    """
+
+    positives: str = "one"
+    """`one` patch of a batch stays for each label; `all` patches stay and those that share a word
+    are its positives together."""
+    targets: str = "drawn"
+    """A patch's target is the label `drawn` for it (eq. 9), or `soft`: the distribution that the
+    draw uses."""
+    mask_own_top_n: bool = False
+    """The other words of a patch's own top n are no negatives for it."""
+
+    def __post_init__(self) -> None:
+        if self.positives not in POSITIVES:
+            raise ValueError(f"positives {self.positives!r}: choose one of {', '.join(POSITIVES)}")
+        if self.targets not in TARGETS:
+            raise ValueError(f"targets {self.targets!r}: choose one of {', '.join(TARGETS)}")
+        if self.targets == "soft" and self.positives == "one":
+            raise ValueError(
+                "targets soft needs positives all: without drawn labels there is nothing to keep "
+                "one patch for"
+            )
+        if self.targets == "soft" and self.mask_own_top_n:
+            raise ValueError(
+                "mask_own_top_n does nothing with targets soft: all words of a patch's top n are "
+                "its targets, none is a negative; leave one of the two out"
+            )
+
+    @property
+    def need_top_n(self) -> bool:
+        """Whether a batch has to carry the patches' top n words."""
+        return self.targets == "soft" or self.mask_own_top_n
+
+
+PAPER = PairOptions()
+"""One patch a label, labels drawn, nothing masked."""
 
 
 class PatchWords(NamedTuple):
@@ -79,10 +126,9 @@ def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> lis
 def gather_words(
     word_U: Tensor, words_UT: Tensor, *, group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Join the distinct words of all ranks, which may have different numbers of them.
+    """Join the distinct words of all ranks and their tokens: distinct again, and ascending.
 
-    Returns:
-        All words, distinct and ascending, and their tokens.
+    Ranks may have different numbers of words.
     """
     room = torch.tensor(len(word_U), device=word_U.device)
     dist.all_reduce(room, dist.ReduceOp.MAX, group=group)

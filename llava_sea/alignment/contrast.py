@@ -1,9 +1,8 @@
 """Both softmaxes of eq. 11, patch to word and word to patch, over blocks of rows of logits.
 
-One autograd function for `symmetric_infonce` and `multi_positive_infonce`. The logits are kept and
-turned in place into the loss's slopes (2 matrix products, as autograd, and N x M floats), or made
-again in the backward pass (3 products and one block). Norms are factors of the rows and columns:
-nothing of size N x D is made but the gradient.
+One autograd function. The logits are kept and turned in place into the loss's slopes (2 matrix
+products, as autograd, and N x M floats), or made again in the backward pass (3 products and one
+block). Norms are factors of the rows and columns: nothing of size N x D is made but the gradient.
 
 With a process group the columns' denominators are put together by two all-reduces of a float32 a
 column, 8 M bytes: no visual token and no target is sent. No second derivatives.
@@ -58,8 +57,8 @@ def contrast(
     """Return this process's share of the loss, a float32 scalar.
 
     Args:
-        visual_ND: visual tokens, not normalised ``(N, D)``; every row has a target.
-        text_MD: the words' embeddings, not normalised, the same on all ranks ``(M, D)``.
+        visual_ND: visual tokens, not normalised; every row has a target.
+        text_MD: the words' embeddings, not normalised, the same on all ranks.
         log_scale: the log of the logit scale, a scalar, within its limit.
         targets: which words belong to which patch.
         group: the processes whose rows share the columns.
@@ -129,7 +128,7 @@ class _Blocks:
         chunk: int,
         keep: bool | Tensor | None,
     ) -> None:
-        """Take what they are made of; `keep` is whether to hold all, or those held."""
+        """`keep` is whether to hold all logits, or those that are held."""
         self.visual_ND, self.text_MD = visual_ND, text_MD.float()
         self.targets, self.chunk = targets, chunk
         norm_M = vector_norm(self.text_MD, dim=1).clamp(min=_SMALLEST_NORM)

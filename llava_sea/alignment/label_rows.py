@@ -55,17 +55,7 @@ def pack_rows(
     scores_IPN: NDArray[np.floating],
     crc_I: NDArray[np.unsignedinteger],
 ) -> tuple[NDArray[Any], int]:
-    """Return a shard's rows ``(I,)`` and the bytes an id takes in them.
-
-    Args:
-        images: names of the images.
-        ids_IPN: word ids ``(I, P, N)``; below 2**32.
-        scores_IPN: scores; those not above 0 are stored as 0.
-        crc_I: CRC-32 of each image file.
-
-    Raises:
-        ValueError: naming the image, if an id or a score cannot be stored.
-    """
+    """Return a shard's rows ``(I,)`` and the bytes an id takes in them; raises as `write_shard`."""
     largest = ids_IPN.max(initial=0)
     if largest >= 1 << 32 or ids_IPN.min(initial=0) < 0:
         wrong_I = ((ids_IPN < 0) | (ids_IPN >= 1 << 32)).any((1, 2))
@@ -90,11 +80,7 @@ def pack_rows(
 
 
 def unpack_row(row: Any, image: str) -> Labels:
-    """Return the labels of a row.
-
-    Raises:
-        ValueError: if it was not written for this image.
-    """
+    """Return the labels of a row; a ValueError if it was not written for this image."""
     if int(row["check"]) != _checksum(row, image):
         raise ValueError("its checksum is wrong")
     ids_PN = row["high"].astype(np.uint32)
@@ -115,12 +101,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], rows: int) -> None:
-        """Compare the header and size of the file with its expected rows.
-
-        Raises:
-            ValueError: if it has another size or is no .npy file.
-            OSError: if it is not there.
-        """
+        """Open it; a ValueError if its header or size is not that of so many rows."""
         self.path = path
         self._dtype = dtype
         head = self._read(_HEAD, 0)
@@ -130,12 +111,7 @@ class RowFile:
             raise ValueError(f"{path.name} has the wrong size")
 
     def __getitem__(self, row: int) -> Any:
-        """Read a row.
-
-        Raises:
-            ValueError: if the file has become shorter since it was opened.
-            OSError: if it cannot be read.
-        """
+        """Read a row; a ValueError if the file has become shorter, an OSError if it is gone."""
         size = self._dtype.itemsize
         data = self._read(size, self.start + row * size)
         if len(data) != size:

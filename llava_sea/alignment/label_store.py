@@ -28,12 +28,7 @@ from numpy.typing import NDArray
 
 from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype, unpack_row
 from llava_sea.errors import UserError
-from llava_sea.files import (
-    open_atomically,
-    read_file,
-    sha256_file,
-    write_atomically,
-)
+from llava_sea.files import open_atomically, read_file, sha256_file, write_atomically
 
 FORMAT = "llava_sea labels 3"
 _SIDECAR = {"format", "images", "sha256", "id_bytes", "skipped"}
@@ -58,9 +53,9 @@ def write_shard(
         directory: the store's folder.
         shard: the shard's number, from 0.
         images: names of the images, in row order.
-        ids_IPN: word ids ``(I, P, N)``; below 2**32.
-        scores_IPN: scores ``(I, P, N)``; those not above 0 are stored as 0.
-        crc_I: CRC-32 of each image file ``(I,)``; 0 where it could not be read.
+        ids_IPN: word ids, below 2**32.
+        scores_IPN: their scores; those not above 0 are stored as 0.
+        crc_I: CRC-32 of each image file; 0 where it could not be read.
         skipped: images without labels and why.
 
     Raises:
@@ -87,12 +82,9 @@ def shard_is_done(directory: Path, shard: int) -> bool:
 
 
 def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) -> None:
-    """Verify every shard's checksum, then write the index and the manifest.
+    """Verify the checksums of shards ``0 .. num_shards - 1``, then write index and manifest.
 
-    Args:
-        directory: the store's folder, holding shards ``0 .. num_shards - 1``.
-        fields: about the labels: words, encoder, geometry, sign, features, grid, top_n.
-        num_shards: the number of shards.
+    `fields` say what the labels are: words_sha256, encoder, geometry, sign, features, grid, top_n.
 
     Raises:
         LabelStoreError: if a shard is missing or damaged, or an image occurs twice.
@@ -137,10 +129,7 @@ class LabelStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Open a store.
-
-        Args:
-            directory: the folder that the extraction wrote.
+        """Open the folder of an extraction.
 
         Raises:
             LabelStoreError: if it is no finished store or was written by another format.
@@ -149,13 +138,11 @@ class LabelStore:
         path = self.directory / "manifest.json"
         if not path.is_file():
             unfinished = any(self.directory.glob("shard-*.json"))
+            way_out = "Make one with `bash scripts/extract_labels.sh`"
+            if unfinished:
+                way_out = "The extraction was cut off: run it again, it resumes where it stopped"
             raise LabelStoreError(
-                f"{self.directory}: no finished label store here (no manifest.json). "
-                + (
-                    "The extraction was cut off: run it again, it resumes where it stopped"
-                    if unfinished
-                    else "Make one with `bash scripts/extract_labels.sh`"
-                )
+                f"{self.directory}: no finished label store here (no manifest.json). {way_out}"
             )
         try:
             manifest = json.loads(read_file(path))
@@ -279,15 +266,11 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
         raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
     try:
         sidecar: dict[str, Any] = json.loads(read_file(path))
-    except ValueError as error:
-        raise LabelStoreError(
-            f"{path}: not readable as JSON ({error}); delete it and run the extraction again, it "
-            "makes this shard again"
-        ) from None
-    found = sidecar.get("format") if isinstance(sidecar, dict) else None
-    if found != FORMAT or not sidecar.keys() >= _SIDECAR:
-        raise LabelStoreError(
-            f"{path}: damaged, or of another format ({found!r}, not {FORMAT!r}); delete it and run "
-            "the extraction again, it makes this shard again"
-        )
-    return sidecar
+        if sidecar["format"] == FORMAT and sidecar.keys() >= _SIDECAR:
+            return sidecar
+        fault = f"its format is {sidecar['format']!r}, not {FORMAT!r}, or it is not whole"
+    except (ValueError, KeyError, TypeError) as error:
+        fault = f"damaged ({error!r})"
+    raise LabelStoreError(
+        f"{path}: {fault}; delete it and run the extraction again, it makes this shard again"
+    )

@@ -1,4 +1,4 @@
-"""The alignment loss (3.2): targets (eq. 10) and symmetric InfoNCE (eq. 11).
+"""The alignment loss (3.2): targets (eq. 10), symmetric InfoNCE (eq. 11) and its temperature.
 
 A patch has target words with weights T that add up to 1 (the paper: one drawn word, T = 1). With p
 the softmax of a patch over the batch's distinct words, q that of a word over the patches, and m_u
@@ -12,9 +12,9 @@ share a drawn word the second is a mean over the word's positives, as in supervi
 learning (arXiv 2004.11362, its L_out). With soft targets a word counts in the second mean by
 min(1, m_u): a word that no draw would likely pick weighs little.
 
-Pure functions of tensors. With a process group the negatives are those of all ranks: every rank
-holds all words and only its own visual tokens, and two numbers a word are sent (`contrast`). Loss
-and gradients equal those of one process that holds everything.
+Pure functions of tensors, but for the head. With a process group the negatives are those of all
+ranks: every rank holds all words and only its own visual tokens, and two numbers a word are sent
+(`contrast`). Loss and gradients equal those of one process that holds everything.
 
 Shape letters: N own patches (rows), U distinct words (columns), M pairs of all ranks, K targets of
 a patch, J words of its top n, D hidden size, L tokens of a word.
@@ -22,9 +22,11 @@ a patch, J words of its top n, D hidden size, L tokens of a word.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_sea.alignment.batch import PatchWords
 from llava_sea.alignment.contrast import ROWS, Targets, contrast
@@ -32,15 +34,47 @@ from llava_sea.alignment.contrast import ROWS, Targets, contrast
 LOG_SCALE_MAX = 4.605170185988092  # ln 100, CLIP's limit for its logit scale
 
 
+class AlignmentHead(nn.Module):
+    """The one trainable number of SEA: the log of the logit scale, 1/tau = exp(log_scale).
+
+    Its distance from the start is trained: under bfloat16 a step of 0.001 from 2.659 would be lost
+    in rounding, one from 0 is not.
+    """
+
+    def __init__(self, log_scale_init: float = 0.0) -> None:
+        """Start at ``tau = exp(-log_scale_init)``; 0 is the paper, ln(1/0.07) = 2.659 is CLIP."""
+        super().__init__()
+        self.log_scale_init = float(log_scale_init)
+        # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
+        self.log_scale_delta = nn.Parameter(torch.zeros(1))
+
+    @property
+    def log_scale(self) -> Tensor:
+        """The log of the logit scale, a float32 scalar."""
+        return self.log_scale_init + self.log_scale_delta[0].float()
+
+    def forward(
+        self,
+        visual_ND: Tensor,
+        text_ND: Tensor,
+        valid_N: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
+        words: PatchWords | None = None,
+    ) -> Tensor:
+        """Return the loss of a batch (eq. 11): of `infonce` with words, else `symmetric_infonce`.
+
+        `valid_N` does not go with words.
+        """
+        if words is not None:
+            return infonce(visual_ND, text_ND, self.log_scale, words, group=group)
+        return symmetric_infonce(visual_ND, text_ND, self.log_scale, valid_N, group=group)
+
+
 def word_targets(embedded_NLD: Tensor, mask_NL: Tensor) -> Tensor:
-    """Average the input embeddings of each word's tokens (SEA eq. 10).
+    """Average the LLM's input embeddings of each word's tokens (SEA eq. 10).
 
-    Args:
-        embedded_NLD: the LLM's input embeddings of the word's tokens, padded, ``(N, L, D)``.
-        mask_NL: true where there is a token ``(N, L)``.
-
-    Returns:
-        Targets ``(N, D)`` in float32, detached; a row without tokens is zero.
+    `mask_NL` is true where there is a token, not padding. Returns targets ``(N, D)`` in float32,
+    detached; a row without tokens is zero.
     """
     weight_NL = mask_NL.float()
     weight_NL = weight_NL / weight_NL.sum(1, keepdim=True).clamp(min=1)
@@ -68,8 +102,8 @@ def infonce(
     """InfoNCE between patches and distinct words (eq. 11), cosine similarity, in float32.
 
     Args:
-        visual_ND: projected visual tokens of this process ``(N, D)``.
-        text_UD: the targets (eq. 10) of ``words.word_U``, ``(U, D)``. No gradient flows to them.
+        visual_ND: projected visual tokens of this process.
+        text_UD: the targets (eq. 10) of ``words.word_U``. No gradient flows to them.
         log_scale: log of the logit scale, a scalar. Values above ln 100 count as ln 100 and still
             get its gradient, so that one that went too far can come back.
         words: the words of this process's patches (labels, weights, the distinct words).
@@ -132,15 +166,8 @@ def symmetric_infonce(
 ) -> Tensor:
     """`infonce` where every patch has a word of its own: the N pairs of eq. 11.
 
-    Args:
-        visual_ND: projected visual tokens of this process ``(N, D)``.
-        text_MD: targets of all processes in rank order ``(M, D)``, the same on each; without a
-            group M = N.
-        log_scale: as in `infonce`, and so are the other arguments and the result.
-        valid_M: bool ``(M,)``; rows and columns that are not valid take no part. Default: all.
-        group: the processes whose visual tokens are the negatives of each other's words.
-        chunk: rows of logits worked on at a time.
-        keep_logits: hold the logits of all rows.
+    `text_MD` are the targets of all processes in rank order, the same on each; without a group
+    M = N. Pairs that are not `valid_M` take no part. All else is as in `infonce`.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -157,15 +184,8 @@ def symmetric_infonce(
     rows = slice(rank * len(visual_ND), (rank + 1) * len(visual_ND))
     pair_M = torch.arange(len(text_MD), device=text_MD.device)
     words = PatchWords(pair_M[rows, None], valid_M[rows, None], word_U=pair_M[valid_M])
-    return infonce(
-        visual_ND,
-        text_MD[valid_M],
-        log_scale,
-        words,
-        group=group,
-        chunk=chunk,
-        keep_logits=keep_logits,
-    )
+    options: Any = {"group": group, "chunk": chunk, "keep_logits": keep_logits}
+    return infonce(visual_ND, text_MD[valid_M], log_scale, words, **options)
 
 
 def _columns(id_NK: Tensor, word_U: Tensor) -> Tensor:

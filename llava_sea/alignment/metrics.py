@@ -47,9 +47,8 @@ def nearest_words(
     """Find every visual token's nearest word (SEA eq. 4) and its distance to the words (eq. 5).
 
     Args:
-        visual_ND: projected visual tokens ``(N, D)``.
-        words: word embeddings ``(Q, D)``, or blocks of them that follow each other; a block may be
-            empty.
+        visual_ND: projected visual tokens.
+        words: word embeddings ``(Q, D)``, or blocks of them that follow each other.
         block: words looked at together when `words` is one tensor.
 
     Returns:
@@ -84,15 +83,9 @@ def nearest_words(
 def tacs(visual_PD: Tensor, caption_TD: Tensor, *, k: int = 10) -> Tensor:
     """Token alignment consistency score of one image and its caption (SEA eq. 14, 17).
 
-    For each visual token the largest cosine to any caption token; the mean of the `k` largest.
-
-    Args:
-        visual_PD: projected visual tokens of the image ``(P, D)``.
-        caption_TD: input embeddings of the caption's tokens, no BOS, ``(T, D)``, T at least 1.
-        k: visual tokens that count; all of them where the image has fewer.
-
-    Returns:
-        A scalar in [-1, 1].
+    For each projected visual token the largest cosine to the input embedding of any caption token
+    (without BOS); the mean of the `k` largest, or of all where the image has fewer: a scalar in
+    [-1, 1].
 
     Raises:
         ValueError: if there is no visual token or no caption token.

@@ -69,10 +69,10 @@ def mine_top_words(
     """Find the `top_n` words of highest ``sign * (patch . word)`` for every patch (SEA eq. 8).
 
     Args:
-        patches_MD: patch features in the joint space, ``(M, D)``; finite. Rows of length 1 are
-            the fast case, any length is exact.
-        words_QD: word features in the joint space, ``(Q, D)``, likewise; or the result of
-            `prepare_words`, which saves a pass over the words on every call.
+        patches_MD: patch features in the joint space; finite. Rows of length 1 are the fast case,
+            any length is exact.
+        words_QD: word features in the joint space, likewise; or the result of `prepare_words`,
+            which saves a pass over the words on every call.
         top_n: words to keep for a patch, at least 1; fewer come back if there are fewer words.
         sign: ``-1`` is the paper's negated cosine, ``+1`` the plain one.
         block: words screened at a time.
@@ -136,14 +136,8 @@ def bucket_maxima(
 ) -> Tensor:
     """Return the largest score of each bucket of consecutive words, ``(M, K)`` float32.
 
-    The maxima take 1/128 of the scores' memory; a block's memory is used again for the next.
-
-    Args:
-        signed_MD: the patches, float32.
-        words: from `prepare_words`.
-        rounded: multiply in bfloat16 (adding up in float32), else in float32.
-        block: words at a time, rounded down to whole buckets.
-        bucket: words of a bucket.
+    The product is in bfloat16 (adding up in float32) if `rounded`, else in float32; `block` words
+    at a time, rounded down to whole buckets, whose memory is used again for the next.
     """
     num_patches, num_words = signed_MD.shape[0], words.words_QD.shape[0]
     block = block or by_device(BLOCK, signed_MD)
@@ -205,14 +199,7 @@ def bucket_candidates(
     bounds: PatchBounds,
     top_n: int,
 ) -> tuple[Tensor, Tensor]:
-    """Find the words that can be among a patch's `top_n`.
-
-    Args:
-        signed_MD: the patches, float32.
-        words_QD: the words.
-        maxima_MK: from `bucket_maxima`.
-        bounds: of the patches.
-        top_n: words kept for a patch.
+    """Find the words that can be among a patch's `top_n`, from the maxima of the buckets.
 
     Returns:
         Rows and word ids of the candidates, ``(C,)`` int64 each: all words that belong to the
@@ -296,15 +283,7 @@ def rank_exactly(
 ) -> tuple[Tensor, Tensor]:
     """Score candidates in float64, round to float32, and rank them; ties by the smaller id.
 
-    Args:
-        signed_MD: the patches, float32.
-        words_QD: the words.
-        rows_C: the candidates' patches; at least ``min(top_n, Q)`` of each.
-        ids_C: their words; no pair twice.
-        top_n: words kept for a patch.
-
-    Returns:
-        ids ``(M, N)`` int64 and scores ``(M, N)`` float32, best first.
+    Each patch has at least ``min(top_n, Q)`` candidates, none twice.
     """
     num_patches, keep = signed_MD.shape[0], min(top_n, words_QD.shape[0])
     scores_C = signed_MD.new_empty(rows_C.shape)

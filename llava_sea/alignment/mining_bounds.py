@@ -60,12 +60,9 @@ class PatchBounds(NamedTuple):
 def prepare_words(words_QD: Tensor, rounded: bool = True) -> PreparedWords:
     """Measure a word list once for all calls of `mine_top_words`, and round it if it is on a GPU.
 
-    On a GPU the bfloat16 copy stays resident (4M x 768: 6.1 GB beside the 12.3 GB in float32).
-
-    Args:
-        words_QD: word features, ``(Q, D)``; kept, not copied (float64 becomes float32). Changing
-            them afterwards makes the miner's results wrong: prepare them again.
-        rounded: measure what a bfloat16 screen needs, too.
+    The words are kept, not copied (float64 becomes float32): prepare them again if they change. On
+    a GPU a bfloat16 copy stays resident (4M x 768: 6.1 GB beside the 12.3 GB in float32). What a
+    bfloat16 screen needs is measured if `rounded`.
 
     Raises:
         ValueError: if a feature is not finite.
@@ -93,14 +90,8 @@ def prepare_words(words_QD: Tensor, rounded: bool = True) -> PreparedWords:
 def patch_bounds(signed_MD: Tensor, words: PreparedWords, rounded: bool) -> PatchBounds:
     """Bound the errors of a patch's products with these words, as the module's text says.
 
-    Args:
-        signed_MD: the patches, float32.
-        words: from `prepare_words`.
-        rounded: whether the screen's operands are rounded to bfloat16; its output is, too, on the
-            CPU, and stays float32 on CUDA.
-
-    Raises:
-        ValueError: if a patch is not finite.
+    If the screen's operands are `rounded` to bfloat16, its output is, too, on the CPU, and stays
+    float32 on CUDA.
     """
     unit = signed_MD.shape[1] * by_device(_UNIT, signed_MD)
     length_M = row_lengths(signed_MD)
@@ -119,15 +110,9 @@ def patch_bounds(signed_MD: Tensor, words: PreparedWords, rounded: bool) -> Patc
 
 
 def screen_cuts(nth_M: Tensor, bounds: PatchBounds) -> tuple[Tensor, Tensor]:
-    """Turn a screened value that n words reach into what a top word must reach.
+    """From the n-th largest screened value of a patch (of different words) bound two others.
 
-    Args:
-        nth_M: the n-th largest of a patch's screened values (of different words).
-        bounds: the patches'.
-
-    Returns:
-        A lower bound on the n-th exact score, and on the screened value of every word that reaches
-        it; ``(M,)`` each.
+    The n-th exact score from below, and the screened value of every word that reaches it.
     """
     low_M = nth_M - bounds.output * nth_M.abs() - bounds.screen_M
     cut_M = low_M - bounds.screen_M

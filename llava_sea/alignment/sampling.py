@@ -50,8 +50,8 @@ def sample_pairs(
     probability S / sum(S) (SEA eq. 9). A window without a labelled patch gives no pair.
 
     Args:
-        ids_PN: label ids of each patch, row-major over the grid, ``(P, N)``.
-        scores_PN: their scores, ``(P, N)``; an entry that is not above 0 is no label.
+        ids_PN: label ids of each patch, row-major over the grid.
+        scores_PN: their scores; an entry that is not above 0 is no label.
         grid: rows and columns of patches; their product is P.
         window: k, the side of a window in patches (the paper: 2; 1 keeps every patch).
         seed: the run's seed.
@@ -78,11 +78,7 @@ def pair_generator(seed: int, epoch: int, record: int) -> np.random.Generator:
 
 
 def check_scores(scores: NDArray[np.floating]) -> None:
-    """Refuse scores that no label can be drawn by.
-
-    Raises:
-        ValueError: if one is NaN or infinite; minus infinity is not above 0, so it is no label.
-    """
+    """Raise a ValueError for a score of NaN or infinity; minus infinity is no label."""
     largest = scores.max(initial=0)  # NaN is the largest of all
     if not np.isfinite(largest):
         raise ValueError(f"a score is {largest}, labels are drawn by finite scores alone")
@@ -91,8 +87,7 @@ def check_scores(scores: NDArray[np.floating]) -> None:
 def has_label(scores_PN: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Say which patches have a score above 0, bool ``(P,)``."""
     if scores_PN.dtype == np.float16:
-        # The same bits as integers are above 0 in the same places; numpy compares float16 one by
-        # one.
+        # The same bits as integers are above 0 in the same places, and compared much faster.
         return np.asarray((scores_PN.view(np.int16) > 0).any(1))
     return np.asarray((scores_PN > 0).any(1))
 
@@ -102,14 +97,7 @@ def draw_patches(
 ) -> NDArray[np.int64]:
     """Draw one labelled patch, each equally likely, from every window that has one.
 
-    Args:
-        labelled_P: which patches have a label, bool ``(P,)``, row-major over the grid.
-        grid: rows and columns of patches; their product is P.
-        window: k, the side of a window in patches.
-        rng: of `pair_generator`; P numbers are drawn.
-
-    Returns:
-        Patches ``(K,)`` in the order of their windows, row-major.
+    `rng` is of `pair_generator`. Returns patches in the order of their windows, row-major.
 
     Raises:
         ValueError: if the grid does not hold P patches or the window is below 1.
@@ -136,13 +124,7 @@ def draw_labels(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw a label for each patch with probability S / sum(S) (SEA eq. 9), and a random key.
 
-    Args:
-        ids_KN: label ids of the patches ``(K, N)``.
-        scores_KN: their scores; each patch has at least one above 0.
-        rng: of `pair_generator`, after the patches.
-
-    Returns:
-        labels and keys, int64 ``(K,)``.
+    Each patch has at least one score above 0; `rng` is of `pair_generator`, after the patches.
     """
     # The inverse of the cumulative distribution.
     cumulative_KN = np.maximum(scores_KN.astype(np.float64), 0.0).cumsum(1)
@@ -167,13 +149,7 @@ def _window_patches(grid: tuple[int, int], window: int) -> NDArray[np.int64]:
 def keep_one_per_label(label_N: Tensor, key_N: Tensor, valid_N: Tensor) -> Tensor:
     """Of the valid pairs that share a label keep the one with the smallest key (3.2, step 3).
 
-    Args:
-        label_N: label ids, int64 ``(N,)``.
-        key_N: random keys, int64 ``(N,)``; equal keys leave the earlier pair.
-        valid_N: bool ``(N,)``; a pair that is not valid neither stays nor displaces another.
-
-    Returns:
-        bool ``(N,)``: the pairs that stay.
+    Equal keys leave the earlier pair; one that is not valid neither stays nor displaces another.
     """
     by_key_N = key_N.argsort(stable=True)
     by_valid_N = by_key_N[(~valid_N[by_key_N]).to(torch.uint8).argsort(stable=True)]

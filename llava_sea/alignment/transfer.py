@@ -41,12 +41,7 @@ class Overlap(NamedTuple):
 
 
 def grid_overlap(source: tuple[int, int], target: tuple[int, int]) -> Overlap:
-    """Return which source patches each target patch overlaps, row-major; shares add up to 1.
-
-    Args:
-        source: rows and columns of the grid that has labels.
-        target: rows and columns of the grid that needs them.
-    """
+    """Return which source patches each target patch overlaps, row-major; shares add up to 1."""
     rows, row_shares = _axis_overlap(source[0], target[0])
     columns, column_shares = _axis_overlap(source[1], target[1])
     patches = rows[:, None, :, None] * source[1] + columns[None, :, None, :]
@@ -73,12 +68,7 @@ def _axis_overlap(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[
 def transfer_labels(
     ids_PN: NDArray[np.integer], scores_PN: NDArray[np.floating], overlap: Overlap
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Resample an image's labels.
-
-    Args:
-        ids_PN: word ids of the source patches.
-        scores_PN: their scores; those not above 0 are no labels (3.1).
-        overlap: of `grid_overlap`.
+    """Resample an image's labels; scores not above 0 are no labels (3.1).
 
     Returns:
         ids and scores ``(Q, N)`` of the target patches, best first (ties by id); a score of 0 where

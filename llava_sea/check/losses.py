@@ -47,7 +47,10 @@ def record_losses(stage1: Stage1Model, batch: dict[str, Tensor]) -> list[RecordL
     """Compute the loss of each record of a collated batch, the model being in eval mode."""
     visual_IPD = stage1.project(batch["pixel_values"])
     hidden_BLD = stage1.hidden_states(
-        visual_IPD, batch["input_ids"], batch["attention_mask"], batch["image_mask"]
+        visual_IPD,
+        batch["input_ids"],
+        batch["image_mask"],
+        attention_mask=batch["attention_mask"],
     )
     target_BL = batch["labels"][:, 1:]
     supervised_BL = target_BL != IGNORE_INDEX

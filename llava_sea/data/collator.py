@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_sea.alignment.batch import PatchWords
-from llava_sea.alignment.options import PAPER, PairOptions
+from llava_sea.alignment.batch import PAPER, PairOptions, PatchWords
 from llava_sea.alignment.sampling import keep_one_per_label
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.dataset import LazySupervisedDataset

@@ -3,8 +3,8 @@
 - `*.json`: a list, LLaVA's layout; the captions are the `gpt` turns of `conversations`.
 - `*.jsonl`: one a line: such a record, a JSON string, or an object with `caption` or `text`.
 - `*.txt`: one caption a line.
-Limits: UTF-8. A JSON list is held in memory while its captions are counted, the other files are
-read by line. A record or line without a caption is an error that names it, never skipped.
+Limits: UTF-8. A JSON list is held in memory, the other files are read by line. A record or line
+without a caption is an error that names it, never skipped.
 """
 
 from __future__ import annotations
@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.files import open_file
+from llava_sea.files import open_file, read_json
 
 SUFFIXES = (".json", ".jsonl", ".txt")
 
 
 def check_corpus(names: Sequence[str]) -> list[Path]:
-    """Return the files, after a look at every one's name and presence.
-
-    Raises:
-        UserError: no file is given, one is missing, or its suffix is unknown.
-    """
+    """Return the files; a UserError if there is none, one is missing, or its suffix is unknown."""
     paths = [Path(name) for name in names]
     if not paths:
         raise UserError("--data_path: give at least one file of captions")
@@ -45,7 +41,7 @@ def read_captions(path: Path) -> Iterator[str]:
             file and the line or the record.
     """
     if path.suffix == ".json":
-        rows = _parse("\n".join(text for _, text in read_lines(path)), str(path))
+        rows = read_json(path, None)
         if not isinstance(rows, list):
             raise UserError(f"{path}: holds no list; one record a line: name the file *.jsonl")
         for index, row in enumerate(rows):
@@ -55,7 +51,14 @@ def read_captions(path: Path) -> Iterator[str]:
         where = f"{path}, line {number}"
         if not text.strip():
             raise UserError(f"{where}: is blank; every line holds one caption")
-        yield from [text] if path.suffix == ".txt" else _captions_of(_parse(text, where), where)
+        if path.suffix == ".txt":
+            yield text
+            continue
+        try:
+            row = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{where}: broken JSON: {error}") from None
+        yield from _captions_of(row, where)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -63,9 +66,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Lines end with \n or \r\n only: the other characters at which `str.splitlines` cuts may stand
     inside a caption.
-
-    Raises:
-        UserError: the file cannot be read or a byte is not UTF-8.
     """
     number = 0
     try:
@@ -80,15 +80,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{where}: broken JSON: {error}") from None
-
-
 def _captions_of(row: Any, where: str) -> Iterator[str]:
-    """Yield the captions of a record, an object or a string."""
     found: list[Any] = []
     if isinstance(row, dict) and "id" in row:
         where += f" (id {row['id']!r})"

@@ -73,12 +73,12 @@ class Truth:
         """Return the true words of a patch."""
         return self._sets[self._images[image][patch]]
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
-        """Refuse a vision tower whose patches are cut otherwise.
+    def is_object(self, image: str, patch: int) -> bool:
+        """Say whether an object covers the patch."""
+        return self._objects[image][patch] == "1"
 
-        Raises:
-            UserError: naming both grids.
-        """
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Raise a UserError if the vision tower cuts its patches otherwise."""
         if self.grid != grid:
             raise UserError(
                 f"{self._named}: is about {' x '.join(map(str, self.grid))} "
@@ -86,18 +86,10 @@ class Truth:
             )
 
     def check(self, image: str, num_patches: int) -> None:
-        """Refuse an image that the file does not know patch by patch.
-
-        Raises:
-            UserError: naming the image.
-        """
+        """Raise a UserError if the file does not know the image patch by patch."""
         for table in (self._images, self._objects):
             if len(table.get(image, ())) != num_patches:
                 raise UserError(
                     f"{self._named}: {image!r} has {len(table.get(image, ()))} "
                     f"patches there, the vision tower makes {num_patches}"
                 )
-
-    def is_object(self, image: str, patch: int) -> bool:
-        """Say whether an object covers the patch."""
-        return self._objects[image][patch] == "1"

@@ -58,11 +58,7 @@ class CorpusOptions:
     dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
 
     def check(self, command: str) -> None:
-        """Refuse missing and impossible values.
-
-        Raises:
-            UserError: naming the flag.
-        """
+        """Raise a UserError that names the flag for a missing or impossible value."""
         for item in dataclasses.fields(self):
             value, choices = getattr(self, item.name), item.metadata.get("choices")
             if value == "":
@@ -105,11 +101,7 @@ class ExtractOptions(CorpusOptions):
     local_rank: int = flag("set by the deepspeed launcher", -1)
 
     def resolved(self) -> ExtractOptions:
-        """Fill in the preset's values; flags that were given win.
-
-        Raises:
-            UserError: if a needed flag is missing or a value cannot be.
-        """
+        """Fill in the preset's values; flags that were given win. Raises as `check`."""
         preset = LABEL_PRESETS.get(self.sea_preset, {})
         chosen = {k: v for k, v in preset.items() if getattr(self, k) is None}
         options = dataclasses.replace(self, **chosen)
@@ -139,11 +131,7 @@ class QualityOptions(CorpusOptions):
     )
 
     def resolved(self) -> QualityOptions:
-        """Check the values; features and n come back sorted and once each.
-
-        Raises:
-            UserError: if a needed flag is missing or a value cannot be.
-        """
+        """Check the values; features and n come back sorted and once each. Raises as `check`."""
         self.check("labels.quality")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise UserError(f"--output {self.output}: there is no such folder to write it in")
@@ -171,6 +159,7 @@ def parse_flags(
         many = isinstance(item.default, tuple)
         shown: Any = item.default
         shown = " ".join(map(str, shown)) if many else shown
+        text = item.metadata["help"] + (f" (default: {shown})" if shown else "")
         parser.add_argument(
             f"--{item.name}",
             default=item.default,
@@ -178,13 +167,14 @@ def parse_flags(
             nargs="+" if many else None,
             type=item.metadata.get("type", type(item.default) if item.default is not None else str),
             choices=item.metadata.get("choices"),
-            help=(item.metadata["help"] + (f" (default: {shown})" if shown else "")).replace(
-                "%", "%%"
-            ),
+            help=text.replace("%", "%%"),
         )
     values, unknown = parser.parse_known_args(_join_signs(arguments))
     if unknown:
-        raise UserError(_unknown_flag(unknown[0], [item.name for item in items]))
+        name = unknown[0].split("=")[0].lstrip("-")
+        near = difflib.get_close_matches(name, [item.name for item in items], n=1, cutoff=0.5)
+        hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+        raise UserError(f"there is no flag {unknown[0]!r}{hint}")
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(values).items()}
     return options(**given)
 
@@ -198,13 +188,6 @@ def _join_signs(arguments: Sequence[str] | None) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def _unknown_flag(argument: str, known: list[str]) -> str:
-    name = argument.split("=")[0].lstrip("-")
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean --{near[0]}?" if near else "; see --help"
-    return f"there is no flag {argument!r}{hint}"
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> ExtractOptions:

@@ -71,16 +71,20 @@ class PatchEncoder:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> PatchEncoder:
-        """Load a paired encoder.
-
-        The fingerprint is taken before the cast to `dtype`.
+        """Load a paired encoder; its fingerprint is taken before the cast to `dtype`.
 
         Raises:
             UserError: if there is no model, it has no text tower, or weights are missing.
         """
-        from transformers import CLIPModel, SiglipModel
+        from transformers import AutoConfig, CLIPModel, SiglipModel
 
-        family = _model_type(path_or_id)
+        try:
+            family = load_pretrained(AutoConfig, str(path_or_id)).model_type
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"no vision tower at {path_or_id}: expected a transformers folder with config.json "
+                f"and weights, or a name on the hub ({error})"
+            ) from error
         classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
         if family not in classes:
             raise UserError(_unpaired(family, str(path_or_id)))
@@ -101,11 +105,6 @@ class PatchEncoder:
         encoder.model.to(device=device, dtype=dtype)
         return encoder
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches at the encoder's native image size."""
-        return self.grid_of(self._native, self._native)
-
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image with this many pixels."""
         return height // self._patch, width // self._patch
@@ -115,8 +114,8 @@ class PatchEncoder:
         """Encode images into one joint-space vector per patch (SEA eq. 6).
 
         Args:
-            pixel_values_BCHW: normalised images, ``(B, 3, H, W)``; any size, square or not (the
-                position embeddings are interpolated where it is not the native one).
+            pixel_values_BCHW: normalised images of any size, square or not (the position embeddings
+                are interpolated where it is not the native one).
             features: one of `FEATURES`; see the module's text.
 
         Returns:
@@ -144,11 +143,10 @@ class PatchEncoder:
         if features == "vanilla" or (features == "value" and self.family == "siglip"):
             x_BTD = last(x_BTD, attention_mask=None)
         elif features == "value2":
-            x_BTD = last_attention(blocks[-1], earlier_BTD, "value") + last_attention(
-                last, x_BTD, "value"
-            )
+            earlier_BTD = _attention(blocks[-1], earlier_BTD, "value")
+            x_BTD = earlier_BTD + _attention(last, x_BTD, "value")
         else:
-            x_BTD = last_attention(last, x_BTD, features)
+            x_BTD = _attention(last, x_BTD, features)
         joint_BPD = self._into_joint_space(vision.post_layernorm(x_BTD))
         joint_BPD = joint_BPD.to(torch.promote_types(joint_BPD.dtype, torch.float32))
         return F.normalize(joint_BPD, dim=-1)
@@ -164,14 +162,8 @@ class PatchEncoder:
         return o_BPD + head.mlp(head.layernorm(o_BPD))
 
 
-def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
-    """Return a block's attention output alone (no residual, no FFN) with other weights.
-
-    Args:
-        block: an encoder block of CLIP or SigLIP.
-        x_BTD: the block's input.
-        features: ``value``, ``qq`` or ``qq+kk``.
-    """
+def _attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
+    """A block's attention output alone (no residual, no FFN) with the weights of `features`."""
     attention = block.self_attn
     h_BTD = block.layer_norm1(x_BTD)
     v_BTD = attention.v_proj(h_BTD)
@@ -180,49 +172,29 @@ def last_attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
     sources = [attention.q_proj(h_BTD)]
     if features == "qq+kk":
         sources.append(attention.k_proj(h_BTD))
-    v_BHTD = _split_heads(v_BTD, attention.num_heads)
+    heads = (attention.num_heads, -1)
+    v_BHTD = v_BTD.unflatten(-1, heads).transpose(1, 2)
     mixed_BHTD = torch.zeros_like(v_BHTD)
     for source_BTD in sources:
-        s_BHTD = _split_heads(source_BTD, attention.num_heads)
+        s_BHTD = source_BTD.unflatten(-1, heads).transpose(1, 2)
         mixed_BHTD += F.scaled_dot_product_attention(s_BHTD, s_BHTD, v_BHTD, scale=attention.scale)
     mixed_BTD = (mixed_BHTD / len(sources)).transpose(1, 2).flatten(2)
     return attention.out_proj(mixed_BTD)
 
 
-def _split_heads(x_BTD: Tensor, heads: int) -> Tensor:
-    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
 def vision_fingerprint(patch_weight: Tensor, vision_config: Any) -> str:
     """Hash a vision tower's patch embedding and shape: the same after a move or a cast.
 
-    A folder's name says little about its weights, so labels and training compare this. The patch
-    embedding is rounded to bfloat16, so that a float32 and a bfloat16 copy agree. Limit: two towers
-    that share it and differ in later layers only (a tower tuned with its first layer frozen) look
-    the same.
-
-    Args:
-        patch_weight: ``(hidden, 3, patch, patch)``, in float32 or bfloat16 (a detour over float16
-            can round differently).
-        vision_config: hidden size, layers, patch and image size count.
+    A folder's name says little about its weights, so labels and training compare this. The weight
+    ``(hidden, 3, patch, patch)`` is rounded to bfloat16, so that a float32 and a bfloat16 copy
+    agree (float16 can round differently). Limit: two towers that share it and differ in later
+    layers only (a tower tuned with its first layer frozen) look the same.
     """
     rounded = patch_weight.detach().to("cpu", torch.bfloat16).contiguous()
     shape = {name: getattr(vision_config, name) for name in _SHAPE_FIELDS}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _model_type(path_or_id: str | Path) -> str:
-    from transformers import AutoConfig
-
-    try:
-        return load_pretrained(AutoConfig, str(path_or_id)).model_type
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no vision tower at {path_or_id}: expected a transformers folder with config.json and "
-            f"weights, or a name on the hub ({error})"
-        ) from error
 
 
 def _unpaired(family: str, name: str) -> str:

@@ -7,8 +7,8 @@ Features x sign x centre x n, on a sample: caption lift, hubs, spatial consisten
 labels stand in the right place, all from images and captions alone; with ``--truth`` precision too.
 The last line is the flags of `llava_sea.labels.extract` for the kind that is chosen:
 
-    features, sign, centre   the highest place recall (`place.py`), less three standard errors, at
-                             the n where it is highest
+    features, sign, centre   the highest place recall (`quality_measures.py`), less three standard
+                             errors, at the n where it is highest
     n                        of those, the highest place lift
 
 Recall first: on the miniature world caption lift, and place lift to a lesser degree, is led by the
@@ -22,10 +22,8 @@ Limits: a sample of the corpus; the mean patch of ``--sea_center corpus`` is the
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,17 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, run_command
 from llava_sea.labels.options import QualityOptions, parse_flags
-from llava_sea.progress import Progress
-from llava_sea.ranges import check_range, whole
 from llava_sea.terminal import log_to, open_console, say
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from rich.table import Table
 
-    from llava_sea.labels.images import CorpusImage
-    from llava_sea.labels.quality_rows import KnownTruth, Row, Sample
-
-logger = logging.getLogger("llava_sea.labels.quality")
+    from llava_sea.labels.quality_measures import Row
 
 ERRORS = 3.0  # standard errors taken off a recall; the best of a hundred rows is 2 by luck alone
 _WIDTH = 200  # columns of a file or a pipe, which have no width of their own
@@ -60,88 +53,6 @@ top-1, n  share of the best, of all kept labels that are true; drawn: of those t
           each for object patches / background patches / all"""
 
 
-def measure_quality(options: QualityOptions) -> list[Row]:
-    """Measure every kind of label that the options name: features x centre x sign x n.
-
-    Raises:
-        UserError: if the flags, the data or an image are wrong.
-    """
-    from llava_sea.labels.quality_rows import measure_features
-
-    options = options.resolved()
-    with tempfile.TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
-        sample = _sample(options, Path(folder))
-        rows: list[Row] = []
-        for name in options.sea_features:
-            with Progress(f"{name}: images", len(sample.images)) as progress:
-                rows += measure_features(sample, name, progress.update)
-        return rows
-
-
-def _sample(options: QualityOptions, folder: Path) -> Sample:
-    from llava_sea.data.images import look_for_images
-    from llava_sea.data.records import load_records
-    from llava_sea.labels.extract import own_device
-    from llava_sea.labels.images import ImageLoader, distinct_images, spread
-    from llava_sea.labels.mine_shards import load_encoder
-    from llava_sea.labels.occurrence import find_occurrences
-    from llava_sea.labels.quality_rows import Sample
-    from llava_sea.labels.text_features import TextEncoder, encode_to_disk
-    from llava_sea.labels.words_file import read_words
-
-    words = [entry.word for entry in read_words(options.words)]
-    why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
-    check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
-    images, captions = distinct_images(load_records(options.data_path))
-    look_for_images(options.image_folder, images)
-    captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
-    chosen = spread(captioned, options.num_images)
-    if len(chosen) < 2:
-        raise UserError(
-            f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
-            "quality is measured by captions, and two are needed"
-        )
-    height, width = ImageLoader.of(options).transform.geometry()["resolution"]
-    encoder = load_encoder(options, own_device(options.device))
-    grid = encoder.grid_of(height, width)
-    if grid[1] < 2:
-        raise UserError(f"a grid of {grid[0]} x {grid[1]} patches has no left and right half")
-    sample = [image for image, _ in chosen]
-    truth = _open_truth(options.truth, sample, words, grid)
-    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
-    vectors = encode_to_disk(folder, texts, words, options.word_template)
-    words_QD = vectors.load(encoder.model.device)
-    occurrences = find_occurrences([caption for _, caption in chosen], words)
-    return Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
-
-
-def _open_truth(
-    path: str | None, images: list[CorpusImage], words: list[str], grid: tuple[int, int]
-) -> KnownTruth | None:
-    if path is None:
-        return None
-    import numpy as np
-
-    from llava_sea.labels.occurrence import Truth
-    from llava_sea.labels.quality_rows import KnownTruth
-
-    patches = range(grid[0] * grid[1])
-    truth = Truth(path, "--truth")
-    truth.check_grid(grid)
-    for image in images:
-        truth.check(image.image, len(patches))
-    id_of = {word: number for number, word in enumerate(words)}
-    sets: dict[frozenset[str], int] = {}
-    set_IP = np.array(
-        [[sets.setdefault(truth.words(p.image, i), len(sets)) for i in patches] for p in images]
-    )
-    right_SQ = np.zeros((len(sets), len(words)), bool)
-    for true_words, number in sets.items():
-        right_SQ[number, [id_of[word] for word in true_words if word in id_of]] = True
-    object_IP = np.array([[truth.is_object(p.image, i) for i in patches] for p in images])
-    return KnownTruth(right_SQ, set_IP, object_IP)
-
-
 def choose(rows: Sequence[Row]) -> Row | None:
     """Return the best row, or None if no label is clearly in its place anywhere."""
 
@@ -150,22 +61,20 @@ def choose(rows: Sequence[Row]) -> Row | None:
         return value if math.isfinite(value) else -math.inf
 
     best = max(rows, key=bound)
-    return best_n([row for row in rows if row.kind == best.kind]) if bound(best) > 0 else None
+    return _best_n([row for row in rows if row.kind == best.kind]) if bound(best) > 0 else None
 
 
-def best_n(rows: Sequence[Row]) -> Row:
+def _best_n(rows: Sequence[Row]) -> Row:
     """Of rows that differ in n alone return the one with the highest place lift."""
     return max(rows, key=lambda row: -math.inf if math.isnan(row.place.lift) else row.place.lift)
 
 
 def print_table(rows: Sequence[Row], chosen: Row | None) -> None:
     """Print every kind of label at its best n, the chosen kind at every n, and a legend."""
-    console = open_console(file=sys.stdout)
-    if not console.is_terminal:
-        console = open_console(file=sys.stdout, width=_WIDTH)
+    console = open_console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)
     kinds = dict.fromkeys(row.kind for row in rows)
     console.print("every kind at its n of highest place lift")
-    some = [best_n([row for row in rows if row.kind == kind]) for kind in kinds]
+    some = [_best_n([row for row in rows if row.kind == kind]) for kind in kinds]
     console.print(_table(some, chosen))
     if chosen is not None:
         console.print("\nthe chosen kind at every n")
@@ -189,11 +98,9 @@ def _table(rows: Sequence[Row], chosen: Row | None) -> Table:
         cells = [">" if row is chosen else "", row.features, row.center, f"{row.sign:+d}"]
         cells += [str(row.top_n), f"{_number(lift.lift)} ±{_number(lift.lift_error)}"]
         cells += [f"{x:.0%}" for x in (row.negative_share, row.labelled, lift.hub_cover)]
-        cells += [
-            _number(row.agreement.local),
-            f"{_number(place.lift)} ±{_number(place.lift_error)}",
-        ]
-        cells += [f"{_number(place.recall, 3)} ±{_number(place.recall_error, 3)}"]
+        cells.append(_number(row.agreement.local))
+        cells.append(f"{_number(place.lift)} ±{_number(place.lift_error)}")
+        cells.append(f"{_number(place.recall, 3)} ±{_number(place.recall_error, 3)}")
         for name in ("top1", "top_n", "sampled") if row.precision is not None else ():
             parts = [_number(getattr(p, name)) for p in (row.precision or {}).values()]
             cells.append("/".join(part.removeprefix("0") for part in parts))
@@ -205,21 +112,23 @@ def _number(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def write_results(path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None) -> None:
-    """Write all numbers and the choice."""
+def _write_results(
+    path: Path, options: QualityOptions, rows: list[Row], chosen: Row | None
+) -> None:
     from llava_sea.files import write_atomically
+    from llava_sea.labels.sign import finite
 
     names = ("features", "sign", "center", "top_n")
     results: dict[str, Any] = {
         "options": asdict(options),
         "chosen": None if chosen is None else {name: getattr(chosen, name) for name in names},
-        "rows": [row.to_dict() for row in rows],
+        "rows": [finite(asdict(row)) for row in rows],
     }
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def flags_of(row: Row) -> str:
-    """Return the flags of an extraction that makes a row's labels."""
+    """The flags of an extraction that makes a row's labels."""
     return (
         f"--sea_features {row.features} --sea_sign {row.sign:+d} --sea_center {row.center} "
         f"--sea_top_n {row.top_n}"
@@ -241,13 +150,15 @@ def main() -> None:
     options = parse_options().resolved()
     from transformers.utils import logging as transformers_logging
 
+    from llava_sea.labels.quality_measures import measure_quality
+
     transformers_logging.disable_progress_bar()
     log_to(sys.stdout)
     rows = measure_quality(options)
     chosen = choose(rows)
     print_table(rows, chosen)
     if options.output is not None:
-        write_results(Path(options.output), options, rows, chosen)
+        _write_results(Path(options.output), options, rows, chosen)
     if chosen is None:
         raise UserError(
             "with no features, sign or centre do words stand clearly more often in their own half "

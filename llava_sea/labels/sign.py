@@ -1,13 +1,16 @@
-"""Measure the sign of eq. 8 by caption lift, before a corpus is mined with it.
+"""Caption lift, and the sign of eq. 8 that it decides before a corpus is mined.
+
+Lift: how much more often an image's labels (top n, score above 0) occur in its own caption than in
+all other captions of the sample, on average; 1 for labels that know nothing of the image. Beside
+it: how many labels are left, and hubs, the few words that are labels everywhere.
 
 The paper ranks words by the negated cosine; whether that or the plain cosine fits depends on the
-encoder and on the features. For a sample of images and both signs: how often
-does a kept label (top n, score above 0) occur in the image's own caption, and how often in
-another image's (`caption_lift.py`)? A sign is taken only if its lift stands out of the noise, and
-of the other sign's.
+encoder and on the features. Both are measured on a sample, and a sign is taken only if its lift
+stands out of the noise, and of the other sign's.
 
-Limits: captions that say nothing about their images, or a sample of near-identical captions,
-cannot tell the signs apart; then a sign must be forced.
+Limits: lift says nothing of the place in the image (`quality_measures.py` does). Captions that say
+nothing about their images, or are nearly identical, cannot tell the signs apart; then a sign must
+be forced.
 
 Shape letters: I images, B images of a batch, P patches, Q words, D joint dimension, N labels.
 """
@@ -16,28 +19,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.alignment.mining_bounds import prepare_words
 from llava_sea.errors import UserError
-from llava_sea.labels.caption_lift import (
-    Floats,
-    LiftMeasure,
-    caption_rates,
-    finite,
-    in_errors,
-    measure_lift,
-    spread_words,
-)
-from llava_sea.labels.mine_shards import mine_batch
+from llava_sea.labels.mine import mine_batch
 from llava_sea.labels.occurrence import find_occurrences
+
+Floats = NDArray[np.float64]
 
 CLEAR = 3.0  # standard errors by which a lift must differ from 1
 APART = 2.0  # standard errors by which the signs must differ, if both lifts are above 1
+_COSINE_WORDS = 4096  # words, evenly spaced over the list, for the share of negative cosines
+
+
+@dataclass(frozen=True)
+class LiftMeasure:
+    """How labels of one kind fare on the sample; rates are means over images."""
+
+    sign: int
+    own_rate: float  # share of an image's labels that occur in its own caption
+    other_rate: float  # ... in another image's caption, on average
+    lift: float  # own_rate / other_rate; nan if no label occurs anywhere
+    lift_error: float  # its standard error over images
+    clear: float  # (own_rate - other_rate) in standard errors
+    kept: float  # share of the top-n entries with a score above 0
+    hub_cover: float  # share of patches with a label from the commonest 1 % of the words
+    hubs: tuple[str, ...]  # the commonest labels
 
 
 @dataclass(frozen=True)
@@ -50,9 +63,67 @@ class SignReport:
     negative_share: float  # share of patch-word cosines below 0
     num_images: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the numbers for a manifest; NaN and infinity become None."""
-        return finite(asdict(self))
+
+def caption_rates(
+    labels_IPN: NDArray[np.integer], numbers: Sequence[int], occurrences: list[NDArray[np.int64]]
+) -> tuple[Floats, Floats]:
+    """Return the share of each image's labels in its own caption, and in another on average.
+
+    A label of -1 is dropped; `numbers` are those of the images' own captions among all of the
+    sample, whose words `occurrences` are (from `find_occurrences`).
+    """
+    length = 1 + max(int(labels_IPN.max()), *(ids.max(initial=-1) for ids in occurrences))
+    count_Q = np.bincount(np.concatenate(occurrences), minlength=length)
+    others = max(1, len(occurrences) - 1)
+    own_I, other_I = np.zeros(len(labels_IPN)), np.zeros(len(labels_IPN))
+    for i, (number, ids_PN) in enumerate(zip(numbers, labels_IPN, strict=True)):
+        kept = ids_PN[ids_PN >= 0]
+        if len(kept):
+            own = np.isin(kept, occurrences[number])
+            own_I[i], other_I[i] = own.mean(), ((count_Q[kept] - own) / others).mean()
+    return own_I, other_I
+
+
+def measure_lift(
+    sign: int, labels_IPN: NDArray[np.integer], own_I: Floats, other_I: Floats, words: Sequence[str]
+) -> LiftMeasure:
+    """Sum up at least two images, with their rates from `caption_rates`."""
+    own, other = float(own_I.mean()), float(other_I.mean())
+    root = math.sqrt(len(own_I))
+    lift = own / other if other else (math.inf if own else math.nan)
+    error = math.nan
+    if other:
+        error = float((own_I - lift * other_I).std(ddof=1)) / root / other
+    kept = labels_IPN >= 0
+    count_Q = np.bincount(labels_IPN[kept], minlength=len(words))
+    order_Q = np.argsort(-count_Q, kind="stable")
+    is_hub_Q = np.zeros(len(words), bool)
+    is_hub_Q[order_Q[: max(1, len(words) // 100)]] = True
+    return LiftMeasure(
+        sign=sign,
+        own_rate=own,
+        other_rate=other,
+        lift=lift,
+        lift_error=error,
+        clear=_in_errors(own - other, float((own_I - other_I).std(ddof=1)) / root),
+        kept=float(kept.mean()),
+        hub_cover=float((is_hub_Q[labels_IPN] & kept).any(-1).mean()),
+        hubs=tuple(words[i] for i in order_Q[:3] if count_Q[i]),
+    )
+
+
+def spread_words(words_QD: Tensor) -> Tensor:
+    """Take at most some thousand words, evenly spaced over the list."""
+    return words_QD[:: math.ceil(len(words_QD) / _COSINE_WORDS)]
+
+
+def finite(value: Any) -> Any:
+    """Round a tree of numbers for JSON; NaN and infinity become None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
 
 
 def measure_sign(
@@ -71,9 +142,6 @@ def measure_sign(
         words: the word list.
         words_QD: its joint-space features, on the device of the patches.
         top_n: labels kept for a patch.
-
-    Raises:
-        UserError: if there are fewer than two images with captions.
     """
     occurrences = find_occurrences(captions, words)
     sample_QD, prepared = spread_words(words_QD), prepare_words(words_QD)
@@ -96,8 +164,9 @@ def measure_sign(
     joined = {sign: np.concatenate(batches) for sign, batches in labels.items()}
     rates = {sign: caption_rates(ids, found, occurrences) for sign, ids in joined.items()}
     lifts = {sign: measure_lift(sign, ids, *rates[sign], words) for sign, ids in joined.items()}
-    apart = _apart(_log_lift(*rates[1]), _log_lift(*rates[-1]))
-    return SignReport(lifts[1], lifts[-1], apart, negative / total, len(found))
+    return SignReport(
+        lifts[1], lifts[-1], _apart(rates[1], rates[-1]), negative / total, len(found)
+    )
 
 
 def choose_sign(report: SignReport) -> int:
@@ -137,20 +206,25 @@ def format_table(report: SignReport) -> str:
     return "\n".join(lines)
 
 
-def _log_lift(own_I: Floats, other_I: Floats) -> tuple[float, Floats] | None:
-    """The log of the lift and each image's pull on it, or None where it is not finite."""
-    own, other = float(own_I.mean()), float(other_I.mean())
-    if own == 0 or other == 0:
-        return None
-    return math.log(own / other), own_I / own - other_I / other
+def _in_errors(difference: float, error: float) -> float:
+    """Return a difference in standard errors; infinite if there is no error."""
+    if error:
+        return difference / error
+    return math.copysign(math.inf, difference) if difference else 0.0
 
 
-def _apart(plus: tuple[float, Floats] | None, minus: tuple[float, Floats] | None) -> float:
+def _apart(plus: tuple[Floats, Floats], minus: tuple[Floats, Floats]) -> float:
     """Difference of the log lifts in standard errors, paired by image (delta method)."""
-    if plus is None or minus is None:
-        return math.inf if minus is None else -math.inf
-    pull_I = plus[1] - minus[1]
-    return in_errors(plus[0] - minus[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
+    logs: list[float] = []
+    pulls: list[Floats] = []
+    for own_I, other_I in (minus, plus):
+        own, other = float(own_I.mean()), float(other_I.mean())
+        if own == 0 or other == 0:
+            return -math.inf if logs else math.inf
+        logs.append(math.log(own / other))
+        pulls.append(own_I / own - other_I / other)
+    pull_I = pulls[1] - pulls[0]
+    return _in_errors(logs[1] - logs[0], float(pull_I.std(ddof=1)) / math.sqrt(len(pull_I)))
 
 
 def _refuse(report: SignReport, reason: str) -> NoReturn:

@@ -17,40 +17,27 @@ from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
 from llava_sea.files import read_json, refuse_other_things, sha256_file, write_atomically
 
-_LAYOUT_ONLY = ("shard_size",)  # matters to an unfinished folder, not to a finished store
-
 
 def work_folder(output: Path) -> Path:
     """The folder of an unfinished extraction's state."""
     return output / "work"
 
 
-def _parameters_file(output: Path) -> Path:
-    return work_folder(output) / "parameters.json"
-
-
 def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
-    """Say whether the folder holds the finished labels of these parameters.
-
-    Raises:
-        UserError: if it holds the labels of other parameters.
-    """
+    """Say whether the folder holds the finished labels of these parameters."""
     path = output / "manifest.json"
     if not path.is_file():
         return False
-    labels = {k: v for k, v in parameters.items() if k not in _LAYOUT_ONLY}
+    # The shards' size matters to an unfinished folder alone.
+    labels = {name: value for name, value in parameters.items() if name != "shard_size"}
     _refuse_difference(labels, read_state(path), output)
     LabelStore(output).words()  # says so if it is damaged
     return True
 
 
 def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
-    """See that the folder is these parameters', or empty.
-
-    Raises:
-        UserError: if it was begun with other parameters or holds other things.
-    """
-    path = _parameters_file(output)
+    """Raise a UserError if the folder was begun with other parameters or holds other things."""
+    path = work_folder(output) / "parameters.json"
     if path.is_file():
         _refuse_difference(parameters, read_state(path), output)
         return
@@ -61,17 +48,13 @@ def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def begin_or_resume(output: Path, parameters: Mapping[str, Any]) -> None:
-    """Make the folder ready for these parameters; call it with the lock held.
-
-    Raises:
-        UserError: as `check_output`.
-    """
+    """Make the folder ready for these parameters, with the lock held; raises as `check_output`."""
     check_output(output, parameters)
-    path = _parameters_file(output)
-    if not path.is_file():
-        work_folder(output).mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(dict(parameters), indent=1).encode())
-    for left_over in (*output.glob(".*.tmp*"), *work_folder(output).glob("*.tmp*")):
+    work = work_folder(output)
+    if not (work / "parameters.json").is_file():
+        work.mkdir(exist_ok=True)
+        write_atomically(work / "parameters.json", json.dumps(dict(parameters), indent=1).encode())
+    for left_over in (*output.glob(".*.tmp*"), *work.glob("*.tmp*")):
         left_over.unlink(missing_ok=True)
 
 
@@ -87,18 +70,14 @@ def plain(value: Any) -> Any:
 
 
 def read_state(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object that an earlier run left.
-
-    Raises:
-        UserError: if it is damaged, or one of `keys` is missing.
-    """
+    """Read a JSON object that an earlier run left."""
     try:
         found: dict[str, Any] = read_json(path)
         if not isinstance(found, dict):
             raise UserError(f"{path}: no JSON object")
-        missing = [key for key in keys if key not in found]
-        if missing:
-            raise UserError(f"{path}: {missing[0]} is missing")
+        for key in keys:
+            if key not in found:
+                raise UserError(f"{path}: {key} is missing")
     except UserError as error:
         raise UserError(
             f"{error}; damaged: delete the folder, or extract the labels into another one"

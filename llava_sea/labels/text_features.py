@@ -41,7 +41,7 @@ _LEGACY_EOS = 2  # CLIP configs with this end token pool at the largest id inste
 
 
 class EncodedWords(NamedTuple):
-    """Vectors of words, and the words that are too long for the text tower."""
+    """Vectors of length 1, and the words that are too long for the text tower: they have zeros."""
 
     features_QD: NDArray[np.float32]
     too_long: list[str]
@@ -51,12 +51,14 @@ class TextEncoder:
     """The text side of a `CLIPModel` or `SiglipModel`."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        text_config = model.config.text_config
+        self.model, self.tokenizer = model, tokenizer
+        config, text_config = model.config, model.config.text_config
         self.max_length = min(text_config.max_position_embeddings, tokenizer.model_max_length)
-        self._pads_fully = model.config.model_type == "siglip"
+        self._pads_fully = config.model_type == "siglip"
         self._end = text_config.eos_token_id
+        self.joint_size: int = (
+            text_config.projection_size if self._pads_fully else config.projection_dim
+        )
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, model: Any) -> TextEncoder:
@@ -64,14 +66,6 @@ class TextEncoder:
         from llava_sea.model.load_sentencepiece import auto_tokenizer
 
         return cls(model, auto_tokenizer(str(path_or_id)))
-
-    @property
-    def joint_size(self) -> int:
-        """The dimension of the joint space."""
-        config = self.model.config
-        if config.model_type == "siglip":
-            return config.text_config.projection_size
-        return config.projection_dim
 
     @torch.no_grad()
     def encode_words(
@@ -83,7 +77,7 @@ class TextEncoder:
         out_QD: NDArray[np.float32] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> EncodedWords:
-        """Encode words into the joint space (SEA eq. 7).
+        """Encode words or phrases into the joint space (SEA eq. 7), `batch` at a time.
 
         Args:
             words: words or phrases.
@@ -91,10 +85,6 @@ class TextEncoder:
             template: the prompt, with one ``{}`` for the word; the bare word is the paper's.
             out_QD: float32 array to write to (say, on disk), ``(Q, D)``; made here if None.
             progress: called with the number of words done since the last call.
-
-        Returns:
-            Features ``(Q, D)`` with rows of length 1, and the words that are longer than the
-            context, whose rows are zero.
 
         Raises:
             UserError: if the template has not exactly one ``{}``, or the tokenizer does not end a
@@ -135,12 +125,8 @@ class TextEncoder:
 
     def _encode(self, tokens: list[list[int]]) -> Tensor:
         if self._pads_fully:
-            ids_QL = self.tokenizer.pad(
-                {"input_ids": tokens},
-                padding="max_length",
-                max_length=self.max_length,
-                return_tensors="pt",
-            )["input_ids"]
+            full = {"padding": "max_length", "max_length": self.max_length, "return_tensors": "pt"}
+            ids_QL = self.tokenizer.pad({"input_ids": tokens}, **full)["input_ids"]
         else:
             longest = max(map(len, tokens))
             ids_QL = torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids in tokens])
@@ -163,30 +149,27 @@ class WordVectors(NamedTuple):
 def encode_to_disk(
     folder: Path, texts: TextEncoder, words: Sequence[str], template: str
 ) -> WordVectors:
-    """Encode the words into `folder`, unless an earlier run did.
-
-    The folder belongs to one extraction, hence to one word list, encoder and template.
-
-    Raises:
-        UserError: if no word fits the text tower.
-    """
+    """Encode the words of an extraction into its `folder`, unless an earlier run did."""
     path, note = folder / "words.npy", folder / "words.json"
     if note.is_file() and path.is_file():  # the note is written last
         return WordVectors(str(path), read_state(note, "too_long")["too_long"])
     temporary = folder / "words.tmp.npy"
-    array_QD = _new_array(temporary, (len(words), texts.joint_size))
+    with naming(temporary):
+        shape = (len(words), texts.joint_size)
+        array_QD: Any = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+        if hasattr(os, "posix_fallocate"):  # a mapped write to a full disk is fatal
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
     with Progress("words", len(words)) as progress:
-        too_long = texts.encode_words(
+        _, too_long = texts.encode_words(
             words, template=template, out_QD=array_QD, progress=progress.update
-        ).too_long
+        )
     if len(too_long) == len(words):
         raise UserError(f"every word is longer than the text tower's {texts.max_length} tokens")
     if too_long:
         logger.warning(
             "%d of %d words are longer than the text tower's %d tokens and can be no label: %s%s",
-            len(too_long),
-            len(words),
-            texts.max_length,
+            *(len(too_long), len(words), texts.max_length),
             ", ".join(map(repr, too_long[:5])),
             " ..." if len(too_long) > 5 else "",
         )
@@ -195,13 +178,3 @@ def encode_to_disk(
     os.replace(temporary, path)
     write_atomically(note, json.dumps({"too_long": len(too_long)}).encode())
     return WordVectors(str(path), len(too_long))
-
-
-def _new_array(path: Path, shape: tuple[int, int]) -> Any:
-    """Make a float32 array on disk, its room reserved: a mapped write to a full disk is fatal."""
-    with naming(path):
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            with open(path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array

@@ -19,20 +19,25 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.files import check_folder
 from llava_sea.labels.captions import check_corpus, read_captions, read_lines
 from llava_sea.labels.options import flag, parse_flags
-from llava_sea.labels.phrases import PHRASE, POSSESSIVE, extract_entries, fold, split_tokens
+from llava_sea.labels.phrases import (
+    BOUNDARY,
+    PHRASE,
+    POSSESSIVE,
+    extract_entries,
+    fold,
+    split_tokens,
+)
 from llava_sea.labels.stop_words import CHATTER_PHRASES, STOP_WORDS
-from llava_sea.labels.tagging import BOUNDARY
-from llava_sea.labels.words_file import WordEntry, read_words, words_sha256, write_words
+from llava_sea.labels.words_file import WordEntry, write_words
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_ranges
 from llava_sea.terminal import say
-
-__all__ = ["WordEntry", "WordListOptions", "build_word_list", "read_words", "words_sha256"]
 
 BATCH = 4096  # captions counted at a time
 LIST_POS = "list"  # of entries that come from the list of common words alone
@@ -65,21 +70,16 @@ class WordListOptions:
         check_ranges("labels.word_list", self)
 
 
-@dataclass(frozen=True)
-class WordListSummary:
+class WordListSummary(NamedTuple):
     """Counts of a word list's rows and of its sources."""
 
     captions: int
+    entries: int  # words, phrases and those from the list of common words alone
     words: int
     phrases: int
     from_list: int
     stopped: int
     sha256: str
-
-    @property
-    def entries(self) -> int:
-        """Rows of the list."""
-        return self.words + self.phrases + self.from_list
 
 
 def build_word_list(options: WordListOptions) -> WordListSummary:
@@ -105,9 +105,7 @@ def build_word_list(options: WordListOptions) -> WordListSummary:
 
 
 def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> WordListSummary:
-    common, stopped = (
-        ([], 0) if options.common_words is None else read_common_words(Path(options.common_words))
-    )
+    common, stopped = read_common_words(options.common_words) if options.common_words else ([], 0)
     counts: Counts = Counter()
     num_captions = 0
     with Progress("captions") as progress:
@@ -125,19 +123,14 @@ def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> Wor
         )
     kinds = Counter(row.pos if row.pos in (PHRASE, LIST_POS) else "word" for row in rows)
     sha256 = write_words(output, rows)
-    return WordListSummary(
-        num_captions, kinds["word"], kinds[PHRASE], kinds[LIST_POS], stopped, sha256
-    )
+    counted = (kinds["word"], kinds[PHRASE], kinds[LIST_POS])
+    return WordListSummary(num_captions, len(rows), *counted, stopped, sha256)
 
 
 def count_batches(paths: Sequence[Path], options: WordListOptions) -> Iterator[tuple[int, Counts]]:
     """Yield the size and the counts of each batch of captions, in corpus order.
 
-    Tagging is Python all the way, so several processes do it. With one worker, or for a single
-    batch, this process does the work.
-
-    Raises:
-        UserError: from the corpus, or a worker process was killed.
+    Tagging is Python all the way, so several processes do it, unless there is a single batch.
     """
     captions = chain.from_iterable(map(read_captions, paths))
     batches = iter(lambda: list(islice(captions, BATCH)), [])
@@ -179,8 +172,8 @@ def count_captions(captions: Iterable[str], max_words: int) -> Counts:
 def list_entries(counts: Counts, common: Iterable[str], min_count: int) -> list[WordEntry]:
     """Return the list's rows in order: each entry's sum, its most frequent part of speech.
 
-    An entry below `min_count` is left out, unless the list of common words holds it: then it is
-    there with count 0 and pos `list`. Ties between parts of speech go to the first by name.
+    Common words below `min_count` are there with count 0 and pos `list`. Ties between parts of
+    speech go to the first by name.
     """
     best: dict[str, tuple[int, str]] = {}
     total: Counter[str] = Counter()
@@ -192,21 +185,18 @@ def list_entries(counts: Counts, common: Iterable[str], min_count: int) -> list[
     return sorted(rows, key=WordEntry.sort_key)
 
 
-def read_common_words(path: Path) -> tuple[list[str], int]:
+def read_common_words(path: str | Path) -> tuple[list[str], int]:
     """Read a list of frequent words (appendix C: 2of12 of the 12dicts lists).
 
     One word or phrase a line, `#` opens a comment line. Words are normalised as captions are; those
-    of the stop list are left out.
-
-    Returns:
-        The words, and how many lines fell to the stop list.
+    of the stop list are left out, and their number is returned beside the others.
 
     Raises:
         UserError: the file is missing, holds no word, or a line is no word; with the line.
     """
     words: set[str] = set()
     stopped = 0
-    for number, line in read_lines(path):
+    for number, line in read_lines(Path(path)):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

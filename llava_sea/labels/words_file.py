@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llava_sea.errors import UserError
-from llava_sea.files import LIST_BYTES, open_atomically, read_file, sha256_file
+from llava_sea.files import read_text, write_atomically
 
 HEADER = "word\tcount\tpos"
 
@@ -37,19 +37,16 @@ def read_words(path: Path | str) -> list[WordEntry]:
         UserError: the file is missing, empty, not UTF-8, or a row is malformed, doubled or out of
             order; with the line.
     """
-    path = Path(path)
+    header, *lines = read_text(path).split("\n")
+    if header != HEADER:
+        raise UserError(f"{path}, line 1: expected the header {HEADER!r}, found {header!r}")
+    if lines and lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise UserError(f"{path}: the word list is empty")
     entries: list[WordEntry] = []
     seen: set[str] = set()
-    try:
-        lines = read_file(path, LIST_BYTES).decode().split("\n")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: is not UTF-8") from error
-    if lines[0] != HEADER:
-        raise UserError(f"{path}, line 1: expected the header {HEADER!r}, found {lines[0]!r}")
-    if lines[-1] == "":
-        lines.pop()
-    for number, row in enumerate(lines[1:], start=2):
+    for number, row in enumerate(lines, start=2):
         entry = _parse_row(row, f"{path}, line {number}")
         if entry.word in seen:
             raise UserError(f"{path}, line {number}: {entry.word!r} is there a second time")
@@ -60,39 +57,15 @@ def read_words(path: Path | str) -> list[WordEntry]:
             )
         seen.add(entry.word)
         entries.append(entry)
-    if not entries:
-        raise UserError(f"{path}: the word list is empty")
     return entries
 
 
-def words_sha256(path: Path | str) -> str:
-    """SHA-256 of a word list's bytes, in hex.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    return sha256_file(Path(path))
-
-
 def write_words(path: Path, entries: Iterable[WordEntry]) -> str:
-    """Write a word list: whole under its name, or not at all. Returns its SHA-256 in hex.
-
-    Args:
-        path: where it goes; a former list is replaced at the end.
-        entries: in the file's order.
-    """
-    digest = hashlib.sha256()
-    with open_atomically(path) as file:
-        for line in _lines(entries):
-            digest.update(line)
-            file.write(line)
-    return digest.hexdigest()
-
-
-def _lines(entries: Iterable[WordEntry]) -> Iterable[bytes]:
-    yield f"{HEADER}\n".encode()
-    for word, count, pos in entries:
-        yield f"{word}\t{count}\t{pos}\n".encode()
+    """Write entries, which are in order: whole or not at all. Returns the SHA-256 in hex."""
+    rows = "".join(f"{word}\t{count}\t{pos}\n" for word, count, pos in entries)
+    data = f"{HEADER}\n{rows}".encode()
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _parse_row(line: str, where: str) -> WordEntry:

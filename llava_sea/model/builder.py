@@ -10,15 +10,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
@@ -27,10 +26,11 @@ from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers.utils.hub import cached_file
 
 from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
-from llava_sea.model.load_weights import check_exists, check_model
+from llava_sea.model.load_weights import check_exists, check_model, model_config, read_weights
 from llava_sea.model.projector_io import gathered, load_projector
 from llava_sea.model.towers import TOWERS, check_select_layer, load_tower, num_patches
 from llava_sea.pretrained import load_pretrained
@@ -76,7 +76,12 @@ def build_llava(
     config = llava_config(tower.config, llm.config, select_layer=select_layer)
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)
-    with zero_init():
+    zero_init: Any = nullcontext()
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        zero_init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config())
+    with zero_init:
         projector = LlavaMultiModalProjector(config).to(dtype)
     llava.model.vision_tower = tower
     llava.model.language_model = llm.base_model
@@ -86,11 +91,85 @@ def build_llava(
         # The empty Llava above shares the parts' configs and has put its own default there.
         llava.set_attn_implementation(attention)
     if llm.generation_config is not None:
-        llava.generation_config = sane_generation_config(llm.generation_config)
+        llava.generation_config = copy.deepcopy(llm.generation_config)
+        try:
+            llava.generation_config.validate(strict=True)
+        except ValueError:  # Vicuna's names a temperature alone, which means sampling
+            llava.generation_config.do_sample = True
     initialise_projector(projector, seed)
     if projector_path:
         load_projector(projector, projector_path)
     return llava
+
+
+def build_llava_without_llm(
+    llm_path: str,
+    tower_path: str,
+    *,
+    cache_dir: str | None = None,
+    **options: Any,
+) -> LlavaForConditionalGeneration:
+    """Build a Llava that projects images and looks up words: all that the loss (eq. 10) needs.
+
+    The LLM's other weights stay on the meta device and are never read: of 14 GB the embedding table
+    alone leaves the disk. A scale that some LLMs (Gemma) put on their embeddings is left out: the
+    loss is of cosines. Options are `build_llava`'s.
+
+    Raises:
+        UserError: as `build_llava`, or if the table is not found in the LLM's files.
+    """
+    llava = build_llava(
+        llm_path,
+        tower_path,
+        cache_dir=cache_dir,
+        llm_options={"device_map": "meta"},
+        **options,
+    )
+    llm: Any = llava.model.language_model
+    shell: nn.Module = llm.get_input_embeddings()
+    weight: Any = shell.weight
+    name = next(name for name, parameter in llm.named_parameters() if parameter is weight)
+    if Path(llm_path).is_dir():
+        folder = Path(llm_path)
+    else:  # its files are in the cache: the shell was made from them
+        folder = Path(str(cached_file(llm_path, "config.json", cache_dir=cache_dir))).parent
+    table = find_tensor(folder, name)
+    if table.shape != weight.shape:
+        raise UserError(
+            f"{folder}: {name} has shape {tuple(table.shape)}, its config.json says "
+            f"{tuple(weight.shape)}"
+        )
+    embeddings = nn.Embedding.from_pretrained(table.to(weight.dtype), freeze=True)
+    llava.model.language_model = EmbeddingTable(embeddings, llm.config)
+    llava.lm_head = nn.Identity()
+    return llava
+
+
+class EmbeddingTable(nn.Module):
+    """Stands where an LLM was."""
+
+    def __init__(self, embeddings: nn.Embedding, config: Any) -> None:
+        super().__init__()
+        self.embed_tokens, self.config = embeddings, config
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table."""
+        return self.embed_tokens
+
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Nothing is recomputed: there are no layers."""
+
+
+def find_tensor(folder: Path, name: str) -> Tensor:
+    """Read one tensor of a checkpoint, whatever prefix its files put before the name."""
+    weights = read_weights(folder)
+    found = [key for key in weights if key == name or key.endswith(f".{name}")]
+    if len(found) != 1:
+        raise UserError(
+            f"{folder}: the language model's embeddings were looked for as {name!r}, found: "
+            f"{', '.join(found) or 'nothing'}"
+        )
+    return weights[found[0]].clone(memory_format=torch.contiguous_format)
 
 
 def llava_config(
@@ -113,76 +192,51 @@ def llava_config(
     )
 
 
-def sane_generation_config(config: GenerationConfig) -> GenerationConfig:
-    """Return a generation config that can be saved.
-
-    Vicuna's names a temperature without sampling, which transformers refuses to write. Sampling is
-    what such settings mean.
-    """
-    sane: GenerationConfig = copy.deepcopy(config)
-    try:
-        sane.validate(strict=True)
-    except ValueError:
-        sane.do_sample = True
-    return sane
-
-
 def load_tokenizer(
-    path: str, *, model_max_length: int | None, cache_dir: str | None = None, pad: str = ""
+    path: str,
+    *,
+    model_max_length: int | None,
+    cache_dir: str | None = None,
+    pad: str = "",
+    model_type: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the LLM's tokenizer, right-padded.
 
     Without `model_max_length` the tokenizer's own stays. `pad` is a template's pad token, for a
     tokenizer that names none; where it has no such token, ``<unk>`` as in LLaVA, else EOS. Never a
-    new token.
+    new token. `model_type` is as in `auto_tokenizer`.
     """
     check_exists(path, "--model_name_or_path")
     length = {"model_max_length": model_max_length} if model_max_length else {}
-    tokenizer = auto_tokenizer(path, cache_dir=cache_dir, padding_side="right", **length)
+    tokenizer = auto_tokenizer(
+        path, cache_dir=cache_dir, model_type=model_type, padding_side="right", **length
+    )
     if tokenizer.pad_token is None:
         known = pad and tokenizer.convert_tokens_to_ids(pad) not in (None, tokenizer.unk_token_id)
         tokenizer.pad_token = pad if known else tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
-def llm_config(path: str, cache_dir: str | None = None, *, or_llava: bool = False) -> Any:
+def llm_config(
+    path: str,
+    cache_dir: str | None = None,
+    *,
+    or_llava: bool = False,
+    flag: str = "--model_name_or_path",
+) -> Any:
     """Return the configuration of a language model; `or_llava` accepts a ``llava-hf`` too.
 
     Raises:
-        UserError: if there is none, or it is no language model's; names its model type.
+        UserError: if there is none, or it is no language model's; `flag` is what named it.
     """
-    check_exists(path, "--model_name_or_path")
-    try:
-        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--model_name_or_path {path}: {reason}") from None
+    config = model_config(path, flag, cache_dir)
     is_known = or_llava and config.model_type == "llava"
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_known:
         raise UserError(
-            f"--model_name_or_path {path}: its model type is {config.model_type!r}, which is no "
+            f"{flag} {path}: its model type is {config.model_type!r}, which is no "
             "language model; name the LLM"
         )
     return config
-
-
-def zero3_is_on() -> bool:
-    """Say whether parameters are made partitioned over the ranks."""
-    return bool(is_deepspeed_zero3_enabled())
-
-
-def zero_init() -> AbstractContextManager[Any]:
-    """Under ZeRO-3, create the parameters partitioned; else do nothing."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed
-
-    context: AbstractContextManager[Any] = deepspeed.zero.Init(
-        config_dict_or_path=deepspeed_config()
-    )
-    return context
 
 
 @contextmanager
@@ -202,11 +256,10 @@ def initialise_projector(projector: nn.Module, seed: int) -> None:
     Drawn on the CPU from its own generator, so they do not depend on the engine or the device.
     """
     generator = torch.Generator().manual_seed(seed)
-    with gathered(projector, write=True):
+    with gathered(*projector.parameters(), write=True):
         for layer in projector.children():
-            if not isinstance(layer, nn.Linear):
-                continue
-            bound = 1 / math.sqrt(layer.in_features)
-            for parameter in (layer.weight, layer.bias):
-                drawn = torch.rand(parameter.shape, generator=generator)
-                parameter.data.copy_((2 * drawn - 1) * bound)
+            if isinstance(layer, nn.Linear):
+                bound = 1 / math.sqrt(layer.in_features)
+                for parameter in (layer.weight, layer.bias):
+                    drawn = torch.rand(parameter.shape, generator=generator)
+                    parameter.data.copy_((2 * drawn - 1) * bound)

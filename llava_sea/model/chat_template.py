@@ -1,5 +1,9 @@
 """The chat template (Jinja) of a written checkpoint: the training template, token for token.
 
+A message's content is a string, with ``<image>`` where an image goes, or a list of image and text
+items, which are joined. A turn's only image moves to its front, as in training; several stay
+where they are. A system message is refused: the model knows the one it was trained with.
+
 Training tokenises the text between two images by itself. In a chat template all is one text,
 and SentencePiece without `legacy` puts no space before text that follows a special token, where
 training's piece begins with one. So the template is written in several ways (a space after BOS,
@@ -13,37 +17,70 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.records import Record, Turn
-from llava_sea.data.tokenize import Tokenized, tokenize_prompt, tokenize_record
-from llava_sea.model.chat_jinja import Spaces, write_jinja
+from llava_sea.data.tokenize import tokenize_prompt, tokenize_record
+from llava_sea.files import read_text
 
 _IMAGE_TOKENS = 2
 _MAX_LENGTH = 1_000_000
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """A conversation as training and as generation here tokenise it."""
+class Spaces(NamedTuple):
+    """What a way of writing the template puts at the front, and where it adds a space."""
 
-    chat: list[str]
-    whole: Tokenized
-    prompt: tuple[list[int], list[bool]]
-    joins: bool
-    """Whether its answer may join with the prompt, if one text holds both."""
+    lead: str
+    """``bos_token``, a token's text in quotes, or nothing: a Jinja expression."""
+    after_lead: str
+    after_image: str
+    before_reply: str
+    """After an image that no text follows."""
+    before_blank: bool = False
+    """Whether `after_image` also stands before text that begins with a blank."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The best way to write a template, and how it differs from training: empty if it does not."""
 
     jinja: str
     difference: str
+
+
+def write_jinja(template: Template, spaces: Spaces) -> str:
+    """Write a template as Jinja, from its texts and ``chat_template.jinja``."""
+    source = read_text(Path(__file__).with_suffix(".jinja"))
+    begin, turn, caption, end = source.split("{# cut #}\n")
+    lead = [f"{{{{- {spaces.lead} -}}}}"] if spaces.lead else []
+    if spaces.lead and template.system + template.first:
+        lead += _put(spaces.after_lead)
+    texts = {
+        "FIRST": template.first,
+        "AGAIN": template.again,
+        "IMAGE": IMAGE_TOKEN,
+        "GAP": spaces.after_image,
+        "BREAK": spaces.after_image + "\n",
+        "REPLY_AFTER_IMAGE": spaces.before_reply * bool(template.reply) + template.reply,
+        "REPLY": template.reply,
+        "ANSWER_GAP": spaces.after_image * template.caption_only,
+        "START": template.answer_start,
+        "END": template.answer_end + template.after,
+    }
+    body = begin + (caption if template.caption_only else turn) + end
+    if spaces.before_blank:
+        body = re.sub(r" and not [\w.]+\.startswith\(' '\)", "", body)
+    for name, text in texts.items():
+        body = body.replace(f"@{name}@", json.dumps(text, ensure_ascii=False))
+    return "\n".join([*lead, *_put(template.system), body])
+
+
+def _put(text: str) -> list[str]:
+    return [f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}"] if text else []
 
 
 def choose_chat_template(
@@ -53,32 +90,16 @@ def choose_chat_template(
 
     The written tokenizer is the training's with the token ``<image>``.
     """
-    chats = _chats(template)
-    expected = [
-        _Expected(
-            chat,
-            tokenize_record(record, template, training_tokenizer, _IMAGE_TOKENS, _MAX_LENGTH),
-            tokenize_prompt(record.turns[:-1], template, training_tokenizer, _IMAGE_TOKENS),
-            joins=chat[-1][:1].isspace() and not template.caption_only,
-        )
-        for chat, record in zip(chats, _records(chats), strict=True)
-    ]
-    best: Choice | None = None
-    fewest = len(expected) + 1
+    expected = [_Expected(chat, template, training_tokenizer) for chat in _chats(template)]
+    found: list[tuple[int, Choice]] = []
     for spaces in _ways(template, training_tokenizer):
         jinja = write_jinja(template, spaces)
-        differences = [
-            difference
-            for one in expected
-            if (difference := _compare(one, jinja, written_tokenizer))
-        ]
-        if len(differences) < fewest:
-            fewest = len(differences)
-            best = Choice(jinja, differences[0] if differences else "")
+        compared = [one.compare(jinja, written_tokenizer) for one in expected]
+        differences = [difference for difference in compared if difference]
         if not differences:
-            break
-    assert best is not None
-    return best
+            return Choice(jinja, "")
+        found.append((len(differences), Choice(jinja, differences[0])))
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _ways(template: Template, tokenizer: Any) -> Iterator[Spaces]:
@@ -113,35 +134,39 @@ def _chats(template: Template) -> list[list[str]]:
     ]
 
 
-def _records(chats: Sequence[Sequence[str]]) -> list[Record]:
-    records = []
-    for number, chat in enumerate(chats):
+class _Expected:
+    """A conversation as training and as generation here tokenise it."""
+
+    def __init__(self, chat: list[str], template: Template, tokenizer: Any) -> None:
         turns = tuple(Turn(("human", "gpt")[turn % 2], text) for turn, text in enumerate(chat))
-        image = "picture.png" if any(IMAGE_TOKEN in text for text in chat) else None
-        records.append(Record(number, f"chat-{number}", image, turns))
-    return records
+        image = "image.png" if any(IMAGE_TOKEN in text for text in chat) else None
+        record = Record(0, "chat", image, turns)
+        self.chat = chat
+        self.whole = tokenize_record(record, template, tokenizer, _IMAGE_TOKENS, _MAX_LENGTH)
+        self.prompt = tokenize_prompt(turns[:-1], template, tokenizer, _IMAGE_TOKENS)
+        self.joins = chat[-1][:1].isspace() and not template.caption_only
+        """Whether its answer may join with the prompt, if one text holds both."""
 
+    def compare(self, jinja: str, tokenizer: Any) -> str:
+        """Say how the ids that a chat template gives differ from training's; "" if not."""
+        image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
-def _compare(expected: _Expected, jinja: str, tokenizer: Any) -> str:
-    """Say how the ids of a conversation, or of its prompt, differ from training's; "" if not."""
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        def with_images(ids: Sequence[int], image_mask: Sequence[bool]) -> list[int]:
+            pairs = zip(ids, image_mask, strict=True)
+            return [image_id if is_image else token for token, is_image in pairs]
 
-    def with_images(ids: Sequence[int], image_mask: Sequence[bool]) -> list[int]:
-        pairs = zip(ids, image_mask, strict=True)
-        return [image_id if is_image else token for token, is_image in pairs]
-
-    training = with_images(expected.whole.input_ids, expected.whole.image_mask)
-    if not expected.joins:
-        whole = _ids(expected.chat, jinja, tokenizer, image_id, prompt=False)
-        if whole != training:
-            return _difference(training, whole, tokenizer)
-    before = with_images(*expected.prompt)
-    prompt = _ids(expected.chat[:-1], jinja, tokenizer, image_id, prompt=True)
-    if prompt != before:
-        return "the prompt: " + _difference(before, prompt, tokenizer)
-    if not expected.joins and expected.whole.labels[len(prompt)] == IGNORE_INDEX:
-        return "the prompt ends before what training takes for granted"
-    return ""
+        if not self.joins:
+            training = with_images(self.whole.input_ids, self.whole.image_mask)
+            whole = _ids(self.chat, jinja, tokenizer, image_id, prompt=False)
+            if whole != training:
+                return _difference(training, whole, tokenizer)
+        before = with_images(*self.prompt)
+        prompt = _ids(self.chat[:-1], jinja, tokenizer, image_id, prompt=True)
+        if prompt != before:
+            return "the prompt: " + _difference(before, prompt, tokenizer)
+        if not self.joins and self.whole.labels[len(prompt)] == IGNORE_INDEX:
+            return "the prompt ends before what training takes for granted"
+        return ""
 
 
 def _ids(

@@ -26,15 +26,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llava_sea.conversation import TEMPLATES, Template, get_template
+from llava_sea.conversation import TEMPLATES, get_template
 from llava_sea.errors import UserError, run_command
 from llava_sea.files import only_writer, refuse_other_things, write_atomically
 from llava_sea.terminal import log_to, say
-
-if TYPE_CHECKING:
-    from llava_sea.model.load import Loaded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,35 +43,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
+    output = ("--output_dir", "--output-dir", "--save_model_path", "--save-model-path")
+    templates = ", ".join(TEMPLATES)
     add("--model_path", "--model-path", required=True, help="checkpoint: folder or hub id")
     add("--model_base", "--model-base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("--vision_tower", "--vision-tower", help="instead of the tower that is recorded")
-    add(
-        "--version",
-        help="conversation template of the training, if the checkpoint does not record one: "
-        + ", ".join(TEMPLATES),
-    )
-    add(
-        "--output_dir",
-        "--output-dir",
-        "--save_model_path",
-        "--save-model-path",
-        required=True,
-        help="folder to write",
-    )
+    add("--version", help=f"template of the training, if none is recorded: {templates}")
+    add(*output, required=True, help="folder to write")
     add("--format", choices=("hf", "llm", "lmms"), default="hf", help="see above (%(default)s)")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="of the weights; the one they are stored in if not given",
-    )
-    add(
-        "--max_shard_size",
-        "--max-shard-size",
-        type=_size,
-        default="5GB",
-        help="of one file of weights (%(default)s)",
-    )
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="of the weights; as they are stored if not given")
+    sizes = ("--max_shard_size", "--max-shard-size")
+    add(*sizes, type=_size, default="5GB", help="of one file of weights (%(default)s)")
     add("--cache_dir", "--cache-dir", help="where hub files are cached")
     return result
 
@@ -85,40 +65,32 @@ def _size(text: str) -> str:
     return text
 
 
-def check_output(args: argparse.Namespace) -> None:
-    """Refuse an output folder that holds anything but what the same command wrote.
-
-    Raises:
-        UserError: naming what it holds.
-    """
-    if not _mark(args).is_file():
-        refuse_other_things(Path(args.output_dir), "--output_dir")
-
-
-@contextmanager
-def claimed(args: argparse.Namespace) -> Iterator[Path]:
-    """Make the output folder and hold it against a second export; an empty file marks it as ours.
-
-    Raises:
-        UserError: as `check_output`, or if another process writes there.
-    """
-    check_output(args)
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    busy = f"--output_dir {folder}: another export is writing there; wait for its end"
-    with only_writer(_mark(args), busy):
-        yield folder
-
-
 def _mark(args: argparse.Namespace) -> Path:
-    """Return the file that tells a folder of these flags from others."""
+    """Return the file that marks the output folder as one that these flags have written.
+
+    Raises:
+        UserError: naming what the folder holds, if there is no such file.
+    """
     flags = {name: str(value) for name, value in sorted(vars(args).items())}
     for name in ("model_path", "model_base", "vision_tower"):
         if os.path.isdir(flags[name]):  # however it is spelled
             flags[name] = os.path.realpath(flags[name])
     flags["output_dir"] = ""  # it may be moved
     digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()
-    return Path(args.output_dir) / f".export-{digest[:16]}"
+    mark = Path(args.output_dir) / f".export-{digest[:16]}"
+    if not mark.is_file():
+        refuse_other_things(mark.parent, "--output_dir")
+    return mark
+
+
+@contextmanager
+def _claimed(args: argparse.Namespace) -> Iterator[Path]:
+    """Make the output folder and hold it against a second export."""
+    mark = _mark(args)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"--output_dir {mark.parent}: another export is writing there; wait for its end"
+    with only_writer(mark, busy):
+        yield mark.parent
 
 
 def export(args: argparse.Namespace) -> None:
@@ -127,10 +99,13 @@ def export(args: argparse.Namespace) -> None:
     from transformers.utils import logging as hf_logging
 
     from llava_sea.model.load import load_llava
+    from llava_sea.model.write import write_llava
+    from llava_sea.model.write_llm import llm_rows, write_llm
 
     hf_logging.disable_progress_bar()
-    check_output(args)
-    given = get_template(args.version) if args.version else None
+    _mark(args)
+    if args.version:
+        get_template(args.version)
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,
@@ -138,40 +113,38 @@ def export(args: argparse.Namespace) -> None:
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         cache_dir=args.cache_dir,
     )
-    if args.format == "llm":
-        _export_llm(args, loaded)
-        return
-    if given is None:
-        if not loaded.version:
-            raise UserError(
-                f"{args.model_path}: does not record the conversation template of its training; "
-                "give it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
-            )
-        given = get_template(loaded.version)
-    _export_llava(args, loaded, given)
-
-
-def _export_llava(args: argparse.Namespace, loaded: Loaded, template: Template) -> None:
-    from llava_sea.model.write import write_llava
-
-    with claimed(args) as output:
-        files = write_llava(
-            output,
-            loaded.model,
-            loaded.tokenizer,
-            loaded.transform,
-            template,
-            extra_config={"mm_vision_tower": loaded.vision_tower},
-            max_shard_size=args.max_shard_size,
+    version: str = args.version or loaded.version or ""
+    if args.format != "llm" and not version:
+        raise UserError(
+            f"{args.model_path}: does not record the conversation template of its training; give "
+            "it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
         )
-        end = fit_tokenizer(output) if args.format == "lmms" else ""
     llm: Any = loaded.model.config.text_config
     tower: Any = loaded.model.config.vision_config
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    rows, own = int(llm.vocab_size), llm_rows(loaded.model)
+    with _claimed(args) as output:
+        if args.format == "llm":
+            files = write_llm(output, loaded, version, args.max_shard_size)
+            less = f" ({rows - own} of an export for <image> taken out)" if own < rows else ""
+            about = f"{own:,} rows{less}, {dtype}"
+        else:
+            files = write_llava(
+                output,
+                loaded.model,
+                loaded.tokenizer,
+                loaded.transform,
+                get_template(version),
+                extra_config={"mm_vision_tower": loaded.vision_tower},
+                max_shard_size=args.max_shard_size,
+            )
+            about = (
+                f"vision tower {tower.model_type} ({loaded.vision_tower}), images "
+                f"{loaded.image_aspect_ratio}, template {version}, weights in {dtype}"
+            )
+        end = fit_tokenizer(output) if args.format == "lmms" else ""
     say(
-        f"{args.model_path}: {loaded.kind}\n"
-        f"  LLM {llm.model_type}, vision tower {tower.model_type} "
-        f"({loaded.vision_tower}), images {loaded.image_aspect_ratio}, template {template.name}, "
-        f"weights in {str(loaded.model.dtype).removeprefix('torch.')}\n"
+        f"{args.model_path}: {loaded.kind}\n  LLM {llm.model_type}, {about}\n"
         f"written to {output}: {', '.join(files)}"
     )
     if end:
@@ -181,31 +154,10 @@ def _export_llava(args: argparse.Namespace, loaded: Loaded, template: Template) 
         )
 
 
-def _export_llm(args: argparse.Namespace, loaded: Loaded) -> None:
-    from llava_sea.model.write_llm import write_llm
-
-    llm: Any = loaded.model.config.text_config
-    former, dtype = int(llm.vocab_size), str(loaded.model.dtype).removeprefix("torch.")
-    with claimed(args) as output:
-        files = write_llm(output, loaded, version=args.version, max_shard_size=args.max_shard_size)
-    embedding: Any = loaded.model.get_input_embeddings()
-    rows = len(embedding.weight)
-    less = f" ({former - rows} of an export for <image> taken out)" if rows < former else ""
-    say(
-        f"{args.model_path}: {loaded.kind}\n"
-        f"  LLM {llm.model_type}, {rows:,} rows{less}, {dtype}\n"
-        f"written to {output}: {', '.join(files)}"
-    )
-
-
 def fit_tokenizer(folder: Path) -> str:
     """Make an exported checkpoint's tokenizer put no BOS and end where the template does.
 
-    Args:
-        folder: what `write_llava` wrote; its tokenizer files are replaced.
-
-    Returns:
-        The token that ends an answer now.
+    Its files are replaced. Returns the token that ends an answer now.
     """
     from llava_sea.model.load_sentencepiece import auto_tokenizer
     from llava_sea.model.load_weights import read_json
@@ -219,11 +171,7 @@ def fit_tokenizer(folder: Path) -> str:
     for name, settings, indent in (("tokenizer_config", config, 2), ("tokenizer", content, None)):
         text = json.dumps(settings, indent=indent, ensure_ascii=False)
         write_atomically(folder / f"{name}.json", text.encode())
-
-    tokenizer = auto_tokenizer(str(folder))
-    assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
-    assert template.caption_only or tokenizer.eos_token == template.stop
-    return str(tokenizer.eos_token)
+    return str(auto_tokenizer(str(folder)).eos_token)
 
 
 def _without_bos(processor: dict[str, Any] | None) -> dict[str, Any] | None:

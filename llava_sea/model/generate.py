@@ -61,7 +61,7 @@ def generate(
     """Generate answers.
 
     Args:
-        model: the model, in the dtype and on the device it answers with.
+        model: in the dtype and on the device it answers with.
         input_ids: prompts ``(B, L)``, padded on the left; any valid id where a patch goes.
         image_mask: bool ``(B, L)``, true where a patch goes, in image order.
         pixel_values: ``(I, 3, H, W)``; None without images.
@@ -104,21 +104,16 @@ def generate(
     )
     generator: Any = copy.copy(model)  # with its weights
     generator.generation_config = GenerationConfig()  # has what `config` leaves open
-    output: Tensor = generator.generate(
+    return generator.generate(
         inputs_embeds=embeds_BLD,
         attention_mask=attention_mask.to(device),
         generation_config=config,
         streamer=streamer,
     )
-    return output
 
 
 def room_left(model: LlavaForConditionalGeneration, length: int) -> int:
-    """Return how many tokens the LLM's context has left after a prompt of `length`.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return how many tokens the LLM's context has left after a prompt of `length`."""
     text_config: Any = model.config.text_config
     context = int(text_config.max_position_embeddings)
     if length >= context:

@@ -12,60 +12,96 @@ that a shape is wrong.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
 )
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
-from llava_sea.model.builder import build_llava, llm_config, without_zero3
-from llava_sea.model.load_config import check_is_1_5, from_llava, is_hf, llm_settings
-from llava_sea.model.load_config import is_llava as is_llavas_config
-from llava_sea.model.load_lora import (
-    ADAPTER_CONFIG,
-    check_base,
-    load_trained,
-    merge_adapter,
-    read_adapter_config,
-)
+from llava_sea.model.builder import build_llava, llava_config, llm_config
 from llava_sea.model.load_source import (
     HF,
     LLAVA,
     LORA,
     PROJECTOR,
-    Loaded,
-    Source,
+    check_is_1_5,
     find_folder,
+    has_llava_config,
+    is_hf,
+    llm_settings,
     read_config,
     recognise,
     recorded_base,
 )
-from llava_sea.model.load_weights import (
-    check_exists,
-    quiet_transformers,
-    read_json,
-    read_tensors,
-    read_weights,
+from llava_sea.model.load_weights import check_exists, quiet_transformers, read_json, read_weights
+from llava_sea.model.lora import (
+    ADAPTER_CONFIG,
+    check_base,
+    load_trained_whole,
+    merge_adapter,
+    read_adapter_config,
 )
-from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, some
-from llava_sea.model.projector_io import LLAVA_TO_HF
+from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, shapes_of, some
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config
 from llava_sea.pretrained import load_pretrained, without_code
 
-__all__ = ["Loaded", "embedding_rows", "is_llava", "load_llava"]
-
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaded:
+    """A model and what belongs to it."""
+
+    model: LlavaForConditionalGeneration
+    """The stock Llava; `config.image_token_index` is no token (the vocabulary's size)."""
+    tokenizer: PreTrainedTokenizerBase
+    transform: ImageTransform
+    vision_tower: str
+    """Where the vision tower came from, as recorded or given."""
+    version: str | None
+    """The ``--version`` it was trained with, if the checkpoint says so."""
+    kind: str
+    """What the folder was recognised as."""
+
+    @property
+    def image_aspect_ratio(self) -> str:
+        """``square`` or ``pad``."""
+        return self.transform.aspect_ratio
+
+
+@dataclass(frozen=True)
+class _Source:
+    """`load_llava`'s arguments, the folder found and its config.json."""
+
+    folder: Path
+    config: dict[str, Any]
+    vision_tower: str | None
+    cache_dir: str | None
+    dtype: torch.dtype | None
+    attention: str | None
+
+    @property
+    def select_layer(self) -> int:
+        return int(self.config.get("mm_vision_select_layer", -2))
+
+    def tower(self) -> str:
+        tower = self.vision_tower or self.config.get("mm_vision_tower")
+        if not tower:
+            raise UserError(
+                f"{self.folder}: its config.json names no vision tower (mm_vision_tower); pass one "
+                "with --vision_tower"
+            )
+        return str(tower)
 
 
 def load_llava(
@@ -99,10 +135,21 @@ def load_llava(
             f"--model-base {model_base}: {path} is {kind} and holds all weights; leave "
             "--model-base out"
         )
-    config = read_config(folder)
-    loaded = _LOADERS[kind](
-        Source(folder, config, model_base, vision_tower, dtype, attention, cache_dir)
-    )
+    source = _Source(folder, read_config(folder), vision_tower, cache_dir, dtype, attention)
+    if kind == HF:
+        loaded = _load_hf(source)
+    elif kind == LLAVA:
+        loaded = _load_llava_1_5(source)
+    elif kind == PROJECTOR:
+        base = model_base or recorded_base(folder)
+        if not base:
+            raise UserError(
+                f"{folder}: a projector alone, and its config.json does not record its LLM "
+                "(_name_or_path); name it with --model-base"
+            )
+        loaded = _assemble(source, base, PROJECTOR, str(folder / "mm_projector.bin"))
+    else:
+        loaded = _load_lora(source, model_base or recorded_base(folder))
     loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -111,21 +158,16 @@ def load_llava(
 
 def is_llava(path: str, cache_dir: str | None = None) -> bool:
     """Say whether a folder or hub id is a LLaVA of any kind and no LLM alone, by what it holds."""
-    folder = Path(path)
-    if (folder / ADAPTER_CONFIG).is_file() or (folder / "mm_projector.bin").is_file():
+    if any((Path(path) / name).is_file() for name in (ADAPTER_CONFIG, "mm_projector.bin")):
         return True
     config = _settings(path, cache_dir)
-    return is_hf(config) or is_llavas_config(config)
+    return is_hf(config) or has_llava_config(config)
 
 
 def embedding_rows(path: str, cache_dir: str | None = None) -> int:
-    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone.
-
-    Raises:
-        UserError: if it is no language model.
-    """
+    """Count the rows of the embedding table of an LLM, alone or in a LLaVA, by its config alone."""
     settings = _settings(path, cache_dir)
-    if is_llavas_config(settings):
+    if has_llava_config(settings):
         return int(llm_settings(settings, path).vocab_size)
     return int(llm_config(path, cache_dir, or_llava=True).get_text_config().vocab_size)
 
@@ -136,20 +178,18 @@ def _settings(path: str, cache_dir: str | None) -> dict[str, Any]:
     if Path(path).is_dir():
         return read_config(Path(path))
     try:
-        settings: dict[str, Any]
-        settings, _ = PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)
+        return dict(PreTrainedConfig.get_config_dict(path, cache_dir=cache_dir)[0])
     except (OSError, ValueError):
         return {}
-    return settings
 
 
-def _load_hf(source: Source) -> Loaded:
+def _load_hf(source: _Source) -> Loaded:
     """Load a ``llava-hf`` checkpoint: this package's own, or others'."""
     folder, settings = source.folder, source.config
     config = LlavaConfig.from_dict(without_code(settings))
     text_config: Any = config.text_config
     config.image_token_index = text_config.vocab_size
-    model = _instantiate(source, config)
+    model = _from_weights(source, config)
     recorded = str(settings.get("mm_vision_tower") or folder)
     if source.vision_tower and source.vision_tower != recorded:
         logger.warning(
@@ -163,81 +203,55 @@ def _load_hf(source: Source) -> Loaded:
     return _with_parts(source, model, str(folder), recorded, HF, model_type, str(folder))
 
 
-def _load_llava_1_5(source: Source) -> Loaded:
+def _load_llava_1_5(source: _Source) -> Loaded:
     """Load a whole LLaVA-1.5 checkpoint; the tower's weights may be in it or only named."""
-    tower = _tower_of(source)
+    tower = source.tower()
     vision_config = tower_config(tower, source.cache_dir, named_by=source.folder)
-    config = from_llava(source.config, vision_config, source.folder)
-    model = _instantiate(source, config, tower=tower)
-    llm: Any = config.text_config
+    check_is_1_5(source.config, source.folder)
+    llm = llm_settings(source.config, source.folder)
+    config = llava_config(
+        vision_config,
+        llm,
+        select_layer=source.select_layer,
+        keep_cls=source.config.get("mm_vision_select_feature", "patch") == "cls_patch",
+    )
+    model = _from_weights(source, config, tower=tower)
     return _with_parts(source, model, str(source.folder), tower, LLAVA, llm.model_type)
 
 
-def _load_projector(source: Source) -> Loaded:
-    """Load a stage-1 result: the projector from the folder, LLM and tower from elsewhere."""
-    base = source.model_base or recorded_base(source.folder)
-    if not base:
-        raise UserError(
-            f"{source.folder}: a projector alone, and its config.json does not record its LLM "
-            "(_name_or_path); name it with --model-base"
-        )
-    return _assemble(source, base, PROJECTOR, str(source.folder / "mm_projector.bin"))
-
-
-def _load_lora(source: Source) -> Loaded:
+def _load_lora(source: _Source, base: str) -> Loaded:
     """Load a base, put in what was trained whole, and merge the adapter."""
     adapter = read_adapter_config(source.folder)
-    given = source.model_base or recorded_base(source.folder)
-    if not given:
+    if not base:
         raise UserError(f"{source.folder}: records no base model; name it with --model-base")
-    base_folder = find_folder(given, source.cache_dir, "--model-base")
+    base_folder = find_folder(base, source.cache_dir, "--model-base")
     base_config = read_json(base_folder / "config.json")
-    has_projector = is_hf(base_config) or is_llavas_config(base_config)
+    has_projector = is_hf(base_config) or has_llava_config(base_config)
     if has_projector:
         loaded = _on_llava(source, base_folder, base_config)
     else:
-        loaded = _assemble(source, given, LORA)
-    check_base(source.folder, adapter, given, loaded.model)
-    trained = _load_trained_whole(source.folder, loaded.model)
+        loaded = _assemble(source, base, LORA)
+    check_base(source.folder, adapter, base, loaded.model)
+    trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
     if not has_projector and not any("projector" in name for name in trained + others):
         raise UserError(
-            f"{source.folder}: its base {given} is a plain LLM, and the trained projector "
+            f"{source.folder}: its base {base} is a plain LLM, and the trained projector "
             "(non_lora_trainables.bin or mm_projector.bin) is not there. LLaVA writes it at the "
             "end of training only; without it the model cannot see"
         )
     logger.info(
         "merged the LoRA updates of %d layers into %s: added in float32, kept in %s",
         layers,
-        given,
+        base,
         str(loaded.model.dtype).removeprefix("torch."),
     )
     return loaded
 
 
-_LOADERS: dict[str, Callable[[Source], Loaded]] = {
-    HF: _load_hf,
-    LLAVA: _load_llava_1_5,
-    PROJECTOR: _load_projector,
-    LORA: _load_lora,
-}
-
-
-def _load_trained_whole(folder: Path, model: LlavaForConditionalGeneration) -> list[str]:
-    """Put `non_lora_trainables.bin`, or else `mm_projector.bin`, in place; name its tensors."""
-    for name in ("non_lora_trainables.bin", "mm_projector.bin"):
-        path = folder / name
-        if path.is_file():
-            bare = LLAVA_TO_HF if name == "mm_projector.bin" else {}
-            weights = read_tensors(path)
-            named = {f"mm_projector.{k}" if k in bare else k: t for k, t in weights.items()}
-            return load_trained(model, named, path)
-    return []
-
-
-def _on_llava(source: Source, folder: Path, config: dict[str, Any]) -> Loaded:
+def _on_llava(source: _Source, folder: Path, config: dict[str, Any]) -> Loaded:
     """Load a base that is a LLaVA itself; what the adapter's config.json says goes before."""
-    of_base = replace(source, folder=folder, config=config, model_base=None)
+    of_base = replace(source, folder=folder, config=config)
     base = _load_hf(of_base) if is_hf(config) else _load_llava_1_5(of_base)
     ratio = source.config.get("image_aspect_ratio") or base.image_aspect_ratio
     return replace(
@@ -248,7 +262,7 @@ def _on_llava(source: Source, folder: Path, config: dict[str, Any]) -> Loaded:
     )
 
 
-def _assemble(source: Source, base: str, kind: str, projector_path: str | None = None) -> Loaded:
+def _assemble(source: _Source, base: str, kind: str, projector_path: str | None = None) -> Loaded:
     """Build a model from an LLM and the tower that the folder names."""
     if not source.config:
         raise UserError(
@@ -257,44 +271,23 @@ def _assemble(source: Source, base: str, kind: str, projector_path: str | None =
             "checkpoint-N folders nothing whole can be made"
         )
     check_is_1_5(source.config, source.folder)
-    tower = _tower_of(source)
+    tower = source.tower()
     tower_config(tower, source.cache_dir, named_by=source.folder)
+    stored = llm_config(base, source.cache_dir, flag="--model-base").dtype
     model = build_llava(
         base,
         tower,
-        dtype=source.dtype or _dtype_of_llm(base, source.cache_dir),
+        dtype=source.dtype or (stored if isinstance(stored, torch.dtype) else torch.float32),
         attention=source.attention,
-        select_layer=int(source.config.get("mm_vision_select_layer", -2)),
+        select_layer=source.select_layer,
         projector_path=projector_path,
         cache_dir=source.cache_dir,
     )
     return _with_parts(source, model, base, tower, kind)
 
 
-def _dtype_of_llm(base: str, cache_dir: str | None) -> torch.dtype:
-    check_exists(base, "--model-base")
-    try:
-        dtype = load_pretrained(AutoConfig, base, cache_dir=cache_dir).dtype
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model-base {base}: cannot be loaded ({str(error).splitlines()[0]})"
-        ) from None
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
-def _tower_of(source: Source) -> str:
-    """Return the vision tower given, else the one recorded."""
-    tower = source.vision_tower or source.config.get("mm_vision_tower")
-    if not tower:
-        raise UserError(
-            f"{source.folder}: its config.json names no vision tower (mm_vision_tower); pass one "
-            "with --vision_tower"
-        )
-    return str(tower)
-
-
 def _with_parts(
-    source: Source,
+    source: _Source,
     model: LlavaForConditionalGeneration,
     tokenizer: str,
     tower: str,
@@ -322,26 +315,21 @@ def _with_parts(
     )
 
 
-def _instantiate(
-    source: Source, config: LlavaConfig, *, tower: str | None = None
+def _from_weights(
+    source: _Source, config: LlavaConfig, *, tower: str | None = None
 ) -> LlavaForConditionalGeneration:
     """Make the model of a folder's weights, after comparing every name and shape with it.
 
-    Args:
-        source: where the weights are.
-        config: of the model.
-        tower: where the vision tower's weights are, if the folder has none.
+    `tower` says where the vision tower's weights are, if the folder has none.
     """
     folder = source.folder
     try:
-        with torch.device("meta"), without_zero3():
-            shell = LlavaForConditionalGeneration(config)
+        expected = shapes_of(config)
     except ValueError as error:  # a configuration that belongs to no model
         raise UserError(
             f"{folder}: its config.json has a part that transformers cannot make "
             f"({str(error).splitlines()[0]})"
         ) from None
-    expected = {name: tensor.shape for name, tensor in shell.state_dict().items()}
     renamed, unknown = rename(read_weights(folder), folder)
     weights = {name: tensor for name, tensor in renamed.items() if name in expected}
     unknown += [name for name in renamed if name not in expected]
@@ -349,11 +337,13 @@ def _instantiate(
     text_config: Any = config.text_config
     tied = bool(text_config.tie_word_embeddings)
     optional = (VISION_TOWER,) * elsewhere + ("lm_head.",) * tied
-    check_fit(weights, expected, folder, unknown=unknown, optional=optional)
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    check_fit(shapes, expected, folder, unknown=unknown, optional=optional)
     if unknown:
         logger.warning(
             "%s: weights that no Llava has were left out: %s", folder, some(unknown, limit=100)
         )
+    attention = {"attn_implementation": source.attention} if source.attention else {}
     with quiet_transformers():
         model: LlavaForConditionalGeneration = load_pretrained(
             LlavaForConditionalGeneration,
@@ -361,11 +351,10 @@ def _instantiate(
             config=config,
             state_dict=weights,
             dtype=source.dtype or weights[EMBEDDING].dtype,
-            **source.attention_option,
+            **attention,
         )
-    if elsewhere:
-        assert tower is not None
+    if tower is not None and elsewhere:
         model.model.vision_tower = load_tower(
-            tower, cache_dir=source.cache_dir, dtype=model.dtype, **source.attention_option
+            tower, cache_dir=source.cache_dir, dtype=model.dtype, **attention
         )
     return model

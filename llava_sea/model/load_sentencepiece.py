@@ -16,16 +16,16 @@ does for ``legacy: false`` with a model that removes blanks and has a table of n
 from __future__ import annotations
 
 import json
-import tempfile
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     LlamaTokenizer,
     PreTrainedTokenizerBase,
@@ -58,8 +58,7 @@ _PROBES = (
 _PROBE_PIECES = 500
 
 
-@dataclass(frozen=True)
-class _Pieces:
+class _Pieces(NamedTuple):
     """A SentencePiece model and the settings beside it."""
 
     proto: Any
@@ -75,14 +74,11 @@ class _Pieces:
 
 
 def auto_tokenizer(
-    path: str, *, cache_dir: str | None = None, **options: Any
+    path: str, *, cache_dir: str | None = None, model_type: str | None = None, **options: Any
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `AutoTokenizer` does, but a SentencePiece model as it says.
 
-    Args:
-        path: folder or hub id.
-        cache_dir: where hub files are cached.
-        options: of `from_pretrained`.
+    `model_type` is of the LLM, for a config.json that names another; its class depends on that.
 
     Raises:
         UserError: if there is no tokenizer, or its ``tokenizer.model`` cannot be read as
@@ -90,9 +86,10 @@ def auto_tokenizer(
     """
     proto = _sentencepiece_alone(path, cache_dir)
     if proto is None:
+        of_llm = {"config": AutoConfig.for_model(model_type)} if model_type else {}
         try:
             tokenizer: PreTrainedTokenizerBase = load_pretrained(
-                AutoTokenizer, path, cache_dir=cache_dir, **options
+                AutoTokenizer, path, cache_dir=cache_dir, **of_llm, **options
             )
         except UserError:
             raise
@@ -102,23 +99,17 @@ def auto_tokenizer(
         return _as_its_file(tokenizer, path, cache_dir, options)
     config, numbered = _settings(path, cache_dir, proto)
     pieces = _pieces(proto, config, numbered)
-    with tempfile.TemporaryDirectory() as folder:
-        _build(pieces).save(f"{folder}/tokenizer.json")
-        Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-        result: Any = load_pretrained(PreTrainedTokenizerFast, folder, **options)
+    config |= {"add_bos_token": True, "add_eos_token": False} | config  # as transformers 4
+    result: Any = PreTrainedTokenizerFast(tokenizer_object=_build(pieces), **config | options)
     result.name_or_path = path
-    result.add_bos_token = bool(config.get("add_bos_token", True))  # as transformers 4
-    result.add_eos_token = bool(config.get("add_eos_token", False))
     for number, token in numbered.items():
         if result.convert_tokens_to_ids(_text(token)) != number:
             raise UserError(f"{path}: the added token {_text(token)!r} cannot have the id {number}")
     _compare(path, result, pieces)
-    loaded: PreTrainedTokenizerBase = result
-    return loaded
+    return result  # type: ignore[no-any-return]
 
 
 def _find(path: str, name: str, cache_dir: str | None) -> Path | None:
-    """Return a file of a folder or of a hub id."""
     if Path(path).is_dir():
         return Path(path, name) if Path(path, name).is_file() else None
     try:
@@ -154,10 +145,7 @@ def _as_its_file(
     if not content or all(content.get(part) == loaded[part] for part in _READING):
         return tokenizer
     named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
-    result: PreTrainedTokenizerBase = load_pretrained(
-        PreTrainedTokenizerFast, path, cache_dir=cache_dir, **named | options
-    )
-    return result
+    return load_pretrained(PreTrainedTokenizerFast, path, cache_dir=cache_dir, **named | options)
 
 
 def _sentencepiece_alone(path: str, cache_dir: str | None) -> Any:
@@ -243,7 +231,6 @@ def _pieces(proto: Any, config: dict[str, Any], numbered: dict[int, Any]) -> _Pi
 
 
 def _build(pieces: _Pieces) -> Tokenizer:
-    """Write a SentencePiece model as a fast tokenizer."""
     proto, names = pieces.proto, pieces.names
     own = sorted((names[n] for n in pieces.of(_USER_DEFINED)), key=len, reverse=True)
     fallback = bool(proto.trainer_spec.byte_fallback)
@@ -269,8 +256,7 @@ def _build(pieces: _Pieces) -> Tokenizer:
             pre_tokenizers.Metaspace(_SPACE, prepend_scheme="never", split=False),
         ]
     if own:
-        anyone = "|".join(map(_escape, own))
-        before.append(pre_tokenizers.Split(Regex(anyone), "isolated"))
+        before.append(pre_tokenizers.Split(Regex("|".join(map(re.escape, own))), "isolated"))
     if before:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(before)
     tokenizer.decoder = decoders.Sequence(
@@ -307,16 +293,8 @@ def _normalizers(pieces: _Pieces) -> list[Any]:
     return steps
 
 
-def _escape(text: str) -> str:
-    return "".join(f"\\x{{{ord(letter):x}}}" for letter in text)
-
-
 def _compare(path: str, tokenizer: Any, pieces: _Pieces) -> None:
-    """Compare with the sentencepiece package, as the slow tokenizers use it.
-
-    Raises:
-        UserError: with the first text that differs.
-    """
+    """Compare with the sentencepiece package, as the slow tokenizers use it."""
     proto = _ModelProto()
     proto.CopyFrom(pieces.proto)
     if not pieces.legacy:

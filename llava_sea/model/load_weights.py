@@ -18,11 +18,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
 from llava_sea import files
 from llava_sea.errors import UserError
 from llava_sea.files import open_file
+from llava_sea.pretrained import load_pretrained
 
 INDEXED = (
     ("model.safetensors.index.json", "model.safetensors"),
@@ -38,6 +40,18 @@ def check_exists(path: str, flag: str) -> None:
         raise UserError(f"{flag} {path}: no such folder")
 
 
+def model_config(path: str, flag: str, cache_dir: str | None, way_out: str = "") -> Any:
+    """Return the configuration of a folder or hub id; `flag` is what named it."""
+    check_exists(path, flag)
+    try:
+        return load_pretrained(AutoConfig, path, cache_dir=cache_dir)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{flag} {path}: cannot be loaded ({reason}){way_out}") from None
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' warnings back where weights are compared here, and reported by name."""
@@ -49,8 +63,8 @@ def quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold a model's weights, [] if the folder has none.
+def weight_files(folder: Path, *, needed: bool = False) -> list[Path]:
+    """List the files that hold a model's weights, [] if the folder has none and needs none.
 
     Raises:
         UserError: if an index names a file that is not there, or is no index.
@@ -60,6 +74,8 @@ def weight_files(folder: Path) -> list[Path]:
             return _indexed(folder / index)
         if (folder / single).is_file():
             return [folder / single]
+    if needed:
+        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
     return []
 
 
@@ -71,40 +87,27 @@ def _indexed(index: Path) -> list[Path]:
     strange = [name for name in names if Path(name).name != name]
     if strange:
         raise UserError(f"{index}: names a file outside its folder: {strange[0]!r}")
-    files = [index.parent / name for name in names]
-    absent = [path.name for path in files if not path.is_file()]
+    absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
         raise UserError(
-            f"{index.parent}: {len(absent)} of the {len(files)} files that {index.name} names are "
+            f"{index.parent}: {len(absent)} of the {len(names)} files that {index.name} names are "
             f"not there: {', '.join(absent[:5])}. Get the missing ones: a download was cut off"
         )
-    return files
+    return [index.parent / name for name in names]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return all weights of a folder under the names in its files.
-
-    Raises:
-        UserError: if there are none, or a file cannot be read as tensors.
-    """
+    """Return all weights of a folder under the names in its files."""
     weights: dict[str, Tensor] = {}
-    for path in _some_weight_files(folder):
-        weights.update(read_tensors(path))
+    for path in weight_files(folder, needed=True):
+        weights |= read_tensors(path)
     return weights
 
 
-def _some_weight_files(folder: Path) -> list[Path]:
-    files = weight_files(folder)
-    if not files:
-        raise UserError(f"{folder}: no weights there; it holds {listing(folder)}")
-    return files
-
-
 def check_model(path: str | Path) -> None:
-    """See that a model's folder is whole, as far as its config.json and the files' heads tell.
+    """See that the folder of an LLM or a tower is whole, by config.json and the files' heads.
 
-    It is of an LLM or a vision tower. A hub id is passed over, and so is a peft adapter, which
-    transformers puts on its base by itself.
+    A hub id is passed over, and so is a peft adapter, which transformers puts on its base itself.
 
     Raises:
         UserError: naming the file that is missing, damaged or cut off.
@@ -114,7 +117,7 @@ def check_model(path: str | Path) -> None:
         return
     if "model_type" not in read_json(folder / "config.json"):
         raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
-    for file in _some_weight_files(folder):
+    for file in weight_files(folder, needed=True):
         if file.suffix != ".safetensors":
             read_tensors(file)
             continue
@@ -136,9 +139,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_zip(path) and not zipfile.is_zipfile(path):
+        with open_file(path) as file:
+            is_zip = (
+                file.read(2) == b"PK"
+            )  # files of torch before 1.6 are none and cannot be mapped
+        if is_zip and not zipfile.is_zipfile(path):
             raise EOFError("its end is missing")
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (SafetensorError, OSError, EOFError) as error:
         raise UserError(_damaged(path, error)) from None
     except Exception as error:  # unpickling raises anything on what is no file of tensors
@@ -170,28 +177,16 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def _is_zip(path: Path) -> bool:
-    """Say whether torch can map the file: those written before torch 1.6 are no archives."""
-    with open_file(path) as file:
-        return file.read(2) == b"PK"
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: if there is no such file or it holds something else.
-    """
+    """Read a JSON object."""
     value = files.read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: no JSON object")
     return value
 
 
-def listing(folder: Path, limit: int = 12) -> str:
-    """Name what a folder holds, for messages."""
+def listing(folder: Path) -> str:
+    """Name the first twelve things in a folder, for messages."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more or "nothing"

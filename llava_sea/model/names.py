@@ -13,9 +13,12 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Size, Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
+from llava_sea.model.builder import without_zero3
 from llava_sea.model.projector_io import LLAVA_TO_HF
 from llava_sea.model.towers import TOWERS
 
@@ -32,7 +35,14 @@ _STOCK = (
     (r"(language_model\.)?lm_head\.", "lm_head."),
     (r"(model\.language_model|language_model\.model|model)\.", "model.language_model."),
 )
-"""What a name in a file begins with, the first that fits -> in the stock module."""
+"""Beginnings of names in files, of which the first that fits counts -> in the stock module."""
+
+_WRITTEN = {
+    "lm_head.": "language_model.lm_head.",
+    "model.language_model.": "language_model.model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    VISION_TOWER: "vision_tower.",
+}
 
 # Buffers that older versions saved, and LLaVA-1.6's separator, which a 1.5 model has no use for.
 _LEFT_OUT = re.compile(r"(rotary_emb\.inv_freq|position_ids|image_newline)$")
@@ -57,36 +67,21 @@ def to_stock(name: str) -> str | None:
 
 
 def to_written(name: str, tower_type: str) -> str:
-    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`.
-
-    Raises:
-        ValueError: if a Llava has no such weight.
-    """
-    if name.startswith("lm_head."):
-        return f"language_model.{name}"
-    part, _, rest = name.removeprefix("model.").partition(".")
-    if name.startswith("model."):
-        if part == "language_model":
-            return f"language_model.model.{rest}"
-        if part == "multi_modal_projector":
-            return f"multi_modal_projector.{rest}"
-        if part == "vision_tower":
-            tower = TOWERS[tower_type]
-            for new, written in tower.written_names.items():
-                rest = rest.replace(new, written)
-            return f"vision_tower.{tower.written_prefix}{rest.removeprefix('vision_model.')}"
+    """Return the name on disk of a stock Llava's weight; `tower_type` is of `TOWERS`."""
+    for stock, written in _WRITTEN.items():
+        if name.startswith(stock):
+            rest = name.removeprefix(stock)
+            if stock == VISION_TOWER:
+                tower = TOWERS[tower_type]
+                for new, old in tower.written_names.items():
+                    rest = rest.replace(new, old)
+                rest = tower.written_prefix + rest.removeprefix("vision_model.")
+            return written + rest
     raise ValueError(f"{name}: no weight of transformers' Llava")
 
 
 def rename(weights: Mapping[str, Tensor], where: object) -> tuple[dict[str, Tensor], list[str]]:
-    """Give a checkpoint's weights the stock module's names.
-
-    Returns:
-        The weights, and the names that no Llava has.
-
-    Raises:
-        UserError: if two of them are the same weight.
-    """
+    """Give a checkpoint's weights the stock module's names; list those that no Llava has."""
     renamed: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     unknown, left_out = [], []
@@ -105,34 +100,41 @@ def rename(weights: Mapping[str, Tensor], where: object) -> tuple[dict[str, Tens
     return renamed, unknown
 
 
+def shapes_of(config: LlavaConfig) -> dict[str, Size]:
+    """Return the names and shapes of the weights of the model that transformers makes of this."""
+    with torch.device("meta"), without_zero3():
+        shell = LlavaForConditionalGeneration(config)
+    return {name: tensor.shape for name, tensor in shell.state_dict().items()}
+
+
 def check_fit(
-    weights: Mapping[str, Tensor],
+    shapes: Mapping[str, Size],
     expected: Mapping[str, Size],
     where: object,
     *,
     unknown: Iterable[str] = (),
     optional: tuple[str, ...] = (),
 ) -> None:
-    """Compare weights with the names and shapes of the model that is to hold them.
+    """Compare weights with those that a model needs.
 
     Args:
-        weights: under the model's names, none that it does not have.
+        shapes: of the weights, under names that the model knows.
         expected: the model's.
         where: the folder, for messages.
         unknown: names that were not understood, for messages.
-        optional: prefixes of names that may be missing.
+        optional: beginnings of names that may be missing.
 
     Raises:
         UserError: naming what is missing, and what has another shape.
     """
-    missing = [n for n in expected if n not in weights and not n.startswith(optional)]
+    missing = [n for n in expected if n not in shapes and not n.startswith(optional)]
     if missing:
         understood = f"; not understood: {some(unknown)}" if unknown else ""
         raise UserError(f"{where}: weights are missing: {some(missing)}{understood}")
     wrong = [
-        f"{name} is {tuple(tensor.shape)}, the model needs {tuple(expected[name])}"
-        for name, tensor in weights.items()
-        if tensor.shape != expected[name]
+        f"{name} is {tuple(shape)}, the model needs {tuple(expected[name])}"
+        for name, shape in shapes.items()
+        if shape != expected[name]
     ]
     if wrong:
         raise UserError(f"{where}: the weights do not fit config.json: {some(wrong, '; ')}")

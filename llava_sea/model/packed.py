@@ -19,8 +19,7 @@ Shape letters: R rows, L tokens, H heads, D size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -40,9 +39,7 @@ _LEAKS = {"gpt_oss", "nemotron", "opt"}
 
 
 def prepare_attention(llm: nn.Module) -> bool:
-    """Make an LLM ready for packed rows; its results for rows of one sample stay what they are.
-
-    Where its attention is SDPA, that is replaced.
+    """Make an LLM ready for packed rows; its results for rows of one sample stay as they are.
 
     Returns:
         Whether all samples of a batch go into one row, without padding.
@@ -70,46 +67,29 @@ def prepare_attention(llm: nn.Module) -> bool:
     return bool(attention != "eager")
 
 
-@contextmanager
 def packed_rows(
     llm: nn.Module, position_ids: Tensor, sample_lengths: Sequence[int] | None
-) -> Iterator[None]:
-    """Within this context the LLM's calls see the samples of a row apart.
+) -> dict[str, Any]:
+    """Return the keywords with which an LLM sees the samples of a row apart; it takes no mask then.
 
     Args:
         llm: after `prepare_attention`.
         position_ids: ``(R, L)``, from 0 at each sample, padding included.
         sample_lengths: of the samples of one row, whose sum is L; None for several rows.
     """
-    model: Any = llm
-    extra: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids}
-    if sample_lengths is not None:
-        extra |= _apart(model.config._attn_implementation, sample_lengths, position_ids.device)
-
-    def add(_: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, keywords | extra
-
-    handle = llm.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _apart(attention: str, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """Return what tells an attention where the samples of a row begin."""
-    if attention == PER_SAMPLE:
-        return {"sample_lengths": list(lengths)}
-    if "flash" not in attention:
-        return {}
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    longest = max(lengths)
-    return {
-        "cu_seq_lens_q": starts,
-        "cu_seq_lens_k": starts,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    config: Any = llm.config
+    attention = config._attn_implementation
+    keywords: dict[str, Any] = {"position_ids": position_ids}
+    if sample_lengths is not None and attention == PER_SAMPLE:
+        keywords["sample_lengths"] = list(sample_lengths)
+    elif sample_lengths is not None and "flash" in attention:
+        starts = [0, *accumulate(sample_lengths)]
+        for part in "qk":
+            keywords[f"cu_seq_lens_{part}"] = torch.tensor(
+                starts, dtype=torch.int32, device=position_ids.device
+            )
+            keywords[f"max_length_{part}"] = max(sample_lengths)
+    return keywords
 
 
 def per_sample_sdpa(
@@ -124,32 +104,23 @@ def per_sample_sdpa(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' SDPA does, one sample of the row after the other.
 
-    Args:
-        module: the attention layer.
-        query: ``(R, H, L, D)``.
-        key: as `query`, with the heads of keys.
-        value: as `key`.
-        attention_mask: used as it is; None attends causally within samples.
-        sample_lengths: of the samples of a row, in order; None takes the row for one.
-        sliding_window: how many tokens back a token sees, itself included; None sees all.
-        options: SDPA's.
+    `query` is ``(R, H, L, D)``; `key` and `value` may have fewer heads. A mask is used as it is;
+    without one a token sees the earlier tokens of its sample, of which `sliding_window`, itself
+    included. Without `sample_lengths` the row is one sample.
 
     Returns:
         ``(R, L, H, D)``, and None for the weights.
     """
+    sdpa: Any = sdpa_attention_forward
     if attention_mask is not None:
-        return _sdpa(module, query, key, value, attention_mask, **options)
+        return sdpa(module, query, key, value, attention_mask, **options)
     lengths = list(sample_lengths or [query.shape[2]])
     parts = (states.split(lengths, dim=2) for states in (query, key, value))
     outputs = []
     for q, k, v in zip(*parts, strict=True):
         band = _band(q.shape[2], sliding_window, q.device)
-        outputs.append(_sdpa(module, q, k, v, band, **options)[0])
+        outputs.append(sdpa(module, q, k, v, band, **options)[0])
     return torch.cat(outputs, dim=1), None
-
-
-def _sdpa(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **options: Any) -> Any:
-    return sdpa_attention_forward(module, q, k, v, mask, **options)
 
 
 def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:

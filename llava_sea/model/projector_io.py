@@ -1,14 +1,13 @@
-"""LLaVA's `mm_projector.bin`, out and in.
+"""Parameters whole under ZeRO-3, out and in; LLaVA's `mm_projector.bin`.
 
-Keys as LLaVA writes them: ``model.mm_projector.{0,2}.{weight,bias}``. Read with `weights_only`, and
-with any prefix before ``mm_projector.`` (LoRA and DeepSpeed runs add their own) or none at all.
-Under ZeRO-3 the parameters are gathered for reading and writing.
+Its keys as LLaVA writes them: ``model.mm_projector.{0,2}.{weight,bias}``. It is read with any
+prefix before ``mm_projector.`` (LoRA and DeepSpeed runs add their own) or none at all.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,44 +28,47 @@ LLAVA_TO_HF = {
 }
 
 
-def gathered(module: nn.Module, *, write: bool = False) -> AbstractContextManager[Any]:
-    """Make a module's parameters whole on every rank; with `write`, rank 0's changes count."""
-    return gathered_parameters(list(module.parameters()), write=write)
-
-
-def gathered_parameters(
-    parameters: Sequence[nn.Parameter], *, write: bool = False
-) -> AbstractContextManager[Any]:
+def gathered(*parameters: nn.Parameter, write: bool = False) -> AbstractContextManager[Any]:
     """Make parameters whole on every rank; with `write`, rank 0's changes count."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
 
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-        list(parameters), modifier_rank=0 if write else None
-    )
-    return context
+    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None)
 
 
-def whole_tensors(named: Iterable[tuple[str, nn.Parameter]], *, keep: bool) -> dict[str, Tensor]:
+def whole_tensors(
+    named: Iterable[tuple[str, nn.Parameter]], *, keep: bool = True
+) -> dict[str, Tensor]:
     """Copy parameters to the CPU, one at a time; a collective under ZeRO-3.
 
-    Args:
-        named: names and parameters, the same on every rank.
-        keep: whether this rank wants them; the others take part and get nothing.
+    Without `keep` this rank takes part and gets nothing.
     """
     state = {}
     for name, parameter in named:
-        with gathered_parameters([parameter]):
+        with gathered(parameter):
             if keep:
                 state[name] = parameter.detach().cpu().clone()
     return state
 
 
+def copy_in(parameter: nn.Parameter, tensor: Tensor, what: str, why: str) -> None:
+    """Give a parameter new values; a collective under ZeRO-3.
+
+    Raises:
+        UserError: if the shape is another one; `why` is the likely reason.
+    """
+    with gathered(parameter, write=True):
+        if parameter.shape != tensor.shape:
+            raise UserError(
+                f"{what} is {tuple(tensor.shape)}, this model needs {tuple(parameter.shape)}; {why}"
+            )
+        parameter.data.copy_(tensor)
+
+
 def projector_state(projector: nn.Module) -> dict[str, Tensor]:
     """Return the projector's tensors under LLaVA's names, on the CPU; a collective under ZeRO-3."""
-    with gathered(projector):
-        state = {name: p.detach().cpu().clone() for name, p in projector.named_parameters()}
+    state = whole_tensors(projector.named_parameters())
     return {f"model.mm_projector.{llava}": state[hf] for llava, hf in LLAVA_TO_HF.items()}
 
 
@@ -80,9 +82,6 @@ def save_projector(path: Path, state: Mapping[str, Tensor]) -> None:
 def read_projector(path: str | Path) -> dict[str, Tensor]:
     """Read an `mm_projector.bin`, or a folder that holds one, into names of the HF projector.
 
-    Returns:
-        ``linear_{1,2}.{weight,bias}`` -> tensor.
-
     Raises:
         UserError: if the file is missing, damaged, or holds anything but a two-layer projector of
             finite numbers.
@@ -95,13 +94,12 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
             f"{path}: no such file. --pretrain_mm_mlp_adapter takes the mm_projector.bin that "
             "stage 1 writes into its output folder"
         )
-    loaded = read_tensors(path)
     state: dict[str, Tensor] = {}
     strange = []
-    for key, tensor in loaded.items():
-        name = key.rpartition("mm_projector.")[2]  # all of it, where the projector's keys are bare
-        if name in LLAVA_TO_HF and LLAVA_TO_HF[name] not in state:
-            state[LLAVA_TO_HF[name]] = tensor
+    for key, tensor in read_tensors(path).items():
+        name = LLAVA_TO_HF.get(key.rpartition("mm_projector.")[2])  # of a bare key, all of it
+        if name and name not in state:
+            state[name] = tensor
         else:
             strange.append(key)
     missing = [name for name, hf in LLAVA_TO_HF.items() if hf not in state]
@@ -119,17 +117,8 @@ def read_projector(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_projector(projector: nn.Module, path: str | Path) -> None:
-    """Load an `mm_projector.bin` into the model's projector.
-
-    Raises:
-        UserError: as `read_projector`, or if a shape does not fit the vision tower and the LLM.
-    """
+    """Load an `mm_projector.bin` into the model's projector."""
     state = read_projector(path)
-    with gathered(projector, write=True):
-        for name, parameter in projector.named_parameters():
-            if parameter.shape != state[name].shape:
-                raise UserError(
-                    f"{path}: {name} has shape {tuple(state[name].shape)}, this model needs "
-                    f"{tuple(parameter.shape)}; it was trained for another vision tower or LLM"
-                )
-            parameter.data.copy_(state[name])
+    for name, parameter in projector.named_parameters():
+        why = "it was trained for another vision tower or LLM"
+        copy_in(parameter, state[name], f"{path}: {name}", why)

@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_sea.alignment import AlignmentHead, PatchWords, word_targets
 from llava_sea.alignment.loss import LOG_SCALE_MAX
-from llava_sea.model.projector_io import gathered
+from llava_sea.model.projector_io import gathered, whole_tensors
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 
@@ -32,13 +32,10 @@ class Stage1Model(WrappedLlava):
         *,
         align_only: bool = False,
     ) -> None:
-        """Wrap a Llava and freeze it, except for its projector.
+        """Wrap a Llava and freeze it, except for its projector; without a head it is plain LLaVA.
 
-        Args:
-            llava: its parameters' `requires_grad` is set here.
-            head: None trains plain LLaVA.
-            negatives: `local` or `global`, whose visual tokens are a word's negatives.
-            align_only: compute the alignment loss alone; of the LLM only the embeddings are used.
+        `negatives` says whose visual tokens are a word's negatives, ``local`` or ``global``. With
+        `align_only` the alignment loss alone is computed; of the LLM only the embeddings are used.
         """
         super().__init__(llava)
         self.head = head
@@ -66,7 +63,7 @@ class Stage1Model(WrappedLlava):
         lm_loss_sum = num_tokens = visual_IPD.new_zeros(())
         if not self.align_only:
             lm_loss_sum, num_tokens = self.language_loss(
-                visual_IPD, input_ids, attention_mask, labels, image_mask
+                visual_IPD, input_ids, labels, image_mask, attention_mask=attention_mask
             )
         sea_loss, num_pairs = None, None
         if self.head is not None and sea is not None:
@@ -88,9 +85,9 @@ class Stage1Model(WrappedLlava):
         """Return the head's tensors on the CPU, none without one. Collective in ZeRO-3."""
         if self.head is None:
             return {}
-        with gathered(self.head):
-            state = {n: p.detach().cpu().clone() for n, p in self.head.named_parameters()}
-            return state | {"log_scale": self.head.log_scale.detach().cpu().reshape(1)}
+        with gathered(*self.head.parameters()):
+            log_scale = self.head.log_scale.detach().cpu().reshape(1)
+        return whole_tensors(self.head.named_parameters()) | {"log_scale": log_scale}
 
     def load_head_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `head_state` returned."""

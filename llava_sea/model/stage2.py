@@ -7,7 +7,6 @@ the projector, since the layers after the selected hidden state get no gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -41,13 +40,10 @@ class Stage2Model(WrappedLlava):
         with the lengths of its samples.
         """
         visual_IPD = self.project(pixel_values)
-        rows: AbstractContextManager[None] = nullcontext()
+        rows: dict[str, Any] = {"attention_mask": attention_mask}
         if position_ids is not None:
             rows = packed_rows(self.language_model, position_ids, sample_lengths)
-        with rows:
-            loss, tokens = self.language_loss(
-                visual_IPD, input_ids, attention_mask, labels, image_mask
-            )
+        loss, tokens = self.language_loss(visual_IPD, input_ids, labels, image_mask, **rows)
         return StepLosses(loss, tokens)
 
 

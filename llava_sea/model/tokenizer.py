@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from llava_sea.model.load_weights import read_json
 
 _HIDDEN = "<|former image|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
-_WEIGHTS = (".bin", ".safetensors", ".pt", ".pth")
-_OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
+_NOT_WRITTEN = ("is_local", "local_files_only", "name_or_path", "processor_class")
 
 
 def load_training_tokenizer(
@@ -42,16 +40,9 @@ def load_training_tokenizer(
     Raises:
         UserError: if there is no tokenizer.
     """
-    if model_type:
-        with tempfile.TemporaryDirectory() as folder:
-            _copy_tokenizer(Path(path), Path(folder), model_type)
-            try:
-                result = load_training_tokenizer(folder, model_max_length=model_max_length)
-            except UserError as error:
-                raise UserError(str(error).replace(folder, path)) from None
-        result.name_or_path = path
-        return result
-    tokenizer: Any = load_tokenizer(path, model_max_length=model_max_length, cache_dir=cache_dir)
+    tokenizer: Any = load_tokenizer(
+        path, model_max_length=model_max_length, model_type=model_type, cache_dir=cache_dir
+    )
     if IMAGE_TOKEN not in tokenizer.get_added_vocab():
         return tokenizer
     if not tokenizer.is_fast:
@@ -59,24 +50,13 @@ def load_training_tokenizer(
     legacy = getattr(tokenizer, "legacy", None)
     with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         tokenizer.save_pretrained(folder)
-        without_image_token(Path(folder))
-        if legacy is not None:
-            keep_legacy(Path(folder), bool(legacy))
+        _take_image_token_out(Path(folder), legacy)
         result = load_tokenizer(folder, model_max_length=int(tokenizer.model_max_length))
     result.name_or_path = path
     return result
 
 
-def _copy_tokenizer(source: Path, target: Path, model_type: str) -> None:
-    """Copy all but weights and config.json, and write one that is the LLM's."""
-    for path in source.iterdir():
-        if path.is_file() and path.name != "config.json" and path.suffix not in _WEIGHTS:
-            shutil.copyfile(path, target / path.name)
-    (target / "config.json").write_text(json.dumps({"model_type": model_type}))
-
-
-def without_image_token(folder: Path) -> None:
-    """Take the token out of a saved tokenizer's files."""
+def _take_image_token_out(folder: Path, legacy: bool | None) -> None:
     path = folder / "tokenizer.json"
     content = read_json(path)
     entry = next(t for t in content["added_tokens"] if t["content"] == IMAGE_TOKEN)
@@ -87,7 +67,16 @@ def without_image_token(folder: Path) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(_forget(read_json(path)), ensure_ascii=False), encoding="utf-8")
+    settings = _forget(read_json(path)) | _legacy(legacy)
+    path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+
+
+def _legacy(legacy: bool | None) -> dict[str, bool]:
+    """Return the setting to write down: transformers 5.23 leaves it out and then reads False.
+
+    It decides whether SentencePiece puts a space before text that follows a special token.
+    """
+    return {} if legacy is None else {"legacy": bool(legacy)}
 
 
 def _forget(value: Any) -> Any:
@@ -102,16 +91,6 @@ def _forget(value: Any) -> Any:
 
 def _is_image_token(entry: Any) -> bool:
     return bool((entry.get("content") if isinstance(entry, dict) else entry) == IMAGE_TOKEN)
-
-
-def keep_legacy(folder: Path, legacy: bool) -> None:
-    """Write down `legacy`: transformers 5.23 leaves it out and then reads False.
-
-    It decides whether SentencePiece puts a space before text that follows a special token.
-    """
-    path = folder / "tokenizer_config.json"
-    content = read_json(path) | {"legacy": legacy}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -136,7 +115,7 @@ def write_tokenizer(
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    content = {k: v for k, v in read_json(path).items() if k not in _OF_THIS_MACHINE}
+    content = {k: v for k, v in read_json(path).items() if k not in _NOT_WRITTEN}
     extra = content.get("extra_special_tokens")
     if isinstance(extra, list):  # transformers 4 takes a dictionary under this name only
         content["additional_special_tokens"] = content.pop("extra_special_tokens")
@@ -144,13 +123,10 @@ def write_tokenizer(
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
     # transformers 4 puts a BOS before every text of a Llama tokenizer that does not say otherwise.
     content["add_bos_token"] = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    content["processor_class"] = processor_class
     content["model_input_names"] = ["input_ids", "attention_mask"]  # transformers 4 adds a third
-    legacy = getattr(tokenizer, "legacy", None)
-    if legacy is not None:  # as `keep_legacy`
-        content["legacy"] = bool(legacy)
-    if processor_class is None:
-        del content["processor_class"]
+    content |= _legacy(getattr(tokenizer, "legacy", None))
+    if processor_class:
+        content["processor_class"] = processor_class
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if chat_template:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")

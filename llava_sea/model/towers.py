@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_weights import check_exists, check_model, quiet_transformers
+from llava_sea.model.load_weights import check_model, model_config, quiet_transformers
 from llava_sea.pretrained import load_pretrained
 from llava_sea.ranges import check_range, whole
 
@@ -50,24 +50,16 @@ TOWERS = {
 def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = "") -> Any:
     """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
 
-    `named_by` is the checkpoint that names the tower, for messages.
+    `named_by` is the checkpoint that names it, for messages.
 
     Raises:
         UserError: if it cannot be found, or is of a kind this package does not know.
     """
-    check_exists(path, "--vision_tower")
-    try:
-        config = load_pretrained(AutoConfig, path, cache_dir=cache_dir)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{named_by} names the vision tower {path!r}, which cannot be found ({reason}); pass "
-            "its folder with --vision_tower"
-            if named_by
-            else f"--vision_tower {path}: cannot be loaded ({reason})"
-        ) from None
+    if named_by:
+        way_out = "; pass its folder with --vision_tower"
+        config = model_config(path, f"{named_by}: its vision tower", cache_dir, way_out)
+    else:
+        config = model_config(path, "--vision_tower", cache_dir)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWERS:
         raise UserError(
@@ -78,12 +70,7 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
 
 
 def load_tower(path: str, **options: Any) -> PreTrainedModel:
-    """Load the vision half of a CLIP or SigLIP, or a vision-only model.
-
-    Raises:
-        UserError: as `tower_config`, or if weights are missing.
-    """
-    check_exists(path, "--vision_tower")
+    """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
     check_model(path)
     config = tower_config(path, options.get("cache_dir"))
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
@@ -96,38 +83,27 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
         raise UserError(
             f"--vision_tower {path}: weights are missing: {sorted(report['missing_keys'])[:5]}"
         )
-    result: PreTrainedModel = tower
-    return result
+    return tower
 
 
 def check_select_layer(layer: int, vision_config: Any, path: str) -> None:
-    """Refuse a hidden state that the tower does not have.
-
-    Raises:
-        UserError: naming those that there are.
-    """
+    """Refuse a hidden state that the tower does not have."""
     depth = vision_config.num_hidden_layers
-    why = f"{path} has {depth} layers"
-    check_range("mm_vision_select_layer", layer, whole(-depth - 1, depth), why)
+    allowed = whole(-depth - 1, depth)
+    check_range("mm_vision_select_layer", layer, allowed, f"{path} has {depth} layers")
 
 
 def num_patches(vision_config: Any) -> int:
     """Count the patches of an image: (image size / patch size) squared."""
-    side = vision_config.image_size // vision_config.patch_size
-    return int(side * side)
+    return int(vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
-    """Return the tower's modules after the hidden state that feeds the projector.
-
-    Raises:
-        ValueError: for a tower whose layers are not one `nn.ModuleList`, which none known has.
-    """
+    """Return the tower's modules after the hidden state that feeds the projector."""
     tower: Any = llava.model.vision_tower
     depth = int(tower.config.num_hidden_layers)
     (layers,) = [m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    selected = llava.config.vision_feature_layer
-    assert isinstance(selected, int)
+    selected: Any = llava.config.vision_feature_layer
     used = selected if selected >= 0 else depth + 1 + selected
     after = TOWERS[tower.config.model_type].after_layers
     # a SigLIP may be without its head

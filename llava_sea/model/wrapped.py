@@ -48,7 +48,6 @@ class WrappedLlava(nn.Module):
     supports_gradient_checkpointing = True
 
     def __init__(self, llava: LlavaForConditionalGeneration) -> None:
-        """Wrap a Llava; its parameters' `requires_grad` stays as it is."""
         super().__init__()
         self.llava = llava
         self.config = llava.config
@@ -58,20 +57,17 @@ class WrappedLlava(nn.Module):
     @property
     def projector(self) -> nn.Module:
         """The adapter g_theta."""
-        projector: nn.Module = self.llava.model.multi_modal_projector
-        return projector
+        return self.llava.model.multi_modal_projector
 
     @property
     def vision_tower(self) -> nn.Module:
         """The vision encoder f."""
-        tower: nn.Module = self.llava.model.vision_tower
-        return tower
+        return self.llava.model.vision_tower
 
     @property
     def language_model(self) -> nn.Module:
         """The LLM without its head."""
-        llm: nn.Module = self.llava.model.language_model
-        return llm
+        return self.llava.model.language_model
 
     @property
     def num_rows(self) -> int:
@@ -118,8 +114,7 @@ class WrappedLlava(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Look up the LLM's input embeddings Psi (eq. 2)."""
-        embedded: Tensor = self.llava.get_input_embeddings()(token_ids)
-        return embedded
+        return self.llava.get_input_embeddings()(token_ids)
 
     def place(self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor) -> Tensor:
         """Embed tokens ``(B, L)`` and put the visual tokens in the images' places, in order."""
@@ -127,25 +122,27 @@ class WrappedLlava(nn.Module):
         return embeds_BLD.masked_scatter(image_mask[..., None], visual_IPD.to(embeds_BLD.dtype))
 
     def hidden_states(
-        self, visual_IPD: Tensor, input_ids: Tensor, attention_mask: Tensor, image_mask: Tensor
+        self, visual_IPD: Tensor, input_ids: Tensor, image_mask: Tensor, **keywords: Any
     ) -> Tensor:
-        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places."""
+        """Return the LLM's last hidden states ``(B, L, D)``, the visual tokens in their places.
+
+        Keywords are the LLM's: an attention mask, or those of `packed_rows`.
+        """
         embeds_BLD = self.place(visual_IPD, input_ids, image_mask)
-        hidden_BLD: Tensor = self.language_model(
-            inputs_embeds=embeds_BLD, attention_mask=attention_mask, use_cache=False
+        return self.language_model(
+            inputs_embeds=embeds_BLD, use_cache=False, **keywords
         ).last_hidden_state
-        return hidden_BLD
 
     def language_loss(
         self,
         visual_IPD: Tensor,
         input_ids: Tensor,
-        attention_mask: Tensor,
         labels: Tensor,
         image_mask: Tensor,
+        **keywords: Any,
     ) -> tuple[Tensor, Tensor]:
         """Return the next-token loss (eq. 12) summed over supervised tokens, and their number."""
-        hidden_BLD = self.hidden_states(visual_IPD, input_ids, attention_mask, image_mask)
+        hidden_BLD = self.hidden_states(visual_IPD, input_ids, image_mask, **keywords)
         # Logits only where there is a label: at 600 tokens a record about 30 are supervised.
         supervised_BL = labels[:, 1:] != IGNORE_INDEX
         lm_loss_sum = self.token_loss(

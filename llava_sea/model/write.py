@@ -2,7 +2,12 @@
 
 Training never grows the vocabulary; only here the token ``<image>`` is added. Neither the live
 model nor its tokenizer is changed, and an earlier save in the folder stays whole until the new one
-is complete. Settings stand under their old names too, as transformers 4 reads them.
+is complete. One shard of weights is in memory at a time. Settings stand under their old names too,
+as transformers 4 reads them.
+
+The two tables of the vocabulary may grow while they are written. A new row is the mean of the
+original ones: its logit is then the mean of theirs, which is never above the largest of them (and
+equal only if all are), so a new token is never the most likely one.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Size, Tensor
 from transformers import (
     GenerationConfig,
     LlavaConfig,
@@ -28,14 +35,12 @@ from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.tokenize import padding_id, stop_ids
-from llava_sea.errors import UserError
-from llava_sea.model.builder import without_zero3
+from llava_sea.errors import UserError, naming
 from llava_sea.model.chat_template import choose_chat_template
-from llava_sea.model.names import EMBEDDING, HEAD, some
+from llava_sea.model.names import EMBEDDING, HEAD, check_fit, shapes_of, some, to_written
 from llava_sea.model.tokenizer import with_image_token, write_tokenizer
 from llava_sea.model.towers import TOWERS
 from llava_sea.model.write_files import replaced_together
-from llava_sea.model.write_weights import write_weights, written_shape
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +51,6 @@ LLM_ROWS = "llm_vocab_size"
 """Key of config.json: how many rows of the tables are the LLM's own; the rest was appended here."""
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-
-
-def _written_config(
-    model: LlavaForConditionalGeneration, image_token_id: int, rows: int
-) -> LlavaConfig:
-    """Return the model's configuration with the token ``<image>`` in a table of so many rows."""
-    config = copy.deepcopy(model.config)
-    text_config: Any = config.text_config
-    text_config.vocab_size = rows
-    config.image_token_index = image_token_id
-    config.architectures = ["LlavaForConditionalGeneration"]
-    config.tie_word_embeddings = bool(text_config.tie_word_embeddings)
-    result: LlavaConfig = config
-    return result
 
 
 def write_llava(
@@ -87,7 +78,7 @@ def write_llava(
             (ZeRO-3); call this on one rank then.
         extra_config: further keys of config.json.
         dtype: of the weights; None takes the embedding's.
-        max_shard_size: of one file of weights.
+        max_shard_size: of one file of weights: bytes, or like ``5GB`` (5 * 10^9).
 
     Returns:
         The names of the files written.
@@ -102,13 +93,21 @@ def write_llava(
     image_token_id: Any = written_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_token_id >= rows:
         rows = -(-(image_token_id + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    config = _written_config(model, image_token_id, rows)
-    config.pad_token_id = padding_id(tokenizer, rows)
+    config = copy.deepcopy(model.config)
     text_config: Any = config.text_config
     vision_config: Any = config.vision_config
+    text_config.vocab_size = rows
+    config.image_token_index = image_token_id
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.tie_word_embeddings = bool(text_config.tie_word_embeddings)
+    config.pad_token_id = padding_id(tokenizer, rows)
+    expected = shapes_of(config)
     if config.tie_word_embeddings:
         state.pop(HEAD, None)
-    _check_state(state, config, rows)
+        del expected[HEAD]
+    if unknown := state.keys() - expected.keys():
+        raise UserError(f"no stock Llava's weights, so they cannot be written: {some(unknown)}")
+    check_fit({n: written_shape(n, t, rows) for n, t in state.items()}, expected, folder)
     dtype = dtype or state[EMBEDDING].dtype
     if text_config.model_type.startswith("gemma"):
         logger.warning(
@@ -122,13 +121,9 @@ def write_llava(
             template.name,
             chat.difference,
         )
-    former = model.generation_config.eos_token_id
-    ends = [
-        *([former] if isinstance(former, int) else former or []),
-        *stop_ids(template, tokenizer),
-    ]
+    ends = [*end_ids(model.generation_config), *stop_ids(template, tokenizer)]
     generation_config = valid_generation_config(
-        model.generation_config, tokenizer, list(dict.fromkeys(ends)), config.pad_token_id
+        model.generation_config, tokenizer, ends, config.pad_token_id
     )
     settings = {
         LLM_ROWS: llm_rows,
@@ -139,15 +134,9 @@ def write_llava(
         "mm_vision_tower": vision_config.name_or_path or None,
         **(extra_config or {}),
     }
+    names = {to_written(name, vision_config.model_type): name for name in state}
     with replaced_together(Path(folder)) as staging:
-        write_weights(
-            staging,
-            state,
-            rows=rows,
-            tower_type=vision_config.model_type,
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-        )
+        _write_weights(staging, state, names, rows, dtype, max_shard_size)
         write_tokenizer(staging, written_tokenizer, chat.jinja, "LlavaProcessor")
         write_processor(staging, transform, config)
         generation_config.save_pretrained(staging)
@@ -155,40 +144,64 @@ def write_llava(
         return sorted(path.name for path in staging.iterdir())
 
 
-def _check_state(state: Mapping[str, Tensor], config: LlavaConfig, rows: int) -> None:
-    """Compare the weights with the model that readers will build from the configuration."""
-    with torch.device("meta"), without_zero3():
-        shell = LlavaForConditionalGeneration(config)
-    expected = {name: tensor.shape for name, tensor in shell.state_dict().items()}
-    if config.tie_word_embeddings:
-        del expected[HEAD]
-    missing = [name for name in expected if name not in state]
-    unknown = [name for name in state if name not in expected]
-    if missing or unknown:
-        raise UserError(
-            "these weights are no stock Llava's and cannot be written as one: missing "
-            f"{some(missing) or 'none'}; not known {some(unknown) or 'none'}"
-        )
-    wrong = [
-        f"{name} {tuple(tensor.shape)}, expected {tuple(expected[name])}"
-        for name, tensor in state.items()
-        if written_shape(name, tensor, rows) != expected[name]
-    ]
-    if wrong:
-        raise UserError(f"weights do not fit the model's configuration: {some(wrong, '; ')}")
+def written_shape(name: str, tensor: Tensor, rows: int) -> Size:
+    """Return the shape that a weight has on disk: the vocabulary's tables have `rows`."""
+    return Size((rows, *tensor.shape[1:])) if name in (EMBEDDING, HEAD) else tensor.shape
+
+
+def grow(table_VD: Tensor, rows: int) -> Tensor:
+    """Append the mean row until there are `rows`: ``(V, D)`` -> ``(rows, D)``."""
+    missing = rows - len(table_VD)
+    if missing <= 0:
+        return table_VD
+    mean_D = table_VD.mean(dim=0, dtype=torch.float32).to(table_VD.dtype)
+    return torch.cat([table_VD, mean_D.expand(missing, -1)])
+
+
+def _write_weights(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    rows: int,
+    dtype: torch.dtype,
+    max_shard_size: str | int,
+) -> None:
+    """Write ``model*.safetensors`` and, with several shards, their index; `names` are on disk."""
+    with torch.device("meta"):  # sizes alone: nothing is copied before its shard's turn
+        sizes = {
+            written: torch.empty(written_shape(name, state[name], rows), dtype=dtype)
+            for written, name in names.items()
+        }
+    split = split_torch_state_dict_into_shards(
+        sizes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for file_name, members in split.filename_to_tensors.items():
+        shard = {}
+        for written in members:
+            tensor = state[names[written]].detach().to("cpu", dtype)
+            if names[written] in (EMBEDDING, HEAD):
+                tensor = grow(tensor, rows)
+            shard[written] = tensor.contiguous()
+        path = folder / file_name
+        with naming(path):
+            path.touch()
+            mode = path.stat().st_mode  # as the umask has it; safetensors' is the owner's alone
+            save_file(shard, path, metadata={"format": "pt"})
+            path.chmod(mode)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text)
 
 
 def write_config(path: Path, settings: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Write config.json, of a Llava or of an LLM; old names of settings stand beside the new.
-
-    Settings are as `to_diff_dict` gives them.
-    """
+    """Write config.json, of a Llava or of an LLM; settings are as `to_diff_dict` gives them."""
     content = copy.deepcopy(dict(settings))
     name = str(dtype).removeprefix("torch.")
-    parts = [content[part] for part in ("text_config", "vision_config") if part in content]
-    for part in parts:
-        part["dtype"] = name
-        part.pop("_name_or_path", None)  # a path on the training machine
+    for part in ("text_config", "vision_config"):
+        if part in content:
+            content[part]["dtype"] = name
+            content[part].pop("_name_or_path", None)  # a path on the training machine
     content |= {"dtype": name, "torch_dtype": name}
     _add_old_rope(content.get("text_config", content))
     path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
@@ -231,7 +244,7 @@ def valid_generation_config(
         if not key.startswith("_") and (live.do_sample or key not in _SAMPLING)
     }
     required = {
-        "eos_token_id": list(ends),
+        "eos_token_id": list(dict.fromkeys(ends)),
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": pad_token_id,
     }

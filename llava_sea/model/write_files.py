@@ -38,8 +38,9 @@ def replaced_together(folder: Path) -> Iterator[Path]:
     try:
         with naming(staging, newest=True):
             yield staging
-            for path in staging.iterdir():
-                _flush(path)
+            for path in staging.iterdir():  # moved earlier, a crash could leave it empty
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
             _install(staging, folder)
         for left in left_overs:  # now there is a newer one
             shutil.rmtree(left, ignore_errors=True)
@@ -57,14 +58,8 @@ def _is_being_written(staging: Path) -> bool:
     return pid.isdecimal() and int(pid) != os.getpid() and is_alive(int(pid))
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file's bytes are on disk: moved earlier, a crash could leave it empty."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
 def _install(staging: Path, folder: Path) -> None:
-    new = sorted((path.name for path in staging.iterdir()), key=lambda name: (_rank(name), name))
+    new = sorted((path.name for path in staging.iterdir()), key=_rank)
     stale = [path.name for path in folder.iterdir() if _OF_A_MODEL.fullmatch(path.name)]
     former = staging / "former"
     former.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from llava_sea.conversation import get_template
 from llava_sea.data.tokenize import padding_id, stop_ids
@@ -26,47 +26,17 @@ from llava_sea.model.write import LLM_ROWS, end_ids, valid_generation_config, wr
 from llava_sea.model.write_files import replaced_together
 
 
-def take_llm(loaded: Loaded) -> PreTrainedModel:
-    """Take the LLM out of a Llava as a causal LM; the weights are shared, the Llava is used up."""
-    llava: Any = loaded.model
-    config = copy.deepcopy(llava.config.text_config)
-    with torch.device("meta"), without_zero3():
-        llm: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    setattr(llm, llm.base_model_prefix, llava.model.language_model)
-    llm.set_output_embeddings(llava.lm_head)
-    llm.config = llm.base_model.config = config
-    rows = int(config.vocab_size)
-    own = min(rows, int(llava.config.to_dict().get(LLM_ROWS) or rows))
-    if own < rows:
-        llm.resize_token_embeddings(own, mean_resizing=False)
-    result: PreTrainedModel = llm
-    return result
+def llm_rows(model: LlavaForConditionalGeneration) -> int:
+    """Count the rows of the vocabulary's tables that are the LLM's own."""
+    config: Any = model.config
+    rows = int(config.text_config.vocab_size)
+    return min(rows, int(config.to_dict().get(LLM_ROWS) or rows))
 
 
-def _ends(loaded: Loaded, version: str | None) -> list[int]:
-    """Return the tokens that end an answer: the LLM's own and the end of the training's template.
-
-    A template of captions alone (stage 1) leaves the LLM as it was, and so its end tokens.
-    """
-    tokenizer = loaded.tokenizer
-    ends = end_ids(loaded.model.generation_config)
-    name = version or loaded.version
-    if name:
-        template = get_template(name)
-        stops = stop_ids(template, tokenizer)
-        ends = [token for token in ends if token not in stops or token == tokenizer.eos_token_id]
-        if not template.caption_only:
-            ends += [token for token in stops if token not in ends]
-    return ends or [tokenizer.eos_token_id]
-
-
-def write_llm(
-    folder: str | Path, loaded: Loaded, *, version: str | None = None, max_shard_size: str = "5GB"
-) -> list[str]:
+def write_llm(folder: Path, loaded: Loaded, version: str, max_shard_size: str) -> list[str]:
     """Write the LLM of a loaded checkpoint with its tokenizer; the checkpoint is used up.
 
-    Other files in the folder are left alone. `version` is the conversation template, if the
-    checkpoint records none.
+    Other files in the folder are left alone. `version` is the conversation template, or "".
 
     Returns:
         The names of the files written.
@@ -74,18 +44,25 @@ def write_llm(
     Raises:
         OSError: if a file cannot be written.
     """
-    text_config: Any = loaded.model.config.text_config
-    generation_config = valid_generation_config(
-        loaded.model.generation_config,
+    llava: Any = loaded.model
+    config = copy.deepcopy(llava.config.text_config)
+    rows = int(config.vocab_size)
+    with torch.device("meta"), without_zero3():
+        llm: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    setattr(llm, llm.base_model_prefix, llava.model.language_model)
+    llm.set_output_embeddings(llava.lm_head)
+    llm.config = llm.base_model.config = config
+    llm.generation_config = valid_generation_config(
+        llava.generation_config,
         loaded.tokenizer,
         _ends(loaded, version),
-        padding_id(loaded.tokenizer, text_config.vocab_size),
+        padding_id(loaded.tokenizer, rows),
     )
-    llm = take_llm(loaded)
-    llm.generation_config = generation_config
+    if (own := llm_rows(llava)) < rows:
+        llm.resize_token_embeddings(own, mean_resizing=False)
     tokenizer: Any = copy.deepcopy(loaded.tokenizer)
     tokenizer.padding_side = "left"
-    with replaced_together(Path(folder)) as staging:
+    with replaced_together(folder) as staging:
         with naming(staging / "model.safetensors"):
             llm.save_pretrained(staging, max_shard_size=max_shard_size)
         settings = read_json(staging / "config.json")
@@ -93,3 +70,19 @@ def write_llm(
         write_config(staging / "config.json", settings, llm.dtype)
         write_tokenizer(staging, tokenizer, tokenizer.chat_template)
         return sorted(path.name for path in staging.iterdir())
+
+
+def _ends(loaded: Loaded, version: str) -> list[int]:
+    """Return the tokens that end an answer: the LLM's own and the end of the training's template.
+
+    A template of captions alone (stage 1) leaves the LLM as it was, and so its end tokens.
+    """
+    tokenizer = loaded.tokenizer
+    ends = end_ids(loaded.model.generation_config)
+    if version:
+        template = get_template(version)
+        stops = stop_ids(template, tokenizer)
+        ends = [token for token in ends if token not in stops or token == tokenizer.eos_token_id]
+        if not template.caption_only:
+            ends += stops
+    return ends or [tokenizer.eos_token_id]

@@ -8,6 +8,7 @@ the end of the input ends the conversation. One image a conversation.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
 import re
@@ -33,24 +34,11 @@ def parser() -> argparse.ArgumentParser:
     add("--image-file", "--image_file", required=True, help="a file or http(s) URL")
     add("--model-base", "--model_base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("--vision-tower", "--vision_tower", help="instead of the tower that is recorded")
-    add(
-        "--conv-mode",
-        "--conv_mode",
-        help="conversation template; the one of the training, where it is recorded, if not given",
-    )
-    add(
-        "--temperature",
-        type=float,
-        default=0.2,
-        help="0: always the likeliest token (%(default)s)",
-    )
-    add(
-        "--max-new-tokens",
-        "--max_new_tokens",
-        type=int,
-        default=512,
-        help="longest answer (%(default)s)",
-    )
+    template = ("--conv-mode", "--conv_mode")
+    add(*template, help="conversation template; the recorded one of the training if not given")
+    add("--temperature", type=float, default=0.2, help="0: the likeliest token (%(default)s)")
+    length = ("--max-new-tokens", "--max_new_tokens")
+    add(*length, type=int, default=512, help="longest answer (%(default)s)")
     bits = result.add_mutually_exclusive_group()
     bits.add_argument("--load-8bit", "--load_8bit", action="store_true", help="bitsandbytes, int8")
     bits.add_argument("--load-4bit", "--load_4bit", action="store_true", help="bitsandbytes, nf4")
@@ -62,8 +50,6 @@ def parser() -> argparse.ArgumentParser:
 
 def typed_lines() -> Iterator[str]:
     """Yield questions typed in a terminal, until an empty line, Ctrl-D or Ctrl-C."""
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # makes the arrow keys work in input()
     while True:
@@ -82,11 +68,7 @@ def typed_lines() -> Iterator[str]:
 
 
 def piped_lines() -> Iterator[str]:
-    """Yield questions from a pipe or file, until an empty line or its end.
-
-    Raises:
-        UserError: if one is not text; with its line.
-    """
+    """Yield questions from a pipe or file, until an empty line or its end."""
     for number, line in enumerate(sys.stdin, start=1):
         if not line.strip():
             return
@@ -121,24 +103,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def open_chat(options: argparse.Namespace) -> Chat:
-    """Open the image, then load the model.
-
-    Raises:
-        UserError: if either cannot be had, or a flag does not fit them.
-    """
-    from llava_sea.serve.image import open_image
-
-    image = open_image(options.image_file)
-
-    from transformers.utils import logging as hf_logging
-
-    from llava_sea.serve.setup import start_chat
-
-    hf_logging.disable_progress_bar()
-    return start_chat(options, image)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
@@ -149,7 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to(sys.stderr)
     if options.debug or terminal:
         logging.getLogger("llava_sea").setLevel(logging.INFO)
-    chat = open_chat(options)
+
+    from llava_sea.serve.image import open_image
+
+    image = open_image(options.image_file)
+
+    from transformers.utils import logging as hf_logging
+
+    from llava_sea.serve.setup import start_chat
+
+    hf_logging.disable_progress_bar()
+    chat = start_chat(options, image)
     try:
         if terminal:
             talk_in_terminal(chat, options.image_file)

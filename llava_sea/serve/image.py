@@ -7,10 +7,11 @@ socket timeouts do not catch: it runs in a thread that is left behind.
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TimeoutOfFuture  # in Python 3.10 its own
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,44 +47,33 @@ def open_image(place: str) -> Image.Image:
     return decode_image(data, f"--image-file {place}", "pass another image")
 
 
-def download(url: str, max_bytes: int | None = None, max_seconds: float | None = None) -> bytes:
-    """Fetch a URL.
-
-    Args:
-        url: http or https.
-        max_bytes: most bytes accepted; `MAX_BYTES` if not given.
-        max_seconds: longest time, from the look-up of the name to the last byte; `MAX_SECONDS`.
+def download(url: str, most: int = MAX_BYTES, seconds: float = MAX_SECONDS) -> bytes:
+    """Fetch an http(s) URL, within the limits: from the look-up of the name to the last byte.
 
     Raises:
         UserError: if it is another kind of URL, cannot be fetched or is over a limit.
     """
-    most, seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
     _check_address(url, without_password(url))
-    result: queue.Queue[bytes | Exception] = queue.Queue()
+    result: Future[bytes] = Future()
 
     def fetch() -> None:
         try:
-            result.put(_fetch(url, most, time.monotonic() + seconds))
+            result.set_result(_fetch(url, most, time.monotonic() + seconds))
         except Exception as error:  # told by the caller, who may have stopped waiting
-            result.put(error)
+            result.set_exception(error)
 
     threading.Thread(target=fetch, daemon=True).start()
     try:
-        found = result.get(timeout=seconds)
-    except queue.Empty:
-        found = TimeoutError()
-    if isinstance(found, bytes):
-        return found
-    if isinstance(found, (TimeoutError, httpx.TimeoutException)):
+        return result.result(timeout=seconds)
+    except (TimeoutError, TimeoutOfFuture, httpx.TimeoutException):
         raise UserError(
             f"{url}: not there after {seconds:g} seconds; download it by other means and pass the "
             "file"
-        )
-    if isinstance(found, (OSError, httpx.HTTPError, httpx.InvalidURL)):
+        ) from None
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
-            f"{url}: cannot be fetched ({found}); check the address, or pass a local file"
-        )
-    raise found
+            f"{url}: cannot be fetched ({error}); check the address, or pass a local file"
+        ) from None
 
 
 def _check_address(url: str, where: str) -> None:

@@ -24,17 +24,19 @@ from llava_sea.serve.chat import Chat
 
 logger = logging.getLogger(__name__)
 
+_NAMES = ", ".join(TEMPLATES)
+
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
-    """Load what the flags name.
-
-    Raises:
-        UserError: if a flag does not fit the checkpoint or this machine.
-    """
+    """Load what the flags name."""
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
-    check_bits(bits)
+    if bits < 16 and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"--load-{bits}bit: needs bitsandbytes, which is not installed: pip install "
+            "'llava_sea[qlora]', or leave the flag out"
+        )
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,
@@ -62,46 +64,29 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
 
 
 def check_template_name(name: str | None) -> None:
-    """Refuse an unknown template before minutes of loading.
-
-    Raises:
-        UserError: with the list of names.
-    """
+    """Refuse an unknown template before minutes of loading."""
     if name is not None and name not in TEMPLATES:
-        raise UserError(f"--conv-mode {name!r}: no such template; there are: {names()}")
+        raise UserError(f"--conv-mode {name!r}: no such template; there are: {_NAMES}")
 
 
 def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
-    """Take the template that was asked for, else the one that the checkpoint was trained with.
-
-    Raises:
-        UserError: if neither is there.
-    """
+    """Take the template that was asked for, else the one that the checkpoint was trained with."""
     chosen = name or loaded.version
     if chosen is None:
         raise UserError(
             f"{path}: does not record the conversation template of its training; give it with "
-            f"--conv-mode (LLaVA-1.5: v1), one of {names()}"
+            f"--conv-mode (LLaVA-1.5: v1), one of {_NAMES}"
         )
     if chosen not in TEMPLATES:
         raise UserError(
             f"{path}: was trained with the template {chosen!r}, which is not known here; choose "
-            f"one with --conv-mode: {names()}"
+            f"one with --conv-mode: {_NAMES}"
         )
     return TEMPLATES[chosen]
 
 
-def names() -> str:
-    """List the templates' names."""
-    return ", ".join(TEMPLATES)
-
-
 def pick_device(name: str | None) -> torch.device:
-    """Take the device that was asked for, else CUDA if it is there.
-
-    Raises:
-        UserError: if there is no such device.
-    """
+    """Take the device that was asked for, else CUDA if it is there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -111,19 +96,6 @@ def pick_device(name: str | None) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--device {name}: not on this machine ({reason}); try cpu") from None
     return device
-
-
-def check_bits(bits: int) -> None:
-    """Refuse quantisation without bitsandbytes.
-
-    Raises:
-        UserError: with the way to get it.
-    """
-    if bits < 16 and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"--load-{bits}bit: needs bitsandbytes, which is not installed: pip install "
-            "'llava_sea[qlora]', or leave the flag out"
-        )
 
 
 def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import transformers
 
-from llava_sea.alignment.options import POSITIVES, TARGETS, PairOptions
+from llava_sea.alignment.batch import POSITIVES, TARGETS, PairOptions
 from llava_sea.errors import UserError
 from llava_sea.files import check_folder
 from llava_sea.presets import TRAINING_PRESETS

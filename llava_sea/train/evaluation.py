@@ -35,7 +35,7 @@ from llava_sea.data.records import load_records
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth, find_occurrences
-from llava_sea.labels.word_list import read_words
+from llava_sea.labels.words_file import read_words
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import Arguments
 

@@ -21,8 +21,7 @@ from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
 from llava_sea.labels.patch_features import vision_fingerprint
-from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
-from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tokenizer, load_tower
 from llava_sea.model.projector_io import gathered, projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
@@ -172,7 +171,7 @@ def open_labels(
             "run's --image_aspect_ratio and --vision_tower"
         )
     patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
-    with gathered(patch_embedding):
+    with gathered(*patch_embedding.parameters()):
         fingerprint = vision_fingerprint(patch_embedding.weight, tower.config)
     if fingerprint != store.manifest["encoder_fingerprint"]:
         if not sea.sea_transfer:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
@@ -22,10 +23,9 @@ from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
-from llava_sea.model.builder import build_llava, load_tokenizer, zero3_is_on
+from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import is_llava, load_llava
-from llava_sea.model.load_lora import FINGERPRINT, base_fingerprint
-from llava_sea.model.lora import add_lora
+from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 from llava_sea.train.arguments import Arguments, TrainingArguments
@@ -135,7 +135,7 @@ def load_model(
         logger.warning(
             "no --pretrain_mm_mlp_adapter: the projector starts untrained, without stage 1"
         )
-    quantised = quantization(args, options["dtype"], zero3=zero3_is_on())
+    quantised = quantization(args, options["dtype"], zero3=is_deepspeed_zero3_enabled())
     llava = build_llava(**options, llm_options=quantised)
     tokenizer = load_tokenizer(
         path,

@@ -21,6 +21,7 @@ from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
@@ -28,7 +29,6 @@ from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.packing import PackedBatchSampler
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
-from llava_sea.model.builder import zero3_is_on
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
@@ -92,7 +92,7 @@ class LLaVATrainer(Trainer):
         options, model = kw["args"], kw["model"]
         used = "none"
         if options.use_liger_kernel:
-            used = use_liger(model, options.liger_kernel_config, zero3=zero3_is_on())
+            used = use_liger(model, options.liger_kernel_config, zero3=is_deepspeed_zero3_enabled())
             # transformers would patch a causal LM's forward, which is never called here.
             options.use_liger_kernel = False
         # transformers would delete older checkpoints before the new one is sealed.

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from llava_sea.alignment import LabelStore
-from llava_sea.alignment.options import PAPER, PairOptions
+from llava_sea.alignment.batch import PAPER, PairOptions
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.records import load_records
 from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens, tokenize_words
-from llava_sea.labels.word_list import read_words
+from llava_sea.labels.words_file import read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses

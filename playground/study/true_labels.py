@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from llava_sea.alignment import LabelStore, finalize_store, write_shard
-from llava_sea.labels.drawing import precision
 from llava_sea.labels.occurrence import Truth
+from llava_sea.labels.quality_measures import precision
 
 SHARD = 1024
 _OF_THE_PICTURES = ("words_sha256", "images_sha256", "encoder_fingerprint", "grid", "geometry")

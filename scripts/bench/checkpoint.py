@@ -37,7 +37,7 @@ REPO = Path(__file__).parents[2]
 
 
 def make_world(root: Path, narrow: int, wide: int) -> None:
-    """Write a random tower, an LLM with the miniature world's tokenizer, and two pictures."""
+    """Write a random tower, an LLM with the miniature world's tokenizer, and two images."""
     tokenizer = load_pretrained(AutoTokenizer, REPO / "playground/models/llm-small")
     heads = {"num_hidden_layers": 1, "num_attention_heads": 4}
     llm = LlamaConfig(vocab_size=len(tokenizer), hidden_size=wide, intermediate_size=256, **heads)

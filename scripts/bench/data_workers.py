@@ -2,9 +2,9 @@
 
 A sample of stage 1 (`LazySupervisedDataset.__getitem__`: file read, JPEG decoded, CLIP's transform
 at 336 pixels, caption tokenised) with and without labels, in turns: labels read from the mapped
-store (576 patches, 10 words each, a list of 4M words), the picture's CRC compared, windowed and
+store (576 patches, 10 words each, a list of 4M words), the image's CRC compared, windowed and
 drawn. Also with labels of another grid (DINOv2's 16 x 16, table 5), and with what soft targets
-need. Limits: the label files are in the page cache (`label_store.py` has them cold); pictures
+need. Limits: the label files are in the page cache (`label_store.py` has them cold); images
 are smooth noise of a photograph's file size.
 """
 
@@ -35,8 +35,8 @@ def photograph(rng: np.random.Generator) -> bytes:
     for cell, strength in ((80, 60), (20, 25), (5, 12), (1, 5)):
         small = rng.normal(0, 1, (HEIGHT // cell, WIDTH // cell, 3)).astype(np.float32)
         for channel in range(3):
-            picture = Image.fromarray(small[..., channel])
-            grown = picture.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            image = Image.fromarray(small[..., channel])
+            grown = image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
             pixels[..., channel] += strength * np.asarray(grown)
     file = BytesIO()
     Image.fromarray(np.clip(pixels + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
@@ -44,7 +44,7 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def write_world(folder: Path, num_images: int) -> list[bytes]:
-    """Pictures below ``folder/images``, a finished label store in ``folder/labels``."""
+    """Images below ``folder/images``, a finished label store in ``folder/labels``."""
     from llava_sea.alignment import finalize_store, write_shard
 
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def data_sets(folder: Path, num_images: int) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
-    """Time one pass over the pictures, each data set in turn."""
+    """Time one pass over the images, each data set in turn."""
     num_images, rounds = (8, 8) if args.quick else (16, 40)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
             BAR - 1,
             note="cross-encoder transfer (table 5), resampled by overlap",
         ),
-        Row("labels of a picture, ms", alone["with"] / num_images * 1e3),
+        Row("labels of an image, ms", alone["with"] / num_images * 1e3),
     ]
     return rows
 

@@ -1,10 +1,10 @@
 """Size and cold reads of the label store: `python scripts/bench/label_store.py [--quick]`.
 
-Writes a store of 100,000 pictures of random labels (576 patches, 10 words each of a list of 4M) as
+Writes a store of 100,000 images of random labels (576 patches, 10 words each of a list of 4M) as
 the extraction does, drops it from the page cache (posix_fadvise), opens it as a data worker does
-and reads random pictures, each for the first time. "Cold" is checked by the process's major page
+and reads random images, each for the first time. "Cold" is checked by the process's major page
 faults; where there are none (a tmpfs, another kernel) the time is not reported. The disk decides
-most of it: its own time for a first read of one picture's bytes is given beside it.
+most of it: its own time for a first read of one image's bytes is given beside it.
 Limits: Linux; takes 3 GB below $TMPDIR, or 0.2 GB with --quick.
 """
 
@@ -29,7 +29,7 @@ BYTES_BAR, MILLISECONDS_BAR = 6.0, 1.0
 
 
 def name_of(number: int) -> str:
-    """A picture's name as LLaVA-Pretrain has them."""
+    """An image's name as LLaVA-Pretrain has them."""
     return f"{number % 1000:05d}/{number:09d}.jpg"
 
 
@@ -77,7 +77,7 @@ def reads(folder: Path, numbers: list[int]) -> tuple[np.ndarray, int]:
 
 
 def disk_milliseconds(folder: Path, count: int) -> np.ndarray:
-    """Return the disk's own time for first reads of one picture's bytes, at random places."""
+    """Return the disk's own time for first reads of one image's bytes, at random places."""
     rng, found = np.random.default_rng(2), []
     paths = [path for path in folder.glob("shard-*.npy") if path.stat().st_size > 9 * ENTRIES]
     for number in range(count):
@@ -107,12 +107,12 @@ def measure(args: argparse.Namespace) -> list[Row]:
         warm, _ = reads(folder, numbers)
     per_entry = size / num_images / ENTRIES
     is_cold = from_disk >= 5 * ENTRIES * count
-    note = f"{num_images:,} pictures of random labels, {size / 1e9:.2f} GB, every file counted"
+    note = f"{num_images:,} images of random labels, {size / 1e9:.2f} GB, every file counted"
     rows = [Row("bytes an entry", per_entry, BYTES_BAR, note=note)]
     for what, value in (("median", np.median(cold)), ("mean", cold.mean())):
         rows.append(
             Row(
-                f"a picture's labels, cold, ms ({what})",
+                f"an image's labels, cold, ms ({what})",
                 float(value) if is_cold else None,
                 MILLISECONDS_BAR,
                 note=f"{count} first reads, {from_disk / count / 1e3:.0f} kB each from the disk",

@@ -6,7 +6,7 @@ into a buffer that is used again, whichever is faster; nothing is taken from it.
 `IndexFlatIP.search` of faiss-cpu; without it these rows are not measured. Words are given as they
 are: what the miner measures of them beforehand is in its time.
 
-On CUDA: 32 pictures x 576 patches against 4M words of 768, which stay on the GPU, in TFLOP/s of the
+On CUDA: 32 images x 576 patches against 4M words of 768, which stay on the GPU, in TFLOP/s of the
 useful product (2 M Q D). The rows of the CPU are not repeated there.
 """
 

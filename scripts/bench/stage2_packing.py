@@ -3,8 +3,8 @@
 `python scripts/bench/stage2_packing.py [--quick] [--device cuda]`
 
 The mix is synthetic, with the length profile that is assumed of LLaVA-665K (the data itself is not
-needed): 40 % short VQA records, 576 picture tokens and 50-120 of text; 54 % conversations about a
-picture, with text of median 240 (lognormal) up to 1,500 tokens in all; 6 % text alone, median 860,
+needed): 40 % short VQA records, 576 image tokens and 50-120 of text; 54 % conversations about an
+image, with text of median 240 (lognormal) up to 1,500 tokens in all; 6 % text alone, median 860,
 up to 2,048. The lengths that group records are words, as in training: 1.35 tokens each, give or
 take. The padded batches have the same records per optimizer step and are grouped by modality and
 length in two ways: as LLaVA does (sorted within a step, each rank's part dealt from the longest
@@ -43,7 +43,7 @@ Batches = list[list[list[int]]]
 
 @dataclass(frozen=True)
 class Size:
-    """How much of what: steps with pictures and without, the LLM, what lengths are divided by."""
+    """How much of what: steps with images and without, the LLM, what lengths are divided by."""
 
     ranks: int
     batch: int
@@ -55,7 +55,7 @@ class Size:
 
     @property
     def image_tokens(self) -> int:
-        """P of a picture."""
+        """P of an image."""
         return 576 // self.divisor
 
 
@@ -68,17 +68,17 @@ CUDA_QUICK = Size(ranks=4, batch=8, steps=(8, 1), divisor=1, hidden=4096, layers
 def mix(size: Size, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Return the records' lengths in tokens, and in words as grouping takes them."""
     step = size.ranks * size.batch
-    with_picture, text_only = (count * step for count in size.steps)
-    short = round(with_picture * 0.40 / 0.94)
-    conversation = 60 + rng.lognormal(np.log(180), 0.7, with_picture - short)
+    with_image, text_only = (count * step for count in size.steps)
+    short = round(with_image * 0.40 / 0.94)
+    conversation = 60 + rng.lognormal(np.log(180), 0.7, with_image - short)
     alone = 60 + rng.lognormal(np.log(800), 0.8, text_only)
     text = np.concatenate(
         [rng.integers(50, 121, short), conversation.clip(max=1500 - 576), alone.clip(max=2048)]
     )
     words = ((text - 45) / 1.35 * np.exp(rng.normal(0, 0.12, len(text)))).clip(min=3)
     text, words = ((values / size.divisor).clip(min=3).astype(int) for values in (text, words))
-    picture = np.where(np.arange(len(text)) < with_picture, size.image_tokens, 0)
-    return (text + picture).tolist(), np.where(picture > 0, words + picture, -words).tolist()
+    image = np.where(np.arange(len(text)) < with_image, size.image_tokens, 0)
+    return (text + image).tolist(), np.where(image > 0, words + image, -words).tolist()
 
 
 def ours(sampler: Callable[[int], Any], size: Size) -> Batches:
@@ -90,7 +90,7 @@ def ours(sampler: Callable[[int], Any], size: Size) -> Batches:
 def as_llava(lengths: Sequence[int], size: Size, rng: np.random.Generator) -> Batches:
     """Group as LLaVA: of a step's records, longest first, each to the rank with the fewest tokens.
 
-    A rank that is full takes no more. Its measure is words; pictures count nothing.
+    A rank that is full takes no more. Its measure is words; images count nothing.
     """
     words = np.abs(lengths) - np.where(np.asarray(lengths) > 0, size.image_tokens, 0)
     steps = []
@@ -146,16 +146,16 @@ def make_model(size: Size, device: str) -> Stage2Model:
     return model
 
 
-def make_sample(record: int, length: int, has_picture: bool, size: Size) -> dict[str, Tensor]:
+def make_sample(record: int, length: int, has_image: bool, size: Size) -> dict[str, Tensor]:
     """Return a record of a length: random tokens, the last third of the text supervised."""
     rng = torch.Generator().manual_seed(record)
-    picture = size.image_tokens if has_picture else 0
+    image = size.image_tokens if has_image else 0
     ids = torch.randint(2, 1000, (length,), generator=rng)
-    first = length - max(1, (length - picture) // 3)
+    first = length - max(1, (length - image) // 3)
     place = torch.arange(length)
-    mask = (place > 0) & (place <= picture)
+    mask = (place > 0) & (place <= image)
     sample = {"input_ids": ids, "labels": ids.where(place >= first, -100), "image_mask": mask}
-    if has_picture:
+    if has_image:
         side = round(size.image_tokens**0.5) * (4 if size.divisor > 1 else 14)
         sample["pixel_values"] = torch.randn(1, 3, side, side, generator=rng)
     return sample

@@ -2,7 +2,7 @@
 
 `python scripts/bench/warm_start.py [--quick] [--device cuda]`. Both begin with pixels on the device
 and end with the projector's gradient; data and optimizer are left out. Timed are the miniature
-world's CLIP and its largest LLM on random pictures, with --device cuda CLIP-L/336 + a 7B Llama with
+world's CLIP and its largest LLM on random images, with --device cuda CLIP-L/336 + a 7B Llama with
 random weights; the arithmetic is always of the latter at batch 32.
 """
 
@@ -13,18 +13,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common.addition import (
-    CAPTION,
-    PAPER,
-    WORD_TOKENS,
-    WORDS,
-    Size,
-    build_model,
-    draw,
-    make_batch,
-    make_store,
-)
+from common.addition import PAPER, WORD_TOKENS, WORDS, Size, draw, make_store
 from common.rows import Row, run_bench
+from common.stage1_world import CAPTION_TOKENS, Shape, build, make_batch, wrap
 from common.timing import best_seconds
 
 from llava_sea.alignment import AlignmentHead, PatchWords
@@ -41,16 +32,15 @@ def layer_flop(width: int, inner: int, matrices: int, tokens: int) -> float:
 
 def arithmetic() -> list[Row]:
     """FLOP of a step of `PAPER`; a frozen layer's backward pass is as much as its forward."""
-    tower, llm, batch, patches = PAPER.tower, PAPER.llm, PAPER.batch, PAPER.side**2
-    narrow, wide, length = tower["hidden_size"], llm["hidden_size"], 1 + patches + CAPTION
-    see = layer_flop(narrow, tower["intermediate_size"], 2, patches + 1)
-    see *= batch * tower["num_hidden_layers"]
+    shape, batch, patches = PAPER.shape, PAPER.batch, PAPER.side**2
+    narrow, wide, length = shape.tower_hidden, shape.hidden, 1 + patches + CAPTION_TOKENS
+    see = layer_flop(narrow, shape.tower_inner, 2, patches + 1) * batch * shape.tower_layers
     # weights' gradients in both layers, the input's in the second alone
     project = batch * patches * 2 * (2 * narrow * wide + 3 * wide**2)
     pairs = batch * patches // 4
     align = 2 * 2 * pairs**2 * wide
-    read = layer_flop(wide, llm["intermediate_size"], 3, length) * llm["num_hidden_layers"]
-    read = 2 * batch * (read + 2 * CAPTION * wide * llm["vocab_size"])
+    read = layer_flop(wide, shape.inner, 3, length) * shape.layers
+    read = 2 * batch * (read + 2 * CAPTION_TOKENS * wide * shape.vocab)
     warm = see + project + align
     sums = (
         f"tower {see / 1e12:.1f} forward, projector {project / 1e12:.1f}, L_a of {pairs:,} pairs "
@@ -74,9 +64,11 @@ def small_model(batch: int) -> tuple[Size, Stage1Model]:
         select_layer=-2,
         seed=0,
     )
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     vision, text = llava.config.vision_config, llava.config.text_config
-    tower = {"image_size": vision.image_size, "patch_size": vision.patch_size}
-    size = Size("miniature CLIP + llm-large", tower, {"vocab_size": text.vocab_size}, batch)
+    of_llm, of_tower = ([getattr(part, name) for name in sizes] for part in (text, vision))
+    shape = Shape(*of_llm, text.vocab_size, *of_tower, vision.image_size, vision.patch_size)
+    size = Size("miniature CLIP + llm-large", shape, batch)
     return size, Stage1Model(llava, AlignmentHead()).train()
 
 
@@ -84,12 +76,12 @@ def measure(args: argparse.Namespace) -> list[Row]:
     """The arithmetic, then wall time."""
     device = args.device
     if device == "cuda":
-        size, model = PAPER, build_model(PAPER, device, torch.bfloat16)
+        size, model = PAPER, wrap(build(PAPER.shape, device), "paper")
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
         size, model = small_model(8 if args.quick else 16)
-    batch = make_batch(size, device)
-    tokens_QT = torch.randint(3, size.llm["vocab_size"] - 1, (WORDS, WORD_TOKENS))
+    batch = make_batch(size.shape, size.batch, device, labels=False)
+    tokens_QT = torch.randint(3, size.shape.vocab - 1, (WORDS, WORD_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw(make_store(Path(folder), size), size, tokens_QT)
     sea = {name: value.to(device) for name, value in drawn._asdict().items() if value is not None}

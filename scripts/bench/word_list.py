@@ -3,9 +3,8 @@
 `python scripts/bench/word_list.py [--quick] [--captions 558128] [--num_workers 2]` writes captions
 of a small grammar whose nouns and attributes are the tagger's lexicon, drawn with a long tail
 (rank^-1), into a temporary folder in LLaVA's layout, runs the command's function on them in a
-process of its own, and prints a table and a line of JSON, then the rows; --quick takes 6,000
-captions. Limits: real captions repeat themselves more, so that their lists are shorter; a single
-machine, whatever else runs on it.
+process of its own; --quick takes 6,000 captions. Limits: real captions repeat themselves more, so
+that their lists are shorter; a single machine, whatever else runs on it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import resource
 import subprocess
@@ -34,7 +32,6 @@ PATTERNS = (
     "an image of the {j} {n} in a {n}'s {n}",
 )
 TAGS = {"n": "NN", "s": "NNS", "j": "JJ", "g": "VBG"}
-MIB = 1 << 20
 
 
 def synthetic_captions(count: int, seed: int) -> Iterator[str]:
@@ -79,7 +76,7 @@ def write_corpus(path: Path, count: int, seed: int) -> None:
         file.write("]")
 
 
-def measure(corpus: Path, num_workers: int) -> dict[str, float | int | str]:
+def measure(corpus: Path, num_workers: int) -> dict[str, float]:
     """Build the list in this process; what `main` calls in a fresh one."""
     from llava_sea.labels.word_list import WordListOptions, build_word_list
 
@@ -88,30 +85,17 @@ def measure(corpus: Path, num_workers: int) -> dict[str, float | int | str]:
     start = time.perf_counter()
     summary = build_word_list(options)
     seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return {
         "captions": summary.captions,
-        "corpus_mib": round(corpus.stat().st_size / MIB, 1),
-        "num_workers": num_workers,
-        "seconds": round(seconds, 1),
-        "captions_per_second": round(summary.captions / seconds),
         "entries": summary.entries,
-        "words": summary.words,
-        "phrases": summary.phrases,
-        "list_mib": round(output.stat().st_size / MIB, 1),
-        "peak_rss_self_mib": _peak_mib(resource.RUSAGE_SELF),
-        "peak_rss_worker_mib": _peak_mib(resource.RUSAGE_CHILDREN),
-        "load_average": round(os.getloadavg()[0], 1),
-        "sha256": summary.sha256,
+        "seconds": seconds,
+        "peak": peak / (2**20 if sys.platform == "darwin" else 2**10),
     }
 
 
-def _peak_mib(who: int) -> int:
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(who).ru_maxrss // (MIB if sys.platform == "darwin" else 1024)
-
-
 def main() -> None:
-    """Generate, measure, print."""
+    """Generate, measure, report."""
     parser = bench_parser(__doc__)
     parser.add_argument("--captions", type=int, help="default: 558,128; --quick: 6,000")
     parser.add_argument("--num_workers", type=int, default=2)
@@ -128,22 +112,14 @@ def main() -> None:
         write_corpus(corpus, args.captions, args.seed)
         command = [sys.executable, __file__, "--measure", str(corpus)]
         command += ["--num_workers", str(args.num_workers)]
-        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    for name, value in json.loads(line).items():
-        print(f"{name:<22}{value:>14,}" if isinstance(value, int) else f"{name:<22}{value:>14}")
-    print(line, end="")
-    found = json.loads(line)
-    note = f"{found['captions']:,} captions, {found['entries']:,} entries"
-    worker = found["peak_rss_worker_mib"] or None
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    note = (
+        f"{found['captions']:,} captions, {found['entries']:,} entries, {args.num_workers} workers"
+    )
     rows = [
         Row("word list, seconds", found["seconds"], note=note),
-        Row("captions a second", found["captions_per_second"]),
-        Row("peak memory, MiB", found["peak_rss_self_mib"]),
-        Row(
-            "peak memory of a worker, MiB",
-            worker,
-            note=f"{args.num_workers} workers" if worker else "none was started for so few",
-        ),
+        Row("captions a second", found["captions"] / found["seconds"]),
+        Row("peak memory, MiB", found["peak"], note="of the process that counts, not its workers"),
     ]
     report("word_list", args, rows)
 

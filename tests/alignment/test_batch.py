@@ -1,16 +1,16 @@
-"""Global negatives from the collator's batches: two processes with a picture each against one."""
+"""The pairs that count, and global negatives from the collator's batches."""
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from llava_sea.alignment import AlignmentHead, PairOptions, PatchWords, word_targets
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 
 NUM_WORDS, ROOM, TOP = 8, 12, 3
-KINDS = {
+PAIR_OPTIONS = {
     "paper": PairOptions(),
     "all": PairOptions("all"),
     "soft": PairOptions("all", "soft"),
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def samples():
-    """Two pictures with different numbers of pairs and of words; word 3 has no tokens."""
+    """Two images with different numbers of pairs and of words; word 3 has no tokens."""
     rng = np.random.default_rng(2)
     made = []
     for count, num_words in ((9, 5), (5, NUM_WORDS)):
@@ -53,41 +53,42 @@ def loss_of(chosen, options, room, visual_ND, group=None):
     loss = head(visual_ND, text, None, group, joined)
     num_pairs = joined.num_pairs(group)
     grads = torch.autograd.grad(loss, [visual_ND, head.log_scale_delta])
-    return loss.detach(), grads[0], grads[1], num_pairs
+    return loss.detach(), *grads, num_pairs
 
 
 def visual_of(sample_number):
-    rng = torch.Generator().manual_seed(10 + sample_number)
-    return torch.randn(ROOM, 6, generator=rng)
+    return torch.randn(ROOM, 6, generator=torch.Generator().manual_seed(10 + sample_number))
 
 
-def _rank_main(rank, world, path, results):
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
-    results[rank] = {
-        kind: [
-            value.numpy()
-            for value in loss_of(
-                samples()[rank : rank + 1],
-                options,
-                ROOM,
-                visual_of(rank).requires_grad_(),
-                dist.group.WORLD,
-            )
-        ]
-        for kind, options in KINDS.items()
+def collated(rank, world):
+    """Each kind's `loss_of` for the rank's own sample, with global negatives."""
+    visual = visual_of(rank).requires_grad_()
+    return {
+        kind: loss_of(samples()[rank : rank + 1], options, ROOM, visual, dist.group.WORLD)
+        for kind, options in PAIR_OPTIONS.items()
     }
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-def test_global_negatives_of_two_processes_equal_one(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_rank_main, (2, tmp_path / "rendezvous", results), nprocs=2)
-        ranks = [results[0], results[1]]
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"positives": "two"}, "one, all"),
+        ({"targets": "hard"}, "drawn, soft"),
+        ({"targets": "soft"}, "needs positives all"),
+        ({"targets": "soft", "positives": "all", "mask_own_top_n": True}, "none is a negative"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        PairOptions(**values)
+
+
+def test_global_negatives_of_the_collators_batches_equal_one_process(in_ranks):
+    """Two processes with an image each against one with both."""
+    ranks = in_ranks(collated, 2)
     counts = [len(sample["sea_label"]) for sample in samples()]
-    for kind, options in KINDS.items():
-        parts = [[torch.from_numpy(np.asarray(v)) for v in rank[kind]] for rank in ranks]
+    for kind, options in PAIR_OPTIONS.items():
+        parts = [rank[kind] for rank in ranks]
         rows = torch.cat([visual_of(n)[:count] for n, count in enumerate(counts)])
         visual = torch.cat([rows, torch.ones(2 * ROOM - len(rows), 6)]).requires_grad_()
         loss, grad, grad_scale, num_pairs = loss_of(samples(), options, 2 * ROOM, visual)

@@ -1,57 +1,129 @@
-"""The loss against ten lines of plain torch: value and gradient, one process and several."""
+"""The loss against loops over patches and words: value and gradient, one process and several."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy, normalize
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from llava_sea.alignment import AlignmentHead, contrast, symmetric_infonce, word_targets
-
-
-def reference(visual_ND, text_ND, log_scale, valid_N):
-    """Eq. 11 over the valid pairs."""
-    if not valid_N.any():
-        return 0 * (visual_ND.sum() + log_scale)
-    visual = normalize(visual_ND[valid_N], dim=-1)
-    text = normalize(text_ND[valid_N], dim=-1)
-    logits = log_scale.exp() * visual @ text.T
-    target = torch.arange(len(logits))
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+from llava_sea.alignment import (
+    AlignmentHead,
+    PatchWords,
+    contrast,
+    infonce,
+    symmetric_infonce,
+    word_targets,
+)
 
 
-def make(num_pairs, share_valid=0.8, seed=0):
+class Case(NamedTuple):
+    """A batch for `infonce`, or one of pairs for `symmetric_infonce`: then `valid` is there."""
+
+    visual: Tensor
+    text: Tensor
+    log_scale: Tensor
+    words: PatchWords
+    valid: Tensor | None = None
+
+    def loss(self, **options):
+        if self.valid is not None:
+            return symmetric_infonce(self.visual, self.text, self.log_scale, self.valid, **options)
+        return infonce(self.visual, self.text, self.log_scale, self.words, **options)
+
+    def reference(self):
+        """The two means of the module's docstring."""
+        visual, text, log_scale, labels, valid = self
+        text = text if valid is None else text[valid]
+        words = labels.word_U.tolist()
+        targets = []  # of each patch: {column: weight}
+        for ids, weights in zip(labels.label_NK.tolist(), labels.weight_NK.tolist(), strict=True):
+            found: dict[int, float] = {}
+            for word, weight in zip(ids, weights, strict=True):
+                if weight > 0:
+                    column = words.index(word)
+                    found[column] = found.get(column, 0.0) + weight / sum(weights)
+            targets.append(found)
+        rows = [n for n, found in enumerate(targets) if found]
+        if not rows:
+            return 0 * (visual.sum() + log_scale)
+        logits = log_scale.exp() * normalize(visual, dim=-1) @ normalize(text, dim=-1).T
+
+        def is_seen(n, u):
+            own = [] if labels.own_NJ is None else labels.own_NJ[n].tolist()
+            return u in targets[n] or words[u] not in own
+
+        to_word = []
+        for n in rows:
+            seen = torch.stack([logits[n, u] for u in range(len(words)) if is_seen(n, u)])
+            to_word.append(
+                -sum(t * (logits[n, u] - seen.logsumexp(0)) for u, t in targets[n].items())
+            )
+        to_patch, counts = [], []
+        for u in range(len(words)):
+            mass = sum(targets[n].get(u, 0.0) for n in rows)
+            if mass == 0:
+                continue
+            seen = torch.stack([logits[n, u] for n in rows if is_seen(n, u)])
+            log_q = {n: logits[n, u] - seen.logsumexp(0) for n in rows if u in targets[n]}
+            counts.append(min(1.0, mass))
+            to_patch.append(counts[-1] * -sum(targets[n][u] / mass * q for n, q in log_q.items()))
+        return (sum(to_word) / len(rows) + sum(to_patch) / sum(counts)) / 2
+
+
+def make(num_patches, kind, seed=0, share_valid=0.8):
+    """A case of a kind; there are so few words that patches share them, but for ``pairs``."""
     rng = torch.Generator().manual_seed(seed)
-    visual = torch.randn(num_pairs, 6, generator=rng, dtype=torch.float32, requires_grad=True)
-    text = torch.randn(num_pairs, 6, generator=rng)
-    valid = torch.rand(num_pairs, generator=rng) < share_valid
+    visual = torch.randn(num_patches, 6, generator=rng).requires_grad_()
+    valid = torch.rand(num_patches, generator=rng) < share_valid
     log_scale = torch.tensor(1.3, requires_grad=True)
-    return visual, text, log_scale, valid
+    if kind == "pairs":
+        pair, text = torch.arange(num_patches), torch.randn(num_patches, 6, generator=rng)
+        words = PatchWords(pair[:, None], valid[:, None], pair[valid])
+        return Case(visual, text, log_scale, words, valid)
+    vocabulary = torch.arange(9) * 3 + 2
+    top = vocabulary[torch.randint(9, (num_patches, 4), generator=rng)]
+    label, weight = top[:, :1], valid[:, None]
+    if kind == "soft":
+        weight = torch.rand(num_patches, 4, generator=rng) * valid[:, None]
+        top[:, 2], weight[:, 2] = -1, 0  # not a label
+        label = top
+    elif kind == "masked":
+        top[:, 3] = -1  # no label
+    word = label[weight > 0].unique()
+    text = torch.randn(len(word), 6, generator=rng)
+    own = top if kind == "masked" else None
+    return Case(visual, text, log_scale, PatchWords(label, weight, word, own_NJ=own))
 
 
-def check(visual, text, log_scale, valid, **options):
-    loss = symmetric_infonce(visual, text, log_scale, valid, **options)
-    expected = reference(visual, text, log_scale, valid)
+KINDS = ["pairs", "drawn", "soft", "masked"]
+keeping_or_not = pytest.mark.parametrize("keep_logits", [True, False])
+
+
+def check(case, **options):
+    loss, expected = case.loss(**options), case.reference()
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
-    got = torch.autograd.grad(3 * loss, [visual, log_scale])
-    want = torch.autograd.grad(3 * expected, [visual, log_scale])
+    got = torch.autograd.grad(3 * loss, [case.visual, case.log_scale])
+    want = torch.autograd.grad(3 * expected, [case.visual, case.log_scale])
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_pairs", [0, 1, 2, 7, 33])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_patches", [0, 1, 2, 7, 23])
 @pytest.mark.parametrize("share_valid", [1.0, 0.6, 0.0])
 @pytest.mark.parametrize("chunk", [1, 5, 64])
-@pytest.mark.parametrize("keep_logits", [True, False])
-def test_value_and_gradients_equal_the_reference(num_pairs, share_valid, chunk, keep_logits):
-    check(*make(num_pairs, share_valid), chunk=chunk, keep_logits=keep_logits)
+def test_value_and_gradients_equal_the_reference(kind, num_patches, share_valid, chunk):
+    case = make(num_patches, kind, share_valid=share_valid)
+    for keep_logits in (True, False):
+        check(case, chunk=chunk, keep_logits=keep_logits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 19),
     st.integers(1, 25),
@@ -61,40 +133,69 @@ def test_value_and_gradients_equal_the_reference(num_pairs, share_valid, chunk, 
     st.integers(0, 2**31),
 )
 def test_any_size_chunk_scale_and_length(num_pairs, chunk, keep_logits, log_scale, length, seed):
-    visual, text, _, valid = make(num_pairs, 0.7, seed)
-    visual = (length * visual.detach()).requires_grad_()
-    scale = torch.tensor(log_scale, requires_grad=True)
-    loss = symmetric_infonce(visual, text, scale, valid, chunk=chunk, keep_logits=keep_logits)
-    got = torch.autograd.grad(loss, [visual, scale])
-    exact = [t.detach().double().requires_grad_() for t in (visual, scale)]
-    expected = reference(exact[0], text.double(), exact[1], valid)
-    want = torch.autograd.grad(expected, exact)
+    case = make(num_pairs, "pairs", seed, 0.7)
+    visual = (length * case.visual.detach()).requires_grad_()
+    case = case._replace(visual=visual, log_scale=torch.tensor(log_scale, requires_grad=True))
+    loss = case.loss(chunk=chunk, keep_logits=keep_logits)
+    got = torch.autograd.grad(loss, [case.visual, case.log_scale])
+    visual, scale = (t.detach().double().requires_grad_() for t in (visual, case.log_scale))
+    exact = case._replace(visual=visual, log_scale=scale, text=case.text.double())
+    expected = exact.reference()
+    want = torch.autograd.grad(expected, [visual, scale])
     torch.testing.assert_close(loss.double(), expected, atol=2e-4, rtol=1e-5)
     torch.testing.assert_close(length * got[0].double(), length * want[0], atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(got[1].double(), want[1], atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("keep_logits", [True, False])
+@keeping_or_not
 def test_targets_that_are_alike_and_visual_tokens_of_length_zero(keep_logits):
-    visual, text, log_scale, _ = make(9)
+    case = make(9, "pairs", share_valid=1.0)
+    visual, text = case.visual.detach(), case.text
     text[[2, 5]] = text[0].clone()
     text[4] = 0.0
-    visual = visual.detach()
     visual[3], visual[6] = 0.0, 1e-14
-    everything = torch.ones(9, dtype=torch.bool)
-    check(visual.requires_grad_(), text, log_scale, everything, keep_logits=keep_logits)
+    check(case._replace(visual=visual.requires_grad_()), keep_logits=keep_logits)
 
 
-def test_without_flags_all_pairs_are_valid():
-    visual, text, log_scale, _ = make(7)
-    everything = torch.ones(7, dtype=torch.bool)
-    torch.testing.assert_close(
-        symmetric_infonce(visual, text, log_scale), reference(visual, text, log_scale, everything)
-    )
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_words_that_nobody_has_are_negatives_only(kind):
+    case = make(7, kind)
+    word = torch.cat([case.words.word_U, torch.tensor([100, 200])])
+    text = torch.randn(len(word), 6, generator=torch.Generator().manual_seed(1))
+    check(case._replace(text=text, words=case.words._replace(word_U=word)))
+
+
+@pytest.mark.parametrize("num_words", [0, 3])
+def test_no_patches_at_all(num_words):
+    visual, log_scale = (torch.zeros(size, requires_grad=True) for size in ((0, 6), ()))
+    none = torch.zeros(0, 2, dtype=torch.long)
+    labels = PatchWords(none, torch.zeros(0, 2), torch.arange(num_words), own_NJ=none)
+    loss = infonce(visual, torch.ones(num_words, 6), log_scale, labels)
+    loss.backward()
+    assert loss.item() == 0 and visual.grad.shape == (0, 6) and log_scale.grad == 0
+
+
+def test_all_patches_with_one_word_have_nothing_to_tell_apart_but_each_other():
+    # By hand: no other word, so patch -> word is 0; word -> patch is ln 3 where all are alike.
+    visual, text = torch.ones(3, 4), torch.ones(1, 4)
+    labels = PatchWords(torch.full((3, 1), 7), torch.ones(3, 1), torch.tensor([7]))
+    loss = AlignmentHead(1.0)(visual, text, words=labels)
+    torch.testing.assert_close(loss, torch.tensor(3.0).log() / 2)
+
+
+def test_a_masked_word_gets_no_gradient():
+    # Two patches, two words; each has the other's word in its own top n: nothing is left to learn.
+    visual = torch.eye(2, requires_grad=True)
+    ids = torch.tensor([[3], [5]])
+    own = torch.tensor([[3, 5], [5, 3]])
+    for mask, moves in ((None, True), (own, False)):
+        labels = PatchWords(ids, torch.ones(2, 1), torch.tensor([3, 5]), own_NJ=mask)
+        loss = AlignmentHead(1.0)(visual, torch.eye(2) + 0.1, words=labels)
+        (grad,) = torch.autograd.grad(loss, visual)
+        assert bool(grad.abs().max() > 1e-3) is moves and bool(loss > 1e-3) is moves
 
 
 def test_the_default_goes_by_the_size_of_the_logits(monkeypatch):
-    assert contrast.keeps_logits(4608, 4608) and contrast.keeps_logits(4608, 8 * 4608)
     assert contrast.keeps_logits(16384, 16384) and not contrast.keeps_logits(16384, 16385)
     rooms = []
     original = contrast._Blocks.__init__
@@ -106,76 +207,64 @@ def test_the_default_goes_by_the_size_of_the_logits(monkeypatch):
     monkeypatch.setattr(contrast._Blocks, "__init__", spy)
     for limit in (4 * 12 * 12, 4 * 12 * 12 - 1):
         monkeypatch.setattr(contrast, "KEEP_AT_MOST", limit)
-        symmetric_infonce(*make(12, 1.0), chunk=5)
+        make(12, "pairs", share_valid=1.0).loss(chunk=5)
     assert rooms == [12, 5]
 
 
-@pytest.mark.parametrize("keep_logits", [True, False])
+@keeping_or_not
 def test_a_graph_can_be_gone_through_twice_but_not_differentiated_twice(keep_logits):
-    visual, text, log_scale, valid = make(9)
-    loss = symmetric_infonce(visual, text, log_scale, valid, keep_logits=keep_logits)
-    first = torch.autograd.grad(loss, visual, retain_graph=True)[0].clone()
-    assert torch.equal(torch.autograd.grad(loss, visual, retain_graph=True)[0], first)
-    (gradient,) = torch.autograd.grad(loss, visual, create_graph=True)
+    case = make(9, "pairs")
+    loss = case.loss(keep_logits=keep_logits)
+    first = torch.autograd.grad(loss, case.visual, retain_graph=True)[0].clone()
+    assert torch.equal(torch.autograd.grad(loss, case.visual, retain_graph=True)[0], first)
+    (gradient,) = torch.autograd.grad(loss, case.visual, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         gradient.sum().backward()
 
 
 def test_without_gradients():
-    visual, text, log_scale, valid = make(9)
+    case = make(9, "pairs")
     with torch.no_grad():
-        found = symmetric_infonce(visual, text, log_scale, valid)
-    torch.testing.assert_close(found, reference(visual, text, log_scale, valid).detach())
-    frozen = symmetric_infonce(visual.detach(), text, log_scale, valid)
-    torch.testing.assert_close(frozen, found)
-    (grad,) = torch.autograd.grad(frozen, log_scale)
-    (expected,) = torch.autograd.grad(reference(visual, text, log_scale, valid), log_scale)
+        found = case.loss()
+    torch.testing.assert_close(found, case.reference().detach())
+    frozen = case._replace(visual=case.visual.detach())
+    (grad,) = torch.autograd.grad(frozen.loss(), case.log_scale)
+    (expected,) = torch.autograd.grad(case.reference(), case.log_scale)
     torch.testing.assert_close(grad, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_starts_at_ln_n_and_the_scale_is_capped():
-    head = AlignmentHead()
-    rng = torch.Generator().manual_seed(0)
-    visual, text = torch.randn(2, 4096, 64, generator=rng)
-    assert abs(head(visual, text).item() - torch.log(torch.tensor(4096.0))) < 0.1
-    visual, text, _, valid = make(12)
-    huge = torch.tensor(50.0, requires_grad=True)
-    limit = torch.log(torch.tensor(100.0))
-    loss = symmetric_infonce(visual, text, huge, valid)
-    torch.testing.assert_close(loss, reference(visual, text, limit, valid))
+    visual, text = torch.randn(2, 4096, 64, generator=torch.Generator().manual_seed(0))
+    assert abs(AlignmentHead()(visual, text).item() - math.log(4096)) < 0.1
+    huge = make(12, "pairs")._replace(log_scale=torch.tensor(50.0, requires_grad=True))
+    limit = huge._replace(log_scale=torch.tensor(100.0).log().requires_grad_())
+    torch.testing.assert_close(huge.loss(), limit.reference())
     # beyond the limit the gradient is that at the limit, so that it can come back
-    at_limit = limit.clone().requires_grad_()
-    expected = torch.autograd.grad(reference(visual, text, at_limit, valid), at_limit)[0]
-    found = torch.autograd.grad(loss, huge)[0]
+    expected = torch.autograd.grad(limit.reference(), limit.log_scale)[0]
+    found = torch.autograd.grad(huge.loss(), huge.log_scale)[0]
     torch.testing.assert_close(found, expected, atol=0, rtol=1e-5)
 
 
-def test_bfloat16_visual_tokens_get_bfloat16_gradients():
-    visual, text, log_scale, valid = make(9)
-    low = visual.detach().bfloat16().requires_grad_()
-    loss = symmetric_infonce(low, text, log_scale, valid)
+@pytest.mark.parametrize("kind", ["pairs", "soft"])
+def test_bfloat16_visual_tokens_get_bfloat16_gradients_and_the_text_none(kind):
+    case = make(9, kind)
+    low = case._replace(visual=case.visual.detach().bfloat16().requires_grad_())
+    low.text.requires_grad_()
+    loss = low.loss()
     loss.backward()
-    torch.testing.assert_close(loss, reference(low.float(), text, log_scale, valid))
-    assert low.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(loss, low._replace(visual=low.visual.float()).reference())
+    assert low.visual.grad.dtype == torch.bfloat16 and low.text.grad is None
 
 
-def test_no_gradient_reaches_the_text_side():
-    visual, text, log_scale, valid = make(9)
-    text.requires_grad_()
-    symmetric_infonce(visual, text, log_scale, valid).backward()
-    assert text.grad is None
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    visual, text, log_scale, _ = make(4)
-    with pytest.raises(ValueError, match="4 visual tokens"):
-        symmetric_infonce(visual, text[:3], log_scale)
-
-
-def test_word_targets_are_means_over_the_tokens():
-    embedded = torch.arange(12.0).reshape(2, 3, 2)
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    assert word_targets(embedded, mask).tolist() == [[1.0, 2.0], [0.0, 0.0]]
+def test_what_does_not_fit_is_refused():
+    visual, text, log_scale, labels, _ = make(5, "drawn", share_valid=1.0)
+    with pytest.raises(ValueError, match="5 visual tokens and"):
+        infonce(visual, text[1:], log_scale, labels)
+    for word in (labels.word_U.flip(0), labels.word_U + 1):
+        with pytest.raises(ValueError, match="distinct, ascending"):
+            infonce(visual, text, log_scale, labels._replace(word_U=word))
+    with pytest.raises(ValueError, match="5 visual tokens on 1"):
+        symmetric_infonce(visual, torch.ones(4, 6), log_scale)
 
 
 @pytest.mark.parametrize("padding", [0.5, math.nan, -math.inf])
@@ -184,6 +273,7 @@ def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dt
     rng = torch.Generator().manual_seed(4)
     embedded = torch.randn(30, 5, 7, generator=rng).to(dtype)
     mask = torch.rand(30, 5, generator=rng) < 0.6
+    mask[3] = False
     embedded[~mask] = padding
     before = embedded.clone()
     targets = word_targets(embedded, mask)
@@ -193,53 +283,51 @@ def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dt
     torch.testing.assert_close(embedded, before, equal_nan=True)
 
 
-MODES = [(keep, share) for keep in (True, False) for share in (1.0, 0.8, 0.1)]
+MODES = [
+    (kind, keep, share)
+    for kind in ("pairs", "drawn", "soft", "masked")
+    for keep in (True, False)
+    for share in (1.0, 0.8, 0.1)
+]
 
 
-def _rank_main(rank, world, path, results):
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
-    sent, all_reduce = [], dist.all_reduce
+def losses(rank, world):
+    """A rank's shares of the losses, its gradients and the bytes that it sent, for all modes."""
+    sent, all_reduce, found = [], dist.all_reduce, []
 
     def counted(tensor, *args, **kwargs):
         sent.append(tensor.numel() * tensor.element_size())
         return all_reduce(tensor, *args, **kwargs)
 
     dist.all_reduce = counted
-    found = []
-    for keep_logits, share in MODES:
-        visual, text, log_scale, valid = make(12, share)
-        own = visual.detach().chunk(world)[rank].clone().requires_grad_()
-        loss = symmetric_infonce(
-            own,
-            text,
-            log_scale,
-            None if share == 1.0 else valid,
-            group=dist.group.WORLD,
-            chunk=5,
-            keep_logits=keep_logits,
-        )
-        grads = torch.autograd.grad(loss, [own, log_scale])
-        found.append([t.numpy() for t in (loss.detach(), *grads)])
-        assert sum(sent) == 8 + 16 * int(valid.sum()), "two float32 numbers and a float64 a column"
+    for kind, keep_logits, share in MODES:
+        case = make(12, kind, share_valid=share)
+        part = {
+            name: ids.chunk(world)[rank]
+            for name in ("label_NK", "weight_NK", "own_NJ")
+            if (ids := getattr(case.words, name)) is not None
+        }
+        own = case.visual.detach().chunk(world)[rank].clone().requires_grad_()
+        mine = case._replace(visual=own, words=case.words._replace(**part))
+        loss = mine.loss(group=dist.group.WORLD, chunk=5, keep_logits=keep_logits)
+        grads = torch.autograd.grad(loss, [own, case.log_scale])
+        found.append(([loss.detach(), *grads], sum(sent)))
         sent.clear()
-    results[rank] = found
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_global_negatives_equal_one_process(world, tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_rank_main, (world, tmp_path / "rendezvous", results), nprocs=world)
-        ranks = [results[rank] for rank in range(world)]
-    for number, (_, share) in enumerate(MODES):
-        parts = [[torch.tensor(t) for t in found[number]] for found in ranks]
-        visual, text, log_scale, valid = make(12, share)
-        expected = reference(visual, text, log_scale, valid)
-        want = torch.autograd.grad(expected, [visual, log_scale])
-        assert share != 0.1 or valid.sum() < world, "some rank has no pair"
+def test_global_negatives_equal_one_process(world, in_ranks):
+    ranks = in_ranks(losses, world)
+    for number, (kind, _, share) in enumerate(MODES):
+        parts = [found[number][0] for found in ranks]
+        case = make(12, kind, share_valid=share)
+        expected = case.reference()
+        want = torch.autograd.grad(expected, [case.visual, case.log_scale])
         near = {"atol": 1e-6, "rtol": 1e-5}
         torch.testing.assert_close(sum(p[0] for p in parts), expected.detach(), **near)
         torch.testing.assert_close(torch.cat([p[1] for p in parts]), want[0], **near)
         torch.testing.assert_close(sum(p[2] for p in parts), want[1], **near)
+        # Two float32 numbers and a float64 a column, and the number of rows.
+        assert {found[number][1] for found in ranks} == {8 + 16 * len(case.words.word_U)}
+    assert make(12, "pairs", share_valid=0.1).valid.sum() < world, "some rank has no pair"

@@ -59,13 +59,6 @@ def test_scores_that_are_no_numbers_are_refused(score, target):
         transfer_labels(np.ones((4, 1), np.uint32), scores, grid_overlap((2, 2), target))
 
 
-def test_a_patch_without_labels_stays_without():
-    ids = np.array([[1, 2], [3, 4], [5, 6]])
-    scores = np.full((3, 2), -0.1, np.float32)
-    _, found = transfer_labels(ids, scores, grid_overlap((1, 3), (1, 2)))
-    assert not found.any()
-
-
 def slow_rows(ids, scores, overlap):
     """Each target's words by a dictionary, best first, ties by id."""
     found = []

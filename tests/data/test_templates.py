@@ -186,12 +186,12 @@ def test_several_pictures_stand_in_their_own_places(trained_tokenizer):
     ]
     tokens = tokenize_record(record, get_template("v1"), trained_tokenizer, 3, 999)
     assert sum(tokens.image_mask) == 6
-    with pytest.raises(UserError, match=r"2 images .* but 1 <image>"):
+    with pytest.raises(UserError, match=r"2 image\(s\) .* but 1 <image>"):
         render(
             record.__class__(0, "r", "a.jpg", (Turn("human", "<image>"), turns[1]), ("b",)),
             get_template("v1"),
         )
-    with pytest.raises(UserError, match="takes one with its caption"):
+    with pytest.raises(UserError, match="plain takes one image"):
         render(record, get_template("plain"))
 
 

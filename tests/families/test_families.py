@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import load_image
@@ -15,23 +17,60 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.model.generate import generate
 from llava_sea.model.load import load_llava
-from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.train import train
+from tests import worlds
 
-TEMPLATES = {
-    "vicuna": "v1",
-    "llama3": "llama_3",
-    "gemma": "gemma",
-    "phi3": "phi3",
-    "mistral": "mistral",
-    "qwen2": "qwen",
-    "qwen3": "qwen",
+SHAPE = worlds.SHAPE | {"num_hidden_layers": 2, "num_key_value_heads": 1}
+LLAMA3_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>"]
+LLAMA3_TOKENS += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+PHI3_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+QWEN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+GEMMA_TOKENS = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+TIED = {"tie_word_embeddings": True}
+# family -> model type, its config, the tokenizer's kind and special tokens, the template
+FAMILIES = {
+    "vicuna": ("llama", {}, "pieces", [], "v1"),
+    "llama3": ("llama", {"rope_theta": 5e5}, "bytes", LLAMA3_TOKENS, "llama_3"),
+    "gemma": ("gemma", {"head_dim": 16} | TIED, "bytes", GEMMA_TOKENS, "gemma"),
+    "phi3": ("phi3", {"pad_token_id": 0}, "pieces", PHI3_TOKENS, "phi3"),
+    "mistral": ("mistral", {"sliding_window": None}, "pieces", [], "mistral"),
+    "qwen2": ("qwen2", TIED, "bytes", QWEN_TOKENS, "qwen"),
+    "qwen3": ("qwen3", {"head_dim": 16}, "bytes", QWEN_TOKENS, "qwen"),
 }
+TOWERS = ("clip", "siglip", "dinov2")
+PAIRS = [
+    # by default each family with one tower
+    pytest.param(family, tower, marks=[pytest.mark.slow] * (number % 3 != place))
+    for number, family in enumerate(FAMILIES)
+    for place, tower in enumerate(TOWERS)
+]
+
+
+def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> Path:
+    """Write a random causal LM of a family with its tokenizer."""
+    model_type, changes, kind, special, _ = FAMILIES[family]
+    if kind == "pieces":
+        tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+        tokenizer.add_special_tokens({"additional_special_tokens": special})
+    else:
+        corpus = [turn["value"] for r in tiny.records for turn in r["conversations"]]
+        bos = next((t for t in special if t in ("<|begin_of_text|>", "<bos>")), None)
+        eos = next(t for t in special if t in ("<|end_of_text|>", "<eos>", "<|endoftext|>"))
+        tokenizer = worlds.byte_level_tokenizer(corpus, special, eos, bos)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(4)
+    own = {"vocab_size": len(tokenizer) + 5, "max_position_embeddings": 512}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(
+        model_type, **SHAPE | own | ends | {"tie_word_embeddings": False} | changes
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def run(tiny, zoo, monkeypatch, tmp_path):
-    """Train with flags; returns the output folder and its rows of metrics."""
+def run(tiny, monkeypatch, tmp_path):
+    """Train one step with flags; returns the output folder and its metrics."""
 
     def start(name: str, **flags):
         output = tmp_path / name
@@ -46,104 +85,73 @@ def run(tiny, zoo, monkeypatch, tmp_path):
             "save_strategy": "no",
             "dataloader_num_workers": 0,
             "report_to": "none",
-        } | flags
-        argv = [part for key, value in values.items() for part in (f"--{key}", str(value))]
-        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+        }
+        monkeypatch.setattr(sys, "argv", ["train.py", *worlds.command_line(values | flags)])
         train()
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        return SimpleNamespace(folder=output, rows=[json.loads(line) for line in lines])
+        return output, json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
 
     return start
 
 
-@pytest.fixture(scope="module")
-def conversations(tiny, tmp_path_factory):
-    """One record with a picture, one with two, two of text alone."""
-    names = [record["image"] for record in tiny.records]
-    made = [
-        (names[0], ["<image>\nWhat is it?", "a red ball", "Which colour?", "red"]),
-        ([names[1], names[2]], ["first: <image> second: <image> same?", "no"]),
-        (None, ["Say red.", "red"]),
-        (None, ["Say a ball.", "a ball"]),
-    ]
-    records = []
-    for number, (image, texts) in enumerate(made):
-        turns = [{"from": ("human", "gpt")[n % 2], "value": t} for n, t in enumerate(texts)]
-        records.append({"id": number, "conversations": turns} | ({"image": image} if image else {}))
-    path = tmp_path_factory.mktemp("conversations") / "finetune.json"
-    path.write_text(json.dumps(records))
-    return path
-
-
-TOWERS = ("clip", "siglip", "dinov2")
-PAIRS = [
-    # by default each family with one tower
-    pytest.param(family, tower, marks=[pytest.mark.slow] * (number % 3 != place))
-    for number, family in enumerate(TEMPLATES)
-    for place, tower in enumerate(TOWERS)
-]
-
-
 @pytest.mark.parametrize(("family", "tower"), PAIRS)
 def test_both_stages_out_in_and_an_answer(
-    run, zoo, tiny, tiny_labels, tiny_siglip_labels, conversations, family, tower
+    run, tiny, tiny_labels, tiny_siglip_labels, tmp_path, family, tower
 ):
-    parts = {"model_name_or_path": zoo.llm(family), "vision_tower": zoo.tower(tower)}
-    stage1 = run(
+    names = [record["image"] for record in tiny.records]
+    (tmp_path / "finetune.json").write_text(
+        json.dumps(
+            [
+                worlds.record(0, names[0], "<image>\nWhat is it?", "a ball", "Colour?", "red"),
+                worlds.record(1, names[1:3], "first: <image> second: <image> same?", "no"),
+                worlds.record(2, None, "Say red.", "red"),
+                worlds.record(3, None, "Say a ball.", "a ball"),
+            ]
+        )
+    )
+    if tower == "dinov2":  # sees what CLIP sees, in 5 x 5 patches
+        tower_path = worlds.save_dinov2(tmp_path / "dinov2", 30)
+        worlds.clip_processor(30).save_pretrained(tower_path)
+    else:
+        tower_path = getattr(tiny, tower)
+    version = FAMILIES[family][-1]
+    parts = {
+        "model_name_or_path": save_llm(tmp_path / "llm", family, tiny),
+        "vision_tower": tower_path,
+    }
+    stage1, row = run(
         "stage1",
         **parts,
         tune_mm_mlp_adapter=True,
         version="plain",
         data_path=tiny.data,
         sea_labels=tiny_siglip_labels if tower == "siglip" else tiny_labels,
-        sea_transfer=tower == "dinov2",  # CLIP's 4 x 4 patches on DINOv2's 5 x 5
+        sea_transfer=tower == "dinov2",
     )
-    row = stage1.rows[0]
     assert row["lm_loss"] > 0 and row["sea_loss"] > 0 and row["sea_pairs"] > 1
-    stage2 = run(
+    stage2, row = run(
         "stage2",
         **parts,
-        version=TEMPLATES[family],
-        pretrain_mm_mlp_adapter=stage1.folder / "mm_projector.bin",
-        data_path=conversations,
+        version=version,
+        pretrain_mm_mlp_adapter=stage1 / "mm_projector.bin",
+        data_path=tmp_path / "finetune.json",
         image_aspect_ratio="pad",
     )
-    assert 0 < stage2.rows[0]["lm_loss"] < 10
+    assert 0 < row["lm_loss"] < 10
 
-    loaded = load_llava(str(stage2.folder))
-    assert loaded.version == TEMPLATES[family]
-    assert loaded.image_aspect_ratio == "pad"
-    template = get_template(TEMPLATES[family])
+    loaded = load_llava(str(stage2))
+    assert (loaded.version, loaded.image_aspect_ratio) == (version, "pad")
+    template = get_template(version)
     prompt = [Turn("human", "<image>\nWhat is it?")]
     tokens = loaded.model.config.image_seq_length
     ids, mask = tokenize_prompt(prompt, template, loaded.tokenizer, tokens)
-    picture = load_image(tiny.images, tiny.records[0]["image"], 0).image
-    batch = {
-        "input_ids": torch.tensor([ids]),
-        "image_mask": torch.tensor([mask]),
-        "pixel_values": loaded.transform(picture)[None],
-    }
+    pixels = loaded.transform(load_image(tiny.images, names[0], 0).image)
     answer = generate(
         loaded.model,
-        **batch,
+        torch.tensor([ids]),
+        torch.tensor([mask]),
+        pixels[None],
         max_new_tokens=6,
-        temperature=0.0,
         stop_ids=stop_ids(template, loaded.tokenizer),
     )
     assert 1 <= answer.shape[1] <= 6
-    assert answer[0].tolist() == greedy(loaded.model, batch, answer.shape[1])
-
-
-def greedy(model, batch, count):
-    """The naive twin: the whole sequence anew for every token, through the model's own parts."""
-    wrapped, found = WrappedLlava(model), []
-    with torch.no_grad():
-        visual = wrapped.project(batch["pixel_values"])
-        embeds = wrapped.embed(batch["input_ids"])
-        embeds = embeds.masked_scatter(batch["image_mask"][..., None], visual.to(embeds.dtype))
-        for _ in range(count):
-            hidden = wrapped.language_model(inputs_embeds=embeds, use_cache=False)
-            logits = model.lm_head(hidden.last_hidden_state[:, -1])
-            found.append(int(logits.argmax()))
-            embeds = torch.cat([embeds, wrapped.embed(torch.tensor([[found[-1]]]))], dim=1)
-    return found
+    assert answer[0].tolist() == worlds.greedy(loaded.model, ids, mask, pixels, answer.shape[1])

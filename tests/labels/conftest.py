@@ -1,13 +1,9 @@
-"""The world of the extraction's tests, made once, and a server that forks ranks."""
+"""The world of the extraction's tests, made once, and ranks that are forked."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import socket
 import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -43,26 +39,12 @@ def labelled(made_world, tmp_path_factory):
     return options
 
 
-@pytest.fixture(scope="session")
-def fork():
-    """Start `run_rank` in processes that are forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["extract_world"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        forkserver.ensure_running()
+@pytest.fixture
+def extracting(fork):
+    """Start an extraction's ranks; `launcher` is the process that they take for theirs."""
 
-    def start(options, count=1, **more):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        ranks = [
-            context.Process(target=run_rank, args=(options, rank, count, port), kwargs=more)
-            for rank in range(count)
-        ]
-        for rank in ranks:
-            rank.start()
-        return ranks
+    def start(options, count=1, launcher=None):
+        ranks = fork(run_rank, options, launcher, count=count, wait=False)
+        return [rank.process for rank in ranks]
 
     return start

@@ -1,4 +1,4 @@
-"""A corpus of small images and an untrained CLIP, as files, and ranks that are forked."""
+"""A corpus of small images and an untrained CLIP, as files, and the work of a rank."""
 
 import dataclasses
 import json
@@ -9,29 +9,42 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-import torch.distributed
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    AutoImageProcessor,  # noqa: F401  before the forks
-    AutoTokenizer,  # noqa: F401
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
     PreTrainedTokenizerFast,
-    SiglipModel,  # noqa: F401
 )
 
 from llava_sea import processes
 from llava_sea.alignment import LabelStore
-from llava_sea.errors import ERROR_FILE, run_command
-from llava_sea.labels import calibration, extract, state  # noqa: F401  before the forks
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.errors import ERROR_FILE
+from llava_sea.labels import extract
 from llava_sea.labels.options import ExtractOptions
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.text_features import TextEncoder
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 NAMES = [f"w{i}" for i in range(60)]
+
+
+def word_tokenizer(words, end=True):
+    """A token a word, and the end that CLIP reads its result at."""
+    vocabulary = ["<pad>", "<bos>", "<unk>", "<eos>", *words]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if end:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=9
+    )
 
 
 def make_world(folder, count=24):
@@ -41,15 +54,7 @@ def make_world(folder, count=24):
     vision = CLIPVisionConfig(**TOWER, image_size=24, patch_size=8)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)
     CLIPModel(config).save_pretrained(folder / "clip")
-    vocabulary = ["<pad>", "<bos>", "<unk>", "<eos>", *NAMES]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=9
-    ).save_pretrained(folder / "clip")
+    word_tokenizer(NAMES).save_pretrained(folder / "clip")
     CLIPImageProcessorPil(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
     ).save_pretrained(folder / "clip")
@@ -86,28 +91,33 @@ def options_of(folder):
     )
 
 
-def run_rank(options, rank=0, count=1, port=0, launcher=None):
+def run_rank(options, launcher=None):
     """The work of a forked rank; `launcher` is the process that it takes for its launcher."""
     os.environ[ERROR_FILE] = options.data_path + ".errors"
-    torch.set_num_threads(1)
-    if count > 1:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     if launcher is not None:
         processes.launchers = lambda: [psutil.Process(launcher)]
-
-    def main():
-        ranks = processes.Processes.start()
-        extract.extract_labels(options, ranks)
-        ranks.stop()
-
-    run_command(main)
+    ranks = processes.Processes.start()
+    extract.extract_labels(options, ranks)
+    ranks.stop()
 
 
 def record(record_id, image, caption):
     question = "<image>\nWhat is it?" if image else "What is it?"
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
     return {"id": record_id, "image": image, "conversations": turns}
+
+
+def encoded(options):
+    """Value features of every image by name, and of the words that fit the text tower."""
+    encoder = PatchEncoder.from_pretrained(options.vision_tower)
+    transform = ImageTransform.from_pretrained(options.vision_tower, "square")
+    records = json.loads(Path(options.data_path).read_text())
+    patches = {}
+    for name in dict.fromkeys(r["image"] for r in records if r["image"]):
+        pixels = transform(load_image(options.image_folder, name, "x").image)
+        patches[name] = encoder.encode_images(pixels[None], "value")[0]
+    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
+    return patches, torch.from_numpy(texts.encode_words(NAMES).features_QD)
 
 
 def file_crc(options, image):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,14 +18,14 @@ from transformers import (
 )
 
 from llava_sea.errors import UserError
-from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.patch_features import PatchEncoder, vision_fingerprint
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
 
 
-def make_clip(seed=0):
+def make_clip(seed=0, **changes):
     torch.manual_seed(seed)
-    vision = CLIPVisionConfig(**TOWER, image_size=24, patch_size=8)
+    vision = CLIPVisionConfig(**TOWER | changes, image_size=24, patch_size=8)
     text = CLIPTextConfig(**TOWER, vocab_size=50, max_position_embeddings=16, eos_token_id=3)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
     return shake(model)
@@ -86,9 +88,10 @@ def test_clip_surgery_equals_naive(features, size, dtype):
     block = model.vision_model.encoder.layers[-1]
     z = naive_attention(block, last_input(model, pixels), features)
     joint = model.visual_projection(model.vision_model.post_layernorm(z))[:, 1:]
-    found = PatchEncoder(model).encode_images(pixels, features)
+    encoder = PatchEncoder(model)
+    found = encoder.encode_images(pixels, features)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    assert found.shape == (2, size[0] * size[1] // 64, 20) and found.dtype == dtype
+    assert found.shape == (2, math.prod(encoder.grid_of(*size)), 20) and found.dtype == dtype
     assert (found - F.normalize(joint, dim=-1)).abs().max() < tolerance
 
 
@@ -104,14 +107,6 @@ def test_value2_is_the_sum_of_two_blocks_value_paths(make):
     joint = model.visual_projection(z)[:, 1:] if clip else naive_head(vision.head, z)
     found = PatchEncoder(model).encode_images(pixels, "value2")
     assert (found - F.normalize(joint, dim=-1)).abs().max() < 1e-12
-
-
-def test_value2_needs_two_blocks():
-    vision = CLIPVisionConfig(**TOWER | {"num_hidden_layers": 1}, image_size=24, patch_size=8)
-    text = CLIPTextConfig(**TOWER, vocab_size=50, max_position_embeddings=16, eos_token_id=3)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
-    with pytest.raises(UserError, match="value2 need two blocks"):
-        PatchEncoder(model).encode_images(images(), "value2")
 
 
 @pytest.mark.parametrize("size", [(24, 24), (16, 40)])
@@ -137,21 +132,6 @@ def test_siglip_equals_the_head_on_one_patch(features, size):
     assert (found - F.normalize(naive_head(vision.head, z), dim=-1)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("make", [make_clip, make_siglip])
-def test_rows_have_length_one_and_the_kinds_differ(make):
-    encoder = PatchEncoder(make())
-    kinds = [encoder.encode_images(images(), name) for name in ("vanilla", "qq", "qq+kk")]
-    for kind in kinds:
-        assert (kind.norm(dim=-1) - 1).abs().max() < 1e-5
-    assert (kinds[0] - kinds[1]).abs().max() > 0.01 and (kinds[1] - kinds[2]).abs().max() > 1e-4
-
-
-def test_grid_follows_the_image():
-    encoder = PatchEncoder(make_clip())
-    assert encoder.grid == (3, 3)
-    assert encoder.grid_of(16, 40) == (2, 5)
-
-
 def test_bfloat16_comes_back_as_float32_and_close():
     exact = PatchEncoder(make_clip()).encode_images(images(), "value")
     rough = PatchEncoder(make_clip().bfloat16()).encode_images(images(), "value")
@@ -159,27 +139,16 @@ def test_bfloat16_comes_back_as_float32_and_close():
     assert (rough * exact).sum(-1).min() > 0.99
 
 
-def test_from_pretrained_loads_the_same_encoder(tmp_path):
+def test_from_pretrained_loads_the_same_encoder_with_its_fingerprint(tmp_path):
     model = make_clip()
     model.save_pretrained(tmp_path)
-    loaded = PatchEncoder.from_pretrained(tmp_path)
-    direct = PatchEncoder(model)
+    loaded, direct = PatchEncoder.from_pretrained(tmp_path), PatchEncoder(model)
     assert torch.equal(loaded.encode_images(images(), "qq"), direct.encode_images(images(), "qq"))
-    assert loaded.fingerprint == direct.fingerprint
-    assert PatchEncoder.from_pretrained(tmp_path, dtype=torch.bfloat16).fingerprint == (
-        direct.fingerprint
-    )
-    assert PatchEncoder(make_clip(seed=5)).fingerprint != direct.fingerprint
-
-
-def test_fingerprint_of_the_tower_alone_is_the_same(tmp_path):
-    from llava_sea.labels.patch_features import vision_fingerprint
-
-    model = make_clip()
-    model.save_pretrained(tmp_path)
+    short = PatchEncoder.from_pretrained(tmp_path, dtype=torch.bfloat16)
     tower = CLIPVisionModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    weight = tower.get_input_embeddings().weight
-    assert vision_fingerprint(weight, tower.config) == PatchEncoder(model).fingerprint
+    alone = vision_fingerprint(tower.get_input_embeddings().weight, tower.config)
+    assert loaded.fingerprint == short.fingerprint == alone == direct.fingerprint
+    assert PatchEncoder(make_clip(seed=5)).fingerprint != direct.fingerprint
 
 
 def test_towers_without_text_are_refused(tmp_path):
@@ -202,8 +171,10 @@ def test_missing_text_weights_are_refused(tmp_path):
         PatchEncoder.from_pretrained(tmp_path)
 
 
-def test_missing_folder_and_unknown_features(tmp_path):
+def test_missing_folder_unknown_features_and_too_few_blocks(tmp_path):
     with pytest.raises(UserError, match="no vision tower at"):
         PatchEncoder.from_pretrained(tmp_path / "nothing")
     with pytest.raises(UserError, match="unknown features 'keys'"):
         PatchEncoder(make_clip()).encode_images(images(), "keys")
+    with pytest.raises(UserError, match="value2 need two blocks"):
+        PatchEncoder(make_clip(num_hidden_layers=1)).encode_images(images(), "value2")

@@ -1,4 +1,4 @@
-"""Extraction as ranks, forked by `fork`, and under the launcher: kills lose nothing."""
+"""Extraction as ranks, forked by `extracting`, and under the launcher: kills lose nothing."""
 
 import dataclasses
 import os
@@ -32,28 +32,28 @@ def end(*ranks):
     return [rank.exitcode for rank in ranks]
 
 
-def test_two_ranks_equal_one(world, fork):
+def test_two_ranks_equal_one(world, extracting):
     world = using(world, sea_center="corpus", sign_sample=7)
     whole = using(world, output_dir=world.output_dir + "-1")
-    assert end(*fork(whole)) == [0]
-    assert end(*fork(world, count=2)) == [0, 0]
+    assert end(*extracting(whole)) == [0]
+    assert end(*extracting(world, count=2)) == [0, 0]
     assert same_store(whole.output_dir, world.output_dir)
     stamps = {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
-    assert end(*fork(world, count=2)) == [0, 0]  # nothing to do
+    assert end(*extracting(world, count=2)) == [0, 0]  # nothing to do
     assert stamps == {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
 
 
-def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, fork):
+def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, extracting):
     Path(world.words).write_text("word\tcount\tpos\n")
-    assert end(*fork(world, count=2)) == [2, 2]
+    assert end(*extracting(world, count=2)) == [2, 2]
     assert said(world).count("word list is empty") == 1
     assert not Path(world.output_dir).exists()
 
 
-def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, fork):
+def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, extracting):
     """The launcher ends the other, which would wait."""
     (Path(world.image_folder) / "sub" / "5.png").unlink()  # in the second shard
-    first, second = fork(world, count=2)
+    first, second = extracting(world, count=2)
     assert end(second) == [2]
     assert "--on_bad_image skip" in said(world)
     first.kill()
@@ -61,28 +61,28 @@ def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, fork):
     assert 0 < done(world) < 5
 
 
-def test_ranks_leave_when_their_launcher_is_killed_and_one_process_resumes(tmp_path, fork):
+def test_ranks_leave_when_their_launcher_is_killed_and_one_process_resumes(tmp_path, extracting):
     make_world(tmp_path, count=200)
     options = using(options_of(tmp_path), shard_size=2, batch_size=1)
     launcher = subprocess.Popen(["sleep", "600"])
-    ranks = fork(options, count=2, launcher=launcher.pid)
+    ranks = extracting(options, count=2, launcher=launcher.pid)
     while not done(options) and ranks[0].is_alive():
         time.sleep(0.005)
     launcher.kill()  # and not reaped: it stays as a zombie
     assert end(*ranks) == [1, 1]
     launcher.wait()
     assert 0 < done(options) < 100
-    assert end(*fork(options)) == [0]
+    assert end(*extracting(options)) == [0]
     whole = using(options, output_dir=str(tmp_path / "whole"))
-    assert end(*fork(whole)) == [0]
+    assert end(*extracting(whole)) == [0]
     assert same_store(options.output_dir, whole.output_dir)
 
 
-def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path, fork):
+def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path, extracting):
     make_world(tmp_path, count=60)
     options, rng, stopped_at = using(options_of(tmp_path), shard_size=2), random.Random(0), []
     for kill in range(8):
-        (rank,) = fork(options)
+        (rank,) = extracting(options)
         if kill % 3 == 0:  # while it starts: model, words, checks
             time.sleep(rng.uniform(0.01, 0.15))
         else:  # some shards later, and anywhere within a shard
@@ -95,9 +95,9 @@ def test_kill_at_any_moment_and_finish_equals_an_unbroken_run(tmp_path, fork):
             stopped_at.append(done(options))
     # How many kills come before the end depends on the machine; enough must hit the middle.
     assert len({n for n in stopped_at if 0 < n < 30}) >= 4, stopped_at
-    assert end(*fork(options)) == [0]
+    assert end(*extracting(options)) == [0]
     whole = using(options, output_dir=options.output_dir + "-whole")
-    assert end(*fork(whole)) == [0]
+    assert end(*extracting(whole)) == [0]
     assert same_store(options.output_dir, whole.output_dir)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_sea.errors import UserError
+from llava_sea.files import sha256_file
 from llava_sea.labels import word_list
 from llava_sea.labels.phrases import extract_entries
 from llava_sea.labels.word_list import (
@@ -17,9 +18,8 @@ from llava_sea.labels.word_list import (
     build_word_list,
     list_entries,
     read_common_words,
-    read_words,
-    words_sha256,
 )
+from llava_sea.labels.words_file import read_words
 
 NOUNS = ["cat", "dog", "table", "house", "window", "shoes", "trees", "car", "painting"]
 ATTRIBUTES = ["red", "old", "wooden", "broken", "large", "shiny", "orange"]
@@ -48,6 +48,11 @@ def build(output: Path, *files: Path, **options):
     )
 
 
+def fork_workers(monkeypatch):
+    forks = multiprocessing.get_context("fork")  # soon there
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forks)
+
+
 def test_the_list_equals_a_counter_over_all_captions(corpus, tmp_path):
     summary = build(tmp_path / "w.tsv", corpus)
     naive = Counter(word for text in captions(60) for word, _ in extract_entries(text))
@@ -56,10 +61,11 @@ def test_the_list_equals_a_counter_over_all_captions(corpus, tmp_path):
     assert [e.word for e in entries] == sorted(naive, key=lambda word: (-naive[word], word))
     assert summary.captions == 60 and summary.entries == len(entries)
     assert summary.phrases == sum(" " in entry.word for entry in entries)
-    assert summary.sha256 == words_sha256(tmp_path / "w.tsv")
+    assert summary.sha256 == sha256_file(tmp_path / "w.tsv")
 
 
 def test_the_same_bytes_for_any_number_of_workers_and_any_batch(corpus, tmp_path, monkeypatch):
+    fork_workers(monkeypatch)
     contents = set()
     for workers, batch in ((1, 1), (1, 1000), (2, 9)):
         monkeypatch.setattr(word_list, "BATCH", batch)
@@ -157,8 +163,7 @@ def test_a_killed_worker_is_an_error_for_people(corpus, tmp_path, monkeypatch):
             worker.kill()
 
     monkeypatch.setattr(word_list, "BATCH", 2)
-    forks = multiprocessing.get_context("fork")  # soon there
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forks)
+    fork_workers(monkeypatch)
     monkeypatch.setattr(word_list.Progress, "update", kill_the_workers)
     with pytest.raises(UserError, match=r"worker process was killed .* --num_workers 1"):
         build(tmp_path / "w.tsv", corpus, num_workers=2)
@@ -169,7 +174,7 @@ def test_the_command(corpus, tmp_path, capsys):
     output = tmp_path / "deep" / "words.tsv"
     word_list.main(["--data_path", str(corpus), "--output", str(output), "--num_workers", "1"])
     printed = capsys.readouterr()
-    assert f"sha256 {words_sha256(output)}\n" in printed.out and "of 60 captions" in printed.out
+    assert f"sha256 {sha256_file(output)}\n" in printed.out and "of 60 captions" in printed.out
     assert printed.err.splitlines()[-1].startswith("captions: 60")
     with pytest.raises(UserError, match=r"none\.json"):
         word_list.main(["--data_path", "none.json", "--output", str(output)])

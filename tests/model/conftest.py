@@ -1,28 +1,15 @@
-"""Small models to write and load, and what stock transformers makes of what was written."""
+"""Small models to write and load."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import numpy as np
 import pytest
-from model_world import (
-    ANSWER,
-    CASES,
-    FOLLOW_UP,
-    NEW_TOKENS,
-    QUESTION,
-    run_elsewhere,
-    save_llm,
-    write,
-)
-from PIL import Image
+from model_world import CASES, save_llm
 
 from tests import worlds
 
@@ -44,47 +31,3 @@ def make_case(tiny, dinov2, tmp_path_factory):
 def case(make_case) -> SimpleNamespace:
     """The case that most tests use; none changes it."""
     return make_case("clip-pad-v1")
-
-
-STOCK_SCRIPT = Path(__file__).with_name("open_with_stock.py")
-
-
-@pytest.fixture(scope="session")
-def opened(make_case, tmp_path_factory) -> dict[str, SimpleNamespace]:
-    """Every case written, and opened by stock transformers in one process without llava_sea."""
-    root = tmp_path_factory.mktemp("written models")
-    pixels = np.random.default_rng(0).integers(0, 255, (30, 47, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(root / "picture.png")
-    cases, jobs = {}, []
-    for name in CASES:
-        case = make_case(name)
-        case.folder, case.image = root / name, root / "picture.png"
-        case.files = write(case, case.folder)
-        image = {"type": "image", "path": str(case.image)}
-        question = {"type": "text", "text": QUESTION}
-        user = {"role": "user", "content": [image, question]}
-        assistant = {"role": "assistant", "content": ANSWER}
-        whole = [user, assistant]
-        case.whole = ["<image>\n" + QUESTION, ANSWER]
-        if not case.template.caption_only:
-            whole += [{"role": "user", "content": FOLLOW_UP}, assistant]
-            case.whole += [FOLLOW_UP, ANSWER]
-        jobs.append(
-            {
-                "folder": str(case.folder),
-                "image": str(case.image),
-                "whole": whole,
-                "prompt": [user],
-                "new_tokens": NEW_TOKENS,
-                "out": str(root / f"{name}.npz"),
-            }
-        )
-        cases[name] = case
-    (root / "jobs.json").write_text(json.dumps(jobs))
-    (root / "elsewhere").mkdir()
-    python = os.environ.get("LLAVA_SEA_STOCK_PYTHON", sys.executable)
-    run_elsewhere(python, [STOCK_SCRIPT, root / "jobs.json"], root / "elsewhere")
-    for name, case in cases.items():
-        case.stock = SimpleNamespace(**json.loads((root / f"{name}.npz.json").read_text()))
-        case.arrays = dict(np.load(root / f"{name}.npz"))
-    return cases

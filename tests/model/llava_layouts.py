@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-TOWER = "model.vision_tower."
 VICUNAS_GENERATION = {
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -20,24 +19,29 @@ VICUNAS_GENERATION = {
     "top_p": 0.6,
 }
 """Sampling settings without do_sample: transformers reads them and refuses to save them."""
-PROJECTOR = {"linear_1": "0", "linear_2": "2"}
+LLAVA_NAMES = {
+    "model.language_model.": "model.",
+    "multi_modal_projector.linear_1": "mm_projector.0",
+    "multi_modal_projector.linear_2": "mm_projector.2",
+    "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
+}
 
 
 def llava_names(model: Any, *, with_tower: bool) -> dict[str, Tensor]:
     """A stock Llava's weights under the names of LLaVA-1.5's files."""
     named = {}
     for name, tensor in model.state_dict().items():
-        part, _, rest = name.removeprefix("model.").partition(".")
-        if name.startswith("lm_head"):
-            named[name] = tensor
-        elif part == "language_model":
-            named[f"model.{rest}"] = tensor
-        elif part == "multi_modal_projector":
-            layer, _, what = rest.partition(".")
-            named[f"model.mm_projector.{PROJECTOR[layer]}.{what}"] = tensor
-        elif with_tower:
-            named[f"{TOWER}vision_tower.vision_model.{rest}"] = tensor
-    return {name: tensor.clone() for name, tensor in named.items()}
+        for stock, theirs in LLAVA_NAMES.items():
+            name = name.replace(stock, theirs)
+        if with_tower or not name.startswith("model.vision_tower."):
+            named[name] = tensor.clone()
+    return named
+
+
+def projector_of(model: Any) -> dict[str, Tensor]:
+    """The projector's weights alone, under those names."""
+    named = llava_names(model, with_tower=False)
+    return {name: tensor for name, tensor in named.items() if "mm_projector" in name}
 
 
 def llava_config(case: Any, **changes: Any) -> dict[str, Any]:
@@ -99,11 +103,7 @@ def write_full(case: Any, folder: Path, *, form: str, with_tower=True, **config:
 def write_projector_only(case: Any, folder: Path, prefix="model.", **config: Any) -> Path:
     """What LLaVA's stage 1 leaves."""
     folder.mkdir(parents=True)
-    state = {
-        prefix + name.removeprefix("model."): tensor
-        for name, tensor in llava_names(case.model, with_tower=False).items()
-        if "mm_projector" in name
-    }
+    state = {prefix + k.removeprefix("model."): t for k, t in projector_of(case.model).items()}
     torch.save(state, folder / "mm_projector.bin")
     (folder / "config.json").write_text(json.dumps(llava_config(case, **config)))
     return folder
@@ -136,11 +136,7 @@ def write_lora(case: Any, folder: Path, base: str, *, form="safetensors", **sett
         "target_modules": ["q_proj", "down_proj"],
     }
     (folder / "adapter_config.json").write_text(json.dumps(config | settings))
-    state = {
-        f"base_model.model.{name}": tensor
-        for name, tensor in llava_names(case.model, with_tower=False).items()
-        if "mm_projector" in name
-    }
+    state = {f"base_model.model.{name}": t for name, t in projector_of(case.model).items()}
     torch.save(state, folder / "non_lora_trainables.bin")
     (folder / "config.json").write_text(json.dumps(llava_config(case)))
     return folder

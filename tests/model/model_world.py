@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from transformers import AutoTokenizer
 
 from llava_sea.data.records import load_records
@@ -17,9 +16,6 @@ from llava_sea.data.tokenize import tokenize_record
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.write import write_llava
 from tests import worlds
-
-NEW_TOKENS = 8
-QUESTION, ANSWER, FOLLOW_UP = "What is beside the red ball?", "a green box", "And the black one?"
 
 # Rows of the embedding, tied or not, `legacy` of the tokenizer, tower, aspect ratio, template.
 CASES = {
@@ -35,7 +31,6 @@ def save_tokenizer(tiny: SimpleNamespace, folder: Path, *, legacy: bool) -> None
     """Write a SentencePiece tokenizer folder as Llama's and Vicuna's are."""
     model = (tiny.llm / "tokenizer.model").read_bytes()
     worlds.save_llama_tokenizer(folder, model, legacy=legacy)
-    assert AutoTokenizer.from_pretrained(folder).legacy is legacy
 
 
 def save_llm(tiny: SimpleNamespace, folder: Path, kind: str = "grows", *, legacy=False) -> Path:
@@ -47,10 +42,14 @@ def save_llm(tiny: SimpleNamespace, folder: Path, kind: str = "grows", *, legacy
     return worlds.save_llm(folder, rows, **worlds.FAR_APART, **changes)
 
 
+def edit(path: Path, **changes) -> None:
+    """Change settings in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def with_bos(case: SimpleNamespace) -> SimpleNamespace:
     """Let a case's tokenizer, and the one in its LLM's folder, begin texts as Vicuna's does."""
-    path = case.llm / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": True}))
+    edit(case.llm / "tokenizer_config.json", add_bos_token=True)
     case.tokenizer = load_tokenizer(str(case.llm), model_max_length=900)
     assert case.tokenizer("a").input_ids[0] == 1
     return case
@@ -79,14 +78,7 @@ def write(case: SimpleNamespace, folder: Path, **options) -> list[str]:
 def tokens_of(case: SimpleNamespace, *texts: str, folder: Path, patches: int = 16):
     """Tokenise a conversation as training does; an open last question gets its prompt's end."""
     open_end = len(texts) % 2 == 1
-    turns = [*texts, *(["x"] if open_end else [])]
-    row = {
-        "id": "0",
-        "image": "picture.png",
-        "conversations": [
-            {"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(turns)
-        ],
-    }
+    row = worlds.record("0", "image.png", *texts, *(["x"] if open_end else []))
     path = folder / "record.json"
     path.write_text(json.dumps([row]))
     found = tokenize_record(load_records(path)[0], case.template, case.tokenizer, patches, 900)
@@ -94,13 +86,3 @@ def tokens_of(case: SimpleNamespace, *texts: str, folder: Path, patches: int = 1
         return found
     length = max(n for n, label in enumerate(found.labels) if label == -100) + 1
     return type(found)(*(part[:length] for part in found))
-
-
-@torch.no_grad()
-def training_logits(model, ids: list[int], mask: list[bool], pixels: torch.Tensor) -> torch.Tensor:
-    """Logits ``(L, V)`` as training gets them: the picture's places by mask, not by id."""
-    embeds = model.get_input_embeddings()(torch.tensor([ids]))
-    visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
-    embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
-    hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
-    return model.lm_head(hidden)[0]

@@ -42,7 +42,7 @@ for job in jobs:
     with torch.no_grad():
         logits = model(**inputs).logits[0]
     prompt = processor.apply_chat_template(
-        job["prompt"],
+        job["whole"][:1],
         tokenize=True,
         add_generation_prompt=True,
         return_dict=True,

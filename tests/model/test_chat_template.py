@@ -5,16 +5,16 @@ import re
 
 import pytest
 from model_world import save_tokenizer
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from llava_sea.conversation import TEMPLATES
 from llava_sea.model import chat_template
 from llava_sea.model.builder import load_tokenizer
-from llava_sea.model.chat_jinja import Spaces, write_jinja
-from llava_sea.model.chat_template import choose_chat_template
-from llava_sea.model.tokenizer import with_image_token
+from llava_sea.model.chat_template import Spaces, choose_chat_template, write_jinja
+from llava_sea.model.tokenizer import with_image_token, write_tokenizer
+from tests.worlds import byte_level_tokenizer
 
+KITE = "What is this? A red kite. USER: ASSISTANT: "
 KINDS = ("sentencepiece-legacy", "sentencepiece", "byte-level", "byte-level-with-bos")
 TEMPLATE_NAMES = sorted({template.name for template in TEMPLATES.values()})
 
@@ -28,31 +28,11 @@ def tokenizers(tiny, tmp_path_factory):
         save_tokenizer(tiny, folder, legacy=kind.endswith("legacy"))
         made[kind] = load_tokenizer(str(folder), model_max_length=900)
     for kind in KINDS[2:]:
-        made[kind] = byte_level(with_bos=kind.endswith("bos"))
+        bos = "<|begin|>" if kind.endswith("bos") else None
+        special = ["<|endoftext|>", "</s>", "<|begin|>"]
+        made[kind] = byte_level_tokenizer([KITE] * 9, special, "</s>", bos)
+        made[kind].pad_token = "<|endoftext|>"
     return made
-
-
-def byte_level(*, with_bos):
-    """A byte-level BPE as GPT-2's and Qwen's, or one that begins with BOS as Llama 3's."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "</s>", "<|begin|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    backend.train_from_iterator(["What is this? A red kite. USER: ASSISTANT: "] * 9, trainer)
-    if with_bos:
-        backend.post_processor = processors.TemplateProcessing(
-            single="<|begin|> $A", special_tokens=[("<|begin|>", 2)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="</s>",
-        pad_token="<|endoftext|>",
-        **({"bos_token": "<|begin|>"} if with_bos else {}),
-    )
 
 
 @pytest.mark.parametrize("markup", ["markup-as-text", "markup-as-tokens"])
@@ -83,20 +63,10 @@ PATTERN = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 def test_newlines_that_join_are_no_difference(name, monkeypatch):
     """Llama 3's, Qwen's and Gemma's newlines join over the end of a prompt; no text can say it."""
     template = TEMPLATES[name]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    corpus = ["A red kite.\n\nTwo trees\n\n\nof it\n"] * 9
+    tokenizer = byte_level_tokenizer(
+        corpus, list(template.special_tokens), template.stop, pattern=PATTERN
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=list(template.special_tokens),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    backend.train_from_iterator(["A red kite.\n\nTwo trees\n\n\nof it\n"] * 9, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=template.stop)
     written = with_image_token(tokenizer)
     assert len(tokenizer.tokenize("\n\n\n")) == 1
 
@@ -159,8 +129,6 @@ def test_what_training_never_saw_is_refused(render, messages, message):
 
 def test_a_written_tokenizer_reads_back_the_same(tokenizers, tmp_path):
     """Above all `legacy`, which transformers 5.23 forgets when it saves."""
-    from llava_sea.model.tokenizer import write_tokenizer
-
     for kind, tokenizer in tokenizers.items():
         written = with_image_token(tokenizer)
         write_tokenizer(tmp_path / kind, written, "{{ messages }}")

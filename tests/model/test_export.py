@@ -7,21 +7,15 @@ import pytest
 import torch
 from llava_layouts import write_full, write_lora, write_projector_only
 from model_world import CASES, with_bos, write
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    AutoProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-)
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from llava_sea.conversation import get_template
 from llava_sea.errors import UserError, run_command
-from llava_sea.model import merge
 from llava_sea.model.export import fit_tokenizer, main
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_weights import read_weights
+from tests.worlds import byte_level_tokenizer
 
 FORMATS = ("hf", "llm", "lmms")
 TEXT = "a red ball beside a green box"
@@ -57,14 +51,6 @@ def merged(case):
     return f"layers.{layer}.weight", weight + 2 * b @ a
 
 
-@torch.no_grad()
-def logits(model, ids):
-    """Of an LLM alone, or of the one in a Llava."""
-    if hasattr(model, "lm_head") and hasattr(model.model, "language_model"):
-        return model.lm_head(model.model.language_model(input_ids=ids).last_hidden_state)
-    return model(input_ids=ids).logits
-
-
 def test_a_projector_becomes_a_model(case, tmp_path, capsys):
     source = write_projector_only(case, tmp_path / "x")
     out = export(source, tmp_path / "out", "--version", "v1", "--dtype", "bfloat16")
@@ -81,20 +67,12 @@ def test_a_projector_becomes_a_model(case, tmp_path, capsys):
 def test_merge_takes_llavas_flags(case, tmp_path, caplog, capfd):
     source = write_lora(case, tmp_path / "x", "elsewhere/" + case.llm.name)
     flags = ["--model-path", str(source), "--model-base", str(case.llm), "--version", "v1"]
-    merge.main([*flags, "--save-model-path", str(tmp_path / "o")])
+    main([*flags, "--save-model-path", str(tmp_path / "o")])
     assert f"merged the LoRA updates of 2 layers into {case.llm}" in caplog.text
     assert "%|" not in capfd.readouterr().err  # no bars
     name, weight = merged(case)
     found = load_llava(str(tmp_path / "o")).model.get_parameter(f"model.language_model.{name}")
     torch.testing.assert_close(found.detach(), weight)
-
-
-def test_what_is_recorded_need_not_be_given(case, llava, tmp_path, capsys):
-    out = export(llava, tmp_path, "--dtype", "bfloat16", "--max_shard_size", "40KB")
-    assert "a llava-hf checkpoint" in capsys.readouterr().out
-    config = settings(out)
-    assert config["dtype"] == "bfloat16" and config["mm_vision_tower"] == case.tower
-    assert (out / "model.safetensors.index.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["hf", "llm"])
@@ -120,8 +98,6 @@ def test_an_exported_llava_gives_its_llm_back(make_case, name, tmp_path, capsys)
     assert tokenizer.get_vocab() == case.tokenizer.get_vocab()
     for text in (TEXT, f"{TEXT}\n<image> {TEXT}</s>{TEXT}"):
         assert tokenizer(text).input_ids == case.tokenizer(text).input_ids
-    ids = torch.tensor([tokenizer(TEXT).input_ids])
-    assert torch.equal(logits(llm, ids), logits(case.model, ids))
     assert llm.config.rope_parameters == former.config.rope_parameters
     assert llm.config.vocab_size == former.config.vocab_size
 
@@ -133,10 +109,6 @@ def test_the_llm_of_a_lora_is_merged(case, llava, tmp_path, capsys):
     assert "a LoRA adapter" in capsys.readouterr().out
     name, weight = merged(case)
     torch.testing.assert_close(llm.get_parameter(f"model.{name}"), weight)
-    inside = load_llava(str(source), model_base=str(case.llm)).model.eval()
-    ids = torch.arange(3, 40)[None]
-    assert torch.equal(logits(llm, ids), logits(inside, ids))
-
     source = write_lora(case, tmp_path / "y", str(llava))
     llm, _ = export_llm(source, tmp_path / "on a llava")
     assert llm.config.vocab_size == case.model.config.text_config.vocab_size
@@ -144,7 +116,9 @@ def test_the_llm_of_a_lora_is_merged(case, llava, tmp_path, capsys):
 
 
 def test_an_export_that_was_written_again_still_knows_its_llms_rows(case, llava, tmp_path):
-    export(export(llava, tmp_path / "a"), tmp_path / "b", "--dtype", "bfloat16")
+    out = export(export(llava, tmp_path / "a"), tmp_path / "b", "--dtype", "bfloat16")
+    config = settings(out)
+    assert config["dtype"] == "bfloat16" and config["mm_vision_tower"] == case.tower
     llm, _ = export_llm(tmp_path / "b", tmp_path / "llm")
     assert llm.config.vocab_size == case.model.config.text_config.vocab_size == 340
 
@@ -219,19 +193,16 @@ def test_for_lmms_eval_an_answer_ends_where_the_template_does(make_case, tmp_pat
 
 def test_what_else_a_post_processor_does_stays(llava, tmp_path):
     shutil.copytree(llava, tmp_path, dirs_exist_ok=True)
-    tokenizer = Tokenizer(models.WordLevel({"<bos>": 0, "</s>": 1, "a": 2}, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    begin = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
-    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), begin])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="</s>", unk_token="a"
-    )
-    assert fast("a").input_ids == [0, 2]
-    fast.save_pretrained(tmp_path)
+    tokenizer = byte_level_tokenizer(["a"], ["<bos>", "</s>"], "</s>", "<bos>")
+    backend = tokenizer.backend_tokenizer
+    as_bytes = processors.ByteLevel()
+    backend.post_processor = processors.Sequence([as_bytes, backend.post_processor])
+    assert tokenizer("a").input_ids[0] == 0
+    tokenizer.save_pretrained(tmp_path)
     fit_tokenizer(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert again("a").input_ids == [2]
-    assert '"ByteLevel"' in str(again.backend_tokenizer.to_str())
+    assert again("a").input_ids == tokenizer("a").input_ids[1:]
+    assert "ByteLevel" in str(json.loads(again.backend_tokenizer.to_str())["post_processor"])
 
 
 def test_errors_name_the_flag(case, llava, tmp_path, capsys):

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.model.builder import build_llava, load_tower
-from llava_sea.model.embedding import build_llava_without_llm
+from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tower
 from llava_sea.model.load import embedding_rows, load_llava
 
 
@@ -113,19 +112,17 @@ def test_llava_hf(case, tmp_path, caplog, style):
 
 
 def test_written_loaded_and_written_again_is_the_same(case, tmp_path):
-    write(case, tmp_path / "first")
-    loaded = load_llava(str(tmp_path / "first"))
-    for key in ("model", "tokenizer", "transform"):
-        assert getattr(loaded, key) is not None
+    first, second = tmp_path / "first", tmp_path / "second"
+    write(case, first)
+    loaded = load_llava(str(first))
     loaded.template = case.template
-    write(loaded, tmp_path / "second", extra_config={"mm_vision_tower": loaded.vision_tower})
+    write(loaded, second, extra_config={"mm_vision_tower": loaded.vision_tower})
     for name in ("chat_template.jinja", "config.json", "preprocessor_config.json"):
-        first, second = (tmp_path / part / name for part in ("first", "second"))
-        assert first.read_text() == second.read_text()
-    weights = [load_file(tmp_path / part / "model.safetensors") for part in ("first", "second")]
+        assert (first / name).read_text() == (second / name).read_text()
+    weights = [load_file(folder / "model.safetensors") for folder in (first, second)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     text = "<image>a kite</s>USER: é"
-    tokenizers = [AutoTokenizer.from_pretrained(tmp_path / part) for part in ("first", "second")]
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (first, second)]
     assert tokenizers[0](text).input_ids == tokenizers[1](text).input_ids
 
 

@@ -1,21 +1,16 @@
 """LoRA folders as LLaVA writes them: merged exactly, the base checked."""
 
-import json
-
 import pytest
 import torch
 from llava_layouts import write_full, write_lora
-from model_world import save_llm, write
+from model_world import edit, save_llm, write
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llava_sea.errors import UserError
 from llava_sea.model.load import load_llava
-from llava_sea.model.load_lora import base_fingerprint, rank_and_scale
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+from llava_sea.model.lora import base_fingerprint
 
 
 def assert_merged(loaded, case, factor=2.0):
@@ -87,14 +82,6 @@ def test_equals_peft(case, tmp_path):
     assert changed == 6
 
 
-def test_scales():
-    config = {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 16}}
-    assert rank_and_scale("model.layers.0.self_attn.k_proj", config) == (4, 2.0)
-    assert rank_and_scale("model.layers.0.self_attn.q_proj", config) == (16, 0.5)
-    config["use_rslora"] = True
-    assert rank_and_scale("model.layers.0.self_attn.q_proj", config) == (16, 2.0)
-
-
 def test_another_base_by_name_or_by_fingerprint(case, tiny, tmp_path):
     other = save_llm(tiny, tmp_path / "other", "grows")
     weights = AutoModelForCausalLM.from_pretrained(other)
@@ -119,8 +106,6 @@ def test_another_base_by_name_or_by_fingerprint(case, tiny, tmp_path):
 def test_a_base_of_another_shape(case, tiny, tmp_path):
     folder = write_lora(case, tmp_path / "x", str(tiny.llm))
     adapter = folder / "adapter_model.safetensors"
-    from safetensors.torch import load_file, save_file
-
     wide = {
         key: torch.ones(4, 48) if "lora_A" in key else tensor
         for key, tensor in load_file(adapter).items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
@@ -15,6 +14,7 @@ from transformers import AutoTokenizer
 from llava_sea.errors import UserError
 from llava_sea.model.builder import load_tokenizer
 from llava_sea.model.tokenizer import load_training_tokenizer, with_image_token, write_tokenizer
+from tests import worlds
 
 KIND = sp_pb2.ModelProto.SentencePiece
 CORPUS = """
@@ -24,47 +24,16 @@ a café in the Straße; 中国人民 日本 "quoted" (brackets) {'k': [0]} x = y
 """
 LETTERS = [
     *(" " * length for length in (1, 1, 1, 1, 1, 1, 2, 3, 4, 8, 15, 19)),
-    *(
-        "\n",
-        "\n",
-        "\t",
-        "\r\n",
-        "é",
-        "e\u0301",
-        "ß",
-        "中国",
-        "日",
-        "🙂",
-        "👩‍👧",
-        "▁",
-        "\u00a0",
-        "ﬁ",
-        "\u200b",
-    ),
+    *["\n", "\n", "\t", "é", "é", "ß", "中国", "日", "🙂", "👩\u200d👧", "▁", "ﬁ", "\u200b"],
+    *("\r\n", "\u00a0", "the ", "def ", "and", " return", "a", "a ", " a"),
     *"abcdefghijklmnopqrstuvwxyzABCXYZ0123456789.,:;!?'\"(){}[]=+*#",
-    *("the ", "def ", "and", " return", "a", "a ", " a"),
 ]
 
 
 def train(**options) -> sp_pb2.ModelProto:
     rng = random.Random(0)
     lines = [" ".join(rng.choices(CORPUS.split(), k=rng.randint(3, 12))) for _ in range(600)]
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=written,
-        **{
-            "vocab_size": 560,
-            "model_type": "bpe",
-            "byte_fallback": True,
-            "normalization_rule_name": "identity",
-            "remove_extra_whitespaces": False,
-            "hard_vocab_limit": False,
-            "minloglevel": 2,
-        }
-        | options,
-    )
-    return sp_pb2.ModelProto.FromString(written.getvalue())
+    return sp_pb2.ModelProto.FromString(worlds.sentencepiece_model(lines, 560, **options))
 
 
 def llama_like() -> sp_pb2.ModelProto:
@@ -94,7 +63,7 @@ MODELS = {
     "gemma": gemma_like,
     "own symbols and a prefix": lambda: train(user_defined_symbols=["\t", "▁▁▁", "+*"]),
     "normalised": lambda: train(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True),
-    "unigram": lambda: train(model_type="unigram", vocab_size=400),
+    "unigram": lambda: train(model_type="unigram"),
     "without bytes": lambda: train(byte_fallback=False),
 }
 

@@ -20,7 +20,7 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.packing import PackedCollator
 from llava_sea.errors import UserError
 from llava_sea.model.lora import add_lora
-from llava_sea.model.packed import PER_SAMPLE, _apart, packed_rows, prepare_attention
+from llava_sea.model.packed import PER_SAMPLE, prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
 
 P, VOCABULARY = 4, 50
@@ -84,17 +84,21 @@ def step(model, batch):
     return output.lm_loss_sum.item(), int(output.num_tokens), grads
 
 
+def assert_same_step(found, expected):
+    assert found[1] == expected[1]
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[2].keys() == expected[2].keys()
+    for name, gradient in expected[2].items():
+        torch.testing.assert_close(found[2][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def compare(model, data, limit):
     padded = step(model, Collator(0, (8, 8), P)(data))
     other = copy.deepcopy(model)
     one_row = prepare_attention(other.language_model)
     assert one_row == (limit is None)
     packed = step(other, PackedCollator(0, (8, 8), P, row_limit=limit)(data))
-    assert packed[1] == padded[1]
-    assert packed[0] == pytest.approx(padded[0], rel=1e-5)
-    assert packed[2].keys() == padded[2].keys()
-    for name, gradient in padded[2].items():
-        torch.testing.assert_close(packed[2][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    assert_same_step(packed, padded)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -124,21 +128,23 @@ def test_each_sample_has_its_loss_alone(attention):
     collate = Collator(0, (8, 8), P)
     alone = [model(**collate([one])).lm_loss_sum.item() for one in MIXED]
     limit = None if prepare_attention(model.language_model) else 30
+    packed = PackedCollator(0, (8, 8), P, row_limit=limit)
     for number, expected in enumerate(alone):
-        data = [
-            one if n == number else {**one, "labels": torch.full_like(one["labels"], -100)}
-            for n, one in enumerate(MIXED)
-        ]
-        found = model(**PackedCollator(0, (8, 8), P, row_limit=limit)(data)).lm_loss_sum.item()
+        found = model(**packed(only(number))).lm_loss_sum.item()
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def only(number):
+    """The mixed samples, of which one alone is supervised."""
+    silent = [one | {"labels": torch.full_like(one["labels"], -100)} for one in MIXED]
+    return [*silent[:number], MIXED[number], *silent[number + 1 :]]
 
 
 def test_what_one_sample_says_does_not_reach_another():
     model = make().eval()
     prepare_attention(model.language_model)
     collate = PackedCollator(0, (8, 8), P)
-    data = [{**one, "labels": torch.full_like(one["labels"], -100)} for one in MIXED]
-    data[2] = MIXED[2]
+    data = only(2)
     expected = model(**collate(data)).lm_loss_sum
     for other in (0, 1, 4, 5):
         changed = [*data]
@@ -152,10 +158,7 @@ def test_with_activations_computed_again():
     batch = PackedCollator(0, (8, 8), P)(MIXED)
     plain = step(model, batch)
     model.activation_checkpointing_enable()
-    again = step(model, batch)
-    assert again[0] == plain[0]
-    for name, gradient in plain[2].items():
-        torch.testing.assert_close(again[2][name], gradient, atol=1e-7, rtol=1e-5, msg=name)
+    assert_same_step(step(model, batch), plain)
 
 
 def test_padded_rows_still_work_after_preparing():
@@ -163,8 +166,7 @@ def test_padded_rows_still_work_after_preparing():
     batch = Collator(0, (8, 8), P)(MIXED)
     expected = step(model, batch)
     prepare_attention(model.language_model)
-    found = step(model, batch)
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert_same_step(step(model, batch), expected)
     assert model.config.text_config._attn_implementation == PER_SAMPLE
     assert PER_SAMPLE not in model.config.to_json_string()  # nobody else knows the name
 
@@ -194,13 +196,6 @@ def test_an_llm_that_mixes_a_rows_samples_is_refused(kind, options):
         llm = AutoModel.from_config(config, attn_implementation="eager")
     with pytest.raises(UserError, match=f"--pack_sequences True: the LLM's kind, {kind}"):
         prepare_attention(llm)
-
-
-def test_flash_attention_is_told_where_samples_begin():
-    told = _apart("flash_attention_2", [5, 1, 4], torch.device("cpu"))
-    assert told["cu_seq_lens_q"].tolist() == told["cu_seq_lens_k"].tolist() == [0, 5, 6, 10]
-    assert told["cu_seq_lens_q"].dtype == torch.int32
-    assert told["max_length_q"] == told["max_length_k"] == 5
 
 
 def test_flash_attentions_path_through_the_layers(monkeypatch):
@@ -235,13 +230,4 @@ def test_flash_attentions_path_through_the_layers(monkeypatch):
     assert prepare_attention(model.language_model)
     packed = step(model, PackedCollator(0, (8, 8), P)(MIXED))
     assert calls == 2 * [([0, 13, 22, 41, 42, 49, 72], 23, True)]
-    assert packed[0] == pytest.approx(padded[0], rel=1e-5)
-    for name, gradient in padded[2].items():
-        torch.testing.assert_close(packed[2][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
-
-
-def test_the_context_leaves_nothing_behind():
-    model = make()
-    with packed_rows(model.language_model, torch.arange(3)[None], [3]):
-        assert model.language_model._forward_pre_hooks
-    assert not model.language_model._forward_pre_hooks
+    assert_same_step(packed, padded)

@@ -11,17 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from model_world import tokens_of, training_logits, write
+from model_world import tokens_of, write
 from PIL import Image
 
-from llava_sea.conversation import get_template
-from llava_sea.data.images import ImageTransform
-from llava_sea.model.builder import build_llava, load_tokenizer
+from tests import worlds
 
 SERVING = ("fastapi", "uvicorn", "openai", "pydantic")
 QUESTION = "What is beside the red ball?"
@@ -32,13 +28,7 @@ _START = "from transformers.cli.transformers import main; main()"
 def case(repo):
     """The miniature world's models with an untrained projector between them."""
     models = repo / "playground" / "models"
-    llm, clip = str(models / "llm-small"), str(models / "clip")
-    return SimpleNamespace(
-        model=build_llava(llm, clip).eval(),
-        tokenizer=load_tokenizer(llm, model_max_length=1024),
-        transform=ImageTransform.from_pretrained(clip, "pad"),
-        template=get_template("v1"),
-    )
+    return worlds.llava_parts(models / "llm-small", models / "clip", max_length=1024)
 
 
 @pytest.fixture
@@ -105,12 +95,9 @@ def test_a_request_with_a_picture_is_answered(case, server):
 
     prompt = tokens_of(case, f"<image>\n{QUESTION}", folder=folder, patches=64)
     ids, mask = list(prompt.input_ids), list(prompt.image_mask)
+    ends = [case.tokenizer.eos_token_id]
     pixel_values = case.transform(Image.fromarray(pixels))
-    start = len(ids)
-    while len(ids) < start + 8 and (len(ids) == start or ids[-1] != case.tokenizer.eos_token_id):
-        logits = training_logits(case.model, ids, mask, pixel_values.to(torch.float32))
-        ids.append(int(logits[-1].argmax()))
-        mask.append(False)
-    ours = case.tokenizer.decode(ids[start:], skip_special_tokens=True)
+    new = worlds.greedy(case.model, ids, mask, pixel_values, 8, ends)
+    ours = case.tokenizer.decode(new, skip_special_tokens=True)
     print(f"\n{answer['content']!r}")
     assert answer["content"].strip() == ours.strip() and ours.strip()

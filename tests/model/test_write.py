@@ -16,9 +16,8 @@ from llava_sea.errors import UserError
 from llava_sea.model import write as write_module
 from llava_sea.model import write_files
 from llava_sea.model.load import load_llava
-from llava_sea.model.names import to_written
-from llava_sea.model.write import valid_generation_config, write_config
-from llava_sea.model.write_weights import grow
+from llava_sea.model.names import to_stock, to_written
+from llava_sea.model.write import grow, valid_generation_config, write_config
 
 
 def snapshot(folder):
@@ -56,35 +55,23 @@ def test_dinov2_has_its_names_of_transformers_4():
     name = "model.vision_tower.encoder.layer.0.attention.q_proj.weight"
     old = "vision_tower.encoder.layer.0.attention.attention.query.weight"
     assert to_written(name, "dinov2") == old
-    with pytest.raises(ValueError, match="no weight of transformers' Llava"):
-        to_written("language_model.layers.0.weight", "dinov2")
+    assert to_stock(old) == name
 
 
+THETA = {"rope_theta": 1e4}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+PARTIAL = THETA | {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize(
     ("rope", "old"),
     [
         ({"rope_type": "default", "rope_theta": 1e6}, {"rope_theta": 1e6}),
+        (LINEAR | THETA, THETA | {"rope_scaling": LINEAR}),
         (
-            {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-        ),
-        (
-            {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 1.0,
-                "original_max_position_embeddings": 64,
-                **LONG,
-            },
-            {
-                "rope_theta": 1e4,
-                "rope_scaling": {"type": "longrope", **LONG},
-                "partial_rotary_factor": 1.0,
-                "original_max_position_embeddings": 64,
-            },
+            {"rope_type": "longrope"} | PARTIAL | LONG,
+            PARTIAL | {"rope_scaling": {"type": "longrope"} | LONG},
         ),
     ],
     ids=lambda value: value.get("rope_type", ""),
@@ -171,16 +158,6 @@ def test_the_live_model_and_tokenizer_are_not_changed(case, tmp_path):
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
 
 
-def test_gathered_weights_go_before_the_models_own(case, tmp_path):
-    state = {name: tensor + 1 for name, tensor in case.model.state_dict().items()}
-    write(case, tmp_path, state_dict=state, extra_config={"mm_vision_tower": "elsewhere"})
-    loaded = load_llava(str(tmp_path))
-    assert loaded.vision_tower == "elsewhere"
-    projector = loaded.model.model.multi_modal_projector.linear_1.weight
-    expected = state["model.multi_modal_projector.linear_1.weight"]
-    assert torch.equal(projector, expected)
-
-
 @pytest.mark.parametrize("harm", ["missing", "unknown", "shape"])
 def test_weights_of_another_model_are_refused(case, tmp_path, harm):
     state = dict(case.model.state_dict())
@@ -234,7 +211,7 @@ def test_a_full_disk_that_safetensors_meets_names_the_file(case, tmp_path, monke
     def full(*_args, **_options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("llava_sea.model.write_weights.save_file", full)
+    monkeypatch.setattr("llava_sea.model.write.save_file", full)
     with pytest.raises(OSError, match=r"No space left.*/model\.safetensors") as caught:
         write(case, tmp_path)
     assert caught.value.errno == 28
@@ -253,10 +230,3 @@ def test_generation_settings_that_transformers_refuses_are_put_right(case, tmp_p
 
     live.do_sample = True
     assert valid_generation_config(live, case.tokenizer, [2], 0).temperature == 0.9
-
-
-def test_a_caption_ends_at_a_newline_as_well(make_case, tmp_path):
-    case = make_case("siglip-pad-plain")
-    write(case, tmp_path)
-    newline = case.tokenizer.convert_tokens_to_ids("<0x0A>")
-    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [2, newline]

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_sea.data.records import Turn
+from llava_sea.data.tokenize import tokenize_prompt
 from tests import worlds
 
 
@@ -25,38 +27,31 @@ def pixels(talker) -> torch.Tensor:
     return talker.transform(Image.open(talker.picture).convert("RGB"))
 
 
-def greedy(model, ids: list[int], mask: list[bool], pixels, count: int, stop: list[int]):
-    """Take the likeliest token `count` times, each time from the whole sequence."""
-    embeds = model.get_input_embeddings()(torch.tensor([ids]))
-    if pixels is not None:
-        visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
-        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
-    new: list[int] = []
-    while len(new) < count and (not new or new[-1] not in stop):
-        hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
-        new.append(int(model.lm_head(hidden[:, -1]).argmax()))
-        embeds = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([new[-1:]]))], 1)
-    return new
-
-
 @pytest.fixture
 def naive():
     """The hand-made twin of `generate`."""
-    return torch.no_grad()(greedy)
+    return worlds.greedy
+
+
+@pytest.fixture
+def converse(talker, pixels, naive):
+    """Return the turns that questions and the twin's answers make."""
+
+    def answer(questions: list[str]) -> list[Turn]:
+        turns: list[Turn] = []
+        for question in questions:
+            turns.append(Turn("human", question if turns else f"<image>\n{question}"))
+            ids, mask = tokenize_prompt(turns, talker.template, talker.tokenizer, 16)
+            new = naive(talker.model, ids, mask, pixels, 12, [2])
+            text = talker.tokenizer.decode(new, skip_special_tokens=True).strip()
+            turns.append(Turn("gpt", text))
+        return turns
+
+    return answer
 
 
 @pytest.fixture
 def command(talker) -> list[str]:
     """Flags that every call of the command needs."""
-    return [
-        "--model-path",
-        str(talker.folder),
-        "--image-file",
-        str(talker.picture),
-        "--temperature",
-        "0",
-        "--max-new-tokens",
-        "12",
-        "--device",
-        "cpu",
-    ]
+    flags = {"model-path": talker.folder, "image-file": talker.picture, "device": "cpu"}
+    return worlds.command_line(flags | {"temperature": 0, "max-new-tokens": 12})

@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-from llava_sea.data.records import Turn
-from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.serve import cli
@@ -20,16 +18,9 @@ QUESTIONS = ["What is it?", "Which colour?"]
 
 
 @pytest.fixture
-def answers(talker, pixels, naive) -> list[str]:
+def answers(converse) -> list[str]:
     """The greedy answers to `QUESTIONS`."""
-    turns: list[Turn] = []
-    for question in QUESTIONS:
-        turns.append(Turn("human", question if turns else f"<image>\n{question}"))
-        ids, mask = tokenize_prompt(turns, talker.template, talker.tokenizer, 16)
-        new = naive(talker.model, ids, mask, pixels, 12, [2])
-        text = talker.tokenizer.decode(new, skip_special_tokens=True).strip()
-        turns.append(Turn("gpt", text))
-    return [turn.text for turn in turns[1::2]]
+    return [turn.text for turn in converse(QUESTIONS)[1::2]]
 
 
 def test_each_line_of_a_pipe_is_a_turn_and_an_empty_one_ends(command, answers, monkeypatch, capfd):
@@ -96,13 +87,6 @@ def test_help_does_not_load_torch():
     assert "--max-new-tokens" in done.stdout
 
 
-def test_llavas_defaults():
-    args = cli.parser().parse_args(["--model-path", "m", "--image-file", "i"])
-    assert (args.temperature, args.max_new_tokens) == (0.2, 512)
-    assert not (args.load_8bit or args.load_4bit or args.debug)
-    assert args.conv_mode is args.model_base is args.vision_tower is None
-
-
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -124,11 +108,6 @@ def test_flags_that_cannot_be(command, flags, message, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         cli.main([*command, *flags])
-
-
-def test_a_model_that_is_none(command, tiny):
-    with pytest.raises(UserError, match="no checkpoint that can be loaded"):
-        cli.main([*command, "--model-path", str(tiny.llm)])
 
 
 @pytest.mark.parametrize(

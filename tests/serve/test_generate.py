@@ -7,9 +7,10 @@ import torch
 from transformers import GenerationConfig
 
 from llava_sea.data.records import Turn
-from llava_sea.data.tokenize import stop_ids, tokenize_prompt
+from llava_sea.data.tokenize import tokenize_prompt
 from llava_sea.errors import UserError
 from llava_sea.model.generate import generate, pad_prompts
+from tests import worlds
 
 QUESTIONS = ["<image>\nWhat is beside the red ball?", "Who?"]
 
@@ -58,17 +59,13 @@ def test_ends_at_the_first_stop_token(talker, prompts, pixels, naive):
     assert run(talker, [ids], [mask], pixels[None], stop_ids=[2, stop]) == [expected]
 
 
-def test_the_checkpoints_own_settings_do_not_enter(talker, prompts, pixels):
+def test_the_checkpoints_own_settings_do_not_enter(talker, prompts, pixels, monkeypatch):
     ids, mask = prompts[0]
     plain = run(talker, [ids], [mask], pixels[None])
-    kept = talker.model.generation_config
     strange = GenerationConfig(repetition_penalty=50.0, suppress_tokens=plain[0], max_length=3)
-    talker.model.generation_config = strange
-    try:
-        assert run(talker, [ids], [mask], pixels[None]) == plain
-        assert talker.model.generation_config is strange
-    finally:
-        talker.model.generation_config = kept
+    monkeypatch.setattr(talker.model, "generation_config", strange)
+    assert run(talker, [ids], [mask], pixels[None]) == plain
+    assert talker.model.generation_config is strange
 
 
 def test_temperature_samples_from_the_whole_vocabulary(talker, prompts, pixels):
@@ -76,14 +73,9 @@ def test_temperature_samples_from_the_whole_vocabulary(talker, prompts, pixels):
     greedy = run(talker, [ids], [mask], pixels[None])
     assert run(talker, [ids], [mask], pixels[None], temperature=1e-4) == greedy
     torch.manual_seed(0)
-    many = run(
-        talker,
-        [ids] * 400,
-        [mask] * 400,
-        pixels.expand(400, -1, -1, -1),
-        temperature=1e4,
-        max_new_tokens=1,
-    )
+    images = pixels.expand(400, -1, -1, -1)
+    options = {"temperature": 1e4, "max_new_tokens": 1}
+    many = run(talker, [ids] * 400, [mask] * 400, images, **options)
     # 400 uniform draws from 340 tokens: about 235 different ones; the usual top 50 would give 50.
     assert len({row[0] for row in many}) > 180
 
@@ -102,35 +94,18 @@ def test_the_context_is_a_limit(talker, prompts, pixels):
 def test_beam_search_finds_what_is_likelier_than_greedy(talker, prompts, pixels):
     ids, mask = prompts[0]
 
-    @torch.no_grad()
-    def likelihood(new: list[int], picture: torch.Tensor) -> float:
-        embeds = talker.model.get_input_embeddings()(torch.tensor([ids + new]))
-        visual = torch.stack(list(talker.model.get_image_features(picture).pooler_output))
-        places = torch.tensor([mask + [False] * len(new)])
-        embeds = embeds.masked_scatter(places[..., None], visual)
-        hidden = talker.model.model.language_model(inputs_embeds=embeds).last_hidden_state
-        logits = talker.model.lm_head(hidden[0, len(ids) - 1 : -1]).log_softmax(-1)
-        return float(logits[range(len(new)), new].sum())
+    def likelihood(new: list[int], image: torch.Tensor) -> float:
+        places = mask + [False] * len(new)
+        rows = worlds.logits(talker.model, ids + new, places, image[0])[len(ids) - 1 : -1]
+        return float(rows.log_softmax(-1)[range(len(new)), new].sum())
 
     gains = []
     for factor in (1, -1, 2, -2):
-        picture = factor * pixels[None]
+        image = factor * pixels[None]
+        options = {"stop_ids": [999], "max_new_tokens": 4}
         beams, greedy = (
-            run(
-                talker,
-                [ids],
-                [mask],
-                picture,
-                num_beams=count,
-                stop_ids=[999],
-                max_new_tokens=4,
-            )[0]
-            for count in (8, 1)
+            run(talker, [ids], [mask], image, num_beams=count, **options)[0] for count in (8, 1)
         )
-        gains.append(likelihood(beams, picture) - likelihood(greedy, picture))
+        gains.append(likelihood(beams, image) - likelihood(greedy, image))
     assert min(gains) > -1e-3
     assert max(gains) > 1e-2
-
-
-def test_v1_ends_at_the_end_token_only(talker):
-    assert stop_ids(talker.template, talker.tokenizer) == [talker.tokenizer.eos_token_id]

@@ -81,7 +81,7 @@ def test_size_limit(server, kind):
 def test_time_limit_is_for_the_whole(server, kind):
     begin = time.monotonic()
     with pytest.raises(UserError, match=f"/{kind}: not there after 0.4 seconds"):
-        download(f"{server}/{kind}", max_seconds=0.4)
+        download(f"{server}/{kind}", seconds=0.4)
     assert time.monotonic() - begin < 1.5
 
 
@@ -96,12 +96,12 @@ def test_time_limit_is_for_the_whole(server, kind):
 )
 def test_what_cannot_be_fetched(server, kind, message):
     with pytest.raises(UserError, match=message):
-        download(f"{server}/{kind}", max_seconds=5)
+        download(f"{server}/{kind}", seconds=5)
 
 
 def test_a_closed_port():
     with pytest.raises(UserError, match=r"cannot be fetched .*refused"):
-        download("http://127.0.0.1:9/x", max_seconds=5)
+        download("http://127.0.0.1:9/x", seconds=5)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://localhost/x", "data://,x"])

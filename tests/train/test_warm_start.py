@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_sea.errors import UserError
-from llava_sea.model.embedding import find_tensor
+from llava_sea.model.builder import find_tensor
 from llava_sea.model.projector_io import read_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import stage1
@@ -63,7 +63,7 @@ def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys, flags
 
 
 def test_without_a_language_loss_stage_1_takes_the_same_steps(run_here, monkeypatch):
-    def nothing(self, visual_IPD, input_ids, attention_mask, labels, image_mask):
+    def nothing(self, visual_IPD, input_ids, labels, image_mask, **_):
         return 0.0 * visual_IPD.sum(), (labels != -100).sum()
 
     shared = {"max_steps": 5, "gradient_accumulation_steps": 2, "warmup_steps": 2}

@@ -11,17 +11,15 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from common.rows import Row
+from common.stage1_world import REAL, Shape, build, make_batch, wrap
 from common.timing import best_seconds
 from llava_sea.alignment import (
-    AlignmentHead,
     LabelStore,
     PatchWords,
     finalize_store,
@@ -29,9 +27,8 @@ from llava_sea.alignment import (
     sample_pairs,
     write_shard,
 )
-from llava_sea.model.stage1 import Stage1Model
 
-TOP, WORDS, WORD_TOKENS, CAPTION = 10, 20_000, 4, 32
+TOP, WORDS, WORD_TOKENS = 10, 20_000, 4
 
 
 @dataclass(frozen=True)
@@ -39,71 +36,25 @@ class Size:
     """A model and a batch."""
 
     name: str
-    tower: dict[str, Any]
-    llm: dict[str, Any]
+    shape: Shape
     batch: int
 
     @property
     def side(self) -> int:
         """Patches along a side."""
-        return int(self.tower["image_size"] // self.tower["patch_size"])
+        return self.shape.image // self.shape.patch
 
 
-_CLIP_L: dict[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-_LLAMA_7B: dict[str, Any] = {
-    "vocab_size": 32_064,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-}
-PAPER = Size("CLIP-L/336 + 7B Llama", _CLIP_L, _LLAMA_7B, 32)
+PAPER = Size("CLIP-L/336 + 7B Llama", REAL, 32)
 SMALL = Size(
     "CLIP of 3 layers + Llama of 2, width 256",
-    _CLIP_L
-    | {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3}
-    | {"num_attention_heads": 4, "image_size": 168},
-    {
-        "vocab_size": 2048,
-        "hidden_size": 256,
-        "intermediate_size": 688,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    },
+    Shape(256, 688, 2, 4, 2048, 128, 512, 3, 4, 168, 14),
     4,
 )
 
 
-def build_model(size: Size, device: str, dtype: torch.dtype) -> Stage1Model:
-    """Build stage 1's model with random weights on the device, what is trained in float32."""
-    tower, llm = CLIPVisionConfig(**size.tower), LlamaConfig(**size.llm)
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=llm,
-        image_token_index=size.llm["vocab_size"] - 1,
-        image_seq_length=size.side**2,
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            llava = LlavaForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
-    model = Stage1Model(llava, AlignmentHead().to(device))
-    model.trainable_to_float32()
-    return model.train()
-
-
 def make_store(folder: Path, size: Size) -> LabelStore:
-    """Write random labels for a batch's pictures as a store."""
+    """Write random labels for a batch's images as a store."""
     rng = np.random.default_rng(0)
     shape = (size.batch, size.side**2, TOP)
     ids = rng.integers(0, WORDS, shape, dtype=np.uint32)
@@ -140,28 +91,12 @@ def draw(store: LabelStore, size: Size, tokens_QT: Tensor) -> PatchWords:
     return PatchWords(label_N[:, None], weight_N1, word_U, tokens_QT[word_U], patch_N, key_N)
 
 
-def make_batch(size: Size, device: str) -> dict[str, Tensor]:
-    """Random pictures, each followed by a caption, as the collator would give them."""
-    torch.manual_seed(1)
-    patches, vocabulary = size.side**2, size.llm["vocab_size"]
-    shape = (size.batch, 1 + patches + CAPTION)
-    image_mask = torch.zeros(shape, dtype=torch.bool)
-    image_mask[:, 1 : 1 + patches] = True
-    input_ids = torch.randint(3, vocabulary - 1, shape)
-    labels = input_ids.clone()
-    labels[:, : 1 + patches] = -100
-    pixels = torch.randn(size.batch, 3, size.tower["image_size"], size.tower["image_size"])
-    batch = {"input_ids": input_ids, "labels": labels, "image_mask": image_mask}
-    batch |= {"attention_mask": torch.ones(shape, dtype=torch.long), "pixel_values": pixels}
-    return {name: value.to(device) for name, value in batch.items()}
-
-
 def addition_rows(device: str, quick: bool) -> list[Row]:
     """Return SEA's share of a step; the bar is asked of a GPU alone."""
     size = PAPER if device == "cuda" else SMALL
-    model = build_model(size, device, torch.bfloat16 if device == "cuda" else torch.float32)
-    batch = make_batch(size, device)
-    tokens_QT = torch.randint(3, size.llm["vocab_size"] - 1, (WORDS, WORD_TOKENS))
+    model = wrap(build(size.shape, device), "paper")
+    batch = make_batch(size.shape, size.batch, device, labels=False)
+    tokens_QT = torch.randint(3, size.shape.vocab - 1, (WORDS, WORD_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder), size)
         drawing = best_seconds({"draw": lambda: draw(store, size, tokens_QT)}, 3)["draw"]

@@ -1,6 +1,6 @@
 """A stage-1 step to measure: random weights from configs, batches of the collator's shapes.
 
-Shared by `stage1.py` and `profile_stage1.py`; not a bench of its own. On the CPU a Llama of a few
+Shared by the benches of stage 1; not a bench of its own. On the CPU a Llama of a few
 million parameters and a small CLIP; on CUDA CLIP-L/336 and a 7B Llama in bfloat16, built there.
 
 Shape letters: B records, L tokens, P patches, N pairs.
@@ -17,7 +17,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from llava_sea.alignment import AlignmentHead
-from llava_sea.alignment.options import PAPER
+from llava_sea.alignment.batch import PAPER
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 from llava_sea.model.stage1 import Stage1Model
@@ -44,7 +44,7 @@ class Shape:
 
     @property
     def patches(self) -> int:
-        """P, of a picture."""
+        """P, of an image."""
         return (self.image // self.patch) ** 2
 
 
@@ -110,17 +110,17 @@ def wrap(llava: Any, preset: str | None) -> Stage1Model:
 
 
 def make_batch(shape: Shape, records: int, device: str, *, labels: bool) -> dict[str, Tensor]:
-    """Return a batch as the collator makes it, one picture and one caption a record."""
+    """Return a batch as the collator makes it, one image and one caption a record."""
     rng, side = np.random.default_rng(0), shape.image // shape.patch
     windows = (side // 2) ** 2
     samples = []
     for _ in range(records):
         caption = torch.from_numpy(rng.integers(3, shape.vocab, CAPTION_TOKENS))
-        picture = torch.zeros(shape.patches + 1, dtype=torch.int64)
-        ids = torch.cat([picture, caption])
+        image = torch.zeros(shape.patches + 1, dtype=torch.int64)
+        ids = torch.cat([image, caption])
         sample = {
             "input_ids": ids,
-            "labels": torch.cat([torch.full_like(picture, -100), caption]),
+            "labels": torch.cat([torch.full_like(image, -100), caption]),
             "image_mask": torch.arange(len(ids)).sub(1).ge(0)
             & torch.arange(len(ids)).le(shape.patches),
             "pixel_values": torch.randn(1, 3, shape.image, shape.image),

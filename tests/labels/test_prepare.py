@@ -1,40 +1,20 @@
-import dataclasses
 import logging
 
 import numpy as np
 import pytest
 import torch
-from extract_world import NAMES
+from extract_world import encoded, same_store, using
 
 from llava_sea.alignment.label_store import LabelStore
-from llava_sea.data.images import ImageTransform, load_image
-from llava_sea.data.records import load_records
 from llava_sea.errors import UserError
-from llava_sea.labels.calibration import mean_patch
 from llava_sea.labels.extract import extract_labels
-from llava_sea.labels.images import distinct_images, spread
-from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.labels.text_features import TextEncoder
+from llava_sea.labels.mine import spread
+from llava_sea.labels.prepare import mean_patch
 
 
 @pytest.fixture
 def centred(world):
-    return dataclasses.replace(world, sea_center="corpus", sign_sample=7)
-
-
-def encoded(world):
-    """Features of every image by name, and of the words."""
-    encoder = PatchEncoder.from_pretrained(world.vision_tower)
-    transform = ImageTransform.from_pretrained(world.vision_tower, "square")
-    images, _ = distinct_images(load_records(world.data_path))
-    patches = {
-        p.image: encoder.encode_images(
-            transform(load_image(world.image_folder, p.image, "x").image)[None], "value"
-        )[0]
-        for p in images
-    }
-    texts = TextEncoder.from_pretrained(world.vision_tower, encoder.model)
-    return patches, torch.from_numpy(texts.encode_words(NAMES).features_QD)
+    return using(world, sea_center="corpus", sign_sample=7)
 
 
 def test_sample_is_spread_evenly():
@@ -68,7 +48,7 @@ def test_manifest_and_folder_hold_the_centre(centred, tmp_path):
     center = np.load(tmp_path / "labels" / "center.npy")
     assert manifest["center"] == "corpus" and manifest["sign_sample"] == 7
     assert manifest["center_length"] == pytest.approx(np.linalg.norm(center), abs=1e-6)
-    plain = dataclasses.replace(centred, sea_center="none", output_dir=str(tmp_path / "plain"))
+    plain = using(centred, sea_center="none", output_dir=str(tmp_path / "plain"))
     manifest = LabelStore(extract_labels(plain)).manifest
     assert manifest["center"] == "none" and manifest["center_length"] is None
     assert not (tmp_path / "plain" / "center.npy").exists()
@@ -81,7 +61,7 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     with pytest.raises(UserError, match="cannot be decoded"):
         extract_labels(centred)
     path = tmp_path / "labels" / "center.npy"
-    kept, data = np.load(path), path.read_bytes()
+    data = path.read_bytes()
     broken.write_bytes(whole)
     path.write_bytes(b"half")
     with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
@@ -91,15 +71,11 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     def forbidden(*_):
         raise AssertionError("the mean was taken a second time")
 
-    monkeypatch.setattr("llava_sea.labels.calibration.mean_patch", forbidden)
-    first = LabelStore(extract_labels(centred))
-    np.testing.assert_array_equal(np.load(path), kept)
+    monkeypatch.setattr("llava_sea.labels.prepare.mean_patch", forbidden)
+    first = extract_labels(centred)
     monkeypatch.undo()
-    anew = LabelStore(
-        extract_labels(dataclasses.replace(centred, output_dir=str(tmp_path / "anew")))
-    )
-    for name in first.images():
-        np.testing.assert_array_equal(first.read(name).scores_PN, anew.read(name).scores_PN)
+    anew = extract_labels(using(centred, output_dir=str(tmp_path / "anew")))
+    assert same_store(first, anew) and path.read_bytes() == data
 
 
 def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
@@ -111,8 +87,8 @@ def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
         seen.extend(patches for _, patches in images)
         raise UserError("seen")
 
-    monkeypatch.setattr("llava_sea.labels.calibration.measure_sign", spy)
+    monkeypatch.setattr("llava_sea.labels.prepare.measure_sign", spy)
     with pytest.raises(UserError, match="seen"):
-        extract_labels(dataclasses.replace(centred, sea_sign="auto"))
+        extract_labels(using(centred, sea_sign="auto"))
     mean = torch.cat(seen).flatten(0, 1).mean(0)
     assert mean.abs().max() < 1e-6 and "the mean patch of 7 images" in caplog.text

@@ -1,0 +1,258 @@
+"""From a corpus's images to pixels, to patch features, to the labels of one shard after the other.
+
+An image is named as in its record's "image"; it stands at its first appearance in the data. Threads
+decode ahead of the encoder. A shard holds `shard_size` images in the corpus's order and is written
+in one stroke, so a process that dies loses the shard in its hands and nothing else. Batches never
+cross shards: the result does not depend on how shards are dealt to ranks.
+
+Shape letters: I images of a shard, B of a batch, P patches, N labels, M patches mined at a time,
+Q words, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llava_sea.alignment.label_store import shard_is_done, write_shard
+from llava_sea.alignment.mining import mine_top_words
+from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
+from llava_sea.data.images import ImageTransform, load_image
+from llava_sea.data.records import Record
+from llava_sea.errors import UserError
+from llava_sea.labels.options import CorpusOptions, ExtractOptions
+from llava_sea.labels.patch_features import PatchEncoder
+from llava_sea.labels.text_features import WordVectors
+from llava_sea.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Loaded = tuple[Tensor, int] | str
+"""An image's pixels and the CRC-32 of its file, or why there are none."""
+
+# Patches mined at a time. The CPU keeps Q / 128 maxima of each (0.5 GB at 4M words); a GPU goes
+# through 4,096 at a time by itself, and 32 images of CLIP or SigLIP should be one call.
+_PATCHES_AT_A_TIME = {"cpu": 4096, "cuda": 32_768}
+
+
+class CorpusImage(NamedTuple):
+    """An image's name and the record that first shows it."""
+
+    image: str
+    record_id: str
+
+
+class LoadedBatch(NamedTuple):
+    """Pixels of the images that could be read, where they belong, and the others with reasons."""
+
+    pixels_BCHW: Tensor | None
+    rows: list[int]
+    crc32s: list[int]
+    skipped: dict[str, str]
+
+
+def distinct_images(records: Iterable[Record]) -> tuple[list[CorpusImage], list[str]]:
+    """List the corpus's images once each, and the text of the answers in the same record."""
+    captions: dict[CorpusImage, str] = {}
+    seen: set[str] = set()
+    for record in records:
+        if record.image is not None and record.image not in seen:
+            seen.add(record.image)
+            answers = [turn.text for turn in record.turns if turn.role == "gpt"]
+            captions[CorpusImage(record.image, record.id)] = "\n".join(answers)
+    if not captions:
+        raise UserError("--data_path holds no record with an image: there is nothing to label")
+    return list(captions), list(captions.values())
+
+
+def spread(items: Sequence[Item], size: int) -> list[Item]:
+    """Take `size` items spread evenly over all of them, or all if there are no more."""
+    positions = np.linspace(0, len(items) - 1, min(size, len(items))).astype(int)
+    return [items[i] for i in positions]
+
+
+class ImageLoader:
+    """Reads images as the encoder's input."""
+
+    def __init__(self, options: CorpusOptions) -> None:
+        self.options = options
+        self.transform = ImageTransform.from_pretrained(
+            options.vision_tower, options.image_aspect_ratio
+        )
+
+    def batches(self, images: Sequence[CorpusImage]) -> Iterator[LoadedBatch]:
+        """Yield the images in order, a batch at a time; the next two batches are loaded ahead."""
+        size = self.options.batch_size
+        ahead: deque[dict[int, Future[Loaded]]] = deque()
+        pool = ThreadPoolExecutor(self.options.loader_threads)
+        try:
+            for start in range(0, len(images), size):
+                rows = range(start, min(start + size, len(images)))
+                ahead.append({row: pool.submit(self._load, images[row]) for row in rows})
+                if len(ahead) > 2:
+                    yield _join(images, ahead.popleft())
+            while ahead:
+                yield _join(images, ahead.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, image: CorpusImage) -> Loaded:
+        try:
+            loaded, crc32 = load_image(self.options.image_folder, image.image, image.record_id)
+            return self.transform(loaded), crc32
+        except UserError as error:
+            if self.options.on_bad_image == "skip":
+                return str(error)
+            raise UserError(
+                f"{error}. Or give it no labels with --on_bad_image skip; finished shards are kept"
+            ) from error
+
+
+def _join(images: Sequence[CorpusImage], loading: dict[int, Future[Loaded]]) -> LoadedBatch:
+    found = {row: future.result() for row, future in loading.items()}
+    read = {row: item for row, item in found.items() if not isinstance(item, str)}
+    pixels = [item[0] for item in read.values()]
+    return LoadedBatch(
+        torch.stack(pixels) if pixels else None,
+        list(read),
+        [item[1] for item in read.values()],
+        {images[row].image: item for row, item in found.items() if isinstance(item, str)},
+    )
+
+
+def own_device(device: str, ranks: Processes | None = None) -> str:
+    """Return the device of this process: a GPU of its own, or its share of the CPU's threads."""
+    ranks = ranks or Processes()
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cuda" and not count:
+        raise UserError("--device cuda: no GPU is visible; use --device cpu")
+    if count > 1 and ranks.count == 1:
+        logger.warning("one of %d GPUs is used: scripts/extract_labels.sh uses all", count)
+    if count:
+        return f"cuda:{ranks.local_rank % count}"
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
+    return "cpu"
+
+
+def load_encoder(options: CorpusOptions, device: str) -> PatchEncoder:
+    """Load the vision tower that the options name."""
+    dtype = getattr(torch, options.dtype)
+    return PatchEncoder.from_pretrained(options.vision_tower, device, dtype)
+
+
+def encode_batches(
+    encoder: PatchEncoder,
+    loader: ImageLoader,
+    images: Sequence[CorpusImage],
+    features: str,
+    center_D: NDArray[np.float32] | None = None,
+) -> Iterator[tuple[LoadedBatch, Tensor | None]]:
+    """Yield batches of images with their patch features ``(B, P, D)``, None if none is left.
+
+    `center_D` (``--sea_center``) is subtracted from every patch.
+    """
+    for batch in loader.batches(images):
+        patches_BPD = None
+        if batch.pixels_BCHW is not None:
+            patches_BPD = encoder.encode_images(batch.pixels_BCHW, features)
+            names = [images[row].image for row in batch.rows]
+            _require_finite(patches_BPD, names, loader.options.dtype)
+            if center_D is not None:
+                patches_BPD = patches_BPD - torch.from_numpy(center_D).to(patches_BPD)
+        yield batch, patches_BPD
+
+
+def _require_finite(patches_BPD: Tensor, names: list[str], dtype: str) -> None:
+    bad_B = ~patches_BPD.isfinite().flatten(1).all(1)
+    if bool(bad_B.any()):
+        way_out = "Look at the image and at the vision tower's weights"
+        if dtype == "float16":
+            way_out = "Run again with --dtype float32, in another --output_dir"
+        raise UserError(
+            f"{names[int(bad_B.nonzero()[0])]}: the vision tower's features are not finite numbers "
+            f"in {dtype}; finished shards are kept. {way_out}"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a rank needs to know; the first sends it to the others."""
+
+    options: ExtractOptions
+    images: list[CorpusImage]
+    vectors: WordVectors
+    sign: int
+    center_D: NDArray[np.float32] | None
+    grid: tuple[int, int]
+
+    @property
+    def num_shards(self) -> int:
+        """The number of shards of the whole corpus."""
+        return -(-len(self.images) // self.options.shard_size)
+
+    def shard(self, number: int) -> list[CorpusImage]:
+        """The images of one shard."""
+        size = self.options.shard_size
+        return self.images[number * size : (number + 1) * size]
+
+    def pending(self) -> list[int]:
+        """The shards that are not written yet."""
+        folder = Path(self.options.output_dir)
+        return [n for n in range(self.num_shards) if not shard_is_done(folder, n)]
+
+
+def mine_shards(
+    plan: Plan, shards: Sequence[int], encoder: PatchEncoder, report: Callable[[int], object]
+) -> None:
+    """Mine and write shards; `report` gets the number of images done since its last call."""
+    options = plan.options
+    assert options.sea_features is not None and options.sea_top_n is not None
+    loader = ImageLoader(options)
+    words = prepare_words(plan.vectors.load(encoder.model.device))
+    for number in shards:
+        images = plan.shard(number)
+        shape_IPN = (len(images), plan.grid[0] * plan.grid[1], options.sea_top_n)
+        ids_IPN = np.zeros(shape_IPN, np.uint32)
+        scores_IPN = np.zeros(shape_IPN, np.float32)
+        crc_I = np.zeros(len(images), np.uint32)
+        skipped: dict[str, str] = {}
+        for batch, patches_BPD in encode_batches(
+            encoder, loader, images, options.sea_features, plan.center_D
+        ):
+            if patches_BPD is not None:
+                found = mine_batch(patches_BPD, words, options.sea_top_n, plan.sign)
+                ids_IPN[batch.rows], scores_IPN[batch.rows] = found
+                crc_I[batch.rows] = batch.crc32s
+            skipped |= batch.skipped
+            report(len(batch.rows) + len(batch.skipped))
+        names = [image.image for image in images]
+        write_shard(Path(options.output_dir), number, names, ids_IPN, scores_IPN, crc_I, skipped)
+
+
+def mine_batch(
+    patches_BPD: Tensor, words_QD: Tensor | PreparedWords, top_n: int, sign: int
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Mine a batch of images: ids and scores ``(B, P, N)``.
+
+    Labels whose score is not above 0 become (0, 0).
+    """
+    flat_MD = patches_BPD.flatten(0, 1)
+    step = _PATCHES_AT_A_TIME[flat_MD.device.type]
+    found = [mine_top_words(part_MD, words_QD, top_n, sign=sign) for part_MD in flat_MD.split(step)]
+    ids_MN = torch.cat([ids for ids, _ in found])
+    scores_MN = torch.cat([scores for _, scores in found])
+    kept_MN = scores_MN > 0
+    shape = (*patches_BPD.shape[:2], -1)
+    ids_BPN = torch.where(kept_MN, ids_MN, 0).view(shape).cpu().numpy().astype(np.uint32)
+    return ids_BPN, torch.where(kept_MN, scores_MN, 0.0).view(shape).cpu().numpy()
