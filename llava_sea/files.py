@@ -129,6 +129,23 @@ def read_json(path: str | os.PathLike[str], limit: int | None = SETTINGS_BYTES) 
         raise UserError(f"{path}: broken JSON ({error})") from None
 
 
+def read_object(path: Path, why: str) -> dict[str, Any]:
+    """Return the object of a JSON file of the package's own.
+
+    Raises:
+        UserError: if it holds none; naming the file, the damage and `why` it matters.
+    """
+    try:
+        found = read_json(path)
+    except UserError as error:
+        damage = str(error).removeprefix(f"{path}: ")
+    else:
+        if isinstance(found, dict):
+            return found
+        damage = "no JSON object"
+    raise UserError(f"{path}: damaged ({damage}), {why}")
+
+
 @contextmanager
 def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing whose name appears only when every byte of it is on disk.

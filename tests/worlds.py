@@ -5,9 +5,11 @@ Sizes and seeds are arguments, so that a test that depends on one names it.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,6 +47,7 @@ from transformers.models.siglip import SiglipImageProcessorPil
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform
+from llava_sea.data.records import Record, Turn
 from llava_sea.errors import run_command
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.write import write_llava
@@ -91,27 +94,42 @@ def save_llama_tokenizer(folder: Path, model: bytes, *, legacy: bool, **changes:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | changes))
 
 
-def byte_level_tokenizer(
-    corpus: Iterable[str], special: list[str], eos: str, bos: str | None = None, pattern: str = ""
+def byte_level(
+    corpus: Iterable[str],
+    special: Sequence[str],
+    bos: str | None = None,
+    pattern: str = "",
+    **options: Any,
 ) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE as Llama 3's and Qwen's; `pattern` splits a text as theirs do."""
+    """Train byte-level BPE, GPT-2's kind; with `bos` it begins each text by itself.
+
+    `pattern` splits a text as Llama 3's and Qwen's do.
+    """
     tokenizer = Tokenizer(models.BPE())
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
     split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern else []
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=420,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, extra_special_tokens=special
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, **options)
+
+
+def byte_level_tokenizer(
+    corpus: Iterable[str], special: list[str], eos: str, bos: str | None = None, pattern: str = ""
+) -> PreTrainedTokenizerFast:
+    """Train Llama 3's and Qwen's kind."""
+    more = {"eos_token": eos, "extra_special_tokens": special}
+    return byte_level(corpus, special, bos, pattern, **more)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -160,16 +178,16 @@ def save_siglip(folder: Path, image_size: int = 24, seed: int = 3) -> Path:
     return folder
 
 
-def save_dinov2(folder: Path, image_size: int = 24, seed: int = 6) -> Path:
-    """Write a random DINOv2 with its image processor, which crops as the hub's do."""
+def save_dinov2(folder: Path, image_size: int = 24, cut_off: int = 4, seed: int = 6) -> Path:
+    """Write a random DINOv2 with its image processor, which cuts pixels off as the hub's do."""
     torch.manual_seed(seed)
     options = TOWER | {"image_size": image_size}
     options["mlp_ratio"] = options.pop("intermediate_size") // 32
     Dinov2Model(Dinov2Config(**options)).save_pretrained(folder)
-    crop = {"height": image_size, "width": image_size}
-    BitImageProcessorPil(size={"shortest_edge": image_size + 4}, crop_size=crop).save_pretrained(
-        folder
-    )
+    BitImageProcessorPil(
+        size={"shortest_edge": image_size + cut_off},
+        crop_size={"height": image_size, "width": image_size},
+    ).save_pretrained(folder)
     return folder
 
 
@@ -232,6 +250,12 @@ def record(record_id: object, image: object, *texts: str, **more: object) -> dic
     return {"id": record_id, **named, "conversations": turns(*texts), **more}
 
 
+def parsed(*texts: str, image: str | None = None, index: int = 0, **more: Any) -> Record:
+    """Return a record as it is read from a file; its turns take turns."""
+    said = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
+    return Record(index, f"r{index}", image, said, **more)
+
+
 def command_line(flags: dict[str, object]) -> list[str]:
     """Write flags as a command line has them; None leaves one out, a list gives several values."""
     return [
@@ -247,6 +271,7 @@ def command_line(flags: dict[str, object]) -> list[str]:
 
 def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: Path) -> None:
     """Be one of a run's ranks: the whole work of a forked process."""
+    atexit._clear()  # what the parent registered is the parent's to do
     os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     stream = log.open("w", buffering=1)
@@ -255,6 +280,50 @@ def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: 
     sys.stdout = sys.stderr = stream
     torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     run_command(main)
+
+
+# --- runs of training -----------------------------------------------------------------------------
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Read metrics.jsonl as {step: {name: value}}, training and held-out values together."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        steps.setdefault(row["step"], {}).update(row)
+    return steps
+
+
+def curve(folder: Path) -> dict[int, list[float]]:
+    """Return what a run logged of each step, but for times."""
+    names = ("loss", "lm_loss", "sea_loss", "temperature", "sea_pairs", "grad_norm")
+    names = (*names, "learning_rate")
+    return {
+        step: [row[name] for name in names if name in row]
+        for step, row in read_metrics(folder).items()
+        if "loss" in row
+    }
+
+
+def interrupt(folder: Path, step: int = 3, *, log: bool = True) -> None:
+    """Leave what a run has that was ended after a step whose checkpoint it has saved."""
+    kept = {f"checkpoint-{step}", "run.json", *(["metrics.jsonl"] if log else [])}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    """Return every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edited(source: Path, target: Path, edit: Callable[[list[dict[str, Any]]], object]) -> Path:
+    """Write a data file's records, edited in place, to another file."""
+    records = json.loads(source.read_text())
+    edit(records)
+    target.write_text(json.dumps(records))
+    return target
 
 
 # --- naive twins ----------------------------------------------------------------------------------

@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # --help must not wait for torch
     from transformers.utils import logging as hf_logging
 
-    from llava_sea.check.data import check_data, check_paths
     from llava_sea.check.findings import Findings, open_console
     from llava_sea.check.losses import write_losses
+    from llava_sea.check.records import check_data, check_paths
     from llava_sea.check.setup import load_setup
     from llava_sea.check.show import show_records
     from llava_sea.train.parse import parse_args

@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from llava_sea.check.data import CheckedFile
 from llava_sea.check.findings import Findings
+from llava_sea.check.records import CheckedFile
 from llava_sea.check.setup import Setup
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.loader import Loader
+from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.problems import LOSS
-from llava_sea.data.tokenize import padding_id
 from llava_sea.errors import UserError
 from llava_sea.files import open_atomically
 from llava_sea.model.builder import build_llava
@@ -107,22 +105,13 @@ def write_losses(
 
     Losses that are not finite are written as null and go to `findings`.
     """
-    model_args, data, _, args = setup.arguments
-    llava = build_llava(**build_options(model_args, args))
-    dataset = LazySupervisedDataset(
-        checked.records,
-        data.image_folder,
-        setup.transform,
-        setup.template,
-        setup.tokenizer,
-        image_tokens=setup.image_tokens,
-        model_max_length=setup.max_length,
-    )
-    pad_id = padding_id(setup.tokenizer, setup.num_rows)
+    _, data, _, args = setup.arguments
+    llava = build_llava(**build_options(setup.arguments))
+    dataset = setup.reader.like(checked.records, data.image_folder)
     losses = all_losses(
         Stage1Model(llava),
         dataset,
-        Collator(pad_id, setup.transform.resolution, setup.image_tokens),
+        Collator.of(dataset, setup.num_rows),
         checked.lengths,
         batch_size=args.per_device_eval_batch_size,
         device=args.device,

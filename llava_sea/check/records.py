@@ -1,11 +1,12 @@
-"""One record, asked everything that training will ask of it; nothing stops at the first fault.
+"""All that a run reads, checked: its labels, its records, its held-out records.
 
-The questions are put to training's own functions, so what passes here passes there: the text is
-rendered and tokenised, the image read whole, its labels looked up.
+Nothing stops at the first fault. The questions are put to training's own functions, so what passes
+here passes there: a text is rendered and tokenised, an image read whole, its labels looked up.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from llava_sea.alignment.label_store import LabelStore
-from llava_sea.check.setup import Setup
+from llava_sea.alignment import LabelStore
+from llava_sea.check.findings import Findings
+from llava_sea.check.setup import Setup, open_run_labels
 from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image
 from llava_sea.data import problems
@@ -24,13 +26,23 @@ from llava_sea.data.control_tokens import tell, typed_tokens
 from llava_sea.data.images import load_image, resolve_image_path
 from llava_sea.data.preflight import check_meaning
 from llava_sea.data.problems import Kind, RecordError
-from llava_sea.data.records import Record
+from llava_sea.data.records import Record, parse_records
 from llava_sea.data.tokenize import tell_beyond, tokenize_record
 from llava_sea.errors import UserError
+from llava_sea.progress import Progress
+from llava_sea.train.arguments import Arguments
 
 _CHUNK = 32
+_SMALL = 500  # records that are not worth starting processes for
 
 Faults = list[tuple[Kind, str]]
+
+
+class CheckedFile(NamedTuple):
+    """A data file's good records, and the number of tokens of every record."""
+
+    records: list[Record]
+    lengths: Sequence[int]
 
 
 class Checked(NamedTuple):
@@ -45,11 +57,7 @@ class Checked(NamedTuple):
 class RecordChecker:
     """Checks records; safe in worker processes.
 
-    Attributes:
-        setup: how records are read.
-        image_folder: where the images are.
-        open_images: False leaves the files alone; paths and labels are still checked.
-        store: labels for the images, if there are any.
+    `open_images` False leaves the files alone; paths and labels are still checked.
     """
 
     setup: Setup
@@ -69,26 +77,27 @@ class RecordChecker:
         )
 
     def _check_text(self, record: Record) -> tuple[Faults, int, int]:
-        setup, limit = self.setup, self.setup.max_length
+        reading, num_rows = self.setup.reader.reading, self.setup.num_rows
+        template, tokenizer, image_tokens, limit = reading
         try:
-            if not setup.template.caption_only:
+            if not template.caption_only:
                 check_meaning(record)
-            tokens = tokenize_record(record, *setup.reading, sys.maxsize)
+            tokens = tokenize_record(record, template, tokenizer, image_tokens, sys.maxsize)
         except RecordError as error:
             return [(error.kind, error.what)], 0, 0
         labels = tokens.labels
         found: Faults = []
-        if beyond := tell_beyond(tokens.input_ids[:limit], setup.tokenizer, setup.num_rows):
+        if beyond := tell_beyond(tokens.input_ids[:limit], tokenizer, num_rows):
             found.append((problems.BEYOND_TABLE, beyond))
         if len(labels) > limit:
             try:
-                tokenize_record(record, *setup.reading, limit)
+                tokenize_record(record, *reading)
                 lost = sum(label != IGNORE_INDEX for label in labels[limit:])
                 cut = f"{len(labels)} tokens, --model_max_length {limit} takes {lost} supervised"
                 found.append((problems.CUT, f"{cut} ones away"))
             except RecordError as error:
                 found.append((error.kind, error.what))
-        found += _odd_texts(record, setup.template, setup.tokenizer)
+        found += _odd_texts(record, template, tokenizer)
         return found, len(labels), sum(label != IGNORE_INDEX for label in labels)
 
     def _check_image(self, record: Record, image: str) -> Faults:
@@ -161,12 +170,10 @@ def check_records(
     num_workers: int,
     progress: Callable[[int], object] = lambda more: None,
 ) -> Iterator[Checked]:
-    """Yield what came of each record, in order.
+    """Yield what came of each record, in order; `progress` is called with the numbers of new ones.
 
     Most of the work is tokenising, Python all the way: therefore processes. They are forked, so
-    that the records are in each without being sent.
-
-    With 0 workers this process does it. `progress` is called with the number of records just done.
+    that the records are in each without being sent. With 0 workers this process does it.
 
     Raises:
         UserError: if a worker process was killed.
@@ -189,3 +196,91 @@ def check_records(
             "a worker process was killed from outside, most likely for memory; run again with "
             "--num_workers 0"
         ) from error
+
+
+def check_paths(arguments: Arguments, *, open_images: bool) -> None:
+    """See that the flags name files and folders that are there.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    _, data, sea, _ = arguments
+    for flag, file in (("data_path", data.data_path), ("sea_eval_data", sea.sea_eval_data)):
+        if file is not None and not os.path.isfile(file):
+            raise UserError(f"--{flag} {file}: no such file")
+    for flag in ("image_folder", "sea_eval_image_folder"):
+        folder = getattr(data, flag, None) or getattr(sea, flag, None)
+        if open_images and folder is not None and not os.path.isdir(folder):
+            raise UserError(f"--{flag} {folder}: no such folder")
+
+
+def check_data(
+    setup: Setup, findings: Findings, open_images: bool = True, num_workers: int | None = None
+) -> CheckedFile:
+    """Check labels, training data and held-out data; return the training data.
+
+    Without `num_workers` there is one process a core, unless there is little to do.
+    """
+    _, data, sea, _ = setup.arguments
+    store = _check_store(setup, findings) if sea.enabled else None
+    checker = RecordChecker(setup, data.image_folder, open_images, store)
+    checked = _check_file(data.data_path, checker, findings, num_workers)
+    if sea.sea_eval_data is not None:
+        folder = sea.sea_eval_image_folder or data.image_folder
+        checker = RecordChecker(setup, folder, open_images)
+        _check_file(sea.sea_eval_data, checker, findings, num_workers, sea.sea_eval_samples)
+    return checked
+
+
+def _check_store(setup: Setup, findings: Findings) -> LabelStore | None:
+    where = str(setup.arguments[2].sea_labels)
+    try:
+        return open_run_labels(setup)
+    except UserError as error:
+        what = str(error).removeprefix("--sea_labels ").removeprefix(f"{where}: ")
+        findings.add(RecordError(problems.LABEL_STORE, what, file=where))
+    try:  # one that does not fit the run: its images can be compared all the same
+        return LabelStore(where)
+    except UserError:
+        return None
+
+
+def _check_file(
+    path: str,
+    checker: RecordChecker,
+    findings: Findings,
+    num_workers: int | None,
+    limit: int = sys.maxsize,
+) -> CheckedFile:
+    """Check one file; beyond `limit` only the records' shape."""
+    try:
+        items = [
+            item
+            for number, item in enumerate(parse_records(path))
+            if number < limit or isinstance(item, RecordError)
+        ]
+    except UserError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        findings.add(RecordError(problems.DATA_FILE, what, file=path))
+        return CheckedFile([], [])
+    if num_workers is None:
+        few = len(items) < _SMALL or sys.platform != "linux"
+        num_workers = 0 if few else len(os.sched_getaffinity(0))
+    tokens, supervised = [], []
+    first: dict[object, int | None] = {}
+    with Progress("records", len(items)) as progress:
+        results = check_records(checker, items, num_workers, progress.update)
+        for item, checked in zip(items, results, strict=True):
+            tokens.append(checked.num_tokens)
+            supervised.append(checked.num_supervised)
+            for problem in checked.problems:
+                findings.add(problem)
+            if item.id is not None and first.setdefault(item.id, item.index) != item.index:
+                same = f"record {first[item.id]} has it too"
+                findings.add(RecordError(problems.SAME_ID, same, item.index, item.id, path))
+    records = [item for item in items if isinstance(item, Record)]
+    with_image = sum(record.image is not None for record in records)
+    findings.note(f"{path}: {len(items)} records, {with_image} with an image")
+    findings.spread("tokens with the image's", tokens)
+    findings.spread("supervised tokens", supervised)
+    return CheckedFile(records, tokens)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import AutoConfig
 
 from llava_sea.alignment import LabelStore
-from llava_sea.conversation import Template, get_template
+from llava_sea.conversation import get_template
+from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
@@ -21,8 +23,8 @@ from llava_sea.model.builder import (
 )
 from llava_sea.model.load import embedding_rows
 from llava_sea.pretrained import load_pretrained
-from llava_sea.train.labels import open_labels
-from llava_sea.train.parse import Arguments
+from llava_sea.train.arguments import Arguments
+from llava_sea.train.stage1 import open_labels
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,11 @@ class Setup:
     """The training flags, and the parts that turn a record into a sample."""
 
     arguments: Arguments
-    transform: ImageTransform
-    template: Template
-    tokenizer: Any
-    image_tokens: int
+    reader: LazySupervisedDataset
+    """Reads records as training does; holds none."""
     grid: tuple[int, int]
     num_rows: int
     """Of the LLM's embedding table."""
-
-    @property
-    def reading(self) -> tuple[Template, Any, int]:
-        """The arguments of `tokenize_record` between the record and the longest sequence."""
-        return self.template, self.tokenizer, self.image_tokens
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence, in tokens."""
-        return self.arguments[3].model_max_length
 
 
 def load_setup(arguments: Arguments) -> Setup:
@@ -56,40 +46,29 @@ def load_setup(arguments: Arguments) -> Setup:
         UserError: if a flag names nothing that can be loaded.
     """
     model_args, data, _, args = arguments
-    template = get_template(model_args.version)
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
-    try:
+    with _naming(f"--vision_tower {tower_path}"):
         config = load_pretrained(AutoConfig, tower_path, cache_dir=args.cache_dir)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--vision_tower {tower_path}: {_first_line(error)}") from None
     num_rows = embedding_rows(llm_path, args.cache_dir)
-    try:
+    with _naming(f"--model_name_or_path {llm_path}"):
         tokenizer = load_tokenizer(
             llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
-        )
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model_name_or_path {llm_path}: {_first_line(error)}") from None
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"--model_name_or_path {llm_path}: its {type(tokenizer).__name__} gives no character "
-            "offsets; use a fast tokenizer"
         )
     vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
     transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
     transform.check_fits(vision)
-    return Setup(
-        arguments,
+    reader = LazySupervisedDataset(
+        [],
+        data.image_folder,
         transform,
-        template,
+        get_template(model_args.version),
         tokenizer,
         image_tokens=num_patches(vision),
-        grid=patch_grid(vision),
-        num_rows=num_rows,
+        model_max_length=args.model_max_length,
     )
+    return Setup(arguments, reader, patch_grid(vision), num_rows)
 
 
 def open_run_labels(setup: Setup) -> LabelStore:
@@ -102,10 +81,17 @@ def open_run_labels(setup: Setup) -> LabelStore:
     # A folder without a store is told at once, before the weights are read.
     LabelStore(str(sea.sea_labels)).words()
     tower = load_tower(str(model_args.vision_tower), cache_dir=args.cache_dir)
-    store = open_labels(sea, tower, setup.transform, setup.grid)
-    tokenize_words(store.words(), setup.tokenizer, setup.num_rows)
+    store = open_labels(sea, tower, setup.reader.transform, setup.grid)
+    tokenize_words(store.words(), setup.reader.tokenizer, setup.num_rows)
     return store
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{flag}: {first_line}") from None

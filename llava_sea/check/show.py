@@ -42,11 +42,11 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
             console.print(str(item))
             status = 1
             continue
-        console.print(f"{item.name} of {file}, --version {setup.template.name}")
+        console.print(f"{item.name} of {file}, --version {setup.reader.template.name}")
         try:
             for image in item.images:
                 console.print(f"image {image}: {_describe_image(item, image, setup)}")
-            tokens = tokenize_record(item, *setup.reading, setup.max_length)
+            tokens = tokenize_record(item, *setup.reader.reading)
         except RecordError as error:
             console.print(error.what)
             status = 1
@@ -56,7 +56,7 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
             f"{len(tokens.labels)} tokens: {sum(tokens.image_mask)} of the image, {supervised} "
             "supervised (+), the others not (.)\n"
         )
-        for line in show_tokens(tokens, setup.tokenizer):
+        for line in show_tokens(tokens, setup.reader.tokenizer):
             console.print(Text(line.text, _STYLES.get(line.kind, "")))
         console.print()
     return status
@@ -65,7 +65,7 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
 def _describe_image(record: Record, name: str, setup: Setup) -> str:
     data = setup.arguments[1]
     image = load_image(data.image_folder, name, record.id).image
-    height, width = setup.transform.resolution
+    height, width = setup.reader.transform.resolution
     return (
         f"{image.width} x {image.height} pixels, seen as {width} x {height} "
         f"({data.image_aspect_ratio}), {setup.grid[0]} x {setup.grid[1]} patches"

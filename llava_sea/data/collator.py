@@ -22,6 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_sea.alignment.batch import PAPER, PairOptions, PatchWords
 from llava_sea.alignment.sampling import keep_one_per_label
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import WordTokens
 
 
@@ -32,7 +34,7 @@ class Collator:
     Attributes:
         pad_id: a valid token id for the right padding.
         resolution: height and width of the pixels, for the zero image of a text-only batch.
-        image_tokens: P, tokens of an image.
+        image_tokens: P.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
         options: which pairs count and how.
@@ -44,6 +46,12 @@ class Collator:
     pairs_per_batch: int = 0
     words: WordTokens | None = None
     options: PairOptions = PAPER
+
+    @classmethod
+    def of(cls, dataset: LazySupervisedDataset, num_rows: int, **options: Any) -> Collator:
+        """Make the collator of a data set for an LLM whose embedding table has `num_rows`."""
+        pad_id = padding_id(dataset.tokenizer, num_rows)
+        return cls(pad_id, dataset.transform.resolution, dataset.image_tokens, **options)
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Return the batch.

@@ -10,13 +10,13 @@ Shape letters: L tokens, P patches, K pairs of an image, N labels of a patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.alignment.sampling import (
@@ -59,17 +59,17 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
         Args:
             records: the data.
-            image_folder: where the records' images are.
+            image_folder: what their images are relative to.
             transform: the vision tower's.
             template: how conversations are written.
             tokenizer: the language model's, fast.
-            image_tokens: P, the tokens of an image.
-            model_max_length: longest sequence, in tokens.
-            label_store: labels for the images; None trains without SEA.
+            image_tokens: P.
+            model_max_length: longest sequence, in tokens, the image's included.
+            label_store: None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
                 differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
-            seed: the run's seed for the draws.
+            seed: of the draws.
             keep_top_n: give each pair its patch's top n words and scores too.
 
         Raises:
@@ -99,23 +99,34 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             self.pairs_per_record = num_windows(self.grid, window)
             self.num_without_labels = check_store(records, label_store)
 
+    def like(self, records: Sequence[Record], image_folder: str) -> LazySupervisedDataset:
+        """Return other records, read as these are, without labels."""
+        template, tokenizer, image_tokens, length = self.reading
+        return LazySupervisedDataset(
+            records,
+            image_folder,
+            self.transform,
+            template,
+            tokenizer,
+            image_tokens=image_tokens,
+            model_max_length=length,
+        )
+
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def modality_lengths(self) -> list[int]:
         """LLaVA's measure of each record: its words and image tokens; negative if text only."""
-        return [self._modality_length(record) for record in self.records]
-
-    def _modality_length(self, record: Record) -> int:
-        words = sum(len(turn.text.split()) for turn in record.turns)
-        return words + len(record.images) * self.image_tokens if record.images else -words
+        lengths = []
+        for record in self.records:
+            words = sum(len(turn.text.split()) for turn in record.turns)
+            images = len(record.images)
+            lengths.append(words + images * self.image_tokens if images else -words)
+        return lengths
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
-        """Return a record's tensors.
-
-        Args:
-            item: the record's index, or (index, epoch); the epoch is 0 if not given.
+        """Return a record's tensors; `item` is its index, or (index, epoch), else the epoch is 0.
 
         Returns:
             ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
@@ -151,12 +162,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         store = self.label_store
         assert store is not None
         if record.image is None or record.image in store.skipped:
-            none = torch.empty(0, dtype=torch.int64)
-            pairs = {"sea_patch": none, "sea_label": none, "sea_key": none}
-            if self.keep_top_n:
-                pairs["sea_top_n"] = none.reshape(0, store.top_n)
-                pairs["sea_scores"] = none.reshape(0, store.top_n).float()
-            return pairs
+            none, top_n = torch.empty(0, dtype=torch.int64), torch.empty(0, store.top_n)
+            pairs = dict.fromkeys(("sea_patch", "sea_label", "sea_key"), none)
+            more = {"sea_top_n": top_n.long(), "sea_scores": top_n}
+            return pairs | more if self.keep_top_n else pairs
         try:
             stored = store.read(record.image)
         except ValueError as error:
@@ -201,3 +210,39 @@ def check_store(records: Sequence[Record], store: LabelStore) -> int:
             "--data_path"
         )
     return sum(r.image in store.skipped for r in records if r.image is not None)
+
+
+class Loader(DataLoader[Any]):
+    """torch's, with workers whose `UserError`s arrive as they are.
+
+    torch makes one text of a worker's error and its traceback; here the error is handed on as a
+    value, with all that it carries, and raised by the main process in its batch's turn.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], **options: Any) -> None:
+        super().__init__(_Batches(dataset, collate), collate_fn=_unchanged, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Batches(Dataset[Any]):
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, items: Sequence[Any]) -> Any:
+        """Return a batch, or the error that keeps it from being made."""
+        try:
+            return self.collate([self.dataset[item] for item in items])
+        except UserError as error:
+            return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -75,9 +75,7 @@ def resolve_image_path(folder: str | os.PathLike[str], name: str, record_id: obj
 
 
 def look_for_images(folder: str | os.PathLike[str], images: Iterable[tuple[str, str]]) -> None:
-    """Refuse a folder that holds none of the first images: all of them would be missing.
-
-    `images` are names of images and the ids of their records; there may be none.
+    """Refuse a folder that holds none of the first `images`, (name, record's id) each.
 
     Raises:
         UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
@@ -112,17 +110,16 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
 
 
 class ImageError(UserError):
-    """An image file that cannot be used; `is_too_large`, or damaged."""
+    """An image file that cannot be used, being damaged or too large."""
 
-    def __init__(self, text: str, *, is_too_large: bool = False) -> None:
+    def __init__(self, text: str, kind: Kind = problems.IMAGE_DAMAGED) -> None:
         super().__init__(text)
-        self.is_too_large = is_too_large
+        self.kind = kind
 
 
 def _kind(error: UserError, path: Path) -> Kind:
-    """Say what kind of fault keeps an image from being read."""
     if isinstance(error, ImageError):
-        return problems.IMAGE_TOO_LARGE if error.is_too_large else problems.IMAGE_DAMAGED
+        return error.kind
     if isinstance(error, NotAFileError):
         return problems.NOT_A_FILE
     if not path.exists():
@@ -150,14 +147,15 @@ def decode_image(data: bytes, where: str, way_out: str) -> Image.Image:
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"not an image in a known format ({', '.join(_known_formats())})"
+        is_bomb = isinstance(error, Image.DecompressionBombError)
         raise ImageError(
             f"{where}: the image cannot be decoded ({reason}); {way_out}",
-            is_too_large=isinstance(error, Image.DecompressionBombError),
+            problems.IMAGE_TOO_LARGE if is_bomb else problems.IMAGE_DAMAGED,
         ) from None
     raise ImageError(
         f"{where}: the image is {width} x {height} pixels, the limits are {MAX_PIXELS:,} pixels "
         f"and {MAX_SIDE:,} on a side; make it smaller",
-        is_too_large=True,
+        problems.IMAGE_TOO_LARGE,
     )
 
 
@@ -198,14 +196,11 @@ class ImageTransform:
     """An image into float32 pixels ``(3, H, W)``: padded if asked, then the tower's processor."""
 
     def __init__(self, processor: Any, aspect_ratio: str | None) -> None:
-        """Wrap a processor.
+        """Wrap transformers' PIL processor of a tower (CLIP's, SigLIP's, BiT's).
 
-        Args:
-            processor: transformers' PIL processor of the tower (CLIP's, SigLIP's, BiT's).
-            aspect_ratio: ``square`` leaves the image to the processor (CLIP: resize and centre
-                crop); ``pad`` first makes it square with the mean colour, nothing is cut off. None
-                takes what the processor does by itself; it never pads after this, so that one
-                place decides.
+        ``square`` leaves the image to the processor (CLIP: resize and centre crop); ``pad`` first
+        makes it square with the mean colour, nothing is cut off; None takes what the processor
+        does by itself, which never pads after this, so that one place decides.
 
         Raises:
             UserError: if `aspect_ratio` is neither, or the output's size is not fixed.

@@ -33,13 +33,10 @@ class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
     Each optimizer step sees the records it would see unpacked, and a micro-batch has
     `batch_size` records on average: which rank gets which record is what changes, so that no rank
     waits for one whose records are long. Of equal input every rank computes the same division.
+    The sign of `lengths` is ignored: those of `ModalityBatchSampler` will do.
     """
 
     def __init__(self, sampler: EpochBatchSampler, lengths: Sequence[int], *, accumulation: int):
-        """Prepare the division.
-
-        The sign of `lengths` is ignored: those of `ModalityBatchSampler` will do.
-        """
         self.sampler = sampler
         self.batch_size = sampler.batch_size
         self.drop_last = sampler.drop_last
@@ -113,7 +110,6 @@ class PackedCollator(Collator):
 
 
 def _join(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Put samples one after the other into a row without padding."""
     joined = {name: torch.cat([s[name] for s in samples]) for name in ("input_ids", "image_mask")}
     labels = [torch.nn.functional.pad(s["labels"][1:], (1, 0), value=IGNORE_INDEX) for s in samples]
     joined["labels"] = torch.cat(labels)

@@ -66,10 +66,8 @@ class Record:
 def load_records(path: str | os.PathLike[str]) -> list[Record]:
     """Read a data file: a JSON list of LLaVA's records, or ``.jsonl`` with one a line.
 
-    Args:
-        path: the file; ``{"id", "image", "conversations": [{"from", "value"}, ...]}`` each. "id"
-            may be a number or missing (the index is taken), "image" missing or null (text only),
-            or a list of several.
+    Each is ``{"id", "image", "conversations": [{"from", "value"}, ...]}``. "id" may be a number or
+    missing (the index is taken), "image" missing or null (text only), or a list of several.
 
     Raises:
         UserError: with file, line and column if it is no JSON, with the record if its shape is
@@ -91,7 +89,9 @@ def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError
     Raises:
         UserError: if the file cannot be read, is not UTF-8, or holds no list of records.
     """
-    text = _text(path)
+    text = read_text(path, None)
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty, it holds no records")
     rows: Iterator[Any] = _lines(text, path) if _is_json_lines(path) else _list(text, path)
     index, file = -1, str(path)
     for index, row in enumerate(rows):
@@ -133,7 +133,7 @@ def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
 def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
     """Yield a JSON list's values; where it breaks, those before the break and the error."""
     try:
-        rows = _check_list(_parse(text, path, 1), path)
+        rows = _parse(text, path, 1)
     except _BrokenJson as error:
         decoder = json.JSONDecoder()
         before = re.compile(r"\s*\[\s*").match(text)
@@ -147,24 +147,13 @@ def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
             yield row
             before = re.compile(r"\s*,\s*").match(text, end)
         yield error
-    else:
-        yield from rows
-
-
-def _check_list(rows: Any, path: str | os.PathLike[str]) -> list[Any]:
+        return
     if not isinstance(rows, list):
         raise UserError(
             f"{path}: the file holds one {_json_type(rows)}, not a list of records; write "
             "[{...}, {...}], or name it .jsonl with one record a line"
         )
-    return rows
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    text = read_text(path, None)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty, it holds no records")
-    return text
+    yield from rows
 
 
 def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
@@ -190,9 +179,10 @@ def _record(row: Any, index: int, file: str) -> Record:
         raise _BadShape('"id" must be a string or a whole number')
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
+        given = {"None": "missing", "[]": "empty"}.get(str(turns), f"of type {_json_type(turns)}")
         raise _BadShape(
             '"conversations" must be a list of turns '
-            '{"from": "human" or "gpt", "value": "..."}, it is ' + _describe(turns)
+            f'{{"from": "human" or "gpt", "value": "..."}}, it is {given}'
         )
     for key in _NOT_READ:
         if row.get(key):
@@ -254,12 +244,6 @@ def _turn(turn: Any, number: int) -> Turn:
                 "unpaired surrogate, often a cut-off emoji); fix the text"
             ) from None
     return Turn(role, text)
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "missing"
-    return "empty" if value == [] else f"of type {_json_type(value)}"
 
 
 def _json_type(value: Any) -> str:

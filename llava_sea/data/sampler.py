@@ -19,17 +19,10 @@ from torch.utils.data import Sampler
 
 @dataclass(eq=False)
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Yields this rank's batches of (index, epoch).
+    """Yields this rank's batches of (index, epoch), `batch_size` records each.
 
-    Attributes:
-        num_records: length of the data set.
-        batch_size: records of one rank in one micro-batch.
-        rank: this process, from 0.
-        world_size: number of processes.
-        seed: the run's data seed.
-        epoch_of: called when an epoch begins; tells which, from 0.
-        drop_last: leave out the last global batch if it is not full.
-        shuffle: False keeps the file's order.
+    `epoch_of` is called when an epoch begins and tells which, from 0; `drop_last` leaves out the
+    last global batch if it is not full; `shuffle` False keeps the file's order.
     """
 
     num_records: int

@@ -46,10 +46,7 @@ class Tokenized(NamedTuple):
 
 
 def padding_id(tokenizer: Any, num_rows: int) -> int:
-    """Return an id to pad with that an embedding table of `num_rows` has.
-
-    It is pad, else unk (LLaVA's), eos or 0.
-    """
+    """Return an id to pad with that a table of `num_rows` has: pad, else unk (LLaVA's), eos, 0."""
     ids = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in ids if token is not None and token < num_rows)
 
@@ -77,9 +74,7 @@ def tokenize_record(
     """Tokenise a record for training.
 
     BOS comes first, once: the tokenizer's, if it adds one, else the template's; it is never
-    supervised.
-
-    The sequence is cut to `model_max_length` tokens, the image's (`image_tokens` each) included.
+    supervised. The sequence is cut to `model_max_length` tokens, the image's included.
 
     Raises:
         UserError: if nothing of the record is supervised, or the cut takes away all that is, or
@@ -117,12 +112,7 @@ def tokenize_prompt(
     """Tokenise a conversation that waits for an answer, as training tokenises what is before it.
 
     The turns are text: a special token typed in them stays the word, where training, as LLaVA, has
-    the token.
-
-    `num_images` None takes each ``<image>`` for one.
-
-    Returns:
-        ids and image places, of the same length.
+    the token. `num_images` None takes each ``<image>`` for one. Returns ids and image places.
 
     Raises:
         UserError: as `render_prompt`.
@@ -223,15 +213,8 @@ def _tokenize_text(
     The last prompt of which that is not so is tokenised by this function, apart from the rest. So
     what comes before any of the ends is, by construction, what the same text has without the rest.
 
-    Args:
-        text: prompts and answers in turn.
-        supervised: 1 for each character of an answer.
-        prompt_ends: places in the text, ascending.
-        encode: of this text; which may continue another one.
-        anew: of a text that begins.
-
-    Returns:
-        ids and labels.
+    `supervised` has a 1 for each character of an answer; `encode` is for this text, which may
+    continue another one, `anew` for one that begins. Returns ids and labels.
     """
     ids, offsets = encode(text)
     # A token without a character of its own (a prefix space) goes with the next character.

@@ -39,14 +39,10 @@ class WordTokens:
 def tokenize_words(
     words: Sequence[str], tokenizer: Any, num_rows: int, max_tokens: int = 16
 ) -> WordTokens:
-    """Tokenise label words in their mid-sentence form.
+    """Tokenise label words in their mid-sentence form; a word's number is its label id.
 
-    Args:
-        words: words and phrases; the row number is the label id.
-        tokenizer: a fast tokenizer.
-        num_rows: of the LLM's embedding table.
-        max_tokens: words of more tokens are dropped, as are those with an unknown or other special
-            token or one that the table does not have; `WordTokens.dropped_Q` says which.
+    Words of more than `max_tokens` are dropped, as are those with an unknown or other special
+    token, or one that the LLM's embedding table of `num_rows` does not have.
 
     Raises:
         UserError: if there are no words, or every one is dropped.

@@ -6,8 +6,10 @@ a flag that nobody knows fails with the nearest name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import transformers
 
@@ -19,45 +21,32 @@ from llava_sea.ranges import check_ranges
 from llava_sea.train.deepspeed_config import check_agreement, describe, read_engine
 
 
+def _flag(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class ModelArguments:
     """The parts of the model."""
 
-    model_name_or_path: str = field(
-        metadata={"help": "Base LLM, in stage 2 or a LLaVA: folder or hub id."}
+    model_name_or_path: str = _flag(MISSING, "Base LLM, in stage 2 or a LLaVA: folder or hub id.")
+    version: str = _flag(
+        "plain", "Conversation template: plain in stage 1; v1, llama_3, ... in stage 2."
     )
-    version: str = field(
-        default="plain",
-        metadata={"help": "Conversation template: plain in stage 1; v1, llama_3, ... in stage 2."},
+    tune_mm_mlp_adapter: bool = _flag(False, "True is stage 1: train the projector only.")
+    freeze_backbone: bool = _flag(False, "Stage 2: leave the LLM as it is.")
+    unfreeze_mm_vision_tower: bool = _flag(
+        False, "Stage 2: train the vision tower too (SEA-PRIME)."
     )
-    tune_mm_mlp_adapter: bool = field(
-        default=False, metadata={"help": "True is stage 1: train the projector only."}
-    )
-    freeze_backbone: bool = field(
-        default=False, metadata={"help": "Stage 2: leave the LLM as it is."}
-    )
-    unfreeze_mm_vision_tower: bool = field(
-        default=False,
-        metadata={"help": "Stage 2: train the vision tower too (SEA-PRIME)."},
-    )
-    vision_tower: str | None = field(
-        default=None, metadata={"help": "CLIP, SigLIP or DINOv2: a folder or hub id."}
-    )
-    mm_vision_select_layer: int = field(
-        default=-2, metadata={"help": "Hidden state of the tower that feeds the projector."}
-    )
-    pretrain_mm_mlp_adapter: str | None = field(
-        default=None, metadata={"help": "An mm_projector.bin to start from."}
-    )
-    mm_projector_type: str = field(
-        default="mlp2x_gelu", metadata={"help": "Only mlp2x_gelu: all that a llava can express."}
-    )
-    mm_use_im_start_end: bool = field(default=False, metadata={"help": "Obsolete: False only."})
-    mm_use_im_patch_token: bool = field(default=False, metadata={"help": "Obsolete: False only."})
-    mm_patch_merge_type: str = field(default="flat", metadata={"help": "flat only."})
-    mm_vision_select_feature: str = field(
-        default="patch", metadata={"help": "patch only: labels belong to patches."}
-    )
+    vision_tower: str | None = _flag(None, "CLIP, SigLIP or DINOv2: a folder or hub id.")
+    mm_vision_select_layer: int = _flag(-2, "Hidden state of the tower that feeds the projector.")
+    pretrain_mm_mlp_adapter: str | None = _flag(None, "An mm_projector.bin to start from.")
+    mm_projector_type: str = _flag("mlp2x_gelu", "Only mlp2x_gelu: all that a llava can express.")
+    mm_use_im_start_end: bool = _flag(False, "Obsolete: False only.")
+    mm_use_im_patch_token: bool = _flag(False, "Obsolete: False only.")
+    mm_patch_merge_type: str = _flag("flat", "flat only.")
+    mm_vision_select_feature: str = _flag("patch", "patch only: labels belong to patches.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be honoured."""
@@ -86,14 +75,12 @@ class ModelArguments:
 class DataArguments:
     """The data."""
 
-    data_path: str = field(metadata={"help": "LLaVA-style JSON list (or .jsonl) of records."})
-    image_folder: str = field(metadata={"help": 'Folder that records\' "image" is relative to.'})
-    image_aspect_ratio: str = field(
-        default="square",
-        metadata={
-            "help": "square: the tower's resize and centre crop; pad: pad to a square first.",
-            "choices": ["square", "pad"],
-        },
+    data_path: str = _flag(MISSING, "LLaVA-style JSON list (or .jsonl) of records.")
+    image_folder: str = _flag(MISSING, 'Folder that records\' "image" is relative to.')
+    image_aspect_ratio: str = _flag(
+        "square",
+        "square: the tower's resize and centre crop; pad: pad to a square first.",
+        ["square", "pad"],
     )
 
 
@@ -101,98 +88,68 @@ class DataArguments:
 class SeaArguments:
     """Supervised Embedding Alignment; off unless --sea_labels is given and the weight is not 0."""
 
-    sea_labels: str | None = field(
-        default=None, metadata={"help": "Label store of scripts/extract_labels.sh; turns SEA on."}
+    sea_labels: str | None = _flag(None, "Label store of scripts/extract_labels.sh; turns SEA on.")
+    sea_preset: str | None = _flag(
+        None,
+        "paper or best: check that the labels were mined so, and train so: the schedule and "
+        "the start of the temperature where these flags are not given.",
+        TRAINING_PRESETS,
     )
-    sea_preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "paper or best: check that the labels were mined so, and train so: the "
-            "schedule and the start of the temperature where these flags are not given.",
-            "choices": list(TRAINING_PRESETS),
-        },
+    sea_weight: float = _flag(1.0, "Lambda of eq. 13; 0 turns SEA off.")
+    sea_weight_schedule: str | None = _flag(
+        None,
+        "decay lets lambda fall linearly to 0 over the first half of the steps (default: "
+        "constant; preset best: decay).",
+        ["constant", "decay"],
     )
-    sea_weight: float = field(default=1.0, metadata={"help": "Lambda of eq. 13; 0 turns SEA off."})
-    sea_weight_schedule: str | None = field(
-        default=None,
-        metadata={
-            "help": "decay lets lambda fall linearly to 0 over the first half of the steps "
-            "(default: constant; preset best: decay).",
-            "choices": ["constant", "decay"],
-        },
+    sea_window: int = _flag(2, "k: one patch per k x k window is kept.")
+    sea_negatives: str = _flag(
+        "local", "Negatives from the device's own batch, or from all devices.", ["local", "global"]
     )
-    sea_window: int = field(default=2, metadata={"help": "k: one patch per k x k window is kept."})
-    sea_negatives: str = field(
-        default="local",
-        metadata={
-            "help": "Negatives from the device's own batch, or from all devices.",
-            "choices": ["local", "global"],
-        },
+    sea_positives: str = _flag(
+        "one",
+        "Of the patches of a batch that share a label one stays (the paper), or all do and "
+        "are positives of the word together.",
+        POSITIVES,
     )
-    sea_positives: str = field(
-        default="one",
-        metadata={
-            "help": "Of the patches of a batch that share a label one stays (the paper), or all do "
-            "and are positives of the word together.",
-            "choices": list(POSITIVES),
-        },
+    sea_targets: str = _flag(
+        "drawn",
+        "A patch's target: one word drawn from its top n (eq. 9), or the distribution of the "
+        "draw itself (soft; needs --sea_positives all).",
+        TARGETS,
     )
-    sea_targets: str = field(
-        default="drawn",
-        metadata={
-            "help": "A patch's target: one word drawn from its top n (eq. 9), or the distribution "
-            "of the draw itself (soft; needs --sea_positives all).",
-            "choices": list(TARGETS),
-        },
+    sea_mask_own_top_n: bool = _flag(
+        False, "The other words of a patch's own top n are no negatives for it."
     )
-    sea_mask_own_top_n: bool = field(
-        default=False,
-        metadata={"help": "The other words of a patch's own top n are no negatives for it."},
+    sea_log_scale_init: float | None = _flag(
+        None,
+        "Start of the log logit scale; tau = exp(-this) (default: 0; preset best: 2.659, CLIP's).",
     )
-    sea_log_scale_init: float | None = field(
-        default=None,
-        metadata={
-            "help": "Start of the log logit scale; tau = exp(-this) (default: 0; preset best: "
-            "2.659, CLIP's)."
-        },
+    sea_align_only: bool = _flag(
+        False,
+        "A warm start before stage 1: the alignment loss alone, lambda 1; the LLM is not run,"
+        " of it only the embedding table is read.",
     )
-    sea_length_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight, within the alignment loss, of a term that holds visual tokens at the "
-            "mean length of embedding rows, which cosines leave free; 0, the paper: none."
-        },
+    sea_length_weight: float = _flag(
+        0.0,
+        "Weight, within the alignment loss, of a term that holds visual tokens at the mean length "
+        "of embedding rows, which cosines leave free; 0, the paper: none.",
     )
-    sea_align_only: bool = field(
-        default=False,
-        metadata={
-            "help": "A warm start before stage 1: the alignment loss alone, lambda 1; the LLM is "
-            "not run, of it only the embedding table is read."
-        },
+    sea_transfer: bool = _flag(
+        False, "Allow labels mined with another encoder than --vision_tower."
     )
-    sea_transfer: bool = field(
-        default=False,
-        metadata={"help": "Allow labels mined with another encoder than --vision_tower."},
+    sea_eval_data: str | None = _flag(None, "Held-out records for TACS, gap and nearest words.")
+    sea_eval_image_folder: str | None = _flag(
+        None, "Image folder of --sea_eval_data; default: image_folder."
     )
-    sea_eval_data: str | None = field(
-        default=None, metadata={"help": "Held-out records for TACS, gap and nearest words."}
+    sea_eval_truth: str | None = _flag(
+        None, "JSON with the true words of every patch, where they are known."
     )
-    sea_eval_image_folder: str | None = field(
-        default=None, metadata={"help": "Image folder of --sea_eval_data; default: image_folder."}
-    )
-    sea_eval_truth: str | None = field(
-        default=None,
-        metadata={"help": "JSON with the true words of every patch, where they are known."},
-    )
-    sea_eval_steps: int = field(default=50, metadata={"help": "Measure every so many steps."})
-    sea_eval_samples: int = field(
-        default=128, metadata={"help": "Held-out records used: the first so many."}
-    )
-    sea_eval_words: int = field(
-        default=20_000, metadata={"help": "Most frequent words the nearest is sought among."}
-    )
-    sea_eval_word_list: str | None = field(
-        default=None, metadata={"help": "words.tsv for these; default: that of --sea_labels."}
+    sea_eval_steps: int = _flag(50, "Measure every so many steps.")
+    sea_eval_samples: int = _flag(128, "Held-out records used: the first so many.")
+    sea_eval_words: int = _flag(20_000, "Most frequent words the nearest is sought among.")
+    sea_eval_word_list: str | None = _flag(
+        None, "words.tsv for these; default: that of --sea_labels."
     )
 
     def __post_init__(self) -> None:
@@ -228,66 +185,43 @@ class SeaArguments:
 class TrainingArguments(transformers.TrainingArguments):
     """transformers' TrainingArguments with LLaVA's additions and defaults."""
 
-    cache_dir: str | None = field(default=None, metadata={"help": "Cache for hub files."})
-    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Stays False."})
-    model_max_length: int = field(
-        default=2048, metadata={"help": "Longest sequence, image tokens included."}
+    cache_dir: str | None = _flag(None, "Cache for hub files.")
+    optim: str = _flag("adamw_torch", "Optimizer.")
+    remove_unused_columns: bool = _flag(False, "Stays False.")
+    model_max_length: int = _flag(2048, "Longest sequence, image tokens included.")
+    freeze_mm_mlp_adapter: bool = _flag(False, "Stage 2: leave the projector as it is.")
+    mm_projector_lr: float | None = _flag(
+        None, "Learning rate of the projector, if it has its own."
     )
-    freeze_mm_mlp_adapter: bool = field(
-        default=False, metadata={"help": "Stage 2: leave the projector as it is."}
+    mm_vision_tower_lr: float | None = _flag(
+        None, "Learning rate of the vision tower (SEA-PRIME: 2e-6)."
     )
-    mm_projector_lr: float | None = field(
-        default=None, metadata={"help": "Learning rate of the projector, if it has its own."}
+    group_by_modality_length: bool = _flag(
+        False, "Batches of one modality and like length (stage 2)."
     )
-    mm_vision_tower_lr: float | None = field(
-        default=None,
-        metadata={"help": "Learning rate of the vision tower (SEA-PRIME: 2e-6)."},
+    pack_sequences: bool = _flag(
+        False,
+        "Stage 2: a micro-batch's samples one after the other, each attending to itself "
+        "alone, instead of padded rows; the same loss.",
     )
-    group_by_modality_length: bool = field(
-        default=False, metadata={"help": "Batches of one modality and like length (stage 2)."}
-    )
-    pack_sequences: bool = field(
-        default=False,
-        metadata={
-            "help": "Stage 2: a micro-batch's samples one after the other, each attending to itself"
-            " alone, instead of padded rows; the same loss."
-        },
-    )
-    lora_enable: bool = field(
-        default=False, metadata={"help": "Stage 2: train LoRA adapters of the LLM, not the LLM."}
-    )
-    lora_r: int = field(default=64, metadata={"help": "Inner width of the adapters."})
-    lora_alpha: int = field(default=16, metadata={"help": "The adapters are scaled by alpha / r."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapters."})
-    lora_bias: str = field(
-        default="none",
-        metadata={
-            "help": "Which of the LLM's biases are trained with LoRA.",
-            "choices": ["none", "all", "lora_only"],
-        },
+    lora_enable: bool = _flag(False, "Stage 2: train LoRA adapters of the LLM, not the LLM.")
+    lora_r: int = _flag(64, "Inner width of the adapters.")
+    lora_alpha: int = _flag(16, "The adapters are scaled by alpha / r.")
+    lora_dropout: float = _flag(0.05, "Dropout before the adapters.")
+    lora_bias: str = _flag(
+        "none", "Which of the LLM's biases are trained with LoRA.", ["none", "all", "lora_only"]
     )
     # As text, too: transformers' own field takes a dict, which no command line can pass.
-    liger_kernel_config: dict[str, bool] | str | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={
-            "help": "JSON of Liger's kernels that are turned on or off, with --use_liger_kernel "
-            "True; default: all that fit."
-        },
+    liger_kernel_config: dict[str, bool] | str | None = _flag(  # type: ignore[assignment]  # noqa: RUF009
+        None,
+        "JSON of Liger's kernels that are turned on or off, with --use_liger_kernel True; "
+        "default: all that fit.",
     )
-    bits: int = field(
-        default=16,
-        metadata={"help": "16, or with LoRA 4 or 8: the LLM quantised by bitsandbytes (QLoRA)."},
-    )
-    double_quant: bool = field(
-        default=True, metadata={"help": "QLoRA: quantise the quantisation constants too."}
-    )
-    quant_type: str = field(
-        default="nf4", metadata={"help": "QLoRA: 4-bit numbers.", "choices": ["nf4", "fp4"]}
-    )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={"help": "Attention, as transformers names it; train_mem.py picks the fastest."},
+    bits: int = _flag(16, "16, or with LoRA 4 or 8: the LLM quantised by bitsandbytes (QLoRA).")
+    double_quant: bool = _flag(True, "QLoRA: quantise the quantisation constants too.")
+    quant_type: str = _flag("nf4", "QLoRA: 4-bit numbers.", ["nf4", "fp4"])
+    attn_implementation: str | None = _flag(
+        None, "Attention, as transformers names it; train_mem.py picks the fastest."
     )
 
     def __post_init__(self) -> None:
@@ -310,7 +244,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.deepspeed:
             given, self.deepspeed = self.deepspeed, read_engine(self.deepspeed)
             super().__post_init__()
-            check_agreement(describe(given), self.deepspeed, self)
+            check_agreement(describe(given), self)
             self.deepspeed = given
         else:
             super().__post_init__()
@@ -325,12 +259,11 @@ class TrainingArguments(transformers.TrainingArguments):
                 "each), or show it one with CUDA_VISIBLE_DEVICES=0"
             )
         if self.use_liger_kernel or self.liger_kernel_config is not None:
-            from llava_sea.train.liger import check_liger, read_config
+            from llava_sea.train.liger import check_liger
 
-            self.liger_kernel_config = read_config(self.liger_kernel_config)
+            self.liger_kernel_config = check_liger(self.liger_kernel_config)
             if not self.use_liger_kernel:
                 raise UserError("--liger_kernel_config needs --use_liger_kernel True")
-            check_liger(self.liger_kernel_config)
         if self.bits not in (4, 8, 16):
             raise UserError(f"--bits {self.bits}: 16, or with --lora_enable True 4 or 8")
         if self.bits != 16 and not self.lora_enable:
@@ -338,3 +271,12 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"--bits {self.bits}: a quantised LLM cannot be trained itself; add --lora_enable "
                 "True (QLoRA), or leave --bits out"
             )
+
+
+class Arguments(NamedTuple):
+    """All flags of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    sea: SeaArguments
+    training: TrainingArguments

@@ -16,10 +16,18 @@ import json
 import logging
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, remove, sha256_file, write_atomically
+from llava_sea.files import (
+    open_atomically,
+    read_json,
+    read_object,
+    remove,
+    sha256_file,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +64,8 @@ def read_checksums(checkpoint: Path) -> dict[str, str]:
             f"{checkpoint}: not a complete checkpoint of this package ({CHECKSUMS} is missing); "
             "its saving was cut off, or something else wrote it. Resume from another one"
         )
-    try:
-        sums = json.loads(path.read_bytes())
-        if not isinstance(sums, dict):
-            raise TypeError("no JSON object")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}), so nothing says whether the checkpoint is whole. "
-            f"{_OTHER_CHECKPOINT}"
-        ) from None
-    return sums
+    nothing = f"so nothing says whether the checkpoint is whole. {_OTHER_CHECKPOINT}"
+    return read_object(path, nothing)
 
 
 _OTHER_CHECKPOINT = (
@@ -95,12 +95,9 @@ def verify(checkpoint: Path) -> None:
 
 def _checkpoints(output_dir: Path) -> list[Path]:
     """List all ``checkpoint-N`` folders, oldest first."""
-    numbered = []
-    for path in output_dir.glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and path.is_dir():
-            numbered.append((int(number[1]), path))
-    return [path for _, path in sorted(numbered)]
+    found = [path for path in output_dir.glob("checkpoint-*") if path.is_dir()]
+    numbered = [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def _is_sealed(checkpoint: Path) -> bool:
@@ -141,7 +138,7 @@ def clean_up(output_dir: Path) -> None:
         remove(path)
 
 
-def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | None:
+def find_checkpoint(output_dir: Path, requested: str | bool | None) -> Path | None:
     """Return the checkpoint to resume from: the one asked for, else the latest complete one.
 
     What is returned here is loaded, DeepSpeed's pickles too: only this run's own folder is taken.
@@ -174,12 +171,12 @@ def find_checkpoint(output_dir: Path, requested: str | bool | None) -> str | Non
             )
     verify(path)
     logger.info("resuming from %s", path)
-    return str(path)
+    return path
 
 
-def is_finished(checkpoint: str) -> bool:
+def is_finished(checkpoint: Path) -> bool:
     """Say whether a checkpoint is its run's last: Trainer would go one past --max_steps."""
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    state = read_json(checkpoint / "trainer_state.json")
     return int(state["global_step"]) >= int(state["max_steps"])
 
 
@@ -205,9 +202,8 @@ def finish_from(checkpoint: Path, output_dir: Path) -> None:
 
 def _is_whole(path: Path, sha256: str) -> bool:
     """Compare a result with its checksum; the trainer's state changes after the checkpoint."""
-    try:
+    with suppress(OSError, ValueError):
         if path.name == "trainer_state.json":
-            return isinstance(json.loads(path.read_bytes()), dict)
+            return isinstance(read_json(path), dict)
         return sha256_file(path) == sha256
-    except (OSError, ValueError):
-        return False
+    return False

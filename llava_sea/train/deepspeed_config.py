@@ -32,7 +32,10 @@ TAKEN_OUT = {
     "optimizer": "--optim, --learning_rate, --mm_projector_lr, --weight_decay and --adam_* decide",
     "scheduler": "--lr_scheduler_type and --warmup_steps decide",
 }
-BATCHES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+LEFT_TO_FLAGS = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+    "gradient_clipping",
+)
 
 
 def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +46,16 @@ def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read, or is no configuration of ZeRO.
     """
-    config = copy.deepcopy(given) if isinstance(given, dict) else _read(given)
     file = describe(given)
+    if isinstance(given, dict):
+        config = copy.deepcopy(given)
+    elif file != "--deepspeed":
+        config = read_json(Path(given))
+    else:
+        try:
+            config = json.loads(given)
+        except ValueError as error:
+            raise UserError(f"--deepspeed: no JSON ({error})") from None
     _check_blocks(file, config)
     for block, decides in TAKEN_OUT.items():
         if config.pop(block, None) is not None:
@@ -55,7 +66,7 @@ def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
             "LLaVA's runs with its zero2.json and zero3.json)",
             file,
         )
-    for key in (*BATCHES, "gradient_clipping"):
+    for key in LEFT_TO_FLAGS:
         if config.get(key) is None:
             config[key] = "auto"
     for block in ("fp16", "bf16"):
@@ -79,57 +90,33 @@ def _check_blocks(file: str, config: Mapping[str, Any]) -> None:
             raise UserError(f"{file}: take {name!r} out; --fp16 and --bf16 decide the precision")
 
 
-def _read(given: str) -> dict[str, Any]:
-    if not given.lstrip().startswith("{"):
-        return read_json(Path(given))
-    try:
-        config: dict[str, Any] = json.loads(given)
-    except ValueError as error:
-        raise UserError(f"--deepspeed: no JSON ({error})") from None
-    return config
-
-
 def describe(given: str | dict[str, Any]) -> str:
     """Return how messages call the file."""
     is_path = isinstance(given, str) and not given.lstrip().startswith("{")
     return f"--deepspeed {given}" if is_path else "--deepspeed"
 
 
-def check_agreement(file: str, config: Mapping[str, Any], args: Any) -> None:
+def check_agreement(file: str, args: Any) -> None:
     """Refuse values that contradict a flag; "auto" never does.
 
     Raises:
-        UserError: naming every value with its flag.
+        UserError: naming every value with its flag's.
     """
-    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    flags = {
-        "train_micro_batch_size_per_gpu": ("--per_device_train_batch_size", micro),
-        "gradient_accumulation_steps": ("--gradient_accumulation_steps", accumulation),
-        "train_batch_size": (
-            f"{args.world_size} processes x --per_device_train_batch_size x "
-            "--gradient_accumulation_steps",
-            args.world_size * micro * accumulation,
-        ),
-        "gradient_clipping": ("--max_grad_norm", args.max_grad_norm),
-    }
-    given = {key: config[key] for key in flags}
-    for block in ("fp16", "bf16"):
-        flags[f"{block}.enabled"] = (f"--{block}", getattr(args, block))
-        given[f"{block}.enabled"] = config[block]["enabled"]
+    engine = args.hf_deepspeed_config
     differing = [
-        f"{key} is {json.dumps(given[key])} there, {flag} {value}"
-        for key, (flag, value) in flags.items()
-        if given[key] not in ("auto", value)
+        told.removeprefix("- ds ").replace(" vs hf ", " there, by the flags ")
+        for told in engine.mismatches
     ]
     if differing:
         raise UserError(
-            f'{file}: {"; ".join(differing)}. Write "auto" there, or give the flag that value'
+            f'{file}: {"; ".join(differing)}. Write "auto" there, or give the flags the values of '
+            "the file (--per_device_train_batch_size, --gradient_accumulation_steps, "
+            "--max_grad_norm, --fp16, --bf16)"
         )
-    offload = config["zero_optimization"].get("offload_optimizer") or {}
-    is_offloaded = offload.get("device", "none") != "none"
-    forced = config.get("zero_force_ds_cpu_optimizer", True)
+    offloaded = engine.get_value("zero_optimization.offload_optimizer.device", "none") != "none"
+    forced = engine.get_value("zero_force_ds_cpu_optimizer", True)
     optimizer = OptimizerNames(args.optim).value
-    if is_offloaded and forced and optimizer not in OFFLOADED:
+    if offloaded and forced and optimizer not in OFFLOADED:
         raise UserError(
             f"--optim {optimizer}: {file} has 'offload_optimizer', where DeepSpeed would take "
             f"Adam instead. Use one of {', '.join(OFFLOADED)}, or write "

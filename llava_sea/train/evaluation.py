@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerState
 
 from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.constants import IGNORE_INDEX
@@ -33,17 +32,20 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import load_records
-from llava_sea.data.tokenize import padding_id
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth, find_occurrences
 from llava_sea.labels.words_file import read_words
 from llava_sea.model.stage1 import Stage1Model
-from llava_sea.train.arguments import DataArguments, SeaArguments, TrainingArguments
+from llava_sea.train.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
 WORD_BLOCK = 2048
+SUMS = (
+    *("tokens", "lm_loss", "images", "tacs", "patches", "gap"),
+    *("gap_unit", "length", "right", "objects", "right_objects"),
+)
 
 
 @torch.no_grad()
@@ -62,16 +64,8 @@ def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.dev
 class AlignmentEvaluator:
     """Measures a `Stage1Model` on held-out records; every rank calls `measure` at the same time.
 
-    Attributes:
-        dataset: held-out records, without labels; indexed by position.
-        collator: makes batches of them.
-        tokenizer: the LLM's, for the captions' tokens.
-        words: the words nearest ones are sought among.
-        word_ids: their token ids ``(Q, T)``, padded with -1.
-        truth: true words of the patches, if known.
-        batch_size: records of one forward pass.
-        rank: this process.
-        world_size: number of processes.
+    `words` are those the nearest are sought among, `word_ids` their token ids ``(Q, T)``, padded
+    with -1; `truth` has the true words of the patches, if they are known.
     """
 
     dataset: Any
@@ -104,8 +98,7 @@ class AlignmentEvaluator:
         """
         was_training = stage1.training
         model.eval()
-        sums = dict.fromkeys(("tokens", "lm_loss", "images", "tacs", "patches", "gap"), 0.0)
-        sums |= dict.fromkeys(("gap_unit", "length", "right", "objects", "right_objects"), 0.0)
+        sums = dict.fromkeys(SUMS, 0.0)
         for indices, is_real in self._batches():
             batch = self.collator([self.dataset[index] for index in indices])
             batch["labels"][~torch.tensor(is_real)] = IGNORE_INDEX
@@ -134,15 +127,13 @@ class AlignmentEvaluator:
         return result
 
     def _batches(self) -> Iterator[tuple[list[int], list[bool]]]:
-        """Yield this rank's batches, equally many and equally large on every rank."""
+        """Yield this rank's records and which are real; ranks have equally many."""
         whole = self.batch_size * self.world_size
         count = -(-len(self.dataset) // whole) * whole
         for start in range(self.rank * self.batch_size, count, whole):
             positions = range(start, start + self.batch_size)
-            yield (
-                [p % len(self.dataset) for p in positions],
-                [p < len(self.dataset) for p in positions],
-            )
+            size = len(self.dataset)
+            yield [p % size for p in positions], [p < size for p in positions]
 
     def _word_blocks(self, stage1: Stage1Model, device: torch.device) -> Iterator[Tensor]:
         for ids_QT in self.word_ids_QT.to(device).split(WORD_BLOCK):
@@ -166,75 +157,62 @@ class AlignmentEvaluator:
             total = torch.tensor(list(sums.values()), dtype=torch.float32, device=device)
             dist.all_reduce(total)
             sums = dict(zip(sums, total.tolist(), strict=True))
-        result = {
-            "eval_lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"]),
-            "eval_tacs": sums["tacs"] / sums["images"],
-            "eval_gap": sums["gap"] / sums["patches"],
-            "eval_gap_unit": sums["gap_unit"] / sums["patches"],
-            "eval_visual_length": sums["length"] / sums["patches"],
+        patches, objects = sums["patches"], max(1.0, sums["objects"])
+        nearest = (
+            {"nearest_word_in_caption": sums["right"] / patches}
+            if self.truth is None
+            else {
+                "nearest_word_precision": sums["right"] / patches,
+                "nearest_word_precision_objects": sums["right_objects"] / objects,
+            }
+        )
+        found = {
+            "lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"]),
+            "tacs": sums["tacs"] / sums["images"],
+            "gap": sums["gap"] / patches,
+            "gap_unit": sums["gap_unit"] / patches,
+            "visual_length": sums["length"] / patches,
         }
-        if self.truth is None:
-            result["eval_nearest_word_in_caption"] = sums["right"] / sums["patches"]
-        else:
-            result["eval_nearest_word_precision"] = sums["right"] / sums["patches"]
-            result["eval_nearest_word_precision_objects"] = sums["right_objects"] / max(
-                1.0, sums["objects"]
-            )
-        return result
+        return {f"eval_{name}": value for name, value in (found | nearest).items()}
 
 
 class MeasureAlignment(TrainerCallback):
-    """Runs the evaluator before the first step, every K steps, and after the last."""
+    """Runs the evaluator before the first step, every `every` steps, and after the last."""
 
     def __init__(self, evaluator: AlignmentEvaluator, every: int) -> None:
-        """Measure with `evaluator` every `every` steps."""
         self.evaluator = evaluator
         self.every = every
         self.trainer: Any = None
 
-    def on_train_begin(
-        self,
-        args: transformers.TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Measure the untrained projector; a resumed run has done so before."""
         if state.global_step == 0:
             logger.info("measuring the untrained projector")
-            self._measure(args, state)
+            self._measure(args.device)
 
-    def on_step_end(
-        self,
-        args: transformers.TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Measure every so many steps and after the last."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             should_log = control.should_log
-            self._measure(args, state)
+            self._measure(args.device)
             control.should_log = should_log  # logging a measurement takes the step's own log back
 
-    def _measure(self, args: transformers.TrainingArguments, state: TrainerState) -> None:
+    def _measure(self, device: torch.device) -> None:
         trainer = self.trainer
-        metrics = self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, args.device)
-        trainer.log(dict(metrics))
+        trainer.log(self.evaluator.measure(trainer.model_wrapped, trainer.wrapped, device))
 
 
 def build_measurements(
-    sea: SeaArguments,
-    data_args: DataArguments,
-    args: TrainingArguments,
-    reading: dict[str, Any],
-    num_rows: int,
+    arguments: Arguments, training: LazySupervisedDataset, num_rows: int
 ) -> MeasureAlignment | None:
     """Return the callback that measures, or None when there is nothing to measure on.
+
+    Held-out records are read as those of `training` are.
 
     Raises:
         UserError: if a file is missing or broken.
     """
+    _, data_args, sea, args = arguments
     if sea.sea_eval_data is None:
         logger.info("no --sea_eval_data: TACS, gap and nearest words are not measured")
         return None
@@ -247,28 +225,20 @@ def build_measurements(
     records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
     if not records:
         raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has an image")
-    check_conversations(records, reading["template"])
+    check_conversations(records, training.template)
     if len(everything) > len(records):
         logger.info("measuring on %d of %d held-out records", len(records), len(everything))
-    entries = read_words(word_list)[: sea.sea_eval_words]
-    words = np.array([entry.word for entry in entries])
-    tokens = tokenize_words(words.tolist(), reading["tokenizer"], num_rows)
-    kept_Q = ~tokens.dropped_Q
+    words = np.array([entry.word for entry in read_words(word_list)[: sea.sea_eval_words]])
+    tokens = tokenize_words(words.tolist(), training.tokenizer, num_rows)
     truth = Truth(sea.sea_eval_truth) if sea.sea_eval_truth is not None else None
-    dataset = LazySupervisedDataset(
-        records, sea.sea_eval_image_folder or data_args.image_folder, **reading
-    )
+    dataset = training.like(records, sea.sea_eval_image_folder or data_args.image_folder)
     check_tokens(dataset, num_rows)
     evaluator = AlignmentEvaluator(
         dataset,
-        Collator(
-            padding_id(reading["tokenizer"], num_rows),
-            reading["transform"].resolution,
-            image_tokens=reading["image_tokens"],
-        ),
-        reading["tokenizer"],
-        words[kept_Q].tolist(),
-        tokens.ids_QM[kept_Q],
+        Collator.of(dataset, num_rows),
+        dataset.tokenizer,
+        words[~tokens.dropped_Q].tolist(),
+        tokens.ids_QM[~tokens.dropped_Q],
         truth=truth,
         batch_size=args.per_device_eval_batch_size,
         rank=args.process_index,

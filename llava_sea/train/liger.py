@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,33 +27,12 @@ logger = logging.getLogger(__name__)
 _KERNELS = ("rope", "rms_norm", "swiglu", "geglu", "layer_norm", "fused_linear_cross_entropy")
 
 
-def read_config(value: object) -> dict[str, bool] | None:
-    """Return the value of ``--liger_kernel_config``, given as JSON, as a dict or not at all.
+def check_liger(value: object) -> dict[str, bool] | None:
+    """Refuse Liger where it cannot run; return ``--liger_kernel_config``, JSON or a dict, read.
 
     Raises:
-        UserError: if it says something else than on or off for kernels.
-    """
-    config = value
-    if isinstance(value, str):
-        try:
-            config = json.loads(value)
-        except ValueError:
-            config = value
-    if config is None:
-        return None
-    if not isinstance(config, dict) or not all(isinstance(on, bool) for on in config.values()):
-        raise UserError(
-            f"--liger_kernel_config {value}: pass JSON of kernels and true or false, like "
-            "'{\"fused_linear_cross_entropy\": false}'"
-        )
-    return config
-
-
-def check_liger(config: dict[str, bool] | None) -> None:
-    """Refuse Liger where it cannot run, before anything is loaded.
-
-    Raises:
-        UserError: if it is not installed, there is no GPU, or a kernel is not known.
+        UserError: if it is not installed, there is no GPU, or the value says something else than
+            on or off for kernels that are known.
     """
     flag = "--use_liger_kernel True"
     if importlib.util.find_spec("liger_kernel") is None:
@@ -62,31 +42,39 @@ def check_liger(config: dict[str, bool] | None) -> None:
         )
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(f"{flag}: its kernels need a GPU, there is none here; leave the flag out")
-    unknown = sorted(set(config or {}) - set(_KERNELS))
+    config = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            config = json.loads(value)
+    if config is None:
+        return None
+    if not isinstance(config, dict) or not all(isinstance(on, bool) for on in config.values()):
+        raise UserError(
+            f"--liger_kernel_config {value}: pass JSON of kernels and true or false, like "
+            "'{\"fused_linear_cross_entropy\": false}'"
+        )
+    unknown = sorted(set(config) - set(_KERNELS))
     if unknown:
         raise UserError(
             f"--liger_kernel_config: {', '.join(unknown)} cannot be used here; known are "
             f"{', '.join(_KERNELS)}"
         )
+    return config
 
 
 def use_liger(model: WrappedLlava, config: dict[str, bool] | None, *, zero3: bool) -> str:
-    """Put Liger's kernels into a model.
-
-    Returns:
-        What is used, in words.
+    """Put Liger's kernels into a model; return what is used, in words.
 
     Raises:
-        UserError: if the fused loss cannot be used on this model.
+        UserError: if they cannot be used here or on this model.
     """
-    check_liger(config)
+    chosen = dict(check_liger(config) or {})
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     from liger_kernel.transformers.monkey_patch import (
         MODEL_TYPE_TO_APPLY_LIGER_FN,
         _apply_liger_kernel_to_instance,
     )
 
-    chosen = dict(config or {})
     fused = chosen.pop("fused_linear_cross_entropy", True)
     llm: Any = model.language_model
     used = []

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from llava_sea.errors import naming
 from llava_sea.files import write_atomically
@@ -19,31 +19,19 @@ logger = logging.getLogger(__name__)
 class MetricsFile(TrainerCallback):
     """Appends every log to ``metrics.jsonl``; a resumed run first takes out what it will redo."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the file at the step that the run resumes from."""
         self._path = Path(args.output_dir or ".") / "metrics.jsonl"
         if not state.is_world_process_zero:
             return
         kept = []
-        if self._path.exists() and state.global_step:
-            for line in self._path.read_text().splitlines():
-                try:
-                    step = json.loads(line)["step"]
-                except (ValueError, KeyError):
-                    continue  # the last line of a killed run may be half a line
-                if step <= state.global_step:
-                    kept.append(line + "\n")
+        if state.global_step:
+            rows = read_metrics(self._path)
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
         write_atomically(self._path, "".join(kept).encode())
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any
     ) -> None:
         """Append one line."""
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
@@ -56,9 +44,7 @@ class ProgressLine(TrainerCallback):
 
     _progress: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start at the step that the run resumes from."""
         self._progress = Progress(
             "steps",
@@ -69,12 +55,7 @@ class ProgressLine(TrainerCallback):
         )
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any
     ) -> None:
         """Show the latest losses."""
         if not logs or "loss" not in logs:
@@ -85,9 +66,7 @@ class ProgressLine(TrainerCallback):
         self._progress.set_postfix_str("  ".join(parts), refresh=False)
         self._progress.update(state.global_step - self._progress.n)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Take the bar down."""
         self.close()
 
@@ -97,24 +76,23 @@ class ProgressLine(TrainerCallback):
             self._progress.close()
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the log; it may be gone, or a line of it half written, and the results are whole."""
     rows = []
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            if not isinstance(row, dict):
-                raise TypeError("no JSON object")
+            row["step"]
             rows.append(row)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             logger.warning("%s, line %d: cannot be read (%s); left out", path, number, error)
     return rows
 
 
 def summary(output_dir: Path) -> str:
     """Return the numbers before and after, read back from metrics.jsonl."""
-    rows = _read_metrics(output_dir / "metrics.jsonl")
+    rows = read_metrics(output_dir / "metrics.jsonl")
     names = {
         "lm_loss": "L_g (training)",
         "sea_loss": "L_a",

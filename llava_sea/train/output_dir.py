@@ -20,8 +20,8 @@ from typing import Any
 from llava_sea.data.records import Record
 from llava_sea.errors import UserError
 from llava_sea.files import (
-    check_folder,
     only_writer,
+    read_object,
     refuse_other_things,
     sha256_file,
     write_atomically,
@@ -56,7 +56,6 @@ RESULTS = (
 
 PATHS = ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "image_folder")
 """Of a run's identity, those that may be spelled in several ways."""
-
 
 NOT_IDENTITY = (
     *("output_dir", "resume_from_checkpoint", "cache_dir", "do_*"),
@@ -106,12 +105,10 @@ def identity(arguments: Arguments, records: Sequence[Record]) -> dict[str, str]:
 def only_run(
     output_dir: Path, run: Mapping[str, Any], *, resume_from: object = None, write: bool = True
 ) -> Iterator[bool]:
-    """Claim an output folder and hold it against a second run.
-
-    Arguments as `claim_output_dir`; without `write` nothing is held.
+    """Claim an output folder, as `claim_output_dir`, and hold it against a second run.
 
     Yields:
-        Whether it is held; False also on a file system without locks.
+        Whether it is held; not without `write`, nor on a file system without locks.
 
     Raises:
         UserError: as `claim_output_dir`, or if another process writes into the folder.
@@ -137,23 +134,22 @@ def claim_output_dir(
 
     A folder that holds other things is refused. A data file that was fixed is accepted: where
     nothing else differs, the number of records with and without an image (``records``) is the
-    same, and a checkpoint of the folder is named.
-
-    Args:
-        output_dir: the folder; made if it is not there.
-        run: everything that must agree for its checkpoints to be resumed from.
-        resume_from: ``--resume_from_checkpoint`` as given.
-        write: False only checks, as all ranks but the first do.
+    same, and a checkpoint of the folder is named as ``--resume_from_checkpoint``. Without `write`
+    this only checks, as all ranks but the first do.
 
     Raises:
         UserError: if checkpoints of another run are there; names what differs.
     """
     path = output_dir / RUN
-    check_folder(output_dir, "--output_dir")
     if not path.is_file():
         refuse_other_things(output_dir, "--output_dir", (RUN,))  # another rank may just write it
     elif any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
-        fixed = _check_same(output_dir, _read_run(path), run, resume_from)
+        former = read_object(
+            path,
+            "so nothing says which run the results beside it belong to. Nothing was changed; put a "
+            "copy of the file there, or choose another --output_dir",
+        )
+        fixed = _check_same(output_dir, former, run, resume_from)
         if fixed and write:
             logger.warning(
                 "%s: resuming with a data file that has changed since the run began, as named by "
@@ -162,21 +158,7 @@ def claim_output_dir(
                 output_dir,
             )
     if write:
-        output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(dict(run), indent=1).encode())
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    try:
-        former = json.loads(path.read_bytes())
-        if not isinstance(former, dict):
-            raise TypeError("no JSON object")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}), so nothing says which run the results beside it belong "
-            "to. Nothing was changed; put a copy of the file there, or choose another --output_dir"
-        ) from None
-    return former
 
 
 def _check_same(

@@ -17,6 +17,7 @@ from transformers.training_args import OptimizerNames
 from llava_sea.errors import UserError
 from llava_sea.ranges import RANGES, check_range
 from llava_sea.train.arguments import (
+    Arguments,
     DataArguments,
     ModelArguments,
     SeaArguments,
@@ -42,8 +43,6 @@ DROPPED = {
     "overwrite_output_dir": "a run never overwrites another; use a new --output_dir",
 }
 
-Arguments = tuple[ModelArguments, DataArguments, SeaArguments, TrainingArguments]
-
 
 class _Parser(HfArgumentParser):
     """An argparse parser whose complaints are `UserError`s."""
@@ -53,9 +52,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
-    """Parse flags.
-
-    Default: those of the process.
+    """Parse flags, by default those of the process.
 
     Raises:
         UserError: on a missing, unknown or impossible flag, with the nearest name or the way out.
@@ -65,12 +62,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     flags = _modernise(list(sys.argv[1:] if argv is None else argv))
     _refuse_unknown(parser, flags)
     try:
-        model, data, sea, training = parser.parse_args_into_dataclasses(flags)
+        return Arguments(*parser.parse_args_into_dataclasses(flags))
     except UserError:
         raise
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
-    return model, data, sea, training
 
 
 def _modernise(flags: list[str]) -> list[str]:
@@ -96,7 +92,7 @@ def _modernise(flags: list[str]) -> list[str]:
             logger.warning("--report_to wandb: wandb is not installed, using tensorboard")
             value = [{"wandb": "tensorboard"}.get(v, v) for v in value]
         if name == "warmup_ratio":  # before it is renamed: 1 and more would be steps
-            check_range(name, _number(name, value), RANGES["train"][name])
+            check_range(name, _number(value), RANGES["train"][name])
         if name in RENAMED:
             if name in ("evaluation_strategy", "warmup_ratio"):
                 logger.info("--%s is called --%s today", name, RENAMED[name])
@@ -124,11 +120,11 @@ def _split(flags: list[str]) -> list[tuple[str, list[str]]]:
     return grouped
 
 
-def _number(name: str, value: list[str]) -> float:
+def _number(value: list[str]) -> float:
     try:
         return float(value[0])
     except (IndexError, ValueError):
-        raise UserError(f"--{name} {' '.join(value)}: must be a number") from None
+        raise UserError(f"--warmup_ratio {' '.join(value)}: must be a number") from None
 
 
 def _is_true(value: list[str]) -> bool:
@@ -146,12 +142,13 @@ def _refuse_unknown(parser: argparse.ArgumentParser, flags: list[str]) -> None:
             raise UserError(f"--{name} is not a flag{hint}")
 
 
-def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArguments) -> None:
+def check_stage(arguments: Arguments) -> None:
     """Refuse flags of the other stage, those that say opposite things, schedules that cannot be.
 
     Raises:
         UserError: naming the flag and the way out.
     """
+    model, _, sea, args = arguments
     for flag in ("learning_rate", "mm_projector_lr", "mm_vision_tower_lr"):
         if getattr(args, flag) == 0:
             logger.warning("--%s 0: what it is for learns nothing", flag)
@@ -198,7 +195,6 @@ def check_stage(model: ModelArguments, sea: SeaArguments, args: TrainingArgument
 
 
 def _check_align_only(sea: SeaArguments, args: TrainingArguments) -> None:
-    """Refuse what needs the LLM that is not there."""
     if not sea.enabled:
         raise UserError("--sea_align_only True needs --sea_labels and a --sea_weight above 0")
     if args.use_liger_kernel:
@@ -214,7 +210,6 @@ def _check_align_only(sea: SeaArguments, args: TrainingArguments) -> None:
 
 
 def _check_optimizer(args: TrainingArguments) -> None:
-    """Refuse an optimizer whose package is not installed."""
     name = OptimizerNames(args.optim).value
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
@@ -225,7 +220,6 @@ def _check_optimizer(args: TrainingArguments) -> None:
 
 
 def _check_schedule(args: TrainingArguments) -> None:
-    """Refuse a schedule that its --lr_scheduler_kwargs do not fit."""
     name = SchedulerType(args.lr_scheduler_type).value
     options: Any = args.lr_scheduler_kwargs  # a dict once it is parsed
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], args.learning_rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,12 +11,10 @@ from transformers import AutoModel, LlamaConfig
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import ModelArguments, TrainingArguments
+from llava_sea.train.arguments import Arguments, TrainingArguments
+from llava_sea.train.saving import count
 
 logger = logging.getLogger(__name__)
-
-PickAttention = Callable[[torch.dtype], str]
-"""Names the attention for weights of a dtype."""
 
 
 def weights_dtype(args: TrainingArguments) -> torch.dtype:
@@ -44,31 +41,17 @@ def check_attention(name: str, dtype: torch.dtype) -> None:
         ) from None
 
 
-def dtype_and_attention(
-    args: TrainingArguments, pick: PickAttention | None
-) -> tuple[torch.dtype, str | None]:
-    """Return the weights' dtype and the attention: the flag's, else what `pick` names, and log.
+def build_options(arguments: Arguments) -> dict[str, Any]:
+    """Return what `build_llava` takes from the flags, by name, and log how the run computes.
 
     Raises:
         UserError: if transformers does not have the flag's attention, or not on this machine.
     """
-    dtype = weights_dtype(args)
-    if args.attn_implementation:
-        check_attention(args.attn_implementation, dtype)
-    attention = args.attn_implementation or (pick(dtype) if pick else None)
+    model_args, _, _, args = arguments
+    dtype, attention = weights_dtype(args), args.attn_implementation
+    if attention:
+        check_attention(attention, dtype)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
-    return dtype, attention
-
-
-def build_options(
-    model_args: ModelArguments, args: TrainingArguments, pick: PickAttention | None = None
-) -> dict[str, Any]:
-    """Return what `build_llava` takes from the flags, by name.
-
-    Raises:
-        UserError: if transformers does not have the flag's attention, or not on this machine.
-    """
-    dtype, attention = dtype_and_attention(args, pick)
     return {
         "llm_path": model_args.model_name_or_path,
         "tower_path": str(model_args.vision_tower),
@@ -85,10 +68,9 @@ def log_trainable(model: WrappedLlava) -> None:
     """Log the numbers of trained and of frozen parameters, part by part."""
     logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
     for name, modules in model.parts().items():
-        counts = {True: 0, False: 0}
-        for parameter in {p for module in modules for p in module.parameters()}:
-            counts[parameter.requires_grad] += getattr(parameter, "ds_numel", parameter.numel())
-        logger.info("%-16s %14s %14s", name, f"{counts[True]:,}", f"{counts[False]:,}")
+        parameters = {p for module in modules for p in module.parameters()}
+        numbers = (count(p for p in parameters if p.requires_grad is on) for on in (True, False))
+        logger.info("%-16s %14s %14s", name, *(f"{number:,}" for number in numbers))
 
 
 def describe(model: WrappedLlava) -> str:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -33,25 +32,30 @@ from llava_sea.model.projector_io import (
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.model.write import write_llava
-from llava_sea.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava_sea.train.arguments import Arguments
 
 HEAD_FILE = "alignment_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 NON_LORA_FILE = "non_lora_trainables.bin"
-STAGE1_FILES = ("mm_projector.bin", HEAD_FILE, "config.json")
 
 
-class Saver(Protocol):
-    """Writes a run's model into a folder and reads it back."""
+class Saver:
+    """Writes a run's model into a folder and reads it back; `config` is its config.json's."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
 
     def save(self, model: WrappedLlava, folder: Path, *, write: bool) -> None:
-        """Write it; ranks with `write` False only take part in the gathering."""
+        """Write the model; ranks with `write` False only take part in the gathering."""
+        raise NotImplementedError
 
     def load(self, model: WrappedLlava, folder: Path) -> None:
         """Take over what `save` wrote; for runs without DeepSpeed."""
+        raise NotImplementedError
 
     def num_bytes(self, model: WrappedLlava) -> int:
-        """Return about how many bytes `save` writes."""
+        """Return about how many bytes `save` writes: four a trained number."""
+        return 4 * count(trained(model))
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
@@ -68,11 +72,8 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=1).encode())
 
 
-@dataclass
-class Stage1Saver:
+class Stage1Saver(Saver):
     """LLaVA's ``mm_projector.bin``, the temperature and config.json; nothing frozen."""
-
-    config: dict[str, Any]
 
     def save(self, model: WrappedLlava, folder: Path, *, write: bool) -> None:
         """Write the projector and the head."""
@@ -93,19 +94,19 @@ class Stage1Saver:
         if model.head is not None:
             model.load_head_state(safetensors.torch.load_file(folder / HEAD_FILE))
 
-    def num_bytes(self, model: WrappedLlava) -> int:
-        """Four bytes a trained number."""
-        return 4 * count(trained(model))
 
-
-@dataclass
-class WholeModelSaver:
+class WholeModelSaver(Saver):
     """A plain llava folder that stock transformers opens (`llava_sea.model.write`)."""
 
-    tokenizer: PreTrainedTokenizerBase
-    transform: ImageTransform
-    template: Template
-    config: dict[str, Any]
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        transform: ImageTransform,
+        template: Template,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__(config)
+        self.reading = tokenizer, transform, template
 
     def save(self, model: WrappedLlava, folder: Path, *, write: bool) -> None:
         """Write the whole model, the frozen parts too."""
@@ -117,9 +118,7 @@ class WholeModelSaver:
             write_llava(
                 folder,
                 model.llava,
-                self.tokenizer,
-                self.transform,
-                self.template,
+                *self.reading,
                 state_dict=state,
                 extra_config=self.config,
                 dtype=torch.float32 if mixed else None,
@@ -140,12 +139,12 @@ class WholeModelSaver:
         return max(p.element_size() for p in parameters) * count(parameters)
 
 
-@dataclass
-class LoraSaver:
+class LoraSaver(Saver):
     """LLaVA's LoRA folder: adapters, ``non_lora_trainables.bin``, config.json."""
 
-    lora: LoraConfig
-    config: dict[str, Any]
+    def __init__(self, lora: LoraConfig, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.lora = lora
 
     def save(self, model: WrappedLlava, folder: Path, *, write: bool) -> None:
         """Write what is trained, and what it belongs to."""
@@ -166,35 +165,22 @@ class LoraSaver:
         state = read_tensors(folder / ADAPTER_FILE) | read_tensors(folder / NON_LORA_FILE)
         restore_lora(model.llava, state, str(folder))
 
-    def num_bytes(self, model: WrappedLlava) -> int:
-        """Four bytes a trained number."""
-        return 4 * count(trained(model))
 
-
-def llava_config(
-    llava: LlavaForConditionalGeneration,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: TrainingArguments,
-) -> dict[str, Any]:
+def llava_config(llava: LlavaForConditionalGeneration, arguments: Arguments) -> dict[str, Any]:
     """Return LLaVA's config.json: the LLM's with the `mm_*` keys, which its readers look for."""
     text_config: Any = llava.config.text_config
     return {
         **text_config.to_dict(),
-        "_name_or_path": model_args.model_name_or_path,
+        "_name_or_path": arguments.model.model_name_or_path,
         "model_type": f"llava_{text_config.model_type}",
         "architectures": ["LlavaForConditionalGeneration"],
-        **mm_config(llava, model_args, data_args, args),
+        **mm_config(llava, arguments),
     }
 
 
-def mm_config(
-    llava: LlavaForConditionalGeneration,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: TrainingArguments,
-) -> dict[str, Any]:
+def mm_config(llava: LlavaForConditionalGeneration, arguments: Arguments) -> dict[str, Any]:
     """Return the keys that LLaVA adds to its LLM's config.json, and the template's name."""
+    model_args, data_args, _, args = arguments
     vision_config: Any = llava.config.vision_config
     return {
         "mm_vision_tower": model_args.vision_tower or model_args.model_name_or_path,

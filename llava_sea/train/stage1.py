@@ -5,35 +5,31 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from llava_sea.alignment import AlignmentHead
+from llava_sea.alignment import AlignmentHead, LabelStore
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.images import ImageTransform, patch_grid
+from llava_sea.data.images import ImageTransform, patch_grid, view
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
-from llava_sea.data.tokenize import padding_id
-from llava_sea.data.words import WordTokens, tokenize_words
+from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
+from llava_sea.labels.patch_features import vision_fingerprint
 from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tokenizer, load_tower
-from llava_sea.model.projector_io import projector_state, save_projector
+from llava_sea.model.projector_io import gathered, projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import (
-    DataArguments,
-    ModelArguments,
-    SeaArguments,
-    TrainingArguments,
-)
+from llava_sea.presets import LABEL_PRESETS
+from llava_sea.ranges import check_range, whole
+from llava_sea.train.arguments import Arguments, SeaArguments, TrainingArguments
 from llava_sea.train.evaluation import build_measurements
-from llava_sea.train.labels import open_labels
-from llava_sea.train.precision import PickAttention, build_options, log_trainable, weights_dtype
+from llava_sea.train.precision import build_options, log_trainable, weights_dtype
 from llava_sea.train.saving import HEAD_FILE, Stage1Saver, llava_config
 from llava_sea.train.trainer import Prepared
 
@@ -42,42 +38,21 @@ logger = logging.getLogger(__name__)
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 
 
-def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
-    """Return the tower's transform.
-
-    Raises:
-        UserError: if there is no tower, or none with a processor.
-    """
-    if model_args.vision_tower is None:
-        raise UserError("--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use")
-    return ImageTransform.from_pretrained(model_args.vision_tower, data_args.image_aspect_ratio)
-
-
-def prepare(
-    records: list[Record],
-    transform: ImageTransform,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    sea: SeaArguments,
-    args: TrainingArguments,
-    pick_attention: PickAttention | None,
-) -> Prepared:
+def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
     """Build the model, the captions with their labels, and the held-out measurements.
 
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
-    check_conversations(records, get_template(model_args.version))
-    model = build_model(model_args, sea, args, pick_attention)
-    reading, dataset, collator = build_data(
-        records, transform, model, model_args, data_args, sea, args
-    )
+    check_conversations(records, get_template(arguments.model.version))
+    model = build_model(arguments)
+    dataset, collator = build_data(records, transform, model, arguments)
     return Prepared(
         model,
         dataset,
         collator,
-        saver=Stage1Saver(llava_config(model.llava, model_args, data_args, args)),
-        measure=build_measurements(sea, data_args, args, reading, model.num_rows),
+        saver=Stage1Saver(llava_config(model.llava, arguments)),
+        measure=build_measurements(arguments, dataset, model.num_rows),
     )
 
 
@@ -103,14 +78,10 @@ def write_next_flags(output_dir: Path) -> str:
     return f"stage 1 starts from it with\n  {shlex.join(words)}"
 
 
-def build_model(
-    model_args: ModelArguments,
-    sea: SeaArguments,
-    args: TrainingArguments,
-    pick_attention: PickAttention | None,
-) -> Stage1Model:
+def build_model(arguments: Arguments) -> Stage1Model:
     """Build a stock Llava, its projector trainable, and the alignment head beside it."""
-    options = build_options(model_args, args, pick_attention)
+    sea = arguments.sea
+    options = build_options(arguments)
     build = build_llava_without_llm if sea.sea_align_only else build_llava
     llava = build(**options)
     start = sea.sea_log_scale_init or 0.0
@@ -122,22 +93,17 @@ def build_model(
         align_only=sea.sea_align_only,
         length_weight=sea.sea_length_weight,
     )
-    if not args.deepspeed:
+    if not arguments.training.deepspeed:
         model.trainable_to_float32()
     log_trainable(model)
     return model
 
 
 def build_data(
-    records: list[Record],
-    transform: ImageTransform,
-    model: Stage1Model,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    sea: SeaArguments,
-    args: TrainingArguments,
-) -> tuple[dict[str, Any], LazySupervisedDataset, Collator]:
-    """Build captions and images, with SEA their labels; also how records become tensors."""
+    records: list[Record], transform: ImageTransform, model: Stage1Model, arguments: Arguments
+) -> tuple[LazySupervisedDataset, Collator]:
+    """Build captions and images, with SEA their labels."""
+    model_args, data_args, sea, args = arguments
     config = model.llava.config
     transform.check_fits(config.vision_config)
     tokenizer = load_tokenizer(
@@ -145,15 +111,7 @@ def build_data(
         model_max_length=args.model_max_length,
         cache_dir=args.cache_dir,
     )
-    reading: dict[str, Any] = {
-        "transform": transform,
-        "template": get_template(model_args.version),
-        "tokenizer": tokenizer,
-        "image_tokens": config.image_seq_length,
-        "model_max_length": args.model_max_length,
-    }
     store, words, grid = None, None, patch_grid(config.vision_config)
-    rows = model.num_rows
     if sea.enabled:
         # Rounded to float16 a tower does not show whose labels fit it; then it is read once more.
         rounded = weights_dtype(args) == torch.float16
@@ -161,37 +119,92 @@ def build_data(
             load_tower(str(model_args.vision_tower)) if rounded else model.llava.model.vision_tower
         )
         store = open_labels(sea, tower, transform, grid)
-        words = tokenize_words(store.words(), tokenizer, rows)
+        words = tokenize_words(store.words(), tokenizer, model.num_rows)
+        if words.num_dropped:
+            logger.warning(
+                "%d words of the list have more than 16 tokens, or ones that are unknown or beyond "
+                "the embedding table, and can be no target",
+                words.num_dropped,
+            )
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,
-        **reading,
+        transform,
+        get_template(model_args.version),
+        tokenizer,
+        image_tokens=config.image_seq_length,
+        model_max_length=args.model_max_length,
         label_store=store,
         grid=grid,
         window=sea.sea_window,
         seed=args.seed,
         keep_top_n=sea.pair_options.need_top_n,
     )
-    check_tokens(dataset, rows)
-    collator = Collator(
-        padding_id(tokenizer, rows),
-        transform.resolution,
-        image_tokens=config.image_seq_length,
+    check_tokens(dataset, model.num_rows)
+    if dataset.num_without_labels:
+        logger.warning("%d records have images without labels", dataset.num_without_labels)
+    collator = Collator.of(
+        dataset,
+        model.num_rows,
         pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,
         words=words,
         options=sea.pair_options,
     )
-    _log_losses_of_labels(dataset.num_without_labels, words)
-    return reading, dataset, collator
+    return dataset, collator
 
 
-def _log_losses_of_labels(num_without_labels: int, words: WordTokens | None) -> None:
-    """Say what of the labels cannot be used."""
-    if num_without_labels:
-        logger.warning("%d records have images without labels", num_without_labels)
-    if words is not None and words.num_dropped:
-        logger.warning(
-            "%d words of the list have more than 16 tokens, or ones that are unknown or beyond the "
-            "embedding table, and can be no target",
-            words.num_dropped,
+def open_labels(
+    sea: SeaArguments, tower: nn.Module, transform: ImageTransform, grid: tuple[int, int]
+) -> LabelStore:
+    """Open ``--sea_labels`` and check it against the run.
+
+    Raises:
+        UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
+            or preset; the message names the field and both values. If the window is too large.
+    """
+    why = f"a side of --vision_tower's {grid[0]} x {grid[1]} patches"
+    check_range("sea_window", sea.sea_window, whole(1, max(grid)), why)
+    store = LabelStore(str(sea.sea_labels))
+    where = f"--sea_labels {sea.sea_labels}"
+    mined, now = store.manifest["geometry"], transform.geometry()
+    differing = [f for f in now if mined.get(f) != now[f]]
+    # Another encoder may have other pixels, as long as both see the same part of the image.
+    if differing and not (sea.sea_transfer and view(mined) == view(now)):
+        details = "; ".join(f"{f}: {mined.get(f)!r} there, {now[f]!r} here" for f in differing)
+        raise UserError(
+            f"{where}: the images were transformed differently when they were labelled "
+            f"({details}), so its labels belong to other pixels. Extract them again with this "
+            "run's --image_aspect_ratio and --vision_tower"
         )
+    patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
+    with gathered(*patch_embedding.parameters()):
+        fingerprint = vision_fingerprint(patch_embedding.weight, tower.config)
+    if fingerprint != store.manifest["encoder_fingerprint"]:
+        if not sea.sea_transfer:
+            raise UserError(
+                f"{where}: mined with another encoder ({store.manifest['encoder']}) than "
+                "--vision_tower. Extract labels with this one, or pass --sea_transfer True to "
+                "train it on that one's labels"
+            )
+        logger.info(
+            "labels of another encoder: those of its %d x %d patches are resampled to %d x %d by "
+            "overlap",
+            *store.grid,
+            *grid,
+        )
+    for flag, value in LABEL_PRESETS.get(sea.sea_preset or "", {}).items():
+        field = flag.removeprefix("sea_")
+        found = store.manifest.get(field, "none")  # a store written by hand may lack it
+        if value != "auto" and str(found) != str(value):
+            raise UserError(
+                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
+            )
+    logger.info(
+        "labels of %d images, features %s, sign %+d, top %d, from %s",
+        store.num_images,
+        store.manifest["features"],
+        store.manifest["sign"],
+        store.top_n,
+        store.directory,
+    )
+    return store

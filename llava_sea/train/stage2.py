@@ -21,60 +21,37 @@ from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
-from llava_sea.data.tokenize import check_template, padding_id
+from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import is_llava, load_llava
 from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
-from llava_sea.train.arguments import (
-    DataArguments,
-    ModelArguments,
-    SeaArguments,
-    TrainingArguments,
-)
-from llava_sea.train.precision import PickAttention, build_options, log_trainable
+from llava_sea.train.arguments import Arguments, TrainingArguments
+from llava_sea.train.precision import build_options, log_trainable
 from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver, llava_config, mm_config
 from llava_sea.train.trainer import Prepared
 
 logger = logging.getLogger(__name__)
 
 
-def image_transform(model_args: ModelArguments, data_args: DataArguments) -> ImageTransform:
-    """Return the tower's transform; a LLaVA brings its own where no tower is named.
-
-    Raises:
-        UserError: if there is neither, or no processor.
-    """
-    tower = model_args.vision_tower
-    if tower is None:
-        if not is_llava(model_args.model_name_or_path):
-            raise UserError("--vision_tower is missing: pass the tower that stage 1 was trained on")
-        tower = model_args.model_name_or_path
-    return ImageTransform.from_pretrained(tower, data_args.image_aspect_ratio)
-
-
-def prepare(
-    records: list[Record],
-    transform: ImageTransform,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    sea: SeaArguments,
-    args: TrainingArguments,
-    pick_attention: PickAttention | None,
-) -> Prepared:
+def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
     """Build the model with what is trained of it, and the conversations.
 
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
+    model_args, data_args, _, args = arguments
     template = get_template(model_args.version)
     check_conversations(records, template)
-    llava, tokenizer = load_model(model_args, args, pick_attention)
+    llava, tokenizer = load_model(arguments)
     check_template(template, tokenizer)
     transform.check_fits(llava.config.vision_config)
-    config = mm_config(llava, model_args, data_args, args)
+    trained_parts = {
+        "projector": not args.freeze_mm_mlp_adapter,
+        "vision_tower": model_args.unfreeze_mm_vision_tower,
+    }
     saver: Saver
     if args.lora_enable:
         fingerprint = base_fingerprint(llava.model.language_model)
@@ -86,19 +63,12 @@ def prepare(
             bias=args.lora_bias,
             base=model_args.model_name_or_path,
             seed=args.seed,
-            projector=not args.freeze_mm_mlp_adapter,
-            vision_tower=model_args.unfreeze_mm_vision_tower,
+            **trained_parts,
         )
-        whole = llava_config(llava, model_args, data_args, args)
-        saver = LoraSaver(lora, whole | {FINGERPRINT: fingerprint})
+        saver = LoraSaver(lora, llava_config(llava, arguments) | {FINGERPRINT: fingerprint})
     else:
-        choose_trainable(
-            llava,
-            language_model=not model_args.freeze_backbone,
-            projector=not args.freeze_mm_mlp_adapter,
-            vision_tower=model_args.unfreeze_mm_vision_tower,
-        )
-        saver = WholeModelSaver(tokenizer, transform, template, config)
+        choose_trainable(llava, language_model=not model_args.freeze_backbone, **trained_parts)
+        saver = WholeModelSaver(tokenizer, transform, template, mm_config(llava, arguments))
     model = Stage2Model(llava)
     if not args.deepspeed:
         model.trainable_to_float32()
@@ -106,37 +76,33 @@ def prepare(
     dataset = LazySupervisedDataset(
         records,
         data_args.image_folder,
-        transform=transform,
-        template=template,
-        tokenizer=tokenizer,
+        transform,
+        template,
+        tokenizer,
         image_tokens=llava.config.image_seq_length,
         model_max_length=args.model_max_length,
         seed=args.seed,
     )
     check_tokens(dataset, model.num_rows)
-    shared = (
-        padding_id(tokenizer, model.num_rows),
-        transform.resolution,
-        llava.config.image_seq_length,
-    )
-    collator = Collator(*shared)
+    collator = Collator.of(dataset, model.num_rows)
     if args.pack_sequences:
-        one_row = prepare_attention(model.language_model)
-        collator = PackedCollator(*shared, row_limit=None if one_row else args.model_max_length)
-        rows = "one row" if one_row else f"rows of up to {args.model_max_length} tokens"
+        limit = None if prepare_attention(model.language_model) else args.model_max_length
+        collator = PackedCollator.of(dataset, model.num_rows, row_limit=limit)
+        rows = f"rows of up to {limit} tokens" if limit else "one row"
         logger.info("samples of a micro-batch are packed into %s", rows)
     return Prepared(model, dataset, collator, saver)
 
 
 def load_model(
-    model_args: ModelArguments, args: TrainingArguments, pick_attention: PickAttention | None
+    arguments: Arguments,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     """Load the model that stage 2 starts from, and its tokenizer.
 
     Raises:
         UserError: if a part is missing, or flags name parts that do not go together.
     """
-    options = build_options(model_args, args, pick_attention)
+    model_args, _, _, args = arguments
+    options = build_options(arguments)
     path = model_args.model_name_or_path
     if is_llava(path):
         if model_args.pretrain_mm_mlp_adapter:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl
 
 from llava_sea.errors import EXIT_STATUS
 from llava_sea.processes import is_alive, launchers
@@ -43,11 +43,9 @@ class StopOnSignal(TrainerCallback):
     """Turns a SIGTERM on any rank into one checkpoint and an orderly end on all."""
 
     def __init__(self, grace_seconds: float = 20.0) -> None:
-        """Start listening.
+        """Start listening; after a signal the current step may take `grace_seconds`.
 
-        Args:
-            grace_seconds: how long after the signal the current step may take. DeepSpeed's
-                launcher kills 30 s after its own SIGTERM; this comes first, with a message.
+        DeepSpeed's launcher kills 30 s after its own SIGTERM; this comes first, with a message.
         """
         self.requested = False
         self.stopped = False
@@ -99,13 +97,7 @@ class StopOnSignal(TrainerCallback):
             )
             os._exit(EXIT_STATUS)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> TrainerControl:
         """Agree with the other ranks; if any was told to stop, save and stop."""
         requested = self.requested
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -114,7 +106,5 @@ class StopOnSignal(TrainerCallback):
             requested = bool(flag.item())
         if requested:
             self._reached_step_end.set()
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
         return control

@@ -25,19 +25,18 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.loader import Loader
+from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.packing import PackedBatchSampler
 from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
 from llava_sea.errors import UserError, cannot_write, failed_write, newest_file
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 from llava_sea.train import checkpoint as checkpoints
-from llava_sea.train.arguments import SeaArguments
+from llava_sea.train.arguments import SeaArguments, TrainingArguments
 from llava_sea.train.evaluation import MeasureAlignment
 from llava_sea.train.liger import use_liger
 from llava_sea.train.precision import describe
-from llava_sea.train.saving import Saver
+from llava_sea.train.saving import Saver, count, trained
 from llava_sea.train.stop import guard_worker
 
 logger = logging.getLogger(__name__)
@@ -66,8 +65,23 @@ def sea_weight(sea: SeaArguments, progress: float) -> float:
     return sea.sea_weight
 
 
+def own_part(parameter: Tensor, rank: int) -> Tensor:
+    """Return what a rank holds of a parameter: all of it, or of ZeRO-3's its share.
+
+    A share is padded where the number of ranks does not divide the parameter's size, and nobody
+    sets the padding: it may well be NaN.
+    """
+    share = getattr(parameter, "ds_tensor", None)
+    if share is None:
+        return parameter.detach()
+    left = getattr(parameter, "ds_numel", 0) - rank * share.numel()
+    return share.detach().flatten()[: max(0, left)]
+
+
 class LLaVATrainer(Trainer):
     """Trains a `WrappedLlava`."""
+
+    args: TrainingArguments
 
     def __init__(self, *args: Any, sea: SeaArguments, saver: Saver, **kw: Any):
         """As Trainer, with the alignment flags and what writes the model."""
@@ -90,41 +104,35 @@ class LLaVATrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Make the loader ourselves: its sampler knows ranks and epochs."""
-        assert self.train_dataset is not None and self.data_collator is not None
-        batch_size = self.args.per_device_train_batch_size
+        args, dataset, collate = self.args, self.train_dataset, self.data_collator
+        assert isinstance(dataset, LazySupervisedDataset) and collate is not None
+        size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
         options: dict[str, Any] = dict(
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
             epoch_of=lambda: int(self.state.epoch or 0),
-            drop_last=self.args.dataloader_drop_last,
+            drop_last=args.dataloader_drop_last,
         )
-        dataset: Any = self.train_dataset
-        if getattr(self.args, "group_by_modality_length", False):
-            sampler: EpochBatchSampler = ModalityBatchSampler(
-                dataset.modality_lengths,
-                batch_size,
-                accumulation=self.args.gradient_accumulation_steps,
-                **options,
-            )
+        sampler: EpochBatchSampler
+        if args.group_by_modality_length:
+            lengths = dataset.modality_lengths
+            sampler = ModalityBatchSampler(lengths, size, accumulation=accumulation, **options)
         else:
-            sampler = EpochBatchSampler(len(dataset), batch_size, **options)
+            sampler = EpochBatchSampler(len(dataset), size, **options)
         batches: Sampler[list[tuple[int, int]]] = sampler
-        if getattr(self.args, "pack_sequences", False):
-            batches = PackedBatchSampler(
-                sampler,
-                dataset.modality_lengths,
-                accumulation=self.args.gradient_accumulation_steps,
-            )
-        workers = self.args.dataloader_num_workers
+        if args.pack_sequences:
+            lengths = dataset.modality_lengths
+            batches = PackedBatchSampler(sampler, lengths, accumulation=accumulation)
+        workers = args.dataloader_num_workers
         return Loader(
-            self.train_dataset,
-            self.data_collator,
+            dataset,
+            collate,
             batch_sampler=batches,
             num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             worker_init_fn=guard_worker,
         )
 
@@ -168,8 +176,8 @@ class LLaVATrainer(Trainer):
             return self.optimizer  # DeepSpeed's path asks twice
         optimizer = super().create_optimizer(model)
         rates: dict[nn.Module, float | None] = {
-            self.wrapped.projector: getattr(self.args, "mm_projector_lr", None),
-            self.wrapped.vision_tower: getattr(self.args, "mm_vision_tower_lr", None),
+            self.wrapped.projector: self.args.mm_projector_lr,
+            self.wrapped.vision_tower: self.args.mm_vision_tower_lr,
         }
         for part, rate in rates.items():
             if rate is None:
@@ -182,13 +190,8 @@ class LLaVATrainer(Trainer):
                     optimizer.add_param_group({**group, "params": own, "lr": rate})
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
         for group in optimizer.param_groups:
-            count = sum(getattr(p, "ds_numel", p.numel()) for p in group["params"])
-            logger.info(
-                "%14s parameters at %g, weight decay %g",
-                f"{count:,}",
-                group["lr"],
-                group["weight_decay"],
-            )
+            numbers = f"{count(group['params']):,}", group["lr"], group["weight_decay"]
+            logger.info("%14s parameters at %g, weight decay %g", *numbers)
         return optimizer
 
     def create_scheduler(
@@ -243,9 +246,11 @@ class LLaVATrainer(Trainer):
             dist.all_gather(parts, labels_N)
             labels_N = torch.cat(parts)
         progress = (self.state.global_step - 1) / max(1, self.state.max_steps)
+        model = self.wrapped
+        assert isinstance(model, Stage1Model)
         return {
             "sea_weight": sea_weight(self.sea, progress),
-            "temperature": self._stage1_model().temperature(),
+            "temperature": model.temperature(),
             "sea_unique_labels": len(labels_N[labels_N >= 0].unique()),
         }
 
@@ -258,17 +263,11 @@ class LLaVATrainer(Trainer):
         assert isinstance(model, WrappedLlava)
         return model
 
-    def _stage1_model(self) -> Stage1Model:
-        model = self.wrapped
-        assert isinstance(model, Stage1Model)
-        return model
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model as its saver does; every rank calls this."""
         path = Path(output_dir or self.args.output_dir or ".")
-        # Of ZeRO-3's partitions each rank sees its own.
-        trained = (getattr(p, "ds_tensor", p) for p in self.wrapped.parameters() if p.requires_grad)
-        broken = torch.stack([~p.detach().isfinite().all() for p in trained]).any().float()
+        own = (own_part(p, self.args.process_index) for p in trained(self.wrapped))
+        broken = torch.stack([~part.isfinite().all() for part in own]).any().float()
         if self.args.world_size > 1:
             dist.all_reduce(broken)
         if broken:

@@ -1,14 +1,10 @@
-"""Tokenizers and a picture folder, small enough to work out by hand what must come of them."""
+"""Tokenizers and an image folder, small enough to work out by hand what must come of them."""
 
-import io
-import json
 import random
 import zlib
 
 import numpy as np
 import pytest
-import sentencepiece
-from PIL import Image
 from sentencepiece import sentencepiece_model_pb2 as sp_pb2
 from tokenizers import (
     AddedToken,
@@ -22,12 +18,12 @@ from tokenizers import (
     trainers,
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_sea.alignment.label_store import LabelStore, finalize_store, write_shard
 from llava_sea.conversation import TEMPLATES
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import Record, Turn
+from tests import worlds
 
 TEXT = """
 a chat between curious user and an artificial intelligence assistant the gives helpful
@@ -38,21 +34,9 @@ small large what is in this boat sail white how many café
 
 def save_llama_folder(model: sp_pb2.ModelProto, folder, *, legacy: bool):
     """Write a tokenizer folder as Llama's and Vicuna's are."""
-    folder.mkdir(parents=True)
-    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
-    config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": legacy,
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<unk>",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 2048,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    changes = {"add_bos_token": True, "add_eos_token": False, "pad_token": "<unk>"}
+    changes |= {"clean_up_tokenization_spaces": False, "model_max_length": 2048}
+    worlds.save_llama_tokenizer(folder, model.SerializeToString(), legacy=legacy, **changes)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.legacy is legacy
     return tokenizer
@@ -90,19 +74,7 @@ def trained() -> sp_pb2.ModelProto:
     """A model trained as Llama's was, with Llama's pieces for USER."""
     rng = random.Random(0)
     lines = [" ".join(rng.choices(TEXT.split(), k=rng.randint(3, 14))) for _ in range(2000)]
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=written,
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    model = sp_pb2.ModelProto.FromString(written.getvalue())
+    model = sp_pb2.ModelProto.FromString(worlds.sentencepiece_model(lines, 400))
     pieces = [
         p for p in model.pieces if p.piece not in ("▁USER", "▁USE", "USER", "▁US", "US", "ER")
     ]
@@ -129,18 +101,8 @@ def trained_tokenizer(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def byte_level_tokenizer():
     """GPT-2's and Qwen's kind: byte-level BPE, no BOS, an end token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(TEXT.split())] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+    corpus = [" ".join(TEXT.split())] * 20
+    return worlds.byte_level(corpus, ["</s>"], eos_token="</s>", pad_token="</s>")
 
 
 SPLIT = (
@@ -250,6 +212,7 @@ def metaspace(scheme: str) -> PreTrainedTokenizerFast:
     return _fast(tokenizer, ["<s>", "</s>", *CHATML], "</s>", bos_token="<s>")
 
 
+# Small tokenizers of the kinds that LLMs have: how to make one, and the ``--version`` to try.
 KINDS = {
     "llama_3": (llama_3, "llama_3"),
     "qwen": (qwen, "qwen"),
@@ -261,7 +224,6 @@ KINDS = {
     "not_legacy": (lambda: metaspace("first"), "chatml_direct"),
     "v1": (lambda: metaspace("first"), "v1"),
 }
-"""Small tokenizers of the kinds that LLMs have: what makes one, and the ``--version`` to try."""
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -274,10 +236,7 @@ def kind(request):
 @pytest.fixture(scope="session")
 def clip_transform():
     """16 x 16 pixels, for a grid of 4 x 4 patches."""
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-    )
-    return ImageTransform(processor, "square")
+    return ImageTransform(worlds.clip_processor(16), "square")
 
 
 @pytest.fixture(scope="session")
@@ -286,7 +245,7 @@ def plain():
 
 
 class World:
-    """Six pictures, of which mining had to skip the last; a record each, and one of text."""
+    """Six images, of which mining had to skip the last; a record each, and one of text."""
 
     words = ("red", "kettle", "boat", "red kettle")
     grid = (4, 4)
@@ -294,12 +253,9 @@ class World:
     def __init__(self, folder):
         self.folder = folder
         rng = np.random.default_rng(7)
-        (folder / "images").mkdir()
-        names, crcs = [f"{n}.png" for n in range(6)], []
-        for name in names:
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name)
-            crcs.append(zlib.crc32((folder / "images" / name).read_bytes()))
+        names = [f"{n}.png" for n in range(6)]
+        worlds.save_images(folder / "images", names, (16, 16), rng)
+        crcs = [zlib.crc32((folder / "images" / name).read_bytes()) for name in names]
         ids = rng.integers(0, len(self.words), (6, 16, 3))
         scores = rng.uniform(-0.5, 1, (6, 16, 3)).astype(np.float32)
         scores[5] = 0

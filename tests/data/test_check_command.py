@@ -24,11 +24,16 @@ from llava_sea.data.records import parse_records
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES
 from llava_sea.train.parse import parse_args
+from tests import worlds
 
 
 def record(record_id, image="000.jpg", human="<image>\nSay.", gpt="a red ball", **changes):
-    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
-    return {"id": record_id, "image": image, "conversations": turns} | changes
+    return worlds.record(record_id, image, human, gpt) | changes
+
+
+def write(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
 
 
 def base_flags(tiny, data, images=None, **changes):
@@ -39,8 +44,8 @@ def base_flags(tiny, data, images=None, **changes):
         "data_path": data,
         "image_folder": images or tiny.images,
         "model_max_length": 40,
-    } | changes
-    return [token for name, value in values.items() for token in (f"--{name}", str(value))]
+    }
+    return worlds.command_line(values | changes)
 
 
 def found_in(out, data):
@@ -74,8 +79,7 @@ def bad_world(tiny, tmp_path):
     store = tmp_path / "labels"
     store.mkdir()
     names = ["000.jpg", "changed.jpg", "skipped.jpg"]
-    for name in ("damaged.jpg", "empty.jpg", "folder.jpg", "long.png", "gone.jpg"):
-        names.append(name)
+    names += ["damaged.jpg", "empty.jpg", "folder.jpg", "long.png", "gone.jpg"]
     crc = np.full(len(names), zlib.crc32(good))
     crc[1] += 1
     shape = (len(names), 16, 2)
@@ -113,19 +117,7 @@ TALK = [
     (record(2, image=None, human="what <image>?"), ["LITERAL_IMAGE"]),
     (record(3, human="what?"), ["IMAGE_TOKENS"]),
     (record(4, conversations=record(4)["conversations"][1:]), ["IMAGE_TOKENS"]),
-    (
-        record(
-            5,
-            image=None,
-            conversations=[
-                {"from": "human", "value": "a"},
-                {"from": "gpt", "value": ""},
-                {"from": "human", "value": "b"},
-                {"from": "gpt", "value": "c"},
-            ],
-        ),
-        ["EMPTY_ANSWER"],
-    ),
+    (worlds.record(5, None, "a", "", "b", "c"), ["EMPTY_ANSWER"]),
     (record(6, image=None, conversations=[{"from": "human", "value": "a"}] * 2), ["TURNS"]),
     (record(7), []),
     (record(8, image=None), ["PLACE_ALONE"]),
@@ -174,8 +166,8 @@ def test_images_that_are_no_files(tiny, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "file.png")
     (tmp_path / "link.png").symlink_to("file.png")
     names = ["pipe.png", "zero.png", ".", "gone.png", "large.png", "link.png"]
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([record(n, image=name) for n, name in enumerate(names)]))
+    rows = [record(n, image=name) for n, name in enumerate(names)]
+    data = write(tmp_path / "data.json", rows)
     assert main(base_flags(tiny, data, tmp_path)) == 1
     out = capsys.readouterr().out
     kinds_found = ["NOT_A_FILE"] * 3 + ["IMAGE_MISSING", "IMAGE_TOO_LARGE"]
@@ -185,9 +177,8 @@ def test_images_that_are_no_files(tiny, tmp_path, capsys):
 
 def test_what_a_terminal_obeys_is_shown(tiny, tmp_path, capsys):
     name = "\x1b[2J\r\n\x9b31m.png"
-    data = tmp_path / "data.json"
     rows = [record(f"id {name}", image=name), record(f"id {name}"), {"id": name}]
-    data.write_text(json.dumps([*rows, record(3, gpt=f"{name} <image>")]))
+    data = write(tmp_path / "data.json", [*rows, record(3, gpt=f"{name} <image>")])
     assert main(base_flags(tiny, data)) == 1
     main([*base_flags(tiny, data), "--show", "0", "1", "2", "3"])
     seen = "".join(capsys.readouterr())
@@ -210,10 +201,7 @@ def test_all_in_one_run_v1(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("version", ["v1", "plain"])
 def test_tokens_that_are_not_what_they_seem(tiny, grown_llm, tmp_path, capsys, version):
     """Beyond the embedding table; a special token typed in a text; white space before an answer."""
-    weighted = [
-        {"from": "human", "value": "<image>"},
-        {"from": "gpt", "value": "a", "weight": 0},
-    ]
+    weighted = [*worlds.turns("<image>"), {"from": "gpt", "value": "a", "weight": 0}]
     rows = [
         (record(0), []),
         (record(1, gpt="a <extra><extra> ball"), ["BEYOND_TABLE"]),
@@ -222,8 +210,7 @@ def test_tokens_that_are_not_what_they_seem(tiny, grown_llm, tmp_path, capsys, v
         (record(4, gpt="a " * 260 + "<extra>"), ["CUT"]),  # training does not see it
         (record(5, conversations=weighted), ["IGNORED_KEY"]),
     ]
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([row for row, _ in rows]))
+    data = write(tmp_path / "data.json", [row for row, _ in rows])
     flags = {"model_name_or_path": grown_llm, "version": version, "model_max_length": 250}
     assert main(base_flags(tiny, data, **flags)) == 1
     out = capsys.readouterr().out
@@ -275,8 +262,7 @@ def test_labels_of_another_transform_or_encoder(tiny, tiny_labels, tiny_siglip_l
 
 def test_held_out_records_are_checked_as_far_as_they_are_used(tiny, tmp_path, capsys):
     rows = [record(0), record(1, image="gone.jpg"), record(2, image="gone.jpg"), {"id": 3}]
-    held_out = tmp_path / "held.json"
-    held_out.write_text(json.dumps(rows))
+    held_out = write(tmp_path / "held.json", rows)
     flags = base_flags(tiny, tiny.data, sea_eval_data=held_out, sea_eval_samples=2)
     assert main(flags) == 1
     out = capsys.readouterr().out
@@ -285,8 +271,7 @@ def test_held_out_records_are_checked_as_far_as_they_are_used(tiny, tmp_path, ca
 
 
 def test_max_problems_and_no_images(tiny, tmp_path, capsys):
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([record(n, image="gone.jpg") for n in range(9)]))
+    data = write(tmp_path / "data.json", [record(n, image="gone.jpg") for n in range(9)])
     assert main([*base_flags(tiny, data), "--max_problems", "2"]) == 1
     out = capsys.readouterr().out
     assert [index for index, _ in found_in(out, data)] == [0, 1]
@@ -311,9 +296,8 @@ def make_checker(tiny, data):
 
 
 def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
-    data = tmp_path / "data.json"
     rows = [record(n, image=f"{n % 30:03d}.jpg", gpt="a ball" * (n % 7)) for n in range(300)]
-    data.write_text(json.dumps(rows))
+    data = write(tmp_path / "data.json", rows)
     items, checker = list(parse_records(data)), make_checker(tiny, data)
     alone = list(check_records(checker, items, 0))
     assert sum(len(checked.problems) for checked in alone) > 50
@@ -325,8 +309,7 @@ def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
 
 
 def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([record(n) for n in range(100)]))
+    data = write(tmp_path / "data.json", [record(n) for n in range(100)])
     monkeypatch.setattr(checking._Checks, "__getitem__", lambda self, index: os._exit(1))
     with pytest.raises(UserError, match="killed from outside"):
         list(check_records(make_checker(tiny, data), list(parse_records(data)), 2))
@@ -340,8 +323,8 @@ def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
         ({}, ["--num_workers", "x"], "invalid int value: 'x'"),
         ({}, ["--losses", "/no such folder/x"], "--losses /no such folder/x: cannot be written"),
         ({}, ["--losses", "x", "--show", "1"], "leave --losses to another call"),
-        ({"data_path": "/none.json"}, [], "--data_path /none.json: no such file"),
-        ({"image_folder": "/none"}, [], "--image_folder /none: no such folder"),
+        ({}, ["--data_path", "/none.json"], "--data_path /none.json: no such file"),
+        ({}, ["--image_folder", "/none"], "--image_folder /none: no such folder"),
         ({"vision_tower": "/none"}, [], "--vision_tower /none: no such folder"),
         ({"model_name_or_path": "/none"}, [], "--model_name_or_path /none: no such folder"),
         ({"version": "v9"}, [], "--version 'v9': no such conversation template"),
@@ -349,23 +332,22 @@ def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
 )
 def test_wrong_flags(tiny, changes, extra, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        main([*base_flags(tiny, tiny.data), *base_flags_changed(changes), *extra])
-
-
-def base_flags_changed(changes):
-    return [token for name, value in changes.items() for token in (f"--{name}", value)]
+        main([*base_flags(tiny, tiny.data, **changes), *extra])
 
 
 @pytest.mark.parametrize(("case", "status"), [("clean", 0), ("problems", 1), ("flags", 2)], ids=str)
 def test_exit_status(tiny, tmp_path, monkeypatch, capsys, case, status):
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps([record(0), record(1, gpt="" if case == "problems" else "a")]))
+    rows = [record(0), record(1, gpt="" if case == "problems" else "a")]
+    data = write(tmp_path / "data.json", rows)
     argv = base_flags(tiny, data) + (["--shwo", "1"] if case == "flags" else [])
     monkeypatch.setattr(sys, "argv", ["check", *argv])
     monkeypatch.delitem(sys.modules, "llava_sea.check.__main__")
-    with pytest.raises(SystemExit) as left:
+    code = None
+    try:
         runpy.run_module("llava_sea.check", run_name="__main__")
-    assert left.value.code == status
+    except SystemExit as left:
+        code = left.code
+    assert (code or 0) == status
     assert ("error: --shwo is not a flag" in capsys.readouterr().err) is (status == 2)
 
 

@@ -11,11 +11,11 @@ from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
-from llava_sea.data.records import Record, Turn, load_records
-from llava_sea.data.tokenize import padding_id
+from llava_sea.data.records import load_records
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
+from tests.worlds import parsed
 
 IMAGE_ID = 359  # a row of the tiny table that no piece of the tokenizer uses
 CPU = torch.device("cpu")
@@ -28,17 +28,12 @@ def stage1(tiny):
     return Stage1Model(llava).eval()
 
 
-def talk(index, image, *texts):
-    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
-    return Record(index, f"t{index}", image, turns)
-
-
 TALKS = [
-    talk(0, "000.jpg", "<image>\nwhat?", "a red ball", "where?", "beside a box"),
-    talk(1, None, "what is a kite?", "a thing"),
-    talk(2, "001.png", "what is it?\n<image>", "a blue house"),
-    talk(3, "002.jpg", "<image>", "red"),
-    talk(4, None, "say red", "red red red red", "again", "red", "more", "a tree a tree"),
+    parsed("<image>\nwhat?", "a red ball", "where?", "beside a box", image="000.jpg", index=0),
+    parsed("what is a kite?", "a thing", index=1),
+    parsed("what is it?\n<image>", "a blue house", image="001.png", index=2),
+    parsed("<image>", "red", image="002.jpg", index=3),
+    parsed("say red", "red red red red", "again", "red", "more", "a tree a tree", index=4),
 ]
 
 
@@ -55,7 +50,7 @@ def make_dataset(tiny, version, aspect):
         image_tokens=16,
         model_max_length=250,
     )
-    return dataset, Collator(padding_id(tokenizer, 360), transform.resolution, 16)
+    return dataset, Collator.of(dataset, 360)
 
 
 def stock_loss(llava, sample):

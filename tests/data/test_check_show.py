@@ -1,15 +1,13 @@
 """What --show prints, worked out by hand with a tokenizer whose merges are listed in conftest."""
 
-import json
-
 import pytest
 
 from llava_sea.check.__main__ import main
 from llava_sea.check.show import show_tokens
 from llava_sea.conversation import get_template
-from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.errors import UserError
+from tests.worlds import edited, parsed
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -18,8 +16,7 @@ SYSTEM = (
 
 
 def lines_of(tokenizer, version, image, *texts, limit=2048):
-    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
-    record = Record(0, "r", image, turns)
+    record = parsed(*texts, image=image)
     tokens = tokenize_record(record, get_template(version), tokenizer, 576, limit)
     lines = [line.text for line in show_tokens(tokens, tokenizer)]
     return lines[: lines.index("")], lines[lines.index("token ids") + 1 :]
@@ -60,7 +57,7 @@ def test_v1_two_rounds(hand_tokenizer):
 def test_text_only_and_cut(hand_tokenizer):
     whole, _ = lines_of(hand_tokenizer, "v1", None, "what is?", "a red boat")
     assert whole == [". <s>", f". {SYSTEM} USER: what is? ASSISTANT:", "+  a red boat</s>"]
-    record = Record(0, "r", None, (Turn("human", "what is?"), Turn("gpt", "a red boat")))
+    record = parsed("what is?", "a red boat")
     limit = len(tokenize_record(record, get_template("v1"), hand_tokenizer, 576, 999).labels) - 2
     cut, _ = lines_of(hand_tokenizer, "v1", None, "what is?", "a red boat", limit=limit)
     assert cut == [*whole[:2], "+  a red"]
@@ -111,11 +108,12 @@ def test_colour_on_a_terminal(tiny, flags, capsys, monkeypatch):
 
 
 def test_a_record_that_cannot_be_shown(tiny, flags, capsys, tmp_path):
-    broken = json.loads(tiny.heldout.read_text())
-    broken[1]["image"] = "gone.jpg"
-    broken[2]["conversations"] = []
-    (tmp_path / "data.json").write_text(json.dumps(broken))
-    flags = [*flags, "--data_path", str(tmp_path / "data.json")]
+    def spoil(records):
+        records[1]["image"] = "gone.jpg"
+        records[2]["conversations"] = []
+
+    data = edited(tiny.heldout, tmp_path / "data.json", spoil)
+    flags = [*flags, "--data_path", str(data)]
     assert main([*flags, "--show", "1", "2"]) == 1
     out = capsys.readouterr().out
     assert "gone.jpg: cannot be read (No such file" in out

@@ -15,11 +15,11 @@ from llava_sea.data import tokenize
 from llava_sea.data.control_tokens import control_tokens, typed_tokens
 from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import tokenize_prompt
+from tests.worlds import parsed
 
 
 def prompt(texts, tokenizer, template) -> list[int]:
-    turns = [Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts)]
-    return tokenize_prompt(turns, template, tokenizer, 3)[0]
+    return tokenize_prompt(parsed(*texts).turns, template, tokenizer, 3)[0]
 
 
 def check_typed(tokenizer, template) -> None:
@@ -81,10 +81,9 @@ def test_added_tokens_that_do_not_control_stay_tokens(kind):
 
 
 def test_a_records_are_counted_where_training_reads_them(hand_tokenizer, plain):
-    turns = (Turn("human", "a </s> <s>"), Turn("gpt", "b</s></s> < /s>"))
-    record = Record(0, "r", "a.jpg", turns)
+    record = parsed("a </s> <s>", "b</s></s> < /s>", image="a.jpg")
     found = typed_tokens(record, hand_tokenizer, get_template("v1"))
     assert found == {"</s>": 3, "<s>": 1}
     assert typed_tokens(record, hand_tokenizer, plain) == {"</s>": 2}  # a caption alone
-    first = Record(0, "r", None, (Turn("gpt", "</s>"), *turns))
+    first = Record(0, "r", None, (Turn("gpt", "</s>"), *record.turns))
     assert typed_tokens(first, hand_tokenizer, get_template("v1")) == found

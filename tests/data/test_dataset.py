@@ -14,8 +14,7 @@ from llava_sea.alignment.sampling import sample_pairs
 from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
-from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.loader import Loader
+from llava_sea.data.dataset import LazySupervisedDataset, Loader
 from llava_sea.data.problems import IMAGE_MISSING, RecordError
 from llava_sea.data.records import Record
 from llava_sea.data.sampler import EpochBatchSampler

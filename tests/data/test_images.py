@@ -1,6 +1,7 @@
-"""The odd files of real data sets, and LLaVA's two ways to make a picture square."""
+"""The odd files of real data sets, bad ones, LLaVA's two ways to make an image square."""
 
 import json
+import struct
 import warnings
 import zlib
 from types import SimpleNamespace
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig, LlavaImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_sea.data import images as images_module
 from llava_sea.data.images import (
+    MAX_SIDE,
     ImageTransform,
     load_image,
     look_for_images,
@@ -270,8 +273,6 @@ def test_a_damaged_preprocessor_config_is_one_line(tiny, tmp_path, settings):
 
 
 def test_a_processor_of_another_tower_is_refused(tiny):
-    from transformers import AutoConfig
-
     vision = AutoConfig.from_pretrained(tiny.clip).vision_config
     ImageTransform.from_pretrained(str(tiny.clip), "square").check_fits(vision)
     with pytest.raises(UserError, match=r"\(32, 32\) pixels .* says \(24, 24\)"):
@@ -279,8 +280,6 @@ def test_a_processor_of_another_tower_is_refused(tiny):
 
 
 def test_the_aspect_ratio_alone_decides_about_padding():
-    from transformers import LlavaImageProcessorPil
-
     size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     wide = Image.new("RGB", (40, 20), (255, 0, 0))
     square = ImageTransform(LlavaImageProcessorPil(do_pad=True, **size), "square")
@@ -298,3 +297,76 @@ def test_one_of_the_first_hundred_pictures_is_enough(tmp_path):
     (tmp_path / "99.jpg").touch()
     look_for_images(tmp_path, iter(pictures))
     look_for_images(tmp_path / "none", [])  # text alone needs no folder
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.png", "x/../../a.png", "..", "a\0.png"])
+def test_paths_that_leave_the_folder(tmp_path, name):
+    with pytest.raises(UserError, match=r"record 'r1': the image .* is not below the image folder"):
+        load_image(tmp_path, name, "r1")
+
+
+def png_that_claims(width, height):
+    """A PNG of a few bytes whose header announces a huge image."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + (chunk(b"IEND", b""))
+    )
+
+
+def image_bytes(tmp_path, **options):
+    path = tmp_path / "whole.jpg"
+    Image.effect_noise((64, 64), 50).save(path, **options)
+    return path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: b"", "the image file is empty"),
+        (lambda p: b"<html>not found</html>", "not an image in a known format .JPEG"),
+        (
+            lambda p: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "not an image in a known",
+        ),
+        (lambda p: image_bytes(p)[:-400], "cannot be decoded .*truncated"),
+        (lambda p: png_that_claims(60_000, 60_000), "cannot be decoded .*decompression bomb"),
+        (
+            lambda p: png_that_claims(10_000, 10_000),
+            "is 10000 x 10000 pixels, the limits are 89,478",
+        ),
+        (lambda p: png_that_claims(1, MAX_SIDE + 1), f"is 1 x {MAX_SIDE + 1} pixels"),
+        (lambda p: png_that_claims(8, 8), "cannot be decoded"),
+    ],
+    ids=["empty", "html", "eps", "truncated", "bomb", "large", "long", "hollow"],
+)
+def test_images_that_cannot_be_used(tmp_path, make, message):
+    (tmp_path / "a.jpg").write_bytes(make(tmp_path))
+    with pytest.raises(UserError, match=message) as caught:
+        load_image(tmp_path, "a.jpg", "r1")
+    assert str(caught.value).startswith(f"record 'r1': {tmp_path / 'a.jpg'}: ")
+
+
+def test_floats_and_deep_integers(tmp_path):
+    Image.new("F", (4, 4)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="floating-point pixels"):
+        load_image(tmp_path, "a.tiff", "r1")
+    Image.new("I", (4, 4), 70_000).save(tmp_path / "b.tiff")
+    with pytest.raises(UserError, match="32-bit pixels"):
+        load_image(tmp_path, "b.tiff", "r1")
+
+
+def test_missing_image_and_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, reason in (("a.jpg", "No such file"), ("folder", "is a folder")):
+        with pytest.raises(UserError, match=rf"record 'r1': .*{name}: .*{reason}"):
+            load_image(tmp_path, name, "r1")

@@ -4,8 +4,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_sea.conversation import get_template
-from llava_sea.data.records import Record, Turn
+from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import tokenize_record
+from tests.worlds import parsed
 
 P = 3
 PICTURE = -200
@@ -72,28 +73,24 @@ def ours(record, version, tokenizer, limit):
     return list(zip(ids, found.labels, strict=True))
 
 
-text = st.lists(
-    st.sampled_from(
-        [
-            "a",
-            "red",
-            " ",
-            "  ",
-            "\n",
-            "kettle",
-            "USER",
-            ":",
-            "é",
-            "船",
-            "🙂",
-            "3.5",
-            "'s",
-            "\t",
-            "<",
-        ]
-    ),
-    max_size=8,
-).map("".join)
+TEXTS = [
+    "a",
+    "red",
+    " ",
+    "  ",
+    "\n",
+    "kettle",
+    "USER",
+    ":",
+    "é",
+    "船",
+    "🙂",
+    "3.5",
+    "'s",
+    "\t",
+    "<",
+]
+text = st.lists(st.sampled_from(TEXTS), max_size=8).map("".join)
 question = text.filter(bool)
 answer = st.one_of(text, st.sampled_from(["", "\n", " ", "\n\na", " red"]))
 
@@ -109,10 +106,8 @@ def conversations(draw):
         at = draw(st.integers(0, len(turns) - 1))
         before, after = draw(text), draw(text)
         turns[at][0] = f"{before}<image>{after}"
-    flat = [
-        Turn(("human", "gpt")[n % 2], t) for n, t in enumerate(t for pair in turns for t in pair)
-    ]
-    return Record(0, "0", "a.jpg" if has_image else None, tuple(flat))
+    flat = (text for pair in turns for text in pair)
+    return parsed(*flat, image="a.jpg" if has_image else None)
 
 
 @EXAMPLES
@@ -137,7 +132,7 @@ def test_v1_truncated(trained_tokenizer, record, share):
 @EXAMPLES
 @given(caption=text.filter(str.strip), limit=st.integers(2 + P, 20))
 def test_plain(trained_tokenizer, caption, limit):
-    record = Record(0, "0", "a.jpg", (Turn("human", "Say it. <image>"), Turn("gpt", caption)))
+    record = parsed("Say it. <image>", caption, image="a.jpg")
     assert ours(record, "plain", trained_tokenizer, limit) == llava_plain(
         caption, trained_tokenizer, limit
     )
@@ -145,7 +140,7 @@ def test_plain(trained_tokenizer, caption, limit):
 
 def test_the_arithmetic_above_is_not_idle(trained_tokenizer):
     """It finds masks for several rounds, and gives up where LLaVA's users know it does."""
-    turns = [Turn("human", "a"), Turn("gpt", "red"), Turn("human", "a"), Turn("gpt", "red")]
+    turns = parsed("a", "red", "a", "red").turns
     found = llava_v1(turns, trained_tokenizer, False, 2048)
     assert sum(token == label for token, label in found) >= 4
     assert llava_v1([*turns[:3], Turn("gpt", "")], trained_tokenizer, False, 2048) is None

@@ -1,15 +1,13 @@
-"""Packed rows hold every sample whole; steps keep their records; ranks get like token counts."""
+"""Packed rows hold every sample whole."""
 
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_sea.data.packing import PackedBatchSampler, PackedCollator, balance, fill_rows
-from llava_sea.data.sampler import EpochBatchSampler, ModalityBatchSampler
+from llava_sea.data.packing import PackedCollator, balance, fill_rows
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 P = 2
@@ -39,12 +37,12 @@ def test_an_item_above_the_limit_is_named():
         fill_rows([3, 41], 40)
 
 
-def sample(length, pictures=()):
+def sample(length, images=()):
     ids = torch.arange(1, length + 1) + 100 * length
-    mask = (ids > 0) & (torch.arange(length) < P * len(pictures))
+    mask = (ids > 0) & (torch.arange(length) < P * len(images))
     made = {"input_ids": ids, "labels": ids.clone(), "image_mask": mask}
-    if pictures:
-        made["pixel_values"] = torch.stack([torch.full((3, 2, 2), float(p)) for p in pictures])
+    if images:
+        made["pixel_values"] = torch.stack([torch.full((3, 2, 2), float(p)) for p in images])
     return made
 
 
@@ -60,7 +58,7 @@ def test_one_row_without_padding():
     assert batch["sample_lengths"] == [5, 1, 4]
 
 
-def test_rows_of_a_limited_length_with_the_pictures_in_their_order():
+def test_rows_of_a_limited_length_with_the_images_in_their_order():
     samples = [sample(4, [1]), sample(7, [2, 3]), sample(3), sample(5, [4])]
     batch = PackedCollator(9, (2, 2), P, row_limit=10)(samples)
     assert batch["input_ids"].shape == (2, 10) and "sample_lengths" not in batch
@@ -80,65 +78,7 @@ def test_rows_of_a_limited_length_with_the_pictures_in_their_order():
 
 
 @pytest.mark.parametrize("limit", [None, 10])
-def test_text_alone_has_a_stand_in_picture(limit):
+def test_text_alone_has_a_stand_in_image(limit):
     batch = PackedCollator(9, (2, 2), P, row_limit=limit)([sample(3)])
     assert batch["pixel_values"].shape == (1, 3, 2, 2) and not batch["pixel_values"].any()
     assert not batch["image_mask"].any()
-
-
-RNG = np.random.default_rng(0)
-RECORDS = (RNG.integers(5, 400, 203) * np.where(RNG.random(203) < 0.3, -1, 1)).tolist()
-
-
-def packed(rank, world, batch, accumulation, *, grouped, epoch=0, drop_last=False):
-    options = dict(rank=rank, world_size=world, seed=1, epoch_of=lambda: epoch, drop_last=drop_last)
-    if grouped:
-        plain = ModalityBatchSampler(RECORDS, batch, accumulation=accumulation, **options)
-    else:
-        plain = EpochBatchSampler(len(RECORDS), batch, **options)
-    return plain, PackedBatchSampler(plain, RECORDS, accumulation=accumulation)
-
-
-def steps(world, batch, accumulation, which, **options):
-    """Each step's micro-batches, as a list of ranks' lists."""
-    ranks = [list(packed(r, world, batch, accumulation, **options)[which]) for r in range(world)]
-    assert len({len(found) for found in ranks}) == 1
-    return [
-        [index for found in ranks for micro in found[i : i + accumulation] for index, _ in micro]
-        for i in range(0, len(ranks[0]), accumulation)
-    ]
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize(("world", "batch", "accumulation"), [(1, 1, 1), (1, 4, 1), (2, 3, 2)])
-def test_a_step_sees_what_it_sees_unpacked(grouped, drop_last, world, batch, accumulation):
-    both = (
-        steps(world, batch, accumulation, which, grouped=grouped, drop_last=drop_last)
-        for which in (0, 1)
-    )
-    for plain, found in zip(*both, strict=True):
-        assert sorted(plain) == sorted(found)
-
-
-def test_no_micro_batch_is_empty_and_the_length_is_told():
-    _, sampler = packed(0, 2, 3, 2, grouped=False)
-    assert len(list(sampler)) == len(sampler) == 34
-    assert all(sampler) and all(epoch == 0 for batch in sampler for _, epoch in batch)
-
-
-def test_ranks_get_like_token_counts():
-    def widest(which):
-        options = dict(grouped=False, drop_last=True)
-        ranks = [list(packed(r, 4, 8, 1, **options)[which]) for r in range(4)]
-        tokens = [[sum(abs(RECORDS[i]) for i, _ in batch) for batch in rank] for rank in ranks]
-        return max(max(step) / min(step) for step in zip(*tokens, strict=True))
-
-    assert widest(1) < 1.1 < 1.5 < widest(0)
-
-
-def test_epochs_differ_and_repeat():
-    first, again, second = (
-        list(packed(1, 2, 3, 2, grouped=False, epoch=epoch)[1]) for epoch in (0, 0, 1)
-    )
-    assert first == again != second

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import render
-from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import tokenize_prompt, tokenize_record
+from tests.worlds import parsed
 
 TEXTS = st.lists(
     st.sampled_from(["\n", "\n\n", " ", "  ", "\t", "a", "b", "red", ".", "x", "7", "é", "<", "|"]),
@@ -16,15 +16,6 @@ TEXTS = st.lists(
     max_size=6,
 ).map("".join)
 TALKS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
-
-
-def record_of(talk, image: bool = False) -> Record:
-    turns = [
-        Turn(("human", "gpt")[n % 2], t) for n, t in enumerate(t for pair in talk for t in pair)
-    ]
-    if image:
-        turns[0] = Turn("human", f"{turns[0].text}\n<image>")
-    return Record(0, "r", "x.jpg" if image else None, tuple(turns))
 
 
 @given(talk=TALKS, image=st.booleans())
@@ -35,7 +26,9 @@ def record_of(talk, image: bool = False) -> Record:
 )
 def test_a_prompt_is_the_beginning_of_training(kind, talk, image):
     tokenizer, template = kind
-    record = record_of(talk, image)
+    first, *others = (text for pair in talk for text in pair)
+    named = {"image": "x.jpg"} if image else {}
+    record = parsed(first + "\n<image>" * image, *others, **named)
     found = tokenize_record(record, template, tokenizer, 3, 10_000)
     prompts = []
     for number in range(0, len(record.turns), 2):

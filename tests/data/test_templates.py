@@ -7,14 +7,14 @@ from itertools import groupby
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import TEMPLATES, get_template, render
 from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import check_template, stop_ids, tokenize_prompt, tokenize_record
 from llava_sea.errors import UserError
+from tests import worlds
+from tests.worlds import parsed
 
 PIECES = ("v1", "llava_v1", "llama_2", "llava_llama_2", "mistral")
 BYTES = ("llama_3", "gemma", "gemma_instruct", "phi3", "qwen", "qwen_2_5", "mpt", "chatml_direct")
@@ -38,36 +38,19 @@ SPECIAL = (
 )
 
 
-def byte_level(bos: str | None, unk: bool) -> PreTrainedTokenizerFast:
+def byte_level(bos: str | None, unk: str | None = None):
     """Byte-level BPE; with `bos` it begins every text by itself, as Llama 3's and Gemma's do."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=[*SPECIAL, *(["<unk>"] if unk else [])],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["a red boat is what you see user assistant model"] * 9, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        eos_token="<|endoftext|>",
-        unk_token="<unk>" if unk else None,
-        additional_special_tokens=list(SPECIAL),
-    )
+    corpus = ["a red boat is what you see user assistant model"] * 9
+    special = [*SPECIAL, *([unk] if unk else [])]
+    options = {"unk_token": unk, "additional_special_tokens": list(SPECIAL)}
+    return worlds.byte_level(corpus, special, bos, eos_token="<|endoftext|>", **options)
 
 
 @pytest.fixture(scope="module")
 def tokenizers():
     """By template: a tokenizer of its LLM's kind, and one that adds no BOS by itself."""
-    plain, with_unk = byte_level(None, unk=False), byte_level(None, unk=True)
-    adding = {bos: byte_level(bos, unk=False) for bos in ("<|begin_of_text|>", "<bos>")}
+    plain, with_unk = byte_level(None), byte_level(None, "<unk>")
+    adding = {bos: byte_level(bos) for bos in ("<|begin_of_text|>", "<bos>")}
 
     def of(name: str):
         bos = get_template(name).bos
@@ -87,12 +70,10 @@ RELAXED = settings(
 
 
 def record_of(talk, image: bool) -> Record:
-    turns = [
-        Turn(("human", "gpt")[n % 2], t) for n, t in enumerate(t for pair in talk for t in pair)
-    ]
+    first, *others = (text for pair in talk for text in pair)
     if image:
-        turns[0] = Turn("human", f"{turns[0].text}\n<image>")
-    return Record(0, "r", "x.jpg" if image else None, tuple(turns))
+        return parsed(f"{first}\n<image>", *others, image="x.jpg")
+    return parsed(first, *others)
 
 
 def check(record, talk, template, tokenizer):
@@ -143,9 +124,7 @@ def test_bos_stands_once_in_front(name, tokenizers):
 
 
 def text_of(name: str, *texts: str) -> str:
-    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
-    segments = render(Record(0, "r", None, turns), get_template(name))
-    return "".join(s.text for s in segments)
+    return "".join(s.text for s in render(parsed(*texts), get_template(name)))
 
 
 def test_texts_to_the_letter():

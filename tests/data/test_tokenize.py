@@ -4,16 +4,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from llava_sea.conversation import get_template
-from llava_sea.data.records import Record, Turn
 from llava_sea.data.tokenize import PLACEHOLDER_ID, padding_id, tokenize_record
 from llava_sea.errors import UserError
+from tests.worlds import parsed
 
 P = 4
-
-
-def record(*texts, image=None):
-    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(texts))
-    return Record(0, "r", image, turns)
 
 
 def pieces(tokenizer, found):
@@ -29,7 +24,7 @@ def pieces(tokenizer, found):
 
 def v1_tail(tokenizer, *texts, image=None, limit=2048):
     """What comes after the system prompt's last piece, the full stop of "questions."."""
-    row = record(*texts, image=image)
+    row = parsed(*texts, image=image)
     found = pieces(tokenizer, tokenize_record(row, get_template("v1"), tokenizer, P, limit))
     assert found[0] == "<s>" and "<s>" not in found[1:]
     return found[found.index(".", found.index(".") + 1) + 1 :]
@@ -49,14 +44,14 @@ def v1_tail(tokenizer, *texts, image=None, limit=2048):
     ],
 )
 def test_plain(hand_tokenizer, plain, caption, supervised):
-    row = record("Say it.\n<image>", caption, image="a.jpg")
+    row = parsed("Say it.\n<image>", caption, image="a.jpg")
     found = pieces(hand_tokenizer, tokenize_record(row, plain, hand_tokenizer, P, 2048))
     assert found == ["<s>", *["IMG"] * P, *[[piece] for piece in supervised]]
 
 
 def test_plain_sees_the_end_token_in_a_caption(hand_tokenizer, plain):
     """LLaVA's tokenizer reads the literal as the token; so does ours."""
-    found = tokenize_record(record("<image>", "a</s>", image="a"), plain, hand_tokenizer, P, 99)
+    found = tokenize_record(parsed("<image>", "a</s>", image="a"), plain, hand_tokenizer, P, 99)
     tail = {True: ["▁", "<0x0A>"], False: ["<0x0A>"]}[hand_tokenizer.legacy]
     expected = ["▁a", "</s>", *tail]
     assert pieces(hand_tokenizer, found)[1 + P :] == [[piece] for piece in expected]
@@ -123,17 +118,17 @@ def test_v1_empty_answer_in_the_middle(hand_tokenizer):
 
 def test_byte_level_bpe_has_no_bos_and_its_spaces_belong_to_words(byte_level_tokenizer, plain):
     tokenizer = byte_level_tokenizer
-    row = record("<image>", "red kettle", image="a.jpg")
+    row = parsed("<image>", "red kettle", image="a.jpg")
     caption = pieces(tokenizer, tokenize_record(row, plain, tokenizer, P, 99))
     assert caption[:P] == ["IMG"] * P and "".join(p[0] for p in caption[P:]) == "redĠkettleĊ"
-    row = record("what\n<image>", "\na boat ", "is?", " red", image="a.jpg")
+    row = parsed("what\n<image>", "\na boat ", "is?", " red", image="a.jpg")
     found = pieces(tokenizer, tokenize_record(row, get_template("v1"), tokenizer, P, 2048))
     learned = "".join(p[0] if isinstance(p, list) else "|" for p in found)
     assert [run for run in learned.split("|") if run] == ["ĠĊaĠboatĠ</s>", "ĠĠred</s>"]
 
 
 def test_truncation_cuts_after_the_picture_is_written_out(hand_tokenizer, plain):
-    row = record("<image>", "a red kettle", image="a.jpg")
+    row = parsed("<image>", "a red kettle", image="a.jpg")
     whole = tokenize_record(row, plain, hand_tokenizer, P, 9)
     assert len(whole.input_ids) == 9  # <s>, 4 of the picture, 4 of the caption
     cut = tokenize_record(row, plain, hand_tokenizer, P, 7)
@@ -146,22 +141,22 @@ def test_truncation_cuts_after_the_picture_is_written_out(hand_tokenizer, plain)
     [
         (
             5,
-            r"record 0 \(id 'r'\): is 9 tokens long, 4 of them .* all that is to be learned is cut",
+            r"record 0 \(id 'r0'\): is 9 tokens long, 4 of them .* all that is to be learned is",
         ),
         (4, "they are cut off by --model_max_length 4"),
         (1, "they are cut off by --model_max_length 1"),
     ],
 )
 def test_a_cut_that_leaves_nothing_is_an_error(hand_tokenizer, plain, limit, message):
-    row = record("<image>", "a red kettle", image="a.jpg")
+    row = parsed("<image>", "a red kettle", image="a.jpg")
     with pytest.raises(UserError, match=message):
         tokenize_record(row, plain, hand_tokenizer, P, limit)
 
 
 def test_nothing_to_learn_is_an_error(hand_tokenizer):
     for texts in (("what is?", ""), ("what is?",)):
-        with pytest.raises(UserError, match=r"record 0 \(id 'r'\): no answer to learn from"):
-            tokenize_record(record(*texts), get_template("v1"), hand_tokenizer, P, 2048)
+        with pytest.raises(UserError, match=r"record 0 \(id 'r0'\): no answer to learn from"):
+            tokenize_record(parsed(*texts), get_template("v1"), hand_tokenizer, P, 2048)
 
 
 def test_padding_id(hand_tokenizer, byte_level_tokenizer):
@@ -184,4 +179,4 @@ def test_slow_tokenizers_are_refused(plain):
         is_fast = False
 
     with pytest.raises(UserError, match="no character offsets"):
-        tokenize_record(record("<image>", "a", image="a"), plain, Slow(), P, 9)
+        tokenize_record(parsed("<image>", "a", image="a"), plain, Slow(), P, 9)

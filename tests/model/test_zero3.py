@@ -16,7 +16,7 @@ from llava_sea.model.load import load_llava
 from llava_sea.model.lora import base_fingerprint
 from llava_sea.model.projector_io import whole_tensors
 from llava_sea.model.write import write_llava
-from llava_sea.train.setup import init_distributed
+from llava_sea.train.train import init_distributed
 
 
 def load_partitioned(folders: list[Path], out: Path) -> None:

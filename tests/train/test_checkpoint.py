@@ -29,13 +29,10 @@ def make(root, step, sealed=True):
     return path
 
 
-def test_a_sealed_checkpoint_verifies(tmp_path):
-    verify(make(tmp_path, 2))
-
-
 @pytest.mark.parametrize("harm", ["change", "remove", "add"])
 def test_changed_files_are_refused(tmp_path, harm):
     path = make(tmp_path, 2)
+    verify(path)
     target = path / "global_step" / "rank0.pt"
     if harm == "change":
         target.write_bytes(b"malicious")
@@ -49,7 +46,6 @@ def test_changed_files_are_refused(tmp_path, harm):
         verify(path)
     # whoever changes a shard can change its checksum: only the folder's origin is a protection
     assert "can run code: resume only from folders of your own" in str(caught.value)
-    assert "loaded only as this run wrote them" not in str(caught.value)
 
 
 DAMAGE = {"empty": b"", "cut": b'{"lr": ', "list": b"[]", "null": b"null", "bytes": b"\xff\xfe{}"}
@@ -87,7 +83,7 @@ def test_cut_off_checkpoints_are_passed_over(tmp_path, caplog):
     make(tmp_path, 12, sealed=False)
     assert [p.name for p in complete_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
     assert "checkpoint-12 was cut off" in caplog.text
-    assert find_checkpoint(tmp_path, None).endswith("checkpoint-10")
+    assert find_checkpoint(tmp_path, None) == tmp_path / "checkpoint-10"
     with pytest.raises(UserError, match="not a complete checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-12"))
 
@@ -101,19 +97,11 @@ def test_fresh_start_into_a_used_folder_is_refused(tmp_path):
 
 
 def test_rotation_keeps_the_latest_complete_ones(tmp_path):
-    for step in (2, 4, 10):
-        make(tmp_path, step)
-    rotate(tmp_path, None)
-    assert len(complete_checkpoints(tmp_path)) == 3
-    rotate(tmp_path, 2)
-    assert [p.name for p in complete_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-10"]
-
-
-def test_rotation_removes_older_checkpoints_that_were_cut_off(tmp_path):
     for step in (2, 4, 6, 8, 10):
-        make(tmp_path, step, sealed=step in (4, 8))
-    rotate(tmp_path, 1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8"]
+        make(tmp_path, step, sealed=step not in (6, 10))
+    for keep, kept in ((None, {2, 4, 6, 8, 10}), (2, {4, 6, 8, 10}), (1, {8, 10})):
+        rotate(tmp_path, keep)
+        assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{n}" for n in kept}
 
 
 def test_what_killed_runs_left_is_removed_by_the_next_start(tmp_path, caplog):
@@ -121,11 +109,7 @@ def test_what_killed_runs_left_is_removed_by_the_next_start(tmp_path, caplog):
     claim_output_dir(tmp_path, run)
     for step in (9, 10, 12):
         make(tmp_path, step, sealed=step == 9)
-    left = [
-        ".model.safetensors.4711.tmp",
-        ".run.json.12.tmp",
-        ".saving-4/x",
-    ]
+    left = [".model.safetensors.4711.tmp", ".run.json.12.tmp", ".saving-4/x"]
     only_copy, others = [".saving-5/former/config.json"], [".gitkeep", "notes.tmp", "runs/.x.7.tmp"]
     for name in [*left, *only_copy, *others]:
         path = tmp_path / name
@@ -183,28 +167,7 @@ def test_another_runs_folder_is_refused_and_untouched(tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before and path.exists()
 
 
-def test_checkpoints_of_other_software_are_refused(tmp_path):
-    make(tmp_path, 2)
-    with pytest.raises(UserError, match=r"holds other things \(checkpoint-2\)"):
-        claim_output_dir(tmp_path, {"lr": "1"})
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model-00001-of-00002.bin",
-        "adapter_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "preprocessor_config.json",
-        "trainer_state.json",
-        "thesis.doc",
-    ],
-)
+@pytest.mark.parametrize("name", ["checkpoint-2", "model.safetensors", "thesis.doc"])
 def test_a_folder_that_holds_other_things_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"dear")
     with pytest.raises(UserError, match=rf"holds other things \({name}\)\. Nothing was changed"):

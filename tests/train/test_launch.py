@@ -11,13 +11,12 @@ import os, sys
 from llava_sea.errors import UserError, run_command
 
 def rank(number, *words):
-    os.environ["RANK"] = str(number)
     def main():
         raise UserError(" ".join(words))
-    try:
+    if os.fork() == 0:
+        os.environ["RANK"] = str(number)
         run_command(main)
-    except SystemExit:
-        pass
+    os.wait()
 
 """
 DROWNED = (

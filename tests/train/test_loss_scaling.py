@@ -11,7 +11,7 @@ import torch
 
 from llava_sea.model.wrapped import StepLosses
 from llava_sea.train.arguments import SeaArguments
-from llava_sea.train.trainer import LLaVATrainer
+from llava_sea.train.trainer import LLaVATrainer, own_part, sea_weight
 
 
 class Linear(torch.nn.Module):
@@ -87,9 +87,14 @@ def test_global_shares_add_up_to_the_loss_over_all_ranks():
 
 
 def test_schedules():
-    from llava_sea.train.trainer import sea_weight
-
     constant = SeaArguments(sea_weight=0.5)
     assert [sea_weight(constant, p) for p in (0.0, 0.5, 1.0)] == [0.5, 0.5, 0.5]
     decay = SeaArguments(sea_weight=0.5, sea_weight_schedule="decay")
     assert [sea_weight(decay, p) for p in (0.0, 0.25, 0.5, 1.0)] == [0.5, 0.25, 0.0, 0.0]
+
+
+def test_the_padding_of_zero3s_partitions_is_nobodys_weight():
+    nan = torch.nan
+    for rank, (share, own) in enumerate([([1.0, 2.0], [1, 2]), ([3, nan], [3]), ([nan, nan], [])]):
+        parameter = SimpleNamespace(ds_tensor=torch.tensor(share), ds_numel=3)
+        assert own_part(parameter, rank).tolist() == own

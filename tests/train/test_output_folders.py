@@ -1,6 +1,5 @@
 """Output folders: none that holds other things, one way in all commands; whose a run's is."""
 
-import sys
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 
@@ -10,8 +9,8 @@ import transformers
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
+from llava_sea.labels.state import begin_or_resume
 from llava_sea.model import export
-from llava_sea.train import train
 from llava_sea.train.arguments import (
     DataArguments,
     ModelArguments,
@@ -23,39 +22,22 @@ from llava_sea.train.parse import parse_args
 
 
 @pytest.fixture
-def write_into(tiny, stage1_flags, stage2_flags, monkeypatch):
+def write_into(tiny, train_here, tune_here):
     """Run a command, by its name, with an output folder."""
-
-    def run_with(main, flags):
-        monkeypatch.setattr(sys, "argv", ["command", *flags])
-        main()
-
-    def extract(folder):
-        extract_labels(
-            ExtractOptions(
-                data_path=str(tiny.data),
-                image_folder=str(tiny.images),
-                vision_tower=str(tiny.clip),
-                words=str(tiny.words),
-                output_dir=str(folder),
-                device="cpu",
-            )
-        )
-
-    def run(command, folder):
-        exported = ["--model_path", "any", "--output_dir", str(folder)]
-        {
-            "export": lambda: export.main(exported),
-            "stage 1": lambda: run_with(train.train, stage1_flags(folder)),
-            "stage 2": lambda: run_with(train.train, stage2_flags(folder)),
-            "warm start": lambda: run_with(train.train, stage1_flags(folder, sea_align_only=True)),
-            "labels": lambda: extract(folder),
-        }[command]()
-
-    return run
+    paths = {"data_path": tiny.data, "image_folder": tiny.images, "vision_tower": tiny.clip}
+    labels = {name: str(path) for name, path in (paths | {"words": tiny.words}).items()}
+    commands = {
+        "export": lambda out: export.main(["--model_path", "any", "--output_dir", str(out)]),
+        "stage 1": train_here,
+        "stage 2": tune_here,
+        "labels": lambda out: extract_labels(
+            ExtractOptions(**labels, output_dir=str(out), device="cpu")
+        ),
+    }
+    return lambda command, folder: commands[command](folder)
 
 
-COMMANDS = ["export", "stage 1", "stage 2", "warm start", "labels"]
+COMMANDS = ["export", "stage 1", "stage 2", "labels"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -72,19 +54,17 @@ def test_a_folder_that_holds_other_things_is_left_as_it_is(write_into, tmp_path,
     assert left == ["dear"] * 5
 
 
-@pytest.mark.parametrize("below", [False, True], ids=["a file", "below a file"])
+@pytest.mark.parametrize("place", ["file", "file/run", "broken"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_is_no_output_folder(write_into, tmp_path, command, below):
-    (tmp_path / "out").write_text("dear")
-    folder = tmp_path / "out" / "run" if below else tmp_path / "out"
-    with pytest.raises(UserError, match=rf"^--output_dir {folder}: .* is a file, no folder"):
-        write_into(command, folder)
-    assert (tmp_path / "out").read_text() == "dear"
+def test_a_file_is_no_output_folder(write_into, tmp_path, command, place):
+    (tmp_path / "file").write_text("dear")
+    (tmp_path / "broken").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"^--output_dir {tmp_path / place}: .* file, no folder"):
+        write_into(command, tmp_path / place)
+    assert (tmp_path / "file").read_text() == "dear"
 
 
 def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tiny, tmp_path):
-    from llava_sea.labels.state import begin_or_resume
-
     folder = tmp_path / "labels"
     folder.mkdir()
     (folder / "words.tsv").write_text("another list")

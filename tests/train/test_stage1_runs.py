@@ -4,15 +4,31 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llava_sea.model.projector_io import read_projector
+from llava_sea.train import evaluation, metrics, precision, stage1
+from tests.worlds import files_of, read_metrics
 
 
 def weights(output_dir):
     return read_projector(output_dir / "mm_projector.bin")
 
 
-def test_what_a_run_leaves(train_here, read_metrics, tiny, embedding_rows_length):
+def same(one, other, atol=0.0, rtol=0.0):
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=atol, rtol=rtol)
+
+
+def mean_row_length(tiny):
+    """The mean length of the embedding rows of the words' tokens, each token once."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llm)
+    ids = {t for w in tiny.word_list for t in tokenizer.encode(w, add_special_tokens=False)}
+    table = AutoModelForCausalLM.from_pretrained(tiny.llm).get_input_embeddings().weight
+    return table[sorted(ids)].norm(dim=-1).mean().item()
+
+
+def test_what_a_run_leaves(train_here, tiny):
     output_dir = train_here("run", dataloader_num_workers=2, sea_eval_steps=3)
     projector = torch.load(output_dir / "mm_projector.bin", weights_only=True)
     assert sorted(projector) == [
@@ -22,58 +38,36 @@ def test_what_a_run_leaves(train_here, read_metrics, tiny, embedding_rows_length
     assert config["mm_vision_tower"] == str(tiny.clip)
     assert config["mm_projector_type"] == "mlp2x_gelu" and config["hidden_size"] == 32
     assert (output_dir / "trainer_state.json").exists()
-    metrics = read_metrics(output_dir)
+    rows = read_metrics(output_dir)
     logged = {"loss", "lm_loss", "sea_loss", "sea_weight", "temperature", "sea_pairs"}
     for step in range(1, 7):
-        assert logged | {"sea_unique_labels", "learning_rate", "grad_norm"} <= set(metrics[step])
-        row = metrics[step]
+        row = rows[step]
+        assert logged | {"sea_unique_labels", "learning_rate", "grad_norm"} <= set(row)
         assert row["loss"] == pytest.approx(row["lm_loss"] + row["sea_loss"], rel=1e-5)
         assert row["sea_pairs"] == row["sea_unique_labels"]  # one process: one patch a label
     for step in (0, 3, 6):
-        assert {"eval_lm_loss", "eval_tacs", "eval_gap", "eval_gap_unit"} <= set(metrics[step])
-        assert metrics[step]["eval_visual_length"] != metrics[0]["eval_visual_length"] or not step
-        assert 0 < metrics[step]["eval_gap_unit"] < 2
-    lengths = [metrics[step]["eval_embedding_length"] for step in (0, 3, 6)]
-    assert lengths == pytest.approx([embedding_rows_length] * 3, rel=1e-5)
+        assert {"eval_lm_loss", "eval_tacs", "eval_gap", "eval_gap_unit"} <= set(rows[step])
+        assert rows[step]["eval_visual_length"] != rows[0]["eval_visual_length"] or not step
+        assert 0 < rows[step]["eval_gap_unit"] < 2
+    lengths = [rows[step]["eval_embedding_length"] for step in (0, 3, 6)]
+    assert lengths == pytest.approx([mean_row_length(tiny)] * 3, rel=1e-5)
     checkpoint = output_dir / "checkpoint-6"
     trainable = 32 * 32 * 2 + 32 * 2 + 1
     size = sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file())
     assert size < 22 * trainable + 100_000  # nothing frozen: the LLM alone has 128,640 bytes
-    assert not list(checkpoint.glob("*.safetensors")) or all(
-        p.name == "alignment_head.safetensors" for p in checkpoint.glob("*.safetensors")
-    )
+    assert {path.name for path in checkpoint.glob("*.safetensors")} <= {
+        "alignment_head.safetensors"
+    }
 
 
-def test_only_projector_and_temperature_move(train_here, tiny, monkeypatch):
-    from llava_sea.train import stage1 as module
-
-    seen = {}
-    original = module.Stage1Model
-
-    def spy(*args, **options):
-        model = original(*args, **options)
-        seen["model"] = model
-        seen["before"] = {n: p.detach().clone() for n, p in model.named_parameters()}
-        return model
-
-    monkeypatch.setattr(module, "Stage1Model", spy)
+def test_only_projector_and_temperature_move(train_here, watched):
     train_here("run", max_steps=2)
-    moved = {
-        name
-        for name, parameter in seen["model"].named_parameters()
-        if not torch.equal(parameter, seen["before"][name])
-    }
-    assert moved == {
-        *(f"llava.model.multi_modal_projector.linear_{n}.{k}" for n in (1, 2) for k in WB),
-        "head.log_scale_delta",
-    }
+    linear = "llava.model.multi_modal_projector.linear_"
+    names = {f"{linear}{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
+    assert watched.moved() == names | {"head.log_scale_delta"}
 
-
-WB = ("weight", "bias")
 
 # L_g and L_a of six steps
-
-
 TRACE = [
     [5.90825, 2.57563],
     [5.89383, 2.71644],
@@ -84,16 +78,15 @@ TRACE = [
 ]
 
 
-def test_weight_zero_is_bit_identical_to_plain_llava(train_here, read_metrics):
+def test_weight_zero_is_bit_identical_to_plain_llava(train_here):
     plain = train_here("plain", sea_labels=None)
     off = train_here("off", sea_weight=0)
     assert (plain / "mm_projector.bin").read_bytes() == (off / "mm_projector.bin").read_bytes()
     assert not (off / "alignment_head.safetensors").exists()
-    for step, row in read_metrics(plain).items():
-        assert row == read_metrics(off)[step]
+    assert read_metrics(plain) == read_metrics(off)
 
 
-def test_the_committed_trace_is_reproduced(train_here, read_metrics):
+def test_the_committed_trace_is_reproduced(train_here):
     """A refactor must not move these numbers (made by this test on torch 2.13, CPU)."""
     rows = read_metrics(train_here("run", save_strategy="no", sea_eval_data=None))
     found = [[rows[n]["lm_loss"], rows[n]["sea_loss"]] for n in range(1, 7)]
@@ -102,16 +95,15 @@ def test_the_committed_trace_is_reproduced(train_here, read_metrics):
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_lambda_to_zero_tends_to_plain_llava(train_here, clip):
-    shared = {"max_steps": 20, "max_grad_norm": clip, "save_strategy": "no"}
+    shared = {"max_steps": 8, "max_grad_norm": clip, "save_strategy": "no"}
     plain = weights(train_here("plain", sea_labels=None, **shared))
     faint = weights(train_here("faint", sea_weight=1e-12, **shared))
     strong = weights(train_here("strong", **shared))
-    for name, tensor in plain.items():
-        torch.testing.assert_close(faint[name], tensor, atol=1e-6, rtol=0)
+    same(plain, faint, atol=1e-6)
     assert max((strong[n] - plain[n]).abs().max() for n in plain) > 1e-3
 
 
-def test_accumulated_micro_batches_see_the_same_language_loss(train_here, read_metrics):
+def test_accumulated_micro_batches_see_the_same_language_loss(train_here):
     whole = train_here("whole", per_device_train_batch_size=8, sea_labels=None)
     parts = train_here(
         "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, sea_labels=None
@@ -123,7 +115,7 @@ def test_accumulated_micro_batches_see_the_same_language_loss(train_here, read_m
 
 
 @pytest.mark.parametrize("negatives", ["local", "global"])
-def test_siglip_towers_train_too(train_here, tiny, tiny_siglip_labels, read_metrics, negatives):
+def test_siglip_towers_train_too(train_here, tiny, tiny_siglip_labels, negatives):
     output_dir = train_here(
         "siglip",
         vision_tower=tiny.siglip,
@@ -138,13 +130,12 @@ def test_siglip_towers_train_too(train_here, tiny, tiny_siglip_labels, read_metr
     assert rows[4]["lm_loss"] < rows[1]["lm_loss"]
 
 
-def test_the_projector_can_have_its_own_rate(train_here, read_metrics):
+def test_the_projector_can_have_its_own_rate(train_here):
     shared = {"max_steps": 3, "save_strategy": "no", "sea_eval_data": None}
     plain = weights(train_here("plain", sea_labels=None, **shared))
     slow = {"mm_projector_lr": 1e-2, "learning_rate": 1e-5} | shared
     own = weights(train_here("own", sea_labels=None, **slow))
-    for name, tensor in plain.items():
-        torch.testing.assert_close(own[name], tensor, atol=0, rtol=0)
+    same(plain, own)
     # the temperature keeps --learning_rate
     assert read_metrics(train_here("sea", **shared))[3]["temperature"] > 1.01
     slow_sea = read_metrics(train_here("slow", **slow))
@@ -154,11 +145,10 @@ def test_the_projector_can_have_its_own_rate(train_here, read_metrics):
 def test_gradient_checkpointing_changes_nothing(train_here):
     plain = weights(train_here("plain", max_steps=3))
     saved = weights(train_here("saved", max_steps=3, gradient_checkpointing=True))
-    for name, tensor in plain.items():
-        torch.testing.assert_close(saved[name], tensor, atol=1e-6, rtol=1e-5)
+    same(plain, saved, 1e-6, 1e-5)
 
 
-def test_bfloat16_on_the_cpu(train_here, read_metrics):
+def test_bfloat16_on_the_cpu(train_here):
     output_dir = train_here("bf16", bf16=True, use_cpu=True)
     # without DeepSpeed what is trained stays in float32, the rest is bfloat16
     assert next(iter(weights(output_dir).values())).dtype == torch.float32
@@ -168,7 +158,7 @@ def test_bfloat16_on_the_cpu(train_here, read_metrics):
             assert rows[step][name] == pytest.approx(exact[step][name], rel=0.01)
 
 
-def test_starts_from_a_given_projector(train_here, read_metrics):
+def test_starts_from_a_given_projector(train_here):
     first = train_here("first", max_steps=2)
     again = train_here("again", max_steps=2, pretrain_mm_mlp_adapter=first / "mm_projector.bin")
     assert read_metrics(again)[0]["eval_lm_loss"] == pytest.approx(
@@ -177,9 +167,6 @@ def test_starts_from_a_given_projector(train_here, read_metrics):
 
 
 def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch):
-    from llava_sea.train import metrics
-    from llava_sea.train.evaluation import AlignmentEvaluator
-
     events = []
 
     class Bar(metrics.Progress):
@@ -187,9 +174,11 @@ def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch)
             events.append("bar")
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(
-        AlignmentEvaluator, "measure", lambda *a: events.append("measured") or {"eval_gap": 1.0}
-    )
+    def measure(*_):
+        events.append("measured")
+        return {"eval_gap": 1.0}
+
+    monkeypatch.setattr(evaluation.AlignmentEvaluator, "measure", measure)
     monkeypatch.setattr(metrics, "Progress", Bar)
     train_here("run", max_steps=2, save_strategy="no")
     assert events[:2] == ["measured", "bar"]
@@ -197,11 +186,9 @@ def test_the_time_left_starts_after_the_first_measuring(train_here, monkeypatch)
 
 def test_a_finished_run_is_left_as_it_is_or_put_right(train_here, capsys):
     output_dir = train_here("run", max_steps=3, save_steps=2)
-    before = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
-    assert train_here("run", max_steps=3, save_steps=2) == output_dir
-    after = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file()}
-    changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
-    assert not changed
+    before = files_of(output_dir)
+    train_here("run", max_steps=3, save_steps=2)
+    assert files_of(output_dir) == before
     # a run that was ended right after its last checkpoint gets its results now
     (output_dir / "mm_projector.bin").unlink()
     train_here("run", max_steps=3, save_steps=2)
@@ -219,30 +206,48 @@ def test_a_finished_run_is_left_as_it_is_or_put_right(train_here, capsys):
     said = capsys.readouterr().out
     state = output_dir / "trainer_state.json"
     assert json.loads(state.read_bytes())["global_step"] == 3
-    after = {p: p.read_bytes() for p in output_dir.rglob("*") if p.is_file() and p != state}
-    del before[state]
-    assert after == before
+    assert files_of(output_dir) | {state: b""} == before | {state: b""}
     for name in ("mm_projector.bin", "alignment_head.safetensors", "config.json", state.name):
         assert f"{output_dir / name} is not as the run left it" in said
     assert "checkpoint-9 was cut off" in said
 
 
-def test_labels_fit_a_float16_run(train_here, read_metrics, monkeypatch):
-    from llava_sea.train import precision
-    from llava_sea.train import stage1 as module
-
+def test_labels_fit_a_float16_run(train_here, monkeypatch):
     # float16 kernels are missing on some CPUs: build the model, check the labels, go no further
     seen = []
-    for place in (precision, module):
+    for place in (precision, stage1):
         monkeypatch.setattr(place, "weights_dtype", lambda args: torch.float16)
-    monkeypatch.setattr(module, "build_measurements", lambda *a: seen.append(a) or 1 / 0)
+    monkeypatch.setattr(stage1, "build_measurements", lambda *a: seen.append(a) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_here("run")
     assert seen
 
 
-def test_the_temperature_moves_under_bfloat16(train_here, read_metrics):
+def test_the_temperature_moves_under_bfloat16(train_here):
     output_dir = train_here("run", bf16=True, use_cpu=True, sea_log_scale_init=2.659)
     rows = read_metrics(output_dir)
     taus = [rows[n]["temperature"] for n in range(1, 7)]
     assert len(set(taus)) == 6
+
+
+PAIRS = {
+    "all": {"sea_positives": "all"},
+    "soft": {"sea_positives": "all", "sea_targets": "soft"},
+    "masked": {"sea_mask_own_top_n": True},
+    "all masked": {"sea_positives": "all", "sea_mask_own_top_n": True},
+    "length": {"sea_length_weight": 1.0},
+}
+
+
+def test_each_option_of_pairs_trains_and_differs(train_here):
+    shared = {"max_steps": 1, "save_strategy": "no", "sea_eval_data": None}
+    runs = {"paper": read_metrics(train_here("paper", **shared))[1]}
+    for name, flags in PAIRS.items():
+        runs[name] = read_metrics(train_here(name, sea_negatives="global", **shared, **flags))[1]
+    losses = {name: row["sea_loss"] for name, row in runs.items()}
+    assert len({round(value, 5) for value in losses.values()}) == len(runs), losses
+    pairs = {name: row["sea_pairs"] for name, row in runs.items()}
+    assert pairs["masked"] == pairs["paper"] < pairs["all"] == pairs["all masked"]
+    assert pairs["all"] <= pairs["soft"] == 16  # 4 images, 4 windows each
+    # what is no negative any more cannot add to the loss
+    assert losses["masked"] < losses["paper"] and losses["all masked"] < losses["all"]

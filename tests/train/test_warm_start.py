@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 
 import pytest
 import torch
@@ -14,21 +13,18 @@ from llava_sea.model.builder import find_tensor
 from llava_sea.model.projector_io import read_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import stage1
-from llava_sea.train.train import train
+from tests.worlds import read_metrics
 
 TABLE = "model.embed_tokens.weight"
 
 
 @pytest.fixture
-def run_here(stage1_flags, monkeypatch, tmp_path):
+def run_here(train_here):
     """Run stage 1 in this process, as a warm start unless told otherwise; returns its folder."""
 
     def run(name, warm=True, **changes):
         usual = {"sea_eval_data": None, "save_strategy": "no", "sea_align_only": warm or None}
-        output_dir = tmp_path / name
-        monkeypatch.setattr(sys, "argv", ["train", *stage1_flags(output_dir, **usual | changes)])
-        train()
-        return output_dir
+        return train_here(name, **usual | changes)
 
     return run
 
@@ -46,7 +42,7 @@ def only_embeddings(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [{}, {"sea_positives": "all", "sea_targets": "soft"}])
-def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, read_metrics, capsys, flags):
+def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys, flags):
     decay = {"sea_weight_schedule": "decay", "sea_weight": 0.3}  # play no part in it
     warm = run_here("warm", max_steps=12, gradient_checkpointing=True, **flags, **decay)
     rows = read_metrics(warm)
@@ -79,20 +75,13 @@ def test_without_a_language_loss_stage_1_takes_the_same_steps(run_here, monkeypa
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
 
 
-def test_only_the_embeddings_are_read(run_here, only_embeddings, monkeypatch):
-    built = []
-    monkeypatch.setattr(
-        stage1, "Stage1Model", lambda *a, **k: built.append(Stage1Model(*a, **k)) or built[-1]
-    )
+def test_only_the_embeddings_are_read(run_here, only_embeddings, watched):
     whole = run_here("whole", max_steps=3)
     spoiled = run_here("spoiled", max_steps=3, model_name_or_path=only_embeddings)
     projectors = [read_projector(folder / "mm_projector.bin") for folder in (whole, spoiled)]
     assert all(torch.equal(projectors[0][name], projectors[1][name]) for name in projectors[0])
-    llava = built[0].llava
-    names = [name for name, _ in llava.named_parameters() if "vision" not in name]
-    assert {name for name in names if "projector" not in name} == {
-        "model.language_model.embed_tokens.weight"
-    }
+    names = {name for name in watched.before if "vision" not in name and "projector" not in name}
+    assert names == {"llava.model.language_model.embed_tokens.weight", "head.log_scale_delta"}
 
 
 def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):

@@ -1,28 +1,47 @@
-"""--use_liger_kernel is used or refused; what a run computes with is logged."""
+"""The attention and the kernels that are asked for run or are refused; a run logs them."""
 
 import importlib.util
 import logging
 
 import pytest
 import torch
+from transformers.utils import is_flash_attn_2_available
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.train import train as module
 from llava_sea.train.liger import check_liger
 from llava_sea.train.parse import parse_args
-from llava_sea.train.precision import describe
+from llava_sea.train.precision import check_attention, describe
 
 
-def test_refused_where_it_is_not_installed(monkeypatch, stage1_flags, tmp_path):
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_both_towers_run_the_attention_that_was_asked_for(tiny, attention):
+    llava = build_llava(str(tiny.llm), str(tiny.clip), attention=attention)
+    llm, tower = llava.model.language_model, llava.model.vision_tower
+    for part in (llm, tower, llm.layers[0].self_attn, llava):
+        assert part.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("flash_attention_9", "not supported"), ("flash_attention_2", "Flash")]
+)
+def test_an_attention_that_is_not_there_is_refused_by_its_flag(name, reason):
+    if name == "flash_attention_2" and is_flash_attn_2_available():
+        pytest.skip("FlashAttention 2 is installed")
+    with pytest.raises(UserError, match=f"--attn_implementation {name}: .*{reason}.*pass sdpa"):
+        check_attention(name, torch.bfloat16)
+    check_attention("sdpa", torch.bfloat16)
+
+
+def test_liger_is_refused_where_it_is_not_installed(monkeypatch, stage1_flags, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install liger-kernel"):
-        check_liger(None)
-    with pytest.raises(UserError, match="liger-kernel is not installed"):
+    with pytest.raises(UserError, match=r"liger-kernel is not installed; `pip install liger"):
         parse_args(stage1_flags(tmp_path / "run", use_liger_kernel=True))
 
 
-def test_refused_without_a_gpu_and_for_unknown_kernels(monkeypatch):
+def test_liger_is_refused_without_a_gpu_and_for_unknown_kernels(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -34,7 +53,7 @@ def test_refused_without_a_gpu_and_for_unknown_kernels(monkeypatch):
         check_liger({"cross_entropy": True})
 
 
-def test_the_kernels_are_read_from_a_command_line(monkeypatch, stage1_flags, tmp_path):
+def test_ligers_kernels_are_read_from_a_command_line(monkeypatch, stage1_flags, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
@@ -51,27 +70,16 @@ def test_the_kernels_are_read_from_a_command_line(monkeypatch, stage1_flags, tmp
         parse('{"rope": false}', use=None)
 
 
-def test_arithmetic_is_said_in_a_line(tiny):
+def test_a_run_says_in_a_line_how_it_computes(tiny, train_here, monkeypatch, caplog):
     llava = build_llava(str(tiny.llm), str(tiny.clip), dtype=torch.bfloat16, attention="eager")
     model = Stage1Model(llava)
     model.trainable_to_float32()
     line = describe(model)
-    assert "frozen bfloat16, trained float32" in line
-    assert "attention LLM eager, tower eager" in line
+    assert "frozen bfloat16, trained float32" in line and "LLM eager, tower eager" in line
     assert ("TF32 no GPU" in line) == (not torch.cuda.is_available())
-
-
-def test_a_run_logs_it_before_its_first_step(train_line):
-    assert train_line.count("weights frozen float32, trained float32; TF32") == 1
-    assert "attention LLM sdpa, tower sdpa; Liger: none" in train_line
-
-
-@pytest.fixture
-def train_line(stage1_flags, tmp_path, monkeypatch, caplog):
-    from llava_sea.train import train
-
-    monkeypatch.setattr(train, "set_up_logging", lambda: None)
-    monkeypatch.setattr("sys.argv", ["train", *stage1_flags(tmp_path / "run", max_steps=1)])
+    monkeypatch.setattr(module, "set_up_logging", lambda: None)
     with caplog.at_level(logging.INFO, "llava_sea"):
-        train.train()
-    return "\n".join(record.getMessage() for record in caplog.records)
+        train_here("run", max_steps=1)
+    (line,) = (text for text in caplog.messages if text.startswith("weights frozen"))
+    assert "float32, trained float32; TF32" in line
+    assert "attention LLM sdpa, tower sdpa; Liger: none" in line
