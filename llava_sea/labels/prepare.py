@@ -125,6 +125,7 @@ def _parameters(
         "sign_choice": options.sea_sign,
         "center": options.sea_center,
         "top_n": options.sea_top_n,
+        "caption_share": options.sea_caption_share,
         "grid": encoder.grid_of(*geometry["resolution"]),
         "geometry": geometry,
         "dtype": options.dtype,
@@ -134,7 +135,6 @@ def _parameters(
     if options.sea_sign == "auto" or options.sea_center != "none":
         parameters["sign_sample"] = options.sign_sample
     if options.sea_caption_share:
-        parameters["caption_share"] = options.sea_caption_share
         parameters["captions_sha256"] = hashlib.sha256("\0".join(captions).encode()).hexdigest()
     return parameters
 

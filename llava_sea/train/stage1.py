@@ -194,7 +194,7 @@ def open_labels(
         )
     for flag, value in LABEL_PRESETS.get(sea.sea_preset or "", {}).items():
         field = flag.removeprefix("sea_")
-        found = store.manifest.get(field, "none")  # a store written by hand may lack it
+        found = store.manifest.get(field, LABEL_PRESETS["paper"][flag])  # written by hand
         if value != "auto" and str(found) != str(value):
             raise UserError(
                 f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
