@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -65,6 +66,44 @@ def render(report: Report) -> str:
         table = table_of(report.lines, report.step)
     else:
         table = table_of_pair(report.names, report.lines, report.baseline_lines)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            style=Markup(STYLE),
+            table=table,
+            precision=_pair(report, (PRECISION, IN_CAPTION)),
+            objects=_pair(report, (f"{PRECISION}_objects",)),
+            last_step=max(
+                (c.points[-1].step for one in report.charts for c in one.curves), default=0
+            ),
+            samples=[
+                cell_svg("red ball", True, "a right word"),
+                cell_svg("table", False, "another word"),
+                outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
+            ],
+            marks=[letter for _, letter in MARKS],
+            neighbours=NEIGHBOURS,
+            seed=SEED,
+            chart_svg=lambda chart: svg(
+                _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
+            ),
+            map_svg=lambda tokens, number, name: svg(
+                map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
+            ),
+        )
+    )
+
+
+def panels(image: Image.Image, grids: Sequence[Grid]) -> Markup:
+    """Return an image and its patches as the page shows them."""
+    shared: Any = _environment().get_template("grid.html").module
+    shown: Markup = shared.panels(image, grids, "image-1", "", caller=lambda grid: "")
+    return shown
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("llava_sea.report", ""),
         autoescape=True,
@@ -73,31 +112,8 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("page.html").render(
-        report=report,
-        style=Markup(STYLE),
-        table=table,
-        precision=_pair(report, (PRECISION, IN_CAPTION)),
-        objects=_pair(report, (f"{PRECISION}_objects",)),
-        last_step=max((c.points[-1].step for one in report.charts for c in one.curves), default=0),
-        samples=[
-            cell_svg("red ball", True, "a right word"),
-            cell_svg("table", False, "another word"),
-            outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
-        ],
-        large=LARGE_GRID,
-        marks=[letter for _, letter in MARKS],
-        neighbours=NEIGHBOURS,
-        seed=SEED,
-        data_uri=data_uri,
-        grid_svg=grid_svg,
-        chart_svg=lambda chart: svg(
-            _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
-        ),
-        map_svg=lambda tokens, number, name: svg(
-            map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
-        ),
-    )
+    environment.globals |= {"large": LARGE_GRID, "data_uri": data_uri, "grid_svg": grid_svg}
+    return environment
 
 
 def pngs(report: Report) -> dict[str, bytes]:
