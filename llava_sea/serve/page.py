@@ -55,7 +55,7 @@ class Page:
     template: Template
     reader: PatchReader
     projectors: dict[str, nn.Module]
-    """By label; the last is the model's own."""
+    """By label; one is the model's own."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whatever uses the model."""
 
@@ -75,12 +75,13 @@ class Page:
     def patches(self, chat: Chat) -> str:
         """Return the image that a conversation is about with each patch's words, as HTML."""
         model, grids = self.loaded.model.model, []
+        own = model.multi_modal_projector
         try:
             for label, projector in self.projectors.items():
                 model.multi_modal_projector = projector
                 grids.append(self.reader.grid(label, chat.pixels))
         finally:
-            model.multi_modal_projector = projector
+            model.multi_modal_projector = own
         image = as_seen(chat.pixels, self.loaded.transform.geometry())
         return panels(image, grids) + note(POINT)
 
