@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from llava_sea.errors import UserError, import_extra, run_command
+from llava_sea.errors import EXIT_STATUS, UserError, import_extra, run_command
 from llava_sea.ranges import check_ranges
 from llava_sea.serve.cli import model_parser
 from llava_sea.terminal import log_to, printable, say
@@ -41,7 +44,8 @@ STYLE = """
   grid-template-columns: repeat(auto-fit, minmax(var(--narrow), 1fr)); }
 .patches .panels .seen { display: flex; gap: 14px; align-items: end; grid-column: 1 / -1; }
 .patches .panels .seen svg { width: 120px; order: -1; }
-.patches .hint { color: var(--soft); }
+.patches .hint { color: var(--soft); margin-top: 12px; }
+.patches .problem { border-left: 3px solid var(--s1); padding: 2px 0 2px 14px; }
 """
 """The report's style in the page's colours, light or dark."""
 
@@ -131,52 +135,60 @@ def build(page: Page, gr: Any) -> Any:
     return blocks.queue(max_size=MAX_WAITING)
 
 
-def launch(page: Page, gr: Any) -> Any:
-    """Serve the page from threads of this process; return its blocks.
+def check_address(host: str, port: int) -> None:
+    """Refuse an address before minutes of loading.
 
     Raises:
-        UserError: if the address cannot be served.
+        UserError: if it cannot be served.
     """
-    from llava_sea.serve.image import MAX_BYTES
-
-    host, port = page.options.host, page.options.port
-    blocks = build(page, gr)
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            run_history=False,
-            footer_links=[],
-            max_file_size=MAX_BYTES,
-            state_session_capacity=MAX_SESSIONS,
-            theme=gr.themes.Default(primary_hue="blue", **fonts),
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise UserError(
-            f"--host {host} --port {port}: cannot be served ({error}); choose another port"
+            f"--host {host} --port {port}: cannot be served ({error.strerror}); choose another"
         ) from None
+
+
+def launch(page: Page, gr: Any) -> Any:
+    """Serve the page from threads of this process; return its blocks."""
+    from llava_sea.serve.image import MAX_BYTES
+
+    host = page.options.host
+    blocks = build(page, gr)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    blocks.launch(
+        server_name=f"[{host}]" if ":" in host else host,
+        server_port=page.options.port,
+        share=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        run_history=False,
+        footer_links=[],
+        max_file_size=MAX_BYTES,
+        state_session_capacity=MAX_SESSIONS,
+        theme=gr.themes.Default(primary_hue="blue", **fonts),
+    )
     return blocks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    import sys
-
     options = parse(arguments)
+    check_address(options.host, options.port)
     log_to(sys.stderr)
     with tempfile.TemporaryDirectory(prefix="llava_sea-") as folder:
-        # Read by Gradio when it is imported.
+        # Read by Gradio when it is imported; it calls its own page, which no proxy can reach.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder)
+        direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), *LOOPBACK, options.host]
+        os.environ["no_proxy"] = ",".join(filter(None, direct))
         gradio = import_extra("gradio", "web")
         from llava_sea.serve.page import open_page
 
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STATUS))  # the folder goes, too
         page = open_page(options)
         blocks = launch(page, gradio)
         say(f"{blocks.local_url} (Ctrl-C ends it)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -48,6 +49,11 @@ def before(talker, tmp_path_factory):
 def flags(talker, *more: object) -> list[str]:
     start = ["--model-path", talker.folder, "--temperature", 0, "--max-new-tokens", 12]
     return [*map(str, (*start, "--device", "cpu", *more))]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +144,22 @@ def test_one_generation_at_a_time(page, talker):
     thread.join(30)
     assert got
     list(answers)
+
+
+def test_a_projector_of_stage_1_writes_captions(tiny, talker, tmp_path):
+    own = projector_state(talker.model.model.multi_modal_projector)
+    save_projector(tmp_path / "mm_projector.bin", own)
+    config = {"model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu"}
+    config |= {"mm_vision_tower": str(tiny.clip), "conversation_template": "plain"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    base = str(talker.folder.parent / "llm")
+    page = open_page(web.parse(flags(talker, "--model-path", tmp_path, "--model-base", base)))
+    chat, shown = page.open(str(talker.picture))
+    assert page.template.caption_only and shown.count("<u>row") == 16
+    history: list = []
+    for question in ("What is it?", "And now?"):
+        history, _ = last(page.ask(question, history, chat))
+    assert len(history) == 4 and history[1] == history[3]
 
 
 @pytest.mark.parametrize(
@@ -234,10 +256,10 @@ def test_a_projector_that_does_not_fit_is_refused_by_its_flag(talker, words_file
 
 def test_without_gradio_the_extra_is_named(talker, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy"):
         monkeypatch.setenv(name, "")  # taken back with what the command sets
     with pytest.raises(UserError, match=r"pip install -e \"\.\[web\]\""):
-        web.main(flags(talker))
+        web.main(flags(talker, "--port", free_port()))
 
 
 def test_the_page_keeps_to_itself(page, monkeypatch):
@@ -254,32 +276,25 @@ def test_the_page_keeps_to_itself(page, monkeypatch):
     assert all(fn.api_visibility == "private" for fn in blocks.fns.values())
 
 
-def test_an_address_that_is_taken_is_refused_in_one_line(page, monkeypatch):
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    gradio = pytest.importorskip("gradio")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(page.options, "port", port)
-        with pytest.raises(UserError, match=f"--port {port}: [^\n]*$"):
-            web.launch(page, gradio)
+@pytest.mark.parametrize("host", ["127.0.0.1", "no such host", "192.0.2.1"])
+def test_an_address_that_cannot_be_served_is_refused_in_one_line(talker, host):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(UserError, match=f"^--host {host} --port {port}: [^\n]*$"):
+            web.main(flags(talker, "--host", host, "--port", port))
 
 
 @pytest.fixture
 def served(talker, before, words_file, tmp_path):
     """The command, as users start it; its address."""
     pytest.importorskip("gradio")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     more = ["--before", before, "--words", words_file, "--port", port]
     command = [sys.executable, "-m", "llava_sea.serve.web", *flags(talker, *more)]
     log = tmp_path / "log"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "http_proxy": "http://127.0.0.1:9"}
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=os.environ | {"TMPDIR": str(tmp_path)}
-        )
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
         end = time.monotonic() + 120
         while "Ctrl-C" not in log.read_text() and process.poll() is None:
