@@ -59,7 +59,7 @@ class Page:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whatever uses the model."""
 
-    def open(self, path: str | None) -> tuple[Chat | None, str]:
+    def start(self, path: str | None) -> tuple[Chat | None, str]:
         """Open an image; return a conversation about it, and its patches as HTML."""
         if path is None:
             return None, note(START)

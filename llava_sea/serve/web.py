@@ -97,7 +97,7 @@ def build(page: Page, gr: Any) -> Any:
                 image = gr.Image(
                     label="Image", height=220, sources=["upload", "clipboard"], buttons=[]
                 )
-                # Gradio would decode it; `Page.open` does, within this package's limits.
+                # Gradio would decode it; `Page.start` does, within this package's limits.
                 image.preprocess = lambda payload: payload.path if payload else None
                 talk = gr.Chatbot(
                     label="Conversation", height=360, render_markdown=False, buttons=[]
@@ -126,7 +126,7 @@ def build(page: Page, gr: Any) -> Any:
             **free,
         )
         image.change(
-            lambda path: (*page.open(path), [], box(False)),
+            lambda path: (*page.start(path), [], box(False)),
             image,
             [chat, patches, talk, question],
             cancels=[asked],

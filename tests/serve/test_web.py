@@ -68,7 +68,7 @@ def last(answers) -> tuple[list, str]:
 
 
 def test_the_words_of_patches_are_the_nearest_of_both_projectors(page, talker, before, words_file):
-    chat, shown = page.open(str(talker.picture))
+    chat, shown = page.start(str(talker.picture))
     table = talker.model.get_input_embeddings().weight.detach()
     words = [line.split("\t")[0] for line in read_text(words_file).splitlines()[1:]]
     lists = re.findall(r"<u>row.*?</u>(.*?)</div>", shown, re.S)
@@ -102,7 +102,7 @@ def test_the_words_of_patches_are_the_nearest_of_both_projectors(page, talker, b
 def test_answers_stream_and_are_the_clis(page, talker, naive):
     from llava_sea.serve.chat import Chat
 
-    chat, _ = page.open(str(talker.picture))
+    chat, _ = page.start(str(talker.picture))
     other = Chat(talker.model, talker.tokenizer, talker.template, chat.pixels, 12, 0.0)
     history: list = []
     for question in ("What is it?", " Which colour? "):
@@ -117,7 +117,7 @@ def test_answers_stream_and_are_the_clis(page, talker, naive):
 
 
 def test_a_stopped_answer_joins_as_far_as_it_came_and_frees_the_model(page, talker):
-    chat, _ = page.open(str(talker.picture))
+    chat, _ = page.start(str(talker.picture))
     whole = page.ask("What is it?", [], chat)
     shown = next(whole)[0][-1]["content"]
     whole.close()
@@ -133,7 +133,7 @@ def test_a_stopped_answer_joins_as_far_as_it_came_and_frees_the_model(page, talk
 
 
 def test_one_generation_at_a_time(page, talker):
-    chat, _ = page.open(str(talker.picture))
+    chat, _ = page.start(str(talker.picture))
     with page.lock:
         answers = page.ask("What is it?", [], chat)
         got: list = []
@@ -154,7 +154,7 @@ def test_a_projector_of_stage_1_writes_captions(tiny, talker, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     base = str(talker.folder.parent / "llm")
     page = open_page(web.parse(flags(talker, "--model-path", tmp_path, "--model-base", base)))
-    chat, shown = page.open(str(talker.picture))
+    chat, shown = page.start(str(talker.picture))
     assert page.template.caption_only and shown.count("<u>row") == 16
     history: list = []
     for question in ("What is it?", "And now?"):
@@ -172,7 +172,7 @@ def test_a_projector_of_stage_1_writes_captions(tiny, talker, tmp_path):
     ],
 )
 def test_a_question_that_is_not_asked_is_told_and_kept(page, talker, question, why):
-    chat, _ = page.open(str(talker.picture))
+    chat, _ = page.start(str(talker.picture))
     history, left = last(page.ask(question, [], chat))
     assert why in history[-1]["content"] and left == question
     assert len(history) == 1 and chat.turns == []
@@ -180,7 +180,7 @@ def test_a_question_that_is_not_asked_is_told_and_kept(page, talker, question, w
 
 def test_there_is_an_end_to_a_conversation(page, talker, monkeypatch):
     monkeypatch.setattr(page_module, "MAX_QUESTIONS", 1)
-    chat, _ = page.open(str(talker.picture))
+    chat, _ = page.start(str(talker.picture))
     history, _ = last(page.ask("What is it?", [], chat))
     history, left = last(page.ask("Again?", history, chat))
     assert "start a new one" in history[-1]["content"] and left == "Again?"
@@ -188,7 +188,7 @@ def test_there_is_an_end_to_a_conversation(page, talker, monkeypatch):
 
 
 def test_without_an_image(page):
-    chat, shown = page.open(None)
+    chat, shown = page.start(None)
     assert chat is None and "Drop an image" in shown
     assert "drop an image first" in last(page.ask("What?", [], chat))[0][-1]["content"]
 
@@ -207,7 +207,7 @@ def test_an_image_that_cannot_be_used_is_told_without_its_folder(page, tmp_path,
         monkeypatch.setattr("llava_sea.data.images.MAX_PIXELS", 64 * 64 - 1)
     else:
         path.unlink()
-    chat, shown = page.open(str(path))
+    chat, shown = page.start(str(path))
     assert chat is None and 'class="problem"' in shown and str(tmp_path) not in shown
     assert path.name in shown or "&lt;b&gt;x" in shown
     assert "<b>x" not in shown
@@ -219,7 +219,7 @@ def test_too_little_memory_is_told_and_defects_are_not(page, talker, monkeypatch
             raise RuntimeError(text)
 
         monkeypatch.setattr(page.reader, "grid", read)
-        return page.open(str(talker.picture))
+        return page.start(str(talker.picture))
 
     assert "too little memory" in fail("CUDA out of memory. Tried")[1]
     with pytest.raises(RuntimeError, match="shapes"):
