@@ -66,33 +66,28 @@ def render(report: Report) -> str:
         table = table_of(report.lines, report.step)
     else:
         table = table_of_pair(report.names, report.lines, report.baseline_lines)
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            report=report,
-            style=Markup(STYLE),
-            table=table,
-            precision=_pair(report, (PRECISION, IN_CAPTION)),
-            objects=_pair(report, (f"{PRECISION}_objects",)),
-            last_step=max(
-                (c.points[-1].step for one in report.charts for c in one.curves), default=0
-            ),
-            samples=[
-                cell_svg("red ball", True, "a right word"),
-                cell_svg("table", False, "another word"),
-                outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
-            ],
-            marks=[letter for _, letter in MARKS],
-            neighbours=NEIGHBOURS,
-            seed=SEED,
-            chart_svg=lambda chart: svg(
-                _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
-            ),
-            map_svg=lambda tokens, number, name: svg(
-                map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
-            ),
-        )
+    template = _environment().get_template("page.html")
+    return template.render(
+        report=report,
+        style=Markup(STYLE),
+        table=table,
+        precision=_pair(report, (PRECISION, IN_CAPTION)),
+        objects=_pair(report, (f"{PRECISION}_objects",)),
+        last_step=max((c.points[-1].step for one in report.charts for c in one.curves), default=0),
+        samples=[
+            cell_svg("red ball", True, "a right word"),
+            cell_svg("table", False, "another word"),
+            outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
+        ],
+        marks=[letter for _, letter in MARKS],
+        neighbours=NEIGHBOURS,
+        seed=SEED,
+        chart_svg=lambda chart: svg(
+            _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
+        ),
+        map_svg=lambda tokens, number, name: svg(
+            map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
+        ),
     )
 
 

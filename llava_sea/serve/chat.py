@@ -142,7 +142,8 @@ class Chat:
         def work() -> None:
             try:
                 with lock:
-                    self.ask(question, pieces)
+                    if not pieces.stopped:
+                        self.ask(question, pieces)
                 pieces.queue.put(None)
             except BaseException as error:  # raised where the answer is waited for
                 pieces.queue.put(error)
