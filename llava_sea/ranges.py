@@ -120,6 +120,9 @@ RANGES: dict[str, dict[str, Range]] = {
         (whole(-1), "local_rank"),
     ),
     "serve.cli": _table((TEMPERATURE, "temperature"), (whole(1), "max_new_tokens")),
+    "serve.web": _table(
+        (TEMPERATURE, "temperature"), (whole(1), "max_new_tokens"), (whole(1, 65_535), "port")
+    ),
     "report": _table((whole(1), "num_images num_words"), (whole(0), "map_points")),
 }
 """Command, then flag."""

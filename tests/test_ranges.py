@@ -16,7 +16,7 @@ from llava_sea.labels.options import parse_options
 from llava_sea.model import export
 from llava_sea.ranges import RANGES, check_ranges
 from llava_sea.report import __main__ as report
-from llava_sea.serve import cli
+from llava_sea.serve import cli, web
 from llava_sea.train.parse import parse_args
 
 LABELS = ["--data_path=d", "--image_folder=.", "--vision_tower=v", "--words=w"]
@@ -33,6 +33,7 @@ COMMANDS = {
     ),
     "eval.letters": letters.main,
     "serve.cli": lambda more: cli.parse(["--model_path=m", "--image_file=i", *more]),
+    "serve.web": lambda more: web.parse(["--model_path=m", *more]),
     "report": lambda more: report.parse_args(
         ["--run=r", "--data_path=d", "--image_folder=i", "--words=w", *more]
     ),

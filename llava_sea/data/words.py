@@ -70,6 +70,21 @@ def tokenize_words(
     return WordTokens(ids_QM, dropped_Q)
 
 
+def vocabulary_words(tokenizer: Any, num_rows: int) -> list[str]:
+    """Return the tokens that are lower-case words of two letters or more, with a space before them.
+
+    Raises:
+        UserError: if the tokenizer marks no spaces, so nobody knows which tokens are words.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), num_rows)))
+    marked = [token for token in tokens if token and token.startswith(("\u2581", "\u0120"))]
+    texts = (tokenizer.convert_tokens_to_string([token]).strip() for token in marked)
+    words = list(dict.fromkeys(t for t in texts if len(t) > 1 and t.isalpha() and t == t.lower()))
+    if not words:
+        raise UserError("the LLM's tokens do not say which are words; give a list with --words")
+    return words
+
+
 def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]

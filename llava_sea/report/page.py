@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -65,15 +66,8 @@ def render(report: Report) -> str:
         table = table_of(report.lines, report.step)
     else:
         table = table_of_pair(report.names, report.lines, report.baseline_lines)
-    environment = Environment(
-        loader=PackageLoader("llava_sea.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment.get_template("page.html").render(
+    template = _environment().get_template("page.html")
+    return template.render(
         report=report,
         style=Markup(STYLE),
         table=table,
@@ -85,12 +79,9 @@ def render(report: Report) -> str:
             cell_svg("table", False, "another word"),
             outline_svg(Grid("", 1, [Cell((Near("", 0.0, False),), is_object=True)])),
         ],
-        large=LARGE_GRID,
         marks=[letter for _, letter in MARKS],
         neighbours=NEIGHBOURS,
         seed=SEED,
-        data_uri=data_uri,
-        grid_svg=grid_svg,
         chart_svg=lambda chart: svg(
             _chart_figure(chart, report), "chart", f"{chart.name} over the steps of training"
         ),
@@ -98,6 +89,26 @@ def render(report: Report) -> str:
             map_figure(tokens, number), "map", f"Visual tokens and words: {name}"
         ),
     )
+
+
+def panels(image: Image.Image, grids: Sequence[Grid]) -> Markup:
+    """Return an image and its patches as the page shows them."""
+    shared: Any = _environment().get_template("grid.html").module
+    shown: Markup = shared.panels(image, grids, "image-1", "", caller=lambda grid: "")
+    return shown
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("llava_sea.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals |= {"large": LARGE_GRID, "data_uri": data_uri, "grid_svg": grid_svg}
+    return environment
 
 
 def pngs(report: Report) -> dict[str, bytes]:

@@ -142,6 +142,17 @@ class PatchReader:
         """Return the embeddings of the words at some places, float32 on the CPU ``(Q, D)``."""
         return self._embed(self.words.ids_QM[list(places)]).float().cpu()
 
+    @torch.no_grad()
+    def grid(self, label: str, pixels_3HW: Tensor) -> Grid:
+        """Read one image with the projector that the model has; no truth is known of it."""
+        visual_PD = self._project(pixels_3HW[None])[0]
+        best_PK = best_words(visual_PD, self._word_blocks(), LISTED_WORDS)
+        cells = [
+            Cell(tuple(Near(self.words.words[i], c, False) for i, c in zip(*patch, strict=True)))
+            for patch in zip(*(values_PK.tolist() for values_PK in best_PK), strict=True)
+        ]
+        return Grid(label, self.patch_grid[1], cells)
+
     def check_truth(self, records: Sequence[Record]) -> None:
         """Raise a `UserError` over a truth file that does not know each image patch by patch."""
         if self.truth is not None:

@@ -6,7 +6,11 @@ answer is generated from the whole conversation.
 
 from __future__ import annotations
 
+import io
+import queue
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -43,6 +47,27 @@ class AnswerStreamer(TextStreamer):
         shown = printable(shown) if self.out.isatty() else shown
         self.out.write(shown + ("\n" if stream_end else ""))
         self.out.flush()
+
+
+class StoppedError(Exception):
+    """Nobody waits for the rest of an answer; its text is the part that is there."""
+
+
+class Pieces(io.StringIO):
+    """Where an answer goes on its way to another thread, which may stop it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        """Pieces; at the end None, or the error that ended the answer."""
+        self.stopped = False
+
+    def write(self, text: str) -> int:
+        """Pass a piece on; after `stopped` this ends the answer."""
+        if self.stopped:
+            raise StoppedError(self.getvalue().strip())
+        self.queue.put(text)
+        return super().write(text)
 
 
 @dataclass
@@ -85,22 +110,54 @@ class Chat:
         if beyond := tell_beyond(ids, self.tokenizer, num_rows):
             raise UserError(f"the prompt holds {beyond}; ask it in other words")
         stop = stop_ids(self.template, self.tokenizer)
-        new = generate(
-            self.model,
-            torch.tensor([ids]),
-            torch.tensor([mask]),
-            self.pixels[None],
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            stop_ids=stop,
-            streamer=AnswerStreamer(self.tokenizer, out) if out else None,
-        )[0].tolist()
+        try:
+            new = generate(
+                self.model,
+                torch.tensor([ids]),
+                torch.tensor([mask]),
+                self.pixels[None],
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                stop_ids=stop,
+                streamer=AnswerStreamer(self.tokenizer, out) if out is not None else None,
+            )[0].tolist()
+        except StoppedError as stopped:
+            self.turns = [*turns, Turn("gpt", str(stopped))]
+            return str(stopped)
         if self.debug:
             self._show(ids, mask, new)
         decoded = self.tokenizer.decode([i for i in new if i not in stop], skip_special_tokens=True)
         answer = str(decoded).strip()
         self.turns = [*turns, Turn("gpt", answer)]
         return answer
+
+    def stream(self, question: str, lock: threading.Lock) -> Iterator[str]:
+        """Yield the answer as far as it is there, as it grows; `ask` runs in a thread under a lock.
+
+        When the generator is closed, the answer ends at its next token and joins the conversation
+        as far as it came. Raises as `ask`.
+        """
+        pieces = Pieces()
+
+        def work() -> None:
+            try:
+                with lock:
+                    if not pieces.stopped:
+                        self.ask(question, pieces)
+                pieces.queue.put(None)
+            except BaseException as error:  # raised where the answer is waited for
+                pieces.queue.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        text = ""
+        try:
+            while isinstance(piece := pieces.queue.get(), str):
+                text += piece
+                yield text.rstrip("\n")
+        finally:
+            pieces.stopped = True
+        if piece is not None:
+            raise piece
 
     def _show(self, ids: list[int], mask: list[bool], new: list[int]) -> None:
         places = [place for place, is_image in enumerate(mask) if is_image]

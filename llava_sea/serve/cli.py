@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; each flag may be spelled with - or _."""
-    result = argparse.ArgumentParser(
-        "python -m llava_sea.serve.cli", description=__doc__, allow_abbrev=False
-    )
+    result = model_parser("python -m llava_sea.serve.cli", __doc__)
+    add = result.add_argument
+    add("--image-file", "--image_file", required=True, help="a file or http(s) URL")
+    add("--debug", action="store_true", help="show prompts and token counts on stderr")
+    return result
+
+
+def model_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a command line with the flags that say which model answers, and how."""
+    result = argparse.ArgumentParser(command, description=description, allow_abbrev=False)
     add = result.add_argument
     add("--model-path", "--model_path", required=True, help="checkpoint: folder or hub id")
-    add("--image-file", "--image_file", required=True, help="a file or http(s) URL")
     add("--model-base", "--model_base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("--vision-tower", "--vision_tower", help="instead of the tower that is recorded")
     template = ("--conv-mode", "--conv_mode")
@@ -44,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
     bits.add_argument("--load-4bit", "--load_4bit", action="store_true", help="bitsandbytes, nf4")
     add("--device", help="cuda, cuda:1, cpu, ...; cuda where it is there if not given")
     add("--cache-dir", "--cache_dir", help="where hub files are cached")
-    add("--debug", action="store_true", help="show prompts and token counts on stderr")
     return result
 
 

@@ -28,7 +28,21 @@ _NAMES = ", ".join(TEMPLATES)
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
+<<<<<<< HEAD
     """Load what the flags name."""
+=======
+    """Load what the flags name, for a conversation about an image. Raises as `load_talker`."""
+    loaded, template = load_talker(args)
+    return new_chat(args, loaded, template, image)
+
+
+def load_talker(args: argparse.Namespace) -> tuple[Loaded, Template]:
+    """Load what the flags name, in eval mode on its device, and its conversation template.
+
+    Raises:
+        UserError: if a flag does not fit the checkpoint or this machine.
+    """
+>>>>>>> sweb
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
@@ -52,14 +66,22 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
         )
     if bits < 16:
         quantize_linear(loaded.model.model.language_model, bits, loaded.model.dtype)
+    loaded.model.to(device).eval()  # type: ignore[arg-type]
+    return loaded, template
+
+
+def new_chat(
+    args: argparse.Namespace, loaded: Loaded, template: Template, image: Image.Image
+) -> Chat:
+    """Begin a conversation about an image."""
     return Chat(
-        loaded.model.to(device).eval(),  # type: ignore[arg-type]
+        loaded.model,
         loaded.tokenizer,
         template,
         loaded.transform(image),
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
-        debug=args.debug,
+        debug=getattr(args, "debug", False),
     )
 
 

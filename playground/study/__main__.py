@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, results: Path, runs: Seque
 
     if any(run.llm == "smollm2" for run in runs):
         smollm2.make()
-    made = plan.made_with(recipe)
+    made = plan.made_with(recipe, runs)
     done = plan.read_results(results.parent, made) if results.parent.is_dir() else {}
     left = [run for run in runs if run not in done and run._replace(stage=2) not in done]
     world = prepare(options.data, PLAYGROUND / "models" / "clip", list(ARMS), recipe)

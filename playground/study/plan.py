@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,14 @@ from playground.study.recipe import Recipe
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results" / "runs.jsonl"
-SCORERS = (
-    *("playground/questions.py", "playground/captions.py", "playground/study/learned.py"),
-    *("playground/study/eight.py", "playground/study/bench.py", "llava_sea/alignment/metrics.py"),
-    *("llava_sea/eval/normalise.py", "llava_sea/eval/scorers"),
-)
-"""Sources whose change makes other numbers of the same models."""
+SCORERS = {
+    1: (
+        *("playground/questions.py", "playground/captions.py", "playground/study/learned.py"),
+        *("playground/study/bench.py", "llava_sea/alignment/metrics.py"),
+    ),
+    2: ("playground/study/eight.py", "llava_sea/eval/normalise.py", "llava_sea/eval/scorers"),
+}
+"""Sources whose change makes other numbers of the same models, by stage."""
 
 
 class Run(NamedTuple):
@@ -49,18 +51,22 @@ class Run(NamedTuple):
         return f"{self.llm}, {self.arm}, seed {self.seed}, stage {self.stage}"
 
 
-@dataclass(frozen=True)
-class Made:
-    """With what a run was made; only the commit may differ between lines of an arm."""
+class Made(NamedTuple):
+    """With what a run was made: digests, and the commit."""
 
     recipe: str
-    scorers: str
+    """Of all numbers that this LLM's runs through this stage depend on."""
     arm: str
+    scorers: str
     commit: str
 
-    def __str__(self) -> str:
-        """Say what must be equal."""
-        return f"recipe {self.recipe}, arm {self.arm}, scorers {self.scorers}"
+    def must_agree(self, run: Run) -> dict[str, str]:
+        """Return what must be equal in all lines that have it; the commit may differ."""
+        return {
+            f"recipe of {run.llm}, stage {run.stage}": self.recipe,
+            f"arm {run.arm}": self.arm,
+            f"scorers of stage {run.stage}": self.scorers,
+        }
 
 
 def all_runs(
@@ -107,21 +113,38 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps({"recipe": asdict(recipe), "arms": arms, "weights": weights}))
 
 
-def made_with(recipe: Recipe) -> dict[str, Made]:
-    """Return what runs of this checkout are made with, by arm."""
-    files = [
-        path for name in SCORERS for path in (sorted((ROOT / name).glob("*.py")) or [ROOT / name])
-    ]
-    scorers = _digest([sha256_file(path) for path in files])
+def made_with(recipe: Recipe, runs: Iterable[Run]) -> dict[Run, Made]:
+    """Return what runs of this checkout, and the first stages of those of two, are made with."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     content = content_of(recipe)
-    arms = content.pop("arms")
-    shared = _digest(content)
-    return {name: Made(shared, scorers, _digest(arm), commit) for name, arm in arms.items()}
+    scorers = {stage: _digest(_sources(names)) for stage, names in SCORERS.items()}
+    made = {}
+    for run in runs:
+        for stage in range(1, run.stage + 1):
+            used = {
+                key: value for key, value in content["recipe"].items() if key not in AFTER[stage]
+            }
+            for key in ("stage1", "stage2"):
+                if key in used:
+                    used[key] = dict(used[key])[run.llm]
+            weights = [content["weights"][name] for name in ("clip", run.llm)]
+            made[run._replace(stage=stage)] = Made(
+                _digest([used, weights]), _digest(content["arms"][run.arm]), scorers[stage], commit
+            )
+    return made
+
+
+AFTER = {1: ("stage2", "benchmark_seeds", "max_new_tokens", "answer_batch"), 2: ()}
+"""Numbers of the recipe that a stage does not depend on."""
+
+
+def _sources(names: Iterable[str]) -> list[str]:
+    files = (sorted((ROOT / name).glob("*.py")) or [ROOT / name] for name in names)
+    return [sha256_file(path) for some in files for path in some]
 
 
 def _digest(content: object) -> str:
@@ -130,7 +153,7 @@ def _digest(content: object) -> str:
 
 def append(path: Path, run: Run, made: Made, result: dict[str, Any]) -> None:
     """Add a run's line to a file, whole."""
-    line = json.dumps({**run._asdict(), "made": asdict(made), **result}) + "\n"
+    line = json.dumps({**run._asdict(), "made": made._asdict(), **result}) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(line)
@@ -144,19 +167,21 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     write_atomically(folder / "recipe.json", f"{content}\n".encode())
 
 
-def read_results(folder: Path, made: Mapping[str, Made] | None = None) -> dict[Run, dict[str, Any]]:
+def read_results(folder: Path, made: Mapping[Run, Made] | None = None) -> dict[Run, dict[str, Any]]:
     """Return the finished runs of all files of a folder.
 
     Args:
         folder: holds ``*.jsonl``.
-        made: with what they must have been made, by arm; None takes what the first lines say.
+        made: with what some of them must have been made.
 
     Raises:
-        UserError: for a line that is broken, made with something else, or that is there twice with
-            different measures.
+        UserError: for a line that is broken, that was made with something else than the others, or
+            that is there twice with different measures.
     """
     found: dict[Run, dict[str, Any]] = {}
-    wanted = dict(made or {})
+    wanted: dict[str, str] = {}
+    for run, own in (made or {}).items():
+        wanted |= own.must_agree(run)
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             where = f"{path}, line {number}"
@@ -168,14 +193,13 @@ def read_results(folder: Path, made: Mapping[str, Made] | None = None) -> dict[R
                 raise UserError(
                     f"{where}: is no finished run ({error!r}); remove it, and it is done again"
                 ) from None
-            any_arm = next(iter(wanted.values()), own)
-            shared = replace(any_arm, arm=own.arm)
-            expected = wanted.setdefault(run.arm, shared)
-            if str(own) != str(expected) or str(own) != str(shared):
-                raise UserError(
-                    f"{where}: made with {own} (commit {own.commit}), not with {expected}: they do "
-                    "not go together; keep them in folders of their own, or remove the line"
-                )
+            for key, digest in own.must_agree(run).items():
+                if wanted.setdefault(key, digest) != digest:
+                    raise UserError(
+                        f"{where}: made with {key} {digest} (commit {own.commit}), not with "
+                        f"{wanted[key]}: they do not go together; keep them in folders of their "
+                        "own, or remove the line"
+                    )
             if run in found and found[run]["measures"] != measures:
                 raise UserError(f"{where}: {run.name} is there twice with different measures")
             found[run] = row

@@ -52,7 +52,7 @@ class Setup(NamedTuple):
     world: World
     recipe: Recipe
     results: Path
-    made: Mapping[str, Made]
+    made: Mapping[Run, Made]
 
 
 _benches: dict[str, Any] = {}
@@ -70,9 +70,10 @@ def execute(setup: Setup, run: Run) -> None:
     bench, arm = _benches[run.llm], ARMS[run.arm]
     labels = setup.world.labels(arm)
     model, result = train_stage1(bench, arm.arguments(str(labels) if labels else None), run.seed)
-    append(setup.results, run._replace(stage=1), setup.made[run.arm], result)
+    first = run._replace(stage=1)
+    append(setup.results, first, setup.made[first], result)
     if run.stage == 2:
-        append(setup.results, run, setup.made[run.arm], train_stage2(bench, model, run.seed))
+        append(setup.results, run, setup.made[run], train_stage2(bench, model, run.seed))
 
 
 def run_all(

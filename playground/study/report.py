@@ -122,12 +122,11 @@ def _cells(results: Results, stage: int) -> list[tuple[str, str]]:
 
 
 def _about(results: Results) -> str:
-    made = next(iter(results.values()))["made"]
     commits = sorted({row["made"]["commit"] for row in results.values()})
     hours = sum(sum(row["seconds"].values()) for row in results.values()) / 3600
     return (
-        f"{len(results)} lines, {hours:.1f} hours of CPU time; recipe {made['recipe']}, scorers "
-        f"{made['scorers']}, commit {', '.join(commits)}. Mean ± half the 95 % t-interval over "
+        f"{len(results)} lines, {hours:.1f} hours of CPU time; commit "
+        f"{', '.join(commits)}. Mean ± half the 95 % t-interval over "
         "seeds. **Bold**: better than plain LLaVA, *slanted*: worse, by the interval of the "
         "differences paired by seed; among so many cells some are so by chance. What is measured "
         "and why stands in `playground/study/recipe.py` and `learned.py`. No evidence about real "
