@@ -19,16 +19,11 @@ source "$root/scripts/recipe.sh"
 
 SEA_FLAGS=(
   --sea_labels "$LABELS"                        # mined below if they are not there
+  --sea_preset "${SEA_PRESET:-best}"            # how training uses them; they must be mined so
   --sea_weight 1.0                              # lambda
   --sea_window 2                                # one patch of every 2 x 2
   --sea_negatives local                         # negatives from the device's own batch
 )
-if [ "${SEA_PRESET:-best}" = best ]; then
-  SEA_FLAGS+=(
-    --sea_weight_schedule decay                 # lambda falls to 0 over the first half of the steps
-    --sea_log_scale_init 2.659                  # CLIP's first temperature; the paper: 0
-  )
-fi
 if [ -n "${LABEL_TOWER:-}" ]; then
   SEA_FLAGS+=(--sea_transfer True)              # the labels are another encoder's
 fi
@@ -64,6 +59,7 @@ else
   if [ "$plain" != "$OUTPUT_DIR" ]; then
     echo "for plain LLaVA beside SEA: ${RECIPE_PREFIX}OUTPUT_DIR=$plain bash scripts/pretrain.sh"
   else
-    echo "for plain LLaVA beside SEA: ${REPORT[*]} --baseline RUN, a run of scripts/pretrain.sh"
+    echo "for plain LLaVA beside SEA, with RUN the output folder of scripts/pretrain.sh:"
+    echo "  ${REPORT[*]} --baseline RUN"
   fi
 fi

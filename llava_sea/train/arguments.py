@@ -92,8 +92,8 @@ class SeaArguments:
     sea_preset: str | None = _flag(
         None,
         "paper or best: check that the labels were mined so, and train so: the schedule and "
-        "the start of the temperature where these flags are not given.",
-        TRAINING_PRESETS,
+        "the start of the temperature where these flags are not given. none: as without the flag.",
+        ("none", *TRAINING_PRESETS),
     )
     sea_weight: float = _flag(1.0, "Lambda of eq. 13; 0 turns SEA off.")
     sea_weight_schedule: str | None = _flag(
@@ -155,6 +155,8 @@ class SeaArguments:
     def __post_init__(self) -> None:
         """Fill in what the preset decides and refuse values out of range."""
         check_ranges("train", self)
+        if self.sea_preset == "none":
+            self.sea_preset = None
         preset = TRAINING_PRESETS.get(self.sea_preset or "paper")
         if preset is None:
             known = ", ".join(TRAINING_PRESETS)

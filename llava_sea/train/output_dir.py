@@ -27,9 +27,8 @@ from llava_sea.files import (
     write_atomically,
 )
 from llava_sea.model.wrapped import WrappedLlava
-from llava_sea.train.arguments import TrainingArguments
+from llava_sea.train.arguments import Arguments, TrainingArguments
 from llava_sea.train.checkpoint import complete_checkpoints
-from llava_sea.train.parse import Arguments
 from llava_sea.train.saving import Saver, count, trained
 
 logger = logging.getLogger(__name__)

@@ -197,7 +197,8 @@ def open_labels(
         found = store.manifest.get(field, LABEL_PRESETS["paper"][flag])  # written by hand
         if value != "auto" and str(found) != str(value):
             raise UserError(
-                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}"
+                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}; "
+                "extract them so, or pass --sea_preset none and the flags that training is to have"
             )
     logger.info(
         "labels of %d images, features %s, sign %+d, top %d, from %s",
