@@ -24,7 +24,7 @@ from llava_sea.data.words import vocabulary_words
 from llava_sea.errors import UserError
 from llava_sea.files import read_file
 from llava_sea.labels.words_file import read_words
-from llava_sea.model.load_source import Loaded
+from llava_sea.model.load import Loaded
 from llava_sea.model.projector_io import load_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.page import panels

@@ -28,9 +28,6 @@ _NAMES = ", ".join(TEMPLATES)
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
-<<<<<<< HEAD
-    """Load what the flags name."""
-=======
     """Load what the flags name, for a conversation about an image. Raises as `load_talker`."""
     loaded, template = load_talker(args)
     return new_chat(args, loaded, template, image)
@@ -42,7 +39,6 @@ def load_talker(args: argparse.Namespace) -> tuple[Loaded, Template]:
     Raises:
         UserError: if a flag does not fit the checkpoint or this machine.
     """
->>>>>>> sweb
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16

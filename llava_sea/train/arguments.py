@@ -91,8 +91,8 @@ class SeaArguments:
     sea_labels: str | None = _flag(None, "Label store of scripts/extract_labels.sh; turns SEA on.")
     sea_preset: str | None = _flag(
         None,
-        "paper or best: check that the labels were mined so, and train so: the schedule and "
-        "the start of the temperature where these flags are not given. none: as without the flag.",
+        "paper or best: check that the labels were mined so, and train so: the schedule, the "
+        "start of the temperature and the length's weight where these flags are not given. none: as without the flag.",
         ("none", *TRAINING_PRESETS),
     )
     sea_weight: float = _flag(1.0, "Lambda of eq. 13; 0 turns SEA off.")
@@ -130,10 +130,10 @@ class SeaArguments:
         "A warm start before stage 1: the alignment loss alone, lambda 1; the LLM is not run,"
         " of it only the embedding table is read.",
     )
-    sea_length_weight: float = _flag(
-        0.0,
+    sea_length_weight: float | None = _flag(
+        None,
         "Weight, within the alignment loss, of a term that holds visual tokens at the mean length "
-        "of embedding rows, which cosines leave free; 0, the paper: none.",
+        "of embedding rows, which cosines leave free (default: 0; preset best: 1).",
     )
     sea_transfer: bool = _flag(
         False, "Allow labels mined with another encoder than --vision_tower."
@@ -165,6 +165,8 @@ class SeaArguments:
             self.sea_weight_schedule = preset["sea_weight_schedule"]
         if self.sea_log_scale_init is None:
             self.sea_log_scale_init = float(preset["sea_log_scale_init"])
+        if self.sea_length_weight is None:
+            self.sea_length_weight = float(preset["sea_length_weight"])
         try:
             _ = self.pair_options
         except ValueError as error:

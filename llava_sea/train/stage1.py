@@ -91,7 +91,7 @@ def build_model(arguments: Arguments) -> Stage1Model:
         head,
         sea.sea_negatives,
         align_only=sea.sea_align_only,
-        length_weight=sea.sea_length_weight,
+        length_weight=sea.sea_length_weight or 0.0,
     )
     if not arguments.training.deepspeed:
         model.trainable_to_float32()
@@ -197,8 +197,8 @@ def open_labels(
         found = store.manifest.get(field, LABEL_PRESETS["paper"][flag])  # written by hand
         if value != "auto" and str(found) != str(value):
             raise UserError(
-                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value}; "
-                "extract them so, or pass --sea_preset none and the flags that training is to have"
+                f"{where}: mined with {field} {found}, --sea_preset {sea.sea_preset} wants {value};"
+                " extract them so, or pass --sea_preset none and the flags that training is to have"
             )
     logger.info(
         "labels of %d images, features %s, sign %+d, top %d, from %s",

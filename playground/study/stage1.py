@@ -73,7 +73,9 @@ def train_stage1(bench: Bench, sea: SeaArguments, seed: int) -> tuple[Stage1Mode
 def make_model(bench: Bench, sea: SeaArguments, seed: int) -> Stage1Model:
     """Return the stage-1 model with a fresh projector and, with labels, a fresh head."""
     head = AlignmentHead(sea.sea_log_scale_init or 0.0) if sea.enabled else None
-    model = Stage1Model(bench.llava, head, sea.sea_negatives, length_weight=sea.sea_length_weight)
+    model = Stage1Model(
+        bench.llava, head, sea.sea_negatives, length_weight=sea.sea_length_weight or 0.0
+    )
     model.trainable_to_float32()
     initialise_projector(model.projector, seed)
     return model

@@ -120,7 +120,10 @@ def test_a_flag_that_is_new_belongs_to_the_run(tiny, tmp_path):
         (["--double_quant", "False"], {"double_quant"}),
         (["--logging_steps", "3", "--save_steps", "7", "--dataloader_num_workers", "2"], set()),
         (["--sea_eval_steps", "3", "--gradient_checkpointing", "True", "--run_name", "x"], set()),
-        (["--sea_preset", "best"], {"sea_weight_schedule", "sea_log_scale_init"}),
+        (
+            ["--sea_preset", "best"],
+            {"sea_weight_schedule", "sea_log_scale_init", "sea_length_weight"},
+        ),
     ],
 )
 def test_which_flags_make_another_run(tiny, tiny_labels, tmp_path, flags, differing):
