@@ -92,7 +92,8 @@ class SeaArguments:
     sea_preset: str | None = _flag(
         None,
         "paper or best: check that the labels were mined so, and train so: the schedule, the "
-        "start of the temperature and the length's weight where these flags are not given. none: as without the flag.",
+        "start of the temperature and the length's weight where these flags are not given. none: "
+        "as without the flag.",
         ("none", *TRAINING_PRESETS),
     )
     sea_weight: float = _flag(1.0, "Lambda of eq. 13; 0 turns SEA off.")
