@@ -15,9 +15,9 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.pretrained import load_pretrained
 from llava_sea.terminal import say
 
 MODEL = Path(__file__).parent / "models" / "smollm2"
@@ -58,17 +58,15 @@ def convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    read: Any = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
-    )
+    where, name = str(gguf.parent), gguf.name
+    read = load_pretrained(AutoModelForCausalLM, where, gguf_file=name, dtype=torch.float32)
     # A model read from GGUF refuses to be saved: its weights go into one that is like any other.
     config = LlamaConfig(**{**read.config.to_dict(), "quantization_config": None})
     model = LlamaForCausalLM(config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     model.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    tokenizer.save_pretrained(target)
+    load_pretrained(AutoTokenizer, where, gguf_file=name).save_pretrained(target)
 
 
 def make(target: Path = MODEL) -> Path:

@@ -53,7 +53,7 @@ def run_script(name: str, folder: Path, *flags: str, **changes: str) -> str:
 
 
 def check_trace(name: str, run: Path) -> None:
-    """Compare a run's first 20 steps with those of November 2026: no change moves a loss."""
+    """Compare a run's first 20 steps with the committed ones: no change moves a loss."""
     trace = json.loads((REPOSITORY / "tests" / "traces" / "mini.json").read_text())[name]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [{key: row.get(key) for key in then} for then, row in zip(trace, rows, strict=False)]

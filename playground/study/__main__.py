@@ -99,7 +99,8 @@ def _run(options: argparse.Namespace, recipe: Recipe, results: Path, runs: Seque
     made = plan.made_with(recipe, runs)
     done = plan.read_results(results.parent, made) if results.parent.is_dir() else {}
     left = [run for run in runs if run not in done and run._replace(stage=2) not in done]
-    world = prepare(options.data, PLAYGROUND / "models" / "clip", list(ARMS), recipe)
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    world = prepare(options.data, PLAYGROUND / "models" / "clip", arms, recipe)
     results.parent.mkdir(parents=True, exist_ok=True)
     plan.write_recipe(results.parent, recipe)
     with Progress("runs", len(left)) as progress:
