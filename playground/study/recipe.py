@@ -67,8 +67,8 @@ class Recipe:
     scenes: int = 400
     """Of the exam after stage 1; each also stands for the other image of `others` captions."""
     others: int = 3
-    per_kind: int = 112
-    """Questions of each of nine kinds: 1,008."""
+    per_kind: int = 120
+    """Questions of each of nine kinds at most; of words on signs there are 92: 1,052."""
     aligned_scenes: int = 256
     """Of these TACS, gap, nearest words, lengths; the first `mir_scenes` of MIR too."""
     mir_scenes: int = 100
