@@ -91,7 +91,6 @@ def _run(options: argparse.Namespace, recipe: Recipe, results: Path, runs: Seque
     """Do the runs that have no line yet."""
     from playground import smollm2
     from playground.study import plan, pool
-    from playground.study.arms import ARMS
     from playground.study.prepare import prepare
 
     if any(run.llm == "smollm2" for run in runs):

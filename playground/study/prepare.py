@@ -49,6 +49,8 @@ class World:
     folder: Path
     clip: Path
     split: Split
+    exam: str = "exam"
+    """Names the files of the held-out scenes."""
 
     @property
     def data(self) -> Path:
@@ -88,17 +90,17 @@ class World:
     @property
     def exam_features(self) -> Path:
         """Features of the exam's scenes."""
-        return self.folder / f"exam-{self.split}.npy"
+        return self.folder / f"{self.exam}.npy"
 
     @property
     def heldout(self) -> Path:
         """Records of the exam's first scenes, with their captions."""
-        return self.folder / f"heldout-{self.split}.json"
+        return self.folder / f"{self.exam}-records.json"
 
     @property
     def heldout_truth(self) -> Path:
         """The true words of their patches."""
-        return self.folder / f"heldout-{self.split}-truth.json"
+        return self.folder / f"{self.exam}-truth.json"
 
     def labels(self, arm: Arm) -> Path | None:
         """The folder of an arm's labels."""
@@ -119,14 +121,14 @@ def prepare(output: Path, clip: Path, arms: Sequence[str], recipe: Recipe) -> Wo
         UserError: what the commands that are called here say.
     """
     sizes = (recipe.num_train, recipe.world_seed, recipe.min_count, recipe.true_top_n)
-    exam = (recipe.scenes, recipe.others, recipe.per_kind, recipe.aligned_scenes)
-    depends_on = [generator_version(), str(sizes), str(exam)]
+    depends_on = [generator_version(), str(sizes)]
     depends_on += [
         sha256_file(clip / name) for name in ("model.safetensors", "preprocessor_config.json")
     ]
     name = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:12]
     split: Split = recipe.split  # type: ignore[assignment]
-    world = World(output / f"world-{name}", clip, split)
+    exam = "-".join(map(str, ("exam", split, recipe.scenes, recipe.aligned_scenes)))
+    world = World(output / f"world-{name}", clip, split, exam)
     logger.info("images, words, labels and features are in %s", world.folder)
     generate(world.folder, num_train=recipe.num_train, num_heldout=1, seed=recipe.world_seed)
     if not world.words.is_file():
