@@ -52,7 +52,15 @@ from llava_sea.model.lora import (
     merge_adapter,
     read_adapter_config,
 )
-from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, shapes_of, some
+from llava_sea.model.names import (
+    EMBEDDING,
+    VISION_TOWER,
+    check_fit,
+    rename,
+    shapes_of,
+    some,
+    to_stock,
+)
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config
 from llava_sea.pretrained import WRONG_FORM, load_pretrained, without_code
@@ -238,7 +246,12 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     check_base(source.folder, adapter, base, loaded.model)
     trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
-    if not has_projector and not any("projector" in name for name in trained + others):
+    given = {to_stock(name) for name in trained + others}
+    needed = [n for n, _ in loaded.model.named_parameters() if "multi_modal_projector" in n]
+    if not has_projector and given & set(needed) and not given >= set(needed):
+        lacking = sorted(set(needed) - given)
+        raise UserError(f"{source.folder}: the trained projector lacks {some(lacking)}")
+    if not has_projector and not given & set(needed):
         raise UserError(
             f"{source.folder}: its base {base} is a plain LLM, and the trained projector "
             "(non_lora_trainables.bin or mm_projector.bin) is not there. LLaVA writes it at the "
