@@ -24,6 +24,7 @@ from llava_sea.terminal import say
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _CANNOT_WRITE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
+_CANNOT_WRITE |= {errno.ENAMETOOLONG, errno.EISDIR}
 _TORCH_CANNOT_WRITE = re.compile("PytorchStreamWriter|unexpected pos|iostream error")
 
 KEPT = "What was complete on disk before stays as it is"

@@ -279,6 +279,22 @@ def check_folder(folder: Path, flag: str) -> None:
             )
 
 
+def refuse_other_file(path: Path, flag: str, mark: bytes) -> None:
+    """Refuse an output file that holds anything but an earlier output, known by its `mark`.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with open_file(path) as file:
+        if mark not in file.read(1 << 20):
+            raise UserError(
+                f"{flag} {path}: holds something else than this command writes. Nothing was "
+                "changed; choose another name"
+            )
+
+
 def refuse_other_things(folder: Path, flag: str, ours: Collection[str] = ()) -> None:
     """Refuse an output folder that holds anything that its writer did not write.
 

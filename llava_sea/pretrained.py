@@ -10,7 +10,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from llava_sea.errors import UserError
+
+WRONG_FORM = (ArithmeticError, AttributeError, LookupError, TypeError, StrictDataclassError)
+"""Raised by transformers on settings of a wrong form: it takes files to be as it writes them."""
+
+
+class WrongForm(UserError):
+    """A checkpoint's JSON file is damaged."""
 
 
 def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
@@ -19,7 +28,8 @@ def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
     `path` is None where the options hold the weights.
 
     Raises:
-        UserError: if the checkpoint cannot be used without its code, or is of another kind.
+        UserError: if the checkpoint cannot be used without its code, is of another kind, or one of
+            its files is damaged.
     """
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **options)
@@ -36,6 +46,19 @@ def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
         raise UserError(
             f"{path}: is a model of another kind (its config.json makes a {other[1]}); {needed} is "
             "needed here"
+        ) from None
+    except WRONG_FORM as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WrongForm(
+            f"{path or 'config.json'}: cannot be loaded ({type(error).__name__}: {reason}); a JSON "
+            "file there is damaged or of another model, fetch it again"
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UserError(
+            f"{path}: its weights do not have the shapes that its config.json names; fetch both "
+            "from the same place"
         ) from None
 
 

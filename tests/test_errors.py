@@ -62,6 +62,8 @@ def test_a_rank_ends_before_the_interpreters_teardown(end, status, said):
     [
         (OSError(errno.ENOSPC, "No space left on device", "/disk/file"), "/disk/file: No space"),
         (OSError(errno.EROFS, "Read-only file system", "/disk/file"), "/disk/file: Read-only"),
+        (OSError(errno.EISDIR, "Is a directory", "/disk/file"), "/disk/file: Is a directory"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/aaa"), "/aaa: File name too long"),
         (Exception("I/O error: File too large (os error 27)"), "File too large"),
         (RuntimeError("PytorchStreamWriter failed writing file data/3"), "a file"),
     ],

@@ -107,3 +107,25 @@ def test_another_kind_of_model_is_named(tiny):
         build_llava(str(tiny.clip), str(tiny.clip))
     with pytest.raises(UserError, match=rf"^{tiny.clip}: .* CLIPConfig.*a language model"):
         load_pretrained(AutoModelForCausalLM, tiny.clip)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"vocab_size": 10}, "do not have the shapes"),
+        ("config.json", {"vocab_size": "x"}, "expected int, got str"),
+        ("config.json", {"num_attention_heads": 0}, "cannot be loaded .ZeroDivisionError"),
+        ("generation_config.json", [], "cannot be loaded .TypeError"),
+        ("tokenizer.json", {}, "cannot be loaded .KeyError"),
+        ("tokenizer_config.json", None, "cannot be loaded .AttributeError"),
+    ],
+)
+def test_settings_of_a_wrong_form_are_one_line(tiny, tmp_path, file, settings, message):
+    folder = shutil.copytree(tiny.llm, tmp_path / "llm")
+    if "config" in file and isinstance(settings, dict):
+        settings = json.loads((folder / file).read_text()) | settings
+    (folder / file).write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=message) as caught:
+        load_tokenizer(str(folder), model_max_length=None)
+        build_llava(str(folder), str(tiny.clip))
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)

@@ -90,7 +90,7 @@ def unpack_row(row: Any, image: str) -> Labels:
 
 
 def _checksum(row: Any, image: str) -> int:
-    return zlib.crc32(row.tobytes()[4:], zlib.crc32(image.encode()))
+    return zlib.crc32(row.tobytes()[4:], zlib.crc32(image.encode(errors="surrogatepass")))
 
 
 class RowFile:

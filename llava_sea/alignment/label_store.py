@@ -146,7 +146,7 @@ class LabelStore:
             )
         try:
             manifest = json.loads(read_file(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
         self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
         if self.manifest.get("format") != FORMAT:
@@ -161,7 +161,7 @@ class LabelStore:
             self.top_n = int(self.manifest["top_n"])
             self.num_images = int(self.manifest["num_images"])
             self.num_words = int(self.manifest.get("num_words", 2**32))
-            self.skipped: dict[str, str] = self.manifest["skipped"]
+            self.skipped: dict[str, str] = dict(self.manifest["skipped"])
             self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
             self._files = [self._shard_file(shard) for shard in range(len(self._ends))]
             counted = int(self._ends[-1]) if self._files else 0
@@ -171,7 +171,7 @@ class LabelStore:
                 )
             index = RowFile(self.directory / "index.npy", np.dtype(("<u8", (2, counted))), 1)
             self._index = np.memmap(index.path, "<u8", "r", index.start, (2, counted))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise LabelStoreError(
                 f"{self.directory}: the label store is damaged ({error}); extract the labels again "
                 "into a new folder"
@@ -249,7 +249,9 @@ class LabelStore:
 
 
 def _name_hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def _array_path(directory: Path, shard: int) -> Path:

@@ -13,9 +13,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from llava_sea.errors import UserError, run_command
+from llava_sea.files import refuse_other_file
 from llava_sea.ranges import check_ranges
 from llava_sea.terminal import log_to
 
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--losses {own.losses}: cannot be written; name a file in a folder of yours"
         )
+    if own.losses:
+        refuse_other_file(Path(own.losses), "--losses", b'"supervised_ids": ')
     log_to(sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are forked
 

@@ -29,7 +29,7 @@ from llava_sea.data import problems
 from llava_sea.data.problems import Kind, RecordError
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
-from llava_sea.pretrained import load_pretrained
+from llava_sea.pretrained import WrongForm, load_pretrained
 
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold for a decompression bomb: a quarter GiB of RGB, 1.1 GB in a processor."""
@@ -81,7 +81,7 @@ def look_for_images(folder: str | os.PathLike[str], images: Iterable[tuple[str, 
         UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
     """
     first = list(itertools.islice(images, _LOOKED_FOR))
-    if not first or any((Path(folder) / image).is_file() for image, _ in first):
+    if not first or any(os.path.isfile(Path(folder) / image) for image, _ in first):
         return
     if not Path(folder).is_dir():
         raise UserError(f"--image_folder {folder}: no such folder")
@@ -122,7 +122,7 @@ def _kind(error: UserError, path: Path) -> Kind:
         return error.kind
     if isinstance(error, NotAFileError):
         return problems.NOT_A_FILE
-    if not path.exists():
+    if not os.path.exists(path):  # nor is a name that is too long
         return problems.IMAGE_MISSING
     is_too_large = path.stat().st_size > IMAGE_BYTES
     return problems.IMAGE_TOO_LARGE if is_too_large else problems.IMAGE_DAMAGED
@@ -236,9 +236,9 @@ class ImageTransform:
 
         try:
             processor = load_pretrained(AutoImageProcessor, vision_tower, backend="pil")
-        except UserError:
-            raise
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, UserError) and not isinstance(error, WrongForm):
+                raise
             raise UserError(
                 f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
                 f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
@@ -254,8 +254,8 @@ class ImageTransform:
             transform.geometry()
             with np.errstate(all="ignore"):
                 pixels = transform(Image.new("RGB", (3, 2)))
-            if not pixels.isfinite().all():
-                raise ValueError("it makes pixels that are no finite numbers")
+            if not (pixels.numel() and pixels.isfinite().all()):
+                raise ValueError("it makes no pixels, or some that are no finite numbers")
         except UserError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -142,7 +142,7 @@ def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
         while before is not None:
             try:
                 row, end = decoder.raw_decode(text, before.end())
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 break
             yield row
             before = re.compile(r"\s*,\s*").match(text, end)
@@ -167,6 +167,8 @@ def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
                 "one record a line, name it .jsonl"
             ) from None
         raise _BrokenJson(f"broken JSON at {place}: {error.msg}") from None
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise _BrokenJson(f"broken JSON from line {line} on: {error}") from None
     except RecursionError:
         raise _BrokenJson(f"the JSON from line {line} on is nested too deep") from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_sea.errors import UserError
+from llava_sea.files import refuse_other_file
 from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_ranges
 
@@ -143,6 +144,8 @@ class QualityOptions(CorpusOptions):
             raise UserError(f"--output {self.output}: there is no such folder to write it in")
         if self.output is not None and Path(self.output).is_dir():
             raise UserError(f"--output {self.output}: is a folder; give a file, quality.json say")
+        if self.output is not None:
+            refuse_other_file(Path(self.output), "--output", b'"chosen": ')
         features = tuple(name for name in FEATURES if name in self.sea_features)
         return dataclasses.replace(
             self, sea_features=features, top_n=tuple(sorted(set(self.top_n)))

@@ -119,7 +119,7 @@ def _parameters(
     parameters: dict[str, Any] = {
         "format": FORMAT,
         "words_sha256": sha256_file(Path(options.words)),
-        "images_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "images_sha256": hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,
         "features": options.sea_features,
         "sign_choice": options.sea_sign,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llava_sea.errors import UserError, cannot_write, naming, run_command
-from llava_sea.files import check_folder
+from llava_sea.files import check_folder, refuse_other_file
 from llava_sea.labels.captions import check_corpus, read_captions, read_lines
 from llava_sea.labels.options import flag, parse_flags
 from llava_sea.labels.phrases import (
@@ -34,7 +34,7 @@ from llava_sea.labels.phrases import (
     split_tokens,
 )
 from llava_sea.labels.stop_words import CHATTER_PHRASES, STOP_WORDS
-from llava_sea.labels.words_file import WordEntry, write_words
+from llava_sea.labels.words_file import HEADER, WordEntry, write_words
 from llava_sea.progress import Progress
 from llava_sea.ranges import check_ranges
 from llava_sea.terminal import say
@@ -95,6 +95,7 @@ def build_word_list(options: WordListOptions) -> WordListSummary:
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file")
     check_folder(output.parent, "--output")
+    refuse_other_file(output, "--output", f"{HEADER}\n".encode())
     try:
         with naming(output):
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -75,8 +75,8 @@ def _parse_row(line: str, where: str) -> WordEntry:
     word, count, pos = cells
     if not word or word != " ".join(word.split()) or word != word.lower():
         raise UserError(f"{where}: {word!r} is not a lower-case word or phrase with single spaces")
-    if not (count.isascii() and count.isdigit()):
-        raise UserError(f"{where}: the count {count!r} is not a number from 0 up")
+    if not (count.isascii() and count.isdigit() and len(count) < 19):
+        raise UserError(f"{where}: the count {count[:40]!r} is not a number from 0 to 10^18")
     if not pos or pos != pos.strip():
         raise UserError(f"{where}: the part of speech {pos!r} is not a name")
     return WordEntry(word, int(count), pos)

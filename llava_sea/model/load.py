@@ -12,6 +12,8 @@ that a shape is wrong.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,18 @@ from llava_sea.model.lora import (
     merge_adapter,
     read_adapter_config,
 )
-from llava_sea.model.names import EMBEDDING, VISION_TOWER, check_fit, rename, shapes_of, some
+from llava_sea.model.names import (
+    EMBEDDING,
+    VISION_TOWER,
+    check_fit,
+    rename,
+    shapes_of,
+    some,
+    to_stock,
+)
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config
-from llava_sea.pretrained import load_pretrained, without_code
+from llava_sea.pretrained import WRONG_FORM, load_pretrained, without_code
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +162,7 @@ def load_llava(
         loaded = _load_lora(source, model_base or recorded_base(folder))
     loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
+        read_json(folder / "generation_config.json")  # tells damage in one line
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
     return loaded
 
@@ -186,7 +197,8 @@ def _settings(path: str, cache_dir: str | None) -> dict[str, Any]:
 def _load_hf(source: _Source) -> Loaded:
     """Load a ``llava-hf`` checkpoint: this package's own, or others'."""
     folder, settings = source.folder, source.config
-    config = LlavaConfig.from_dict(without_code(settings))
+    with _making(folder):
+        config = LlavaConfig.from_dict(without_code(settings))
     text_config: Any = config.text_config
     config.image_token_index = text_config.vocab_size
     model = _from_weights(source, config)
@@ -234,7 +246,12 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     check_base(source.folder, adapter, base, loaded.model)
     trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
-    if not has_projector and not any("projector" in name for name in trained + others):
+    given = {to_stock(name) for name in trained + others}
+    needed = [n for n, _ in loaded.model.named_parameters() if "multi_modal_projector" in n]
+    if not has_projector and given & set(needed) and not given >= set(needed):
+        lacking = sorted(set(needed) - given)
+        raise UserError(f"{source.folder}: the trained projector lacks {some(lacking)}")
+    if not has_projector and not given & set(needed):
         raise UserError(
             f"{source.folder}: its base {base} is a plain LLM, and the trained projector "
             "(non_lora_trainables.bin or mm_projector.bin) is not there. LLaVA writes it at the "
@@ -315,6 +332,18 @@ def _with_parts(
     )
 
 
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Name the folder in the error of a configuration that belongs to no model."""
+    try:
+        yield
+    except (*WRONG_FORM, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its config.json has a part that transformers cannot make "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
 def _from_weights(
     source: _Source, config: LlavaConfig, *, tower: str | None = None
 ) -> LlavaForConditionalGeneration:
@@ -323,13 +352,8 @@ def _from_weights(
     `tower` says where the vision tower's weights are, if the folder has none.
     """
     folder = source.folder
-    try:
+    with _making(folder):
         expected = shapes_of(config)
-    except ValueError as error:  # a configuration that belongs to no model
-        raise UserError(
-            f"{folder}: its config.json has a part that transformers cannot make "
-            f"({str(error).splitlines()[0]})"
-        ) from None
     renamed, unknown = rename(read_weights(folder), folder)
     weights = {name: tensor for name, tensor in renamed.items() if name in expected}
     unknown += [name for name in renamed if name not in expected]

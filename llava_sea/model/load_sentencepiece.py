@@ -96,6 +96,8 @@ def auto_tokenizer(
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: no tokenizer there, or a damaged one ({reason})") from None
+        if not tokenizer("a", add_special_tokens=False).input_ids:
+            raise UserError(f"{path}: no tokenizer there; tokenizer.json or its like is missing")
         return _as_its_file(tokenizer, path, cache_dir, options)
     config, numbered = _settings(path, cache_dir, proto)
     pieces = _pieces(proto, config, numbered)

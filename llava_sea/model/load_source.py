@@ -78,10 +78,24 @@ def recognise(folder: Path) -> str:
     )
 
 
+_KINDS: dict[str, type] = {
+    "conversation_template": str,
+    "image_aspect_ratio": str,
+    "llm_vocab_size": int,
+    "mm_vision_select_layer": int,
+    "mm_vision_tower": str,
+    "tokenizer_model_max_length": int,
+}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a folder's config.json, {} if it has none."""
+    """Read a folder's config.json, {} if it has none; LLaVA's own keys are of their kind."""
     path = folder / "config.json"
-    return read_json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
+    for key, kind in _KINDS.items():
+        if not isinstance(config.get(key), (kind, type(None))):
+            raise UserError(f"{path}: {key} cannot be {config[key]!r}; fix it")
+    return config
 
 
 def recorded_base(folder: Path) -> str:

@@ -173,6 +173,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             )
     if not isinstance(config.get("r"), int) or "lora_alpha" not in config:
         raise UserError(f"{path}: says no r or no lora_alpha")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise UserError(f"{path}: {name} is no object")
     return config
 
 
@@ -248,6 +251,9 @@ def rank_and_scale(layer: str, config: Mapping[str, Any]) -> tuple[int, float]:
         return by_pattern.get(get_pattern_key(list(by_pattern), layer), config[default])
 
     rank, alpha = of_layer("rank_pattern", "r"), of_layer("alpha_pattern", "lora_alpha")
+    is_sound = isinstance(rank, int) and isinstance(alpha, (int, float)) and math.isfinite(alpha)
+    if not is_sound or rank < 1:
+        raise UserError(f"{ADAPTER_CONFIG}: {layer} has r {rank!r} and lora_alpha {alpha!r}")
     return rank, float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

@@ -160,6 +160,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds no JSON object")
+    layer = config.get("mm_vision_select_layer", 0)
+    if not isinstance(layer, int):
+        raise UserError(f"{path}: mm_vision_select_layer cannot be {layer!r}; fix it")
     return config
 
 

@@ -83,7 +83,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            row["step"]
+            row["step"] + 0  # a number
             rows.append(row)
         except (ValueError, TypeError, KeyError) as error:
             logger.warning("%s, line %d: cannot be read (%s); left out", path, number, error)

@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
         return Arguments(*parser.parse_args_into_dataclasses(flags))
     except UserError:
         raise
-    except (ValueError, OSError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 
 

@@ -166,6 +166,13 @@ def open_labels(
     check_range("sea_window", sea.sea_window, whole(1, max(grid)), why)
     store = LabelStore(str(sea.sea_labels))
     where = f"--sea_labels {sea.sea_labels}"
+    read = {"geometry": dict, "encoder_fingerprint": str, "encoder": str, "features": str}
+    for field, kind in (read | {"sign": int}).items():
+        if not isinstance(store.manifest.get(field), kind):
+            raise UserError(
+                f"{where}: damaged, manifest.json has no readable {field!r}; extract the labels "
+                "again into a new folder"
+            )
     mined, now = store.manifest["geometry"], transform.geometry()
     differing = [f for f in now if mined.get(f) != now[f]]
     # Another encoder may have other pixels, as long as both see the same part of the image.

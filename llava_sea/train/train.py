@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,16 +90,8 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
     measure = [parts.measure] if parts.measure else []
-    progress = held.enter_context(closing(ProgressLine()))
-    trainer = LLaVATrainer(
-        model=parts.model,
-        args=args,
-        train_dataset=parts.dataset,
-        data_collator=parts.collator,
-        callbacks=[MetricsFile(), *measure, progress],  # its clock starts after measuring
-        sea=sea,
-        saver=parts.saver,
-    )
+    progress = held.enter_context(closing(ProgressLine()))  # its clock starts after measuring
+    trainer = _make_trainer(parts, arguments, [MetricsFile(), *measure, progress])
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     for callback in measure:
@@ -124,6 +117,22 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     if trainer.is_world_process_zero():
         tell_results(output_dir, sea)
     leave()
+
+
+def _make_trainer(parts: Any, arguments: Arguments, callbacks: list[Any]) -> LLaVATrainer:
+    """Make the trainer; transformers looks at some flags here alone, and refuses them so."""
+    try:
+        return LLaVATrainer(
+            model=parts.model,
+            args=arguments.training,
+            train_dataset=parts.dataset,
+            data_collator=parts.collator,
+            callbacks=callbacks,
+            sea=arguments.sea,
+            saver=parts.saver,
+        )
+    except (ImportError, ValueError) as error:
+        raise UserError(f"transformers refuses a training flag: {error}") from error
 
 
 def image_transform(arguments: Arguments) -> ImageTransform:

@@ -54,7 +54,7 @@ def test_round_trip(tmp_path):
     assert store.words() == ["red ball", "dog"]
     assert store.skipped == {"pic 3.jpg": "truncated"}
     assert store.images() == [row[0] for row in rows]
-    assert "other.jpg" not in store
+    assert "other.jpg" not in store and "half \ud83d.jpg" not in store
     with pytest.raises(LabelStoreError, match=r"other\.jpg.*other data"):
         store.read("other.jpg")
     for name, ids, scores, crc in reversed(rows):

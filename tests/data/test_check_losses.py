@@ -12,6 +12,7 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.records import load_records
+from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.projector_io import projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
@@ -103,7 +104,7 @@ def test_the_command(tiny, tmp_path, capsys):
     other = Stage1Model(build_llava(str(tiny.llm), str(tiny.clip), seed=9))
     save_projector(tmp_path / "mm_projector.bin", projector_state(other.projector))
     out = tmp_path / "losses.jsonl"
-    out.write_text("old")
+    out.write_text('{"id": "0", "supervised_ids": []}')
     flags = ["--model_name_or_path", str(tiny.llm), "--vision_tower", str(tiny.clip)]
     flags += ["--data_path", str(tiny.data), "--image_folder", str(tiny.images)]
     flags += ["--pretrain_mm_mlp_adapter", str(tmp_path / "mm_projector.bin")]
@@ -118,6 +119,8 @@ def test_the_command(tiny, tmp_path, capsys):
         assert row["loss"] == pytest.approx(expected.loss, abs=1e-5)
         assert row["supervised_ids"] == expected.supervised_ids
         assert row["num_tokens"] == len(expected.supervised_ids)
+    with pytest.raises(UserError, match=r"--losses .*words\.tsv: holds something else"):
+        main([*flags, "--losses", str(tiny.words)])
     assert not list(tmp_path.glob("*.tmp")) and not (tmp_path / "run").exists()
     assert "no problems" in capsys.readouterr().out
 

@@ -252,6 +252,7 @@ def test_settings_that_give_no_fixed_size(tmp_path):
         {"size": {"shortest_edge": "x"}},
         {"size": "large"},
         {"crop_size": None},
+        {"crop_size": {"height": -4, "width": 7}},
         {"resample": "x"},
         {"rescale_factor": None},
         {"image_mean": None},
@@ -295,7 +296,7 @@ def test_one_of_the_first_hundred_pictures_is_enough(tmp_path):
     with pytest.raises(UserError, match=r"none of the first 100 .*'0\.jpg' of record 0 "):
         look_for_images(tmp_path, pictures)
     (tmp_path / "99.jpg").touch()
-    look_for_images(tmp_path, iter(pictures))
+    look_for_images(tmp_path, iter([("a" * 400, "long"), *pictures[1:]]))
     look_for_images(tmp_path / "none", [])  # text alone needs no folder
 
 
@@ -367,6 +368,7 @@ def test_floats_and_deep_integers(tmp_path):
 
 def test_missing_image_and_folder(tmp_path):
     (tmp_path / "folder").mkdir()
-    for name, reason in (("a.jpg", "No such file"), ("folder", "is a folder")):
+    long = "a" * 400
+    for name, reason in (("a.jpg", "No such"), ("folder", "is a folder"), (long, "too long")):
         with pytest.raises(UserError, match=rf"record 'r1': .*{name}: .*{reason}"):
             load_image(tmp_path, name, "r1")

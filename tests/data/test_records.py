@@ -72,6 +72,8 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         ("a.json", "", "the file is empty"),
         ("a.jsonl", "", "the file is empty"),
         ("a.json", "[" * 200_000, "nested too deep"),
+        ("a.json", f"[{'9' * 5000}]", "broken JSON from line 1 on: Exceeds the limit"),
+        ("a.jsonl", f"\n{'9' * 5000}", "broken JSON from line 2 on: Exceeds the limit"),
         ("a.json", '{"id": 1}', "holds one object, not a list of records"),
         ("a.json", "[]", "holds no records"),
         ("a.jsonl", "\n\n", "holds no records"),

@@ -259,6 +259,7 @@ def test_labels_that_mean_nothing_are_not_recommended(files, monkeypatch, capsys
     [
         ({"top_n": "40"}, "--top_n 40: must be .* to 30 .half of"),
         ({"output": "/"}, "--output /: is a folder"),
+        ({"output": __file__}, r"--output .*\.py: holds something else"),
         ({"output": "/no/such/folder/q.json"}, "--output /no/such/folder/q.json"),
         ({"truth": "/no/truth.json"}, "--truth /no/truth.json: cannot be read"),
         ({"words": "/no/words.tsv"}, "/no/words.tsv: cannot be read"),

@@ -19,7 +19,7 @@ from llava_sea.labels.word_list import (
     list_entries,
     read_common_words,
 )
-from llava_sea.labels.words_file import read_words
+from llava_sea.labels.words_file import HEADER, read_words
 
 NOUNS = ["cat", "dog", "table", "house", "window", "shoes", "trees", "car", "painting"]
 ATTRIBUTES = ["red", "old", "wooden", "broken", "large", "shiny", "orange"]
@@ -134,6 +134,7 @@ def test_entries_are_sums_in_order(counts, common, min_count):
         ("a.txt", "a cat\n" * 40 + "\n" + "a cat\n", {}, r"a\.txt, line 41"),
         ("a.txt", "a cat", {"output": "."}, "--output .*folder"),
         ("a.txt", "a cat", {"output": "a.txt/w.tsv"}, "--output .*a file"),
+        ("a.txt", "a cat", {"output": "a.txt"}, r"--output a\.txt: holds something else"),
     ],
 )
 def test_bad_input_leaves_the_former_list_and_no_scraps(
@@ -141,10 +142,11 @@ def test_bad_input_leaves_the_former_list_and_no_scraps(
 ):
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(content)
-    Path("w.tsv").write_text("former")
+    former = f"{HEADER}\nformer\t1\tNN\n"
+    Path("w.tsv").write_text(former)
     with pytest.raises(UserError, match=named):
         build(Path(options.pop("output", "w.tsv")), Path(name), **options)
-    assert Path("w.tsv").read_text() == "former"
+    assert Path("w.tsv").read_text() == former and Path(name).read_text() == content
     assert sorted(p.name for p in tmp_path.iterdir()) == [name, "w.tsv"]
 
 

@@ -24,6 +24,7 @@ def test_written_words_come_back_with_their_hash(tmp_path):
         ("a\t2\tNN\n\nb\t1\tNN\n", "line 3: expected 3 columns .* found 1"),
         ("a\t1\tNN\nb\tx\tNN\n", "line 3: the count 'x' is not a number"),
         ("a\t-1\tNN\n", "line 2: the count '-1' is not a number"),
+        (f"a\t{'9' * 5000}\tNN\n", "line 2: the count '9+' is not a number from 0 to"),
         ("a\t1\t\n", "line 2: the part of speech '' is not a name"),
         ("Cat\t1\tNN\n", "line 2: 'Cat' is not a lower-case word"),
         ("a  b\t1\tNN\n", "line 2: 'a  b' is not a lower-case word or phrase with single spaces"),

@@ -247,6 +247,31 @@ def test_something_else(tiny, folder, tmp_path):
         load_llava(str(folder), model_base="vicuna")
 
 
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"conversation_template": [1]}, r"conversation_template cannot be \[1\]"),
+        ("config.json", {"tokenizer_model_max_length": "x"}, "max_length cannot be 'x'"),
+        ("config.json", {"pad_token_id": "x"}, "a part that transformers cannot make"),
+        ("config.json", {"vision_config": 5}, "a part that transformers cannot make"),
+        ("config.json", {"dtype": "x"}, "a part that transformers cannot make"),
+        ("generation_config.json", None, "generation_config.json: no JSON object"),
+        ("tokenizer.json", None, "no tokenizer there"),
+    ],
+)
+def test_settings_of_a_wrong_form_are_named(case, tmp_path, file, settings, message):
+    write(case, tmp_path / "x")
+    path = tmp_path / "x" / file
+    if settings is None and file == "tokenizer.json":
+        path.unlink()
+    else:
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | settings if settings else settings))
+    with pytest.raises(UserError, match=message) as caught:
+        load_llava(str(tmp_path / "x"))
+    assert str(tmp_path / "x") in str(caught.value) and "\n" not in str(caught.value)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 

@@ -126,6 +126,10 @@ def test_a_base_of_another_shape(case, tiny, tmp_path):
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"r": None}, "no r or no lora_alpha"),
+        ({"r": 0}, "r 0 and lora_alpha"),
+        ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": 1e400}, "lora_alpha inf"),
+        ({"rank_pattern": "x"}, "rank_pattern is no object"),
         ({"r": 8}, "has rank 4, adapter_config.json says 8"),
         ({"base_model_name_or_path": None}, "records no base model"),
     ],
@@ -139,6 +143,12 @@ def test_what_cannot_be_merged_exactly_is_refused(case, tmp_path, settings, mess
 def test_an_intermediate_checkpoint_without_its_projector(case, tmp_path):
     """LLaVA's checkpoint-N: users copied the final projector there, which is wrong."""
     folder = write_lora(case, tmp_path / "x", str(case.llm))
+    trained = torch.load(folder / "non_lora_trainables.bin")
+    (lost,) = [name for name in trained if name.endswith("projector.2.bias")]
+    del trained[lost]
+    torch.save(trained, folder / "non_lora_trainables.bin")
+    with pytest.raises(UserError, match=r"the trained projector lacks .*linear_2\.bias"):
+        load_llava(str(folder))
     (folder / "non_lora_trainables.bin").unlink()
     with pytest.raises(UserError, match=r"the trained projector .* is not there"):
         load_llava(str(folder))

@@ -93,6 +93,9 @@ def test_what_must_be_there_is_asked_for(run, tmp_path):
     (run / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json: broken JSON"):
         open_run(run / "checkpoint-4")
+    (run / "config.json").write_text('{"mm_vision_select_layer": "x"}')
+    with pytest.raises(UserError, match=r"config\.json: mm_vision_select_layer cannot be 'x'"):
+        open_run(run / "checkpoint-4")
     (run / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json: no such file"):
         open_run(run)

@@ -43,6 +43,7 @@ def base(tmp_path):
             "sea_mask_own_top_n does nothing",
         ),
         (["--sea_positives", "two"], "invalid choice: 'two'"),
+        (["--accelerator_config", '{"a": 1}'], "AcceleratorConfig.* unexpected keyword argument"),
     ],
 )
 def test_bad_flags_are_named(base, flags, message):

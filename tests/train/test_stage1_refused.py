@@ -35,6 +35,7 @@ def projector_of(output_dir):
         ({"mm_vision_select_layer": -99}, r"--mm_vision_select_layer -99: .* from -4 to 3 "),
         ({"sea_window": 99}, r"--sea_window 99: .* from 1 to 4 "),
         ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: .*install"),
+        ({"report_to": "foo"}, "refuses a training flag: foo is not supported"),
     ],
 )
 def test_wrong_input_is_a_clear_error(train_here, changes, message):
@@ -155,6 +156,26 @@ def test_a_damaged_store_is_named(train_here, tiny_labels, tmp_path):
             (folder / "manifest.json").write_text('{"format": "llava_sea labels 3"}')
         with pytest.raises(UserError, match="damaged"):
             train_here(harm, sea_labels=folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("geometry", None),
+        ("encoder_fingerprint", 5),
+        ("encoder", []),
+        ("features", {}),
+        ("sign", "+1"),
+        ("skipped", 5),
+        ("top_n", 1e400),
+    ],
+)
+def test_a_damaged_manifest_is_named(train_here, tiny_labels, tmp_path, field, value):
+    folder = shutil.copytree(tiny_labels, tmp_path / "labels")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {field: value}))
+    with pytest.raises(UserError, match=rf"{folder}.* damaged"):
+        train_here("run", sea_labels=folder)
 
 
 def test_a_wrong_image_folder_is_refused_before_anything_is_built(train_here, tiny, monkeypatch):

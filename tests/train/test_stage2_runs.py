@@ -181,14 +181,15 @@ def test_a_finished_runs_damaged_weights_are_put_right(tune_here, capsys):
     tune_here("run", max_steps=2)
     assert files_of(output_dir) == before
     weights = output_dir / "model.safetensors"
-    (output_dir / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st')  # as a full disk leaves it
+    log = b'{"step": 1}\n{"step": "2"}\n{"st'  # as a full disk leaves it
+    (output_dir / "metrics.jsonl").write_bytes(log)
     for damage in (lambda: weights.write_bytes(before[weights][:-7]), weights.unlink):
         damage()
         tune_here("run", max_steps=2)
         assert weights.read_bytes() == before[weights]
     said = capsys.readouterr().out
     assert f"{weights} is not as the run left it" in said
-    assert "metrics.jsonl, line 2: cannot be read" in said
+    assert "line 2: cannot be read" in said and "metrics.jsonl, line 3: cannot be read" in said
 
 
 def test_vicunas_generation_config_is_made_sound(tune_here, tiny, tmp_path):
