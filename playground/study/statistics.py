@@ -68,7 +68,8 @@ def power(effect: float, deviation: float, seeds: int, alpha: float = 0.05) -> f
     freedom = seeds - 1
     shift = abs(effect) / deviation * math.sqrt(seeds)
     limit = stats.t.ppf(1 - alpha / 2, freedom)
-    return float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+    found = float(stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift))
+    return 1.0 if math.isnan(found) else found  # scipy's answer where the shift is far off
 
 
 def seeds_for_power(effect: float, deviation: float, wanted: float = 0.8, most: int = 100) -> int:
