@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from llava_sea.errors import UserError
@@ -67,3 +68,16 @@ def without_code(settings: Any) -> Any:
     if isinstance(settings, dict):
         return {key: without_code(value) for key, value in settings.items() if key != "auto_map"}
     return [without_code(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Take the device that was asked for, else CUDA if it is there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: not on this machine ({reason}); try cpu") from None
+    return device

@@ -85,3 +85,25 @@ def test_nothing_is_printed_around_the_one_place():
         ("terminal.py", "logging.basicConfig"),
         ("serve/chat.py", "self.out.write"),  # as it is into a pipe, printable on a terminal
     }
+
+
+def test_packages_do_not_import_in_circles():
+    """Nothing below training knows of it, and the arrows between packages never lead back."""
+    below: dict[str, set[str]] = {}
+    for path in (REPO / "llava_sea").glob("*/**/*.py"):
+        package = path.relative_to(REPO / "llava_sea").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = getattr(node, "module", None) or ""
+            if isinstance(node, ast.ImportFrom) and module.count(".") > 1:
+                below.setdefault(package, set()).add(module.split(".")[1])
+    assert not any("train" in below[name] for name in ("data", "model", "alignment", "labels"))
+
+    def reached(package: str) -> set[str]:
+        found: set[str] = set()
+        left = below.get(package, set()) - {package}
+        while left:
+            found |= left
+            left = set().union(*(below.get(name, set()) - {name} for name in left)) - found
+        return found
+
+    assert [name for name in below if name in reached(name)] == []

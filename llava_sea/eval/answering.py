@@ -25,9 +25,10 @@ from llava_sea.eval.questions import Question, distinct, read_questions
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.model.load_weights import read_json
+from llava_sea.pretrained import pick_device
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
-from llava_sea.serve.setup import check_template_name, pick_device, pick_template
+from llava_sea.serve.setup import check_template_name, pick_template
 from llava_sea.terminal import say
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]

@@ -16,6 +16,7 @@ from llava_sea.labels.words_file import WordEntry, read_words
 from llava_sea.model.builder import build_llava, load_tokenizer
 from llava_sea.model.load import embedding_rows
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.pretrained import pick_device
 from llava_sea.report.grid import Grid
 from llava_sea.report.measures import (
     IN_CAPTION,
@@ -39,7 +40,6 @@ from llava_sea.report.runs import (
     names_of,
 )
 from llava_sea.report.token_map import make_map
-from llava_sea.serve.setup import pick_device
 
 FROM_LOG = "From the run's log. Values in training are of its first and its last logged step."
 PAIR_CAPTION = "From both runs' logs: the last value of each, before training the first."

@@ -20,6 +20,7 @@ from llava_sea.conversation import TEMPLATES, Template
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.load import Loaded, load_llava
+from llava_sea.pretrained import pick_device
 from llava_sea.serve.chat import Chat
 
 logger = logging.getLogger(__name__)
@@ -101,19 +102,6 @@ def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
             f"one with --conv-mode: {_NAMES}"
         )
     return TEMPLATES[chosen]
-
-
-def pick_device(name: str | None) -> torch.device:
-    """Take the device that was asked for, else CUDA if it is there."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {name}: not on this machine ({reason}); try cpu") from None
-    return device
 
 
 def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:
