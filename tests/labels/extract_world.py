@@ -85,6 +85,7 @@ def options_of(folder):
         output_dir=str(folder / "labels"),
         sea_sign="+1",
         sea_top_n=5,
+        sea_caption_share=0.0,
         batch_size=4,
         shard_size=5,
         device="cpu",
