@@ -167,9 +167,11 @@ def ask(model: Path, image: Path, question: str) -> str:
 def chat_answer(model: Path, image: Path, question: str) -> str:
     """The same within this process: loading torch forty times would take minutes."""
     from llava_sea.serve import cli
+    from llava_sea.serve.image import open_image
+    from llava_sea.serve.setup import start_chat
 
     flags = ["--model-path", str(model), "--image-file", str(image), "--temperature", "0"]
-    return cli.open_chat(cli.parse(flags)).ask(question)
+    return start_chat(cli.parse(flags), open_image(str(image))).ask(question)
 
 
 @pytest.mark.slow
