@@ -99,12 +99,16 @@ def write(results: Results, folder: Path) -> None:
         "## After stage 1",
         _measure_table(results, 1),
         "Questions by kind, % right (chance is 50):",
-        _kinds_table(results),
+        _parts_table(results, 1, "answers", 100),
         "## Steps saved",
         _steps_table(results),
     ]
     if _cells(results, 2):
-        parts += ["## After stage 2", _measure_table(results, 2), _eight_table(results)]
+        parts += [
+            "## After stage 2",
+            _measure_table(results, 2),
+            _parts_table(results, 2, "eight", 1),
+        ]
     for light in COLOURS:
         suffix = "" if light == "light" else f"-{light}"
         _draw(results, light).savefig(
@@ -183,24 +187,15 @@ def _cell(results: Results, llm: str, arm: str, stage: int, measure: str, scale:
     return f"**{text}**" if verdict > 0 else f"*{text}*" if verdict < 0 else text
 
 
-def _kinds_table(results: Results) -> str:
-    first = next(row for run, row in results.items() if run.stage == 1)
-    kinds = [key for key in first["measures"] if key.startswith("answers: ")]
+def _parts_table(results: Results, stage: int, whole: str, scale: float) -> str:
+    """Return a table of the measures ``WHOLE: PART``."""
+    first = next(row for run, row in results.items() if run.stage == stage)
+    names = [key for key in first["measures"] if key.startswith(f"{whole}: ")]
     rows = [
-        [llm, ARMS[arm].title, *(_cell(results, llm, arm, 1, kind, 100) for kind in kinds)]
-        for llm, arm in _cells(results, 1)
+        [llm, ARMS[arm].title, *(_cell(results, llm, arm, stage, name, scale) for name in names)]
+        for llm, arm in _cells(results, stage)
     ]
-    return _table(["LLM", "arm", *(kind.removeprefix("answers: ") for kind in kinds)], rows)
-
-
-def _eight_table(results: Results) -> str:
-    first = next(row for run, row in results.items() if run.stage == 2)
-    names = [key for key in first["measures"] if key.startswith("eight: ")]
-    rows = [
-        [llm, ARMS[arm].title, *(_cell(results, llm, arm, 2, name, 1) for name in names)]
-        for llm, arm in _cells(results, 2)
-    ]
-    return _table(["LLM", "arm", *(name.removeprefix("eight: ") for name in names)], rows)
+    return _table(["LLM", "arm", *(name.removeprefix(f"{whole}: ") for name in names)], rows)
 
 
 def _steps_table(results: Results) -> str:

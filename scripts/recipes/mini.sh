@@ -26,7 +26,7 @@ PRETRAIN_BATCH=16
 PRETRAIN_LR=2e-3
 PRETRAIN_SAVE_STEPS=50
 FINETUNE_VERSION=v1
-if [ "${LLM_SIZE:-}" = smollm2 ]; then          # a step takes 12 s: half an hour on two cores
+if [ "${LLM_SIZE:-}" = smollm2 ]; then          # a larger LLM: fewer and smaller steps
   EVAL_STEPS=48
   PRETRAIN_BATCH=8
   PRETRAIN_STEPS=${PRETRAIN_STEPS:-96}
@@ -37,7 +37,7 @@ fi
 FINETUNE_DATA=$PRETRAIN_FOLDER/finetune.json
 FINETUNE_IMAGES=$PRETRAIN_IMAGES
 FINETUNE_EPOCHS=3                               # 5,250 records
-case $STAGE:${LLM_SIZE:-small} in               # rates of the study in playground/claims
+case $STAGE:${LLM_SIZE:-small} in               # tried on dev scenes
   finetune:medium) FINETUNE_LR=5e-4 ;;
   finetune:large) FINETUNE_LR=4e-4 ;;
   *) FINETUNE_LR=1.5e-3 ;;
