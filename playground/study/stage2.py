@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import count, islice
 from statistics import fmean
 from typing import Any
@@ -46,7 +47,7 @@ def train_stage2(bench: Bench, stage1: Stage1Model, seed: int) -> dict[str, Any]
     rates = [(adapters, stage.learning_rate), (projector, stage.projector_learning_rate)]
     updates = Updates(model, rates, stage.steps, bench.recipe)
     losses = []
-    data = TuningData(bench)
+    data = tuning_data(bench)
     for batch in islice(draw_batches(bench, data, stage.batch, seed), stage.steps):
         model.train()
         output = model(**batch)
@@ -76,6 +77,12 @@ def make_model(bench: Bench, stage1: Stage1Model, stage: Stage2, seed: int) -> S
         seed=seed,
     )
     return Stage2Model(llava)
+
+
+@lru_cache(maxsize=1)
+def tuning_data(bench: Bench) -> TuningData:
+    """Return the instruction data, tokenised once for all runs of an LLM."""
+    return TuningData(bench)
 
 
 class TuningData:
