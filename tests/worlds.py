@@ -278,7 +278,6 @@ def run_rank(main: Callable[[], object], rank: int, count: int, port: int, log: 
     for number in (1, 2):
         os.dup2(stream.fileno(), number)
     sys.stdout = sys.stderr = stream
-    torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
     run_command(main)
 
 
