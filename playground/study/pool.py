@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from llava_sea.errors import UserError
 from playground.study.arms import ARMS
-from playground.study.plan import HERE, Made, Run, append
+from playground.study.plan import HERE, Made, Run, append, read_results
 from playground.study.prepare import World
 from playground.study.recipe import Recipe
 
@@ -59,7 +59,12 @@ _benches: dict[str, Any] = {}
 
 
 def execute(setup: Setup, run: Run) -> None:
-    """Do one run and add its line; the LLM is loaded the first time that a process needs it."""
+    """Do one run and add its lines; the LLM is loaded the first time that a process needs it.
+
+    Stage 1's projector is kept, so that stage 2 can be run, or run anew, without it.
+    """
+    from safetensors.torch import load_file, save_file
+
     from playground.study.bench import Bench
     from playground.study.stage1 import train_stage1
     from playground.study.stage2 import train_stage2
@@ -68,12 +73,21 @@ def execute(setup: Setup, run: Run) -> None:
         _benches.clear()
         _benches[run.llm] = Bench(setup.world, MODELS / run.llm, setup.recipe)
     bench, arm = _benches[run.llm], ARMS[run.arm]
-    labels = setup.world.labels(arm)
-    model, result = train_stage1(bench, arm.arguments(str(labels) if labels else None), run.seed)
     first = run._replace(stage=1)
-    append(setup.results, first, setup.made[first], result)
+    made = setup.made[first]
+    name = f"{run.llm}-{run.arm}-{run.seed}-{made.recipe}-{made.arm}.safetensors"
+    kept = setup.world.folder / "projectors" / name
+    if not kept.is_file() or first not in read_results(setup.results.parent):
+        labels = setup.world.labels(arm)
+        sea = arm.arguments(str(labels) if labels else None)
+        model, result = train_stage1(bench, sea, run.seed)
+        append(setup.results, first, made, result)
+        kept.parent.mkdir(exist_ok=True)
+        part = kept.with_suffix(".part")
+        save_file(model.projector.state_dict(), part)
+        part.replace(kept)
     if run.stage == 2:
-        append(setup.results, run, setup.made[run], train_stage2(bench, model, run.seed))
+        append(setup.results, run, setup.made[run], train_stage2(bench, load_file(kept), run.seed))
 
 
 def run_all(

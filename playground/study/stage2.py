@@ -9,7 +9,7 @@ micro-batch a step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count, islice
 from statistics import fmean
@@ -24,7 +24,6 @@ from llava_sea.data.sampler import ModalityBatchSampler
 from llava_sea.data.tokenize import tokenize_record
 from llava_sea.model.builder import build_llava
 from llava_sea.model.lora import add_lora
-from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.stage2 import Stage2Model
 from playground.study.bench import Bench
 from playground.study.features import read_features, use_features
@@ -32,19 +31,24 @@ from playground.study.recipe import Stage2
 from playground.study.stage1 import Updates
 
 
-def train_stage2(bench: Bench, stage1: Stage1Model, seed: int) -> dict[str, Any]:
+def train_stage2(bench: Bench, projector: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     """Tune a fresh LLM with stage 1's projector, and measure it.
+
+    Args:
+        bench: what is the same for all runs of an LLM.
+        projector: its weights after stage 1, by name.
+        seed: of the data's order and the adapters' start.
 
     Returns:
         ``measures``: the eight, the language kept, the loss of the last tenth; ``seconds``.
     """
     _, stage = bench.recipe.of(bench.llm.name)
     started = time.process_time()
-    model = make_model(bench, stage1, stage, seed)
-    projector = list(model.projector.parameters())
-    mine = {id(p) for p in projector}
-    adapters = [p for p in model.parameters() if id(p) not in mine]
-    rates = [(adapters, stage.learning_rate), (projector, stage.projector_learning_rate)]
+    model = make_model(bench, projector, stage, seed)
+    mine = list(model.projector.parameters())
+    own = {id(p) for p in mine}
+    adapters = [p for p in model.parameters() if id(p) not in own]
+    rates = [(adapters, stage.learning_rate), (mine, stage.projector_learning_rate)]
     updates = Updates(model, rates, stage.steps, bench.recipe)
     losses = []
     data = tuning_data(bench)
@@ -63,11 +67,13 @@ def train_stage2(bench: Bench, stage1: Stage1Model, seed: int) -> dict[str, Any]
     }
 
 
-def make_model(bench: Bench, stage1: Stage1Model, stage: Stage2, seed: int) -> Stage2Model:
+def make_model(
+    bench: Bench, projector: Mapping[str, Tensor], stage: Stage2, seed: int
+) -> Stage2Model:
     """Return the LLM anew, with adapters, and stage 1's projector."""
     llava = build_llava(str(bench.llm), str(bench.world.clip), dtype=torch.float32)
     use_features(llava)
-    llava.model.multi_modal_projector.load_state_dict(stage1.projector.state_dict())
+    llava.model.multi_modal_projector.load_state_dict(projector)
     add_lora(
         llava,
         rank=stage.lora_r,

@@ -213,6 +213,14 @@ def test_a_stopped_study_resumes_and_is_reported(
     assert {(r.arm, r.seed, r.stage) for r in found} == {
         (arm, seed, stage) for arm in ("plain", "best") for seed in (0, 1) for stage in (1, 2)
     }
+    # Stage 2 alone is run anew, from the projector that was kept.
+    lines.write_text("".join(line for line in lines.open() if '"stage": 1' in line))
+    monkeypatch.setattr("playground.study.stage1.train_stage1", None)
+    command.main(flags)
+    again = plan.read_results(lines.parent)
+    assert {run: row["measures"] for run, row in again.items()} == {
+        run: row["measures"] for run, row in found.items()
+    }
     one = found[Run("llm-small", "plain", 0, 1)]
     assert [point["step"] for point in one["curve"]] == [1, 2, 3, 4]
     assert all(
@@ -224,8 +232,9 @@ def test_a_stopped_study_resumes_and_is_reported(
     assert {p.name for p in lines.parent.iterdir()} == {
         *("runs.jsonl", "recipe.json", "study.md", "study.png", "study-dark.png")
     }
+    del here[:]
     command.main(flags)
-    assert len(here) == 5, "finished runs are not done again"
+    assert not here, "finished runs are not done again"
     monkeypatch.setattr(command, "QUICK", dataclasses.replace(RECIPE, max_grad_norm=2.0))
     with pytest.raises(UserError, match=r"runs\.jsonl, line 1: made with recipe"):
         command.main(flags)
