@@ -215,3 +215,9 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks") / "eval"
     build(folder)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what is made of data files out of the user's cache."""
+    os.environ["LLAVA_SEA_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -24,6 +24,7 @@ from llava_sea.check.setup import Setup
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset, Loader
+from llava_sea.data.image_source import open_images
 from llava_sea.data.problems import LOSS
 from llava_sea.errors import UserError
 from llava_sea.files import open_atomically
@@ -107,7 +108,7 @@ def write_losses(
     """
     _, data, _, args = setup.arguments
     llava = build_llava(**build_options(setup.arguments))
-    dataset = setup.reader.like(checked.records, data.image_folder)
+    dataset = setup.reader.like(checked.records, open_images(data.image_folder, checked.records))
     losses = all_losses(
         Stage1Model(llava),
         dataset,

@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -23,10 +24,11 @@ from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image
 from llava_sea.data import problems
 from llava_sea.data.control_tokens import tell, typed_tokens
+from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import load_image, resolve_image_path
 from llava_sea.data.preflight import check_meaning
 from llava_sea.data.problems import Kind, RecordError
-from llava_sea.data.records import Record, parse_records
+from llava_sea.data.records import Record, Records, split_weight
 from llava_sea.data.tokenize import tell_beyond, tokenize_record
 from llava_sea.errors import UserError
 from llava_sea.progress import Progress
@@ -41,7 +43,7 @@ Faults = list[tuple[Kind, str]]
 class CheckedFile(NamedTuple):
     """A data file's good records, and the number of tokens of every record."""
 
-    records: list[Record]
+    records: Sequence[Record]
     lengths: Sequence[int]
 
 
@@ -61,7 +63,7 @@ class RecordChecker:
     """
 
     setup: Setup
-    image_folder: str
+    image_folder: str | ImageSource
     open_images: bool = True
     store: LabelStore | None = None
 
@@ -155,31 +157,33 @@ def _check_labels(store: LabelStore, image: str, crc32: int | None) -> Faults:
 @dataclass
 class _Checks(Dataset[Checked]):
     checker: RecordChecker
-    items: Sequence[Record | RecordError]
+    records: Records
+    indices: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Checked:
-        return self.checker(self.items[index])
+        return self.checker(self.records.item(self.indices[index]))
 
 
 def check_records(
     checker: RecordChecker,
-    items: Sequence[Record | RecordError],
+    records: Records,
+    indices: Sequence[int],
     num_workers: int,
     progress: Callable[[int], object] = lambda more: None,
 ) -> Iterator[Checked]:
     """Yield what came of each record, in order; `progress` is called with the numbers of new ones.
 
-    Most of the work is tokenising, Python all the way: therefore processes. They are forked, so
-    that the records are in each without being sent. With 0 workers this process does it.
+    Most of the work is tokenising, Python all the way: therefore processes. With 0
+    workers this process does it.
 
     Raises:
         UserError: if a worker process was killed.
     """
     loader = DataLoader(
-        _Checks(checker, items),
+        _Checks(checker, records, indices),
         batch_size=_CHUNK,
         collate_fn=list,
         num_workers=num_workers,
@@ -205,12 +209,15 @@ def check_paths(arguments: Arguments, *, open_images: bool) -> None:
         UserError: naming the flag.
     """
     _, data, sea, _ = arguments
-    for flag, file in (("data_path", data.data_path), ("sea_eval_data", sea.sea_eval_data)):
-        if file is not None and not os.path.isfile(file):
+    files = [("data_path", split_weight(spec)[0]) for spec in data.data_path]
+    if sea.sea_eval_data is not None:
+        files.append(("sea_eval_data", Path(sea.sea_eval_data)))
+    for flag, file in files:
+        if not file.is_file():
             raise UserError(f"--{flag} {file}: no such file")
     for flag in ("image_folder", "sea_eval_image_folder"):
         folder = getattr(data, flag, None) or getattr(sea, flag, None)
-        if open_images and folder is not None and not os.path.isdir(folder):
+        if open_images and folder is not None and not os.path.exists(folder):
             raise UserError(f"--{flag} {folder}: no such folder")
 
 
@@ -223,12 +230,13 @@ def check_data(
     """
     _, data, sea, _ = setup.arguments
     store = _check_store(setup, findings) if sea.enabled else None
-    checker = RecordChecker(setup, data.image_folder, open_images, store)
-    checked = _check_file(data.data_path, checker, findings, num_workers)
+    checker = RecordChecker(setup, data.image_folder or "", open_images, store)
+    checked = _check_files(data.data_path, checker, findings, num_workers)
     if sea.sea_eval_data is not None:
-        folder = sea.sea_eval_image_folder or data.image_folder
+        folder = sea.sea_eval_image_folder or data.image_folder or ""
         checker = RecordChecker(setup, folder, open_images)
-        _check_file(sea.sea_eval_data, checker, findings, num_workers, sea.sea_eval_samples)
+        samples = sea.sea_eval_samples
+        _check_files([sea.sea_eval_data], checker, findings, num_workers, samples)
     return checked
 
 
@@ -245,42 +253,48 @@ def _check_store(setup: Setup, findings: Findings) -> LabelStore | None:
         return None
 
 
-def _check_file(
-    path: str,
+def _check_files(
+    paths: Sequence[str],
     checker: RecordChecker,
     findings: Findings,
     num_workers: int | None,
     limit: int = sys.maxsize,
 ) -> CheckedFile:
-    """Check one file; beyond `limit` only the records' shape."""
+    """Check a corpus, each file once; beyond `limit` only the records' shape."""
     try:
-        items = [
-            item
-            for number, item in enumerate(parse_records(path))
-            if number < limit or isinstance(item, RecordError)
-        ]
+        records = Records.open(paths, weighted=False)
+        source = open_images(str(checker.image_folder) or None, records)
     except UserError as error:
+        path = next((p for p in paths if str(error).startswith(f"{p}: ")), " ".join(paths))
         what = str(error).removeprefix(f"{path}: ")
         findings.add(RecordError(problems.DATA_FILE, what, file=path))
         return CheckedFile([], [])
+    checker = replace(checker, image_folder=source)
+    faults = records.faults()
+    checked_before = min(limit, len(records))
+    indices = [*range(checked_before), *(place for place in faults if place >= checked_before)]
     if num_workers is None:
-        few = len(items) < _SMALL or sys.platform != "linux"
+        few = len(indices) < _SMALL or sys.platform != "linux"
         num_workers = 0 if few else len(os.sched_getaffinity(0))
     tokens, supervised = [], []
-    first: dict[object, int | None] = {}
-    with Progress("records", len(items)) as progress:
-        results = check_records(checker, items, num_workers, progress.update)
-        for item, checked in zip(items, results, strict=True):
+    first: dict[tuple[object, object], int] = {}
+    with Progress("records", len(indices)) as progress:
+        results = check_records(checker, records, indices, num_workers, progress.update)
+        for index, checked in zip(indices, results, strict=True):
+            item = records.item(index)
             tokens.append(checked.num_tokens)
             supervised.append(checked.num_supervised)
             for problem in checked.problems:
                 findings.add(problem)
-            if item.id is not None and first.setdefault(item.id, item.index) != item.index:
-                same = f"record {first[item.id]} has it too"
-                findings.add(RecordError(problems.SAME_ID, same, item.index, item.id, path))
-    records = [item for item in items if isinstance(item, Record)]
-    with_image = sum(record.image is not None for record in records)
-    findings.note(f"{path}: {len(items)} records, {with_image} with an image")
+            place = item.place if isinstance(item, Record) else item.index or 0
+            if item.id is not None and first.setdefault((item.file, item.id), place) != place:
+                same = f"record {first[item.file, item.id]} has it too"
+                findings.add(RecordError(problems.SAME_ID, same, place, item.id, item.file))
+    with_image = int((records.num_images[indices] > 0).sum())
+    findings.note(f"{' '.join(paths)}: {len(indices)} records, {with_image} with an image")
     findings.spread("tokens with the image's", tokens)
     findings.spread("supervised tokens", supervised)
-    return CheckedFile(records, tokens)
+    faulty = set(faults)
+    all_good = not faulty and len(indices) == len(records)
+    good = records if all_good else [records[n] for n in indices if n not in faulty]
+    return CheckedFile(good, tokens)

@@ -61,7 +61,7 @@ def load_setup(arguments: Arguments) -> Setup:
     transform.check_fits(vision)
     reader = LazySupervisedDataset(
         [],
-        data.image_folder,
+        data.image_folder or "",
         transform,
         get_template(model_args.version),
         tokenizer,

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from llava_sea.check.setup import Setup
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import load_image
 from llava_sea.data.problems import RecordError
-from llava_sea.data.records import Record, parse_records
+from llava_sea.data.records import Record, Records
 from llava_sea.data.tokenize import Tokenized, tokenize_record
 from llava_sea.errors import UserError
 
@@ -31,21 +32,22 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
     Raises:
         UserError: if there is no record of that index.
     """
-    file = setup.arguments[1].data_path
-    items = list(parse_records(file))
+    data = setup.arguments[1]
+    records = Records.open(data.data_path, weighted=False)
+    images, file = open_images(data.image_folder, records), " ".join(data.data_path)
     status = 0
     for index in indices:
-        if not 0 <= index < len(items):
-            raise UserError(f"--show {index}: {file} holds records 0 to {len(items) - 1}")
-        item = items[index]
+        if not 0 <= index < len(records):
+            raise UserError(f"--show {index}: {file} holds records 0 to {len(records) - 1}")
+        item = records.item(index)
         if isinstance(item, RecordError):
             console.print(str(item))
             status = 1
             continue
-        console.print(f"{item.name} of {file}, --version {setup.reader.template.name}")
+        console.print(f"{item.name} of {item.file}, --version {setup.reader.template.name}")
         try:
             for image in item.images:
-                console.print(f"image {image}: {_describe_image(item, image, setup)}")
+                console.print(f"image {image}: {_describe_image(item, image, setup, images)}")
             tokens = tokenize_record(item, *setup.reader.reading)
         except RecordError as error:
             console.print(error.what)
@@ -62,9 +64,9 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
     return status
 
 
-def _describe_image(record: Record, name: str, setup: Setup) -> str:
+def _describe_image(record: Record, name: str, setup: Setup, images: str | ImageSource) -> str:
     data = setup.arguments[1]
-    image = load_image(data.image_folder, name, record.id).image
+    image = load_image(images, name, record.id).image
     height, width = setup.reader.transform.resolution
     return (
         f"{image.width} x {image.height} pixels, seen as {width} x {height} "

@@ -29,9 +29,10 @@ from llava_sea.alignment.sampling import (
 from llava_sea.alignment.transfer import grid_overlap, transfer_labels
 from llava_sea.conversation import Template
 from llava_sea.data import problems
+from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.problems import RecordError
-from llava_sea.data.records import Record
+from llava_sea.data.records import Record, first_images, sizes_of
 from llava_sea.data.tokenize import tokenize_record
 from llava_sea.errors import UserError
 
@@ -42,7 +43,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         records: Sequence[Record],
-        image_folder: str,
+        image_folder: str | ImageSource,
         transform: ImageTransform,
         template: Template,
         tokenizer: Any,
@@ -59,7 +60,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
         Args:
             records: the data.
-            image_folder: what their images are relative to.
+            image_folder: what their images are relative to, or what they lie in.
             transform: the vision tower's.
             template: how conversations are written.
             tokenizer: the language model's, fast.
@@ -99,7 +100,9 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             self.pairs_per_record = num_windows(self.grid, window)
             self.num_without_labels = check_store(records, label_store)
 
-    def like(self, records: Sequence[Record], image_folder: str) -> LazySupervisedDataset:
+    def like(
+        self, records: Sequence[Record], image_folder: str | ImageSource
+    ) -> LazySupervisedDataset:
         """Return other records, read as these are, without labels."""
         template, tokenizer, image_tokens, length = self.reading
         return LazySupervisedDataset(
@@ -118,12 +121,8 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
     @property
     def modality_lengths(self) -> list[int]:
         """LLaVA's measure of each record: its words and image tokens; negative if text only."""
-        lengths = []
-        for record in self.records:
-            words = sum(len(turn.text.split()) for turn in record.turns)
-            images = len(record.images)
-            lengths.append(words + images * self.image_tokens if images else -words)
-        return lengths
+        words, images = sizes_of(self.records)
+        return np.where(images > 0, words + images * self.image_tokens, -words).tolist()
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
         """Return a record's tensors; `item` is its index, or (index, epoch), else the epoch is 0.
@@ -201,15 +200,17 @@ def check_store(records: Sequence[Record], store: LabelStore) -> int:
     Raises:
         UserError: with the number of images missing and the first of them.
     """
-    missing = [r for r in records if r.image is not None and r.image not in store]
+    images = list(first_images(records))
+    missing = [n for n, image in enumerate(images) if image is not None and image not in store]
     if missing:
-        first = ", ".join(f"{r.image!r} of {r.name}" for r in missing[:3])
+        few = [records[n] for n in missing[:3]]
+        first = ", ".join(f"{record.image!r} of {record.name}" for record in few)
         raise UserError(
             f"{store.directory}: {len(missing)} of {len(records)} records have no labels, "
             f"the first: {first}. The labels were mined for other data: extract them for this "
             "--data_path"
         )
-    return sum(r.image in store.skipped for r in records if r.image is not None)
+    return sum(image in store.skipped for image in images)
 
 
 class Loader(DataLoader[Any]):

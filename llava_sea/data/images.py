@@ -26,6 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from llava_sea.data import problems
+from llava_sea.data.image_source import ImageSource
 from llava_sea.data.problems import Kind, RecordError
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
@@ -81,9 +82,13 @@ def look_for_images(folder: str | os.PathLike[str], images: Iterable[tuple[str, 
         UserError: if there is no such folder, or it holds none of the first `_LOOKED_FOR`.
     """
     first = list(itertools.islice(images, _LOOKED_FOR))
-    if not first or any(os.path.isfile(Path(folder) / image) for image, _ in first):
+    if isinstance(folder, ImageSource):
+        found = any(image in folder for image, _ in first)
+    else:
+        found = any(os.path.isfile(Path(folder) / image) for image, _ in first)
+    if found or not first:
         return
-    if not Path(folder).is_dir():
+    if not Path(folder).exists():
         raise UserError(f"--image_folder {folder}: no such folder")
     image, record_id = first[0]
     raise UserError(
@@ -102,7 +107,9 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
     """
     path = resolve_image_path(folder, name, record_id)
     try:
-        data = read_file(path, IMAGE_BYTES)
+        data = folder.read(name, IMAGE_BYTES) if isinstance(folder, ImageSource) else None
+        if data is None:
+            data = read_file(path, IMAGE_BYTES)
         image = decode_image(data, str(path), "replace it or remove the record")
     except UserError as error:
         raise RecordError(_kind(error, path), str(error), record_id=record_id) from None

@@ -1,253 +1,222 @@
-"""Records: LLaVA's JSON list (or one JSON object a line) into checked, typed records.
+"""Records of data files, read from disk when they are asked for.
 
-Everything that can be wrong with the text is found here, before a run, and named by record: see
-`llava_sea.data.images` for the images and `llava_sea.conversation` for what a template needs.
-Limits: the file is held in memory.
+A file is read and checked once, by one process, into a cache (`llava_sea.data.record_cache`).
+Ranks, data workers and later runs map it into memory, so a record costs nothing until it is read
+and no process holds the corpus. What samplers need, lengths and numbers of images, are columns.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, overload
 
-from llava_sea.data.problems import BAD_SHAPE, BROKEN_JSON, Kind, RecordError, record_name
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_sea.data.problems import RecordError
+from llava_sea.data.read_records import parse_records
+from llava_sea.data.record_cache import RecordFile, count_words, open_record_file
+from llava_sea.data.row_shapes import Record, Turn
 from llava_sea.errors import UserError
-from llava_sea.files import read_text
 
-ROLES = ("human", "gpt")
-_NOT_READ = ("images", "video", "videos")
-"""Other packages' keys for what the turns are about; left unread, their records lose it."""
-
-_IGNORED = ("system", "weight", "loss")
-"""Other packages' keys for how a record or a turn is trained on; LLaVA ignores them as well."""
+__all__ = ["Record", "Records", "Turn", "load_records", "open_records", "parse_records"]
 
 
-class Turn(NamedTuple):
-    """One speaker's text; `role` is "human" or "gpt"."""
+def open_records(paths: str | os.PathLike[str] | Sequence[str]) -> Records:
+    """Open data files as one corpus.
 
-    role: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One conversation; images are paths below the image folder, `image` the first or None."""
-
-    index: int
-    id: str
-    image: str | None
-    turns: tuple[Turn, ...]
-    more_images: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    """Keys in it that mean something elsewhere and nothing here."""
-    file: str = field(default="", compare=False)
-    """The data file that it comes from, for messages."""
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """All images, in the order of their places."""
-        return () if self.image is None else (self.image, *self.more_images)
-
-    @property
-    def name(self) -> str:
-        """The record's name in messages."""
-        return record_name(self.index, self.id)
-
-    def error(self, kind: Kind, what: str) -> RecordError:
-        """Return the error that says what is wrong with this record."""
-        return RecordError(kind, what, self.index, self.id, self.file)
-
-
-def load_records(path: str | os.PathLike[str]) -> list[Record]:
-    """Read a data file: a JSON list of LLaVA's records, or ``.jsonl`` with one a line.
-
-    Each is ``{"id", "image", "conversations": [{"from", "value"}, ...]}``. "id" may be a number or
-    missing (the index is taken), "image" missing or null (text only), or a list of several.
+    Args:
+        paths: files; ``FILE:WEIGHT`` repeats a file's records as often (2: twice) or takes a share
+            of them (0.5: half, drawn once and for all).
 
     Raises:
-        UserError: with file, line and column if it is no JSON, with the record if its shape is
+        UserError: with file, line and column if a file is broken, with the record if its shape is
             wrong.
     """
-    records = []
-    for item in parse_records(path):
-        if isinstance(item, RecordError):
-            raise item
-        records.append(item)
+    records = Records.open(paths)
+    if records.first_fault is not None:
+        raise records.first_fault
     return records
 
 
-def parse_records(path: str | os.PathLike[str]) -> Iterator[Record | RecordError]:
-    """Yield a file's records, and an error in the place of a bad one.
-
-    After a break in a JSON list nothing more can be told apart: it is the last that comes.
-
-    Raises:
-        UserError: if the file cannot be read, is not UTF-8, or holds no list of records.
-    """
-    text = read_text(path, None)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty, it holds no records")
-    rows: Iterator[Any] = _lines(text, path) if _is_json_lines(path) else _list(text, path)
-    index, file = -1, str(path)
-    for index, row in enumerate(rows):
-        if isinstance(row, _BrokenJson):
-            yield RecordError(BROKEN_JSON, str(row), index, None, file)
-            continue
-        try:
-            yield _record(row, index, file)
-        except _BadShape as error:
-            record_id = row.get("id", index) if isinstance(row, dict) else None
-            known = isinstance(record_id, (str, int)) and not isinstance(record_id, bool)
-            yield RecordError(BAD_SHAPE, str(error), index, str(record_id) if known else None, file)
-    if index < 0:
-        raise UserError(f"{path}: the file holds no records")
+def load_records(path: str | os.PathLike[str]) -> list[Record]:
+    """Return all records of a file, in memory. Raises as `open_records`."""
+    return list(open_records(path))
 
 
-class _BrokenJson(Exception):
-    """A place that is no JSON."""
+class Records(Sequence[Record]):
+    """A corpus's records; index them, or slice them into a list."""
+
+    def __init__(self, files: Sequence[RecordFile], weights: Sequence[float]) -> None:
+        self.files = files
+        self._weights = weights
+        self._rows = [_chosen(len(f), w) for f, w in zip(files, weights, strict=True)]
+        sizes = [
+            len(file) if rows is None else len(rows)
+            for file, rows in zip(files, self._rows, strict=True)
+        ]
+        self._starts = [0, *np.cumsum(sizes).tolist()]
+        named: dict[str, Path] = {}
+        for file in files:
+            other = named.setdefault(file.path.name, file.path)
+            if file.has_bytes and other != file.path:
+                raise UserError(
+                    f"--data_path: {other} and {file.path} have one name, after which the images "
+                    "in them are called; rename one of them"
+                )
+
+    @classmethod
+    def open(
+        cls, paths: str | os.PathLike[str] | Sequence[str], *, weighted: bool = True
+    ) -> Records:
+        """Open files whose records may be faulty; raises only for files that cannot be read.
+
+        Without `weighted` each file is there once, whatever its weight.
+        """
+        named = [str(paths)] if isinstance(paths, (str, os.PathLike)) else paths
+        specs = [split_weight(name) for name in named]
+        if not specs:
+            raise UserError("--data_path: name at least one file of records")
+        return cls(
+            [open_record_file(path) for path, _ in specs], [w if weighted else 1 for _, w in specs]
+        )
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        """Return a record, or a list of them. Raises the `RecordError` of a faulty one."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        item = self.item(index)
+        if isinstance(item, RecordError):
+            raise item
+        return item
+
+    def item(self, index: int) -> Record | RecordError:
+        """Return a record, or what is wrong with it."""
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        part = bisect_right(self._starts, index) - 1
+        row, rows = index - self._starts[part], self._rows[part]
+        return self.files[part].item(row if rows is None else int(rows[row]), index)
+
+    @cached_property
+    def words(self) -> NDArray[np.int32]:
+        """The words of each record, all turns together, as LLaVA counts them."""
+        return self._column(lambda file: file.words)
+
+    @cached_property
+    def num_images(self) -> NDArray[np.int32]:
+        """The images of each record."""
+        return self._column(lambda file: file.num_images)
+
+    def first_images(self) -> Iterator[str | None]:
+        """Yield each record's first image, without reading the rest of it."""
+        for file, rows in zip(self.files, self._rows, strict=True):
+            names = file.first_images()
+            if rows is None:
+                yield from names
+            else:
+                held = list(names)
+                yield from (held[row] for row in rows)
+
+    def _column(self, of: Callable[[RecordFile], NDArray[Any]]) -> NDArray[Any]:
+        parts = zip(self.files, self._rows, strict=True)
+        return np.concatenate(
+            [of(file) if rows is None else of(file)[rows] for file, rows in parts]
+        )
+
+    @property
+    def first_fault(self) -> RecordError | None:
+        """What is wrong with the first faulty record of the files."""
+        for file in self.files:
+            for row in file.faults()[:1]:
+                fault = file.item(int(row), int(row))
+                assert isinstance(fault, RecordError)
+                return fault
+        return None
+
+    def faults(self) -> list[int]:
+        """Return the places of the records that are faulty."""
+        found = self._column(lambda file: np.isin(np.arange(len(file)), file.faults()))
+        return np.flatnonzero(found).tolist()
+
+    @property
+    def sha256(self) -> str:
+        """A checksum of what the corpus consists of: of one whole file, that of its bytes."""
+        parts = [
+            file.sha256 if weight == 1 else f"{file.sha256}:{weight:g}"
+            for file, weight in zip(self.files, self._weights, strict=True)
+        ]
+        return (
+            parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        )
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether some files hold their images."""
+        return any(file.has_bytes for file in self.files)
+
+    def image_bytes(self, name: str) -> bytes | None:
+        """Return the bytes of an image that a file holds, by its name; None for another image."""
+        found = re.fullmatch(r"(.+)#(\d+)(?:\.(\d+))?", name)
+        for file in self.files if found else ():
+            if file.has_bytes and file.path.name == found[1]:  # type: ignore[index]
+                return file.image_bytes(int(found[2]), int(found[3] or 0))  # type: ignore[index]
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        specs = [f"{f.path}:{w:g}" for f, w in zip(self.files, self._weights, strict=True)]
+        return Records.open, (specs,)
 
 
-class _BadShape(Exception):
-    """A record that is not of LLaVA's form."""
+def sizes_of(records: Sequence[Record]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the words and the numbers of images of some records."""
+    if isinstance(records, Records):
+        return records.words, records.num_images
+    words = [count_words(record) for record in records]
+    return np.array(words, np.int32), np.array([len(r.images) for r in records], np.int32)
 
 
-def _is_json_lines(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix.lower() in (".jsonl", ".ndjson")
+def first_images(records: Sequence[Record]) -> Iterator[str | None]:
+    """Yield each record's first image."""
+    if isinstance(records, Records):
+        yield from records.first_images()
+    else:
+        yield from (record.image for record in records)
 
 
-def _lines(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Yield each line's value, or the error it makes."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield _parse(line, path, number)
-            except _BrokenJson as error:
-                yield error
-
-
-def _list(text: str, path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Yield a JSON list's values; where it breaks, those before the break and the error."""
+def split_weight(spec: str) -> tuple[Path, float]:
+    """Split ``FILE:WEIGHT``."""
+    name, colon, weight = spec.rpartition(":")
+    if not colon or os.path.exists(spec):
+        return Path(spec), 1.0
     try:
-        rows = _parse(text, path, 1)
-    except _BrokenJson as error:
-        decoder = json.JSONDecoder()
-        before = re.compile(r"\s*\[\s*").match(text)
-        if before is None:
-            raise UserError(f"{path}: {error}") from None  # no list at all
-        while before is not None:
-            try:
-                row, end = decoder.raw_decode(text, before.end())
-            except (ValueError, RecursionError):
-                break
-            yield row
-            before = re.compile(r"\s*,\s*").match(text, end)
-        yield error
-        return
-    if not isinstance(rows, list):
-        raise UserError(
-            f"{path}: the file holds one {_json_type(rows)}, not a list of records; write "
-            "[{...}, {...}], or name it .jsonl with one record a line"
-        )
-    yield from rows
+        value = float(weight)
+    except ValueError:
+        return Path(spec), 1.0
+    if not 0 < value <= 1000:
+        raise UserError(f"--data_path {spec}: the weight must be above 0 and at most 1000")
+    return Path(name), value
 
 
-def _parse(text: str, path: str | os.PathLike[str], line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {line + error.lineno - 1}, column {error.colno}"
-        if error.msg == "Extra data" and text.lstrip().startswith("{") and not _is_json_lines(path):
-            raise UserError(
-                f"{path}: not one JSON list, but an object and more from {place} on; if it holds "
-                "one record a line, name it .jsonl"
-            ) from None
-        raise _BrokenJson(f"broken JSON at {place}: {error.msg}") from None
-    except ValueError as error:  # a whole number of more digits than Python reads
-        raise _BrokenJson(f"broken JSON from line {line} on: {error}") from None
-    except RecursionError:
-        raise _BrokenJson(f"the JSON from line {line} on is nested too deep") from None
-
-
-def _record(row: Any, index: int, file: str) -> Record:
-    if not isinstance(row, dict):
-        raise _BadShape(f"is a {_json_type(row)}, not an object")
-    record_id = row.get("id", index)
-    if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
-        raise _BadShape('"id" must be a string or a whole number')
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        given = {"None": "missing", "[]": "empty"}.get(str(turns), f"of type {_json_type(turns)}")
-        raise _BadShape(
-            '"conversations" must be a list of turns '
-            f'{{"from": "human" or "gpt", "value": "..."}}, it is {given}'
-        )
-    for key in _NOT_READ:
-        if row.get(key):
-            raise _BadShape(
-                f'has "{key}", which is not read: an image is named by "image", a path '
-                "below the image folder or a list of them. Rename the key, or remove the record if "
-                "it is about a video"
-            )
-    images = _images(row.get("image"))
-    return Record(
-        index,
-        str(record_id),
-        images[0] if images else None,
-        tuple(_turn(turn, number) for number, turn in enumerate(turns)),
-        images[1:],
-        _ignored(row, turns),
-        file,
-    )
-
-
-def _ignored(row: dict[str, Any], turns: list[Any]) -> tuple[str, ...]:
-    """Return the keys of a record and its turns that are not read, but for those that say nothing.
-
-    Nothing is said by an empty system prompt, a weight of 1, and a loss that is wanted.
-    """
-    return tuple(
-        key for key in _IGNORED if any(one.get(key) not in (None, "", 1) for one in (row, *turns))
-    )
-
-
-def _images(value: Any) -> tuple[str, ...]:
-    """Return the images of an "image": a path, a list of them, or nothing."""
-    if value is None:
-        return ()
-    listed = value if isinstance(value, list) and value else [value]
-    for path in listed:
-        if not isinstance(path, str) or not path:
-            raise _BadShape(
-                f'"image" must be a path below the image folder or a list of them, it is {path!r}'
-            )
-    return tuple(listed)
-
-
-def _turn(turn: Any, number: int) -> Turn:
-    role, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-    if role not in ROLES:
-        raise _BadShape(
-            f'turn {number} is from {role!r}; LLaVA\'s names are "human" and "gpt" '
-            '(for "user" and "assistant"; a "system" turn is not supported)'
-        )
-    if not isinstance(text, str):
-        raise _BadShape(f'turn {number} needs its text in "value", it is {text!r}')
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise _BadShape(
-                f"turn {number} holds half a character (character {error.start} is an "
-                "unpaired surrogate, often a cut-off emoji); fix the text"
-            ) from None
-    return Turn(role, text)
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "true/false", type(None): "null"}
-    return names.get(type(value), "number")
+def _chosen(size: int, weight: float) -> NDArray[np.int64] | None:
+    """Return the rows that a weight takes of a file, None for all of them once."""
+    if weight == 1:
+        return None
+    whole, share = divmod(weight, 1)
+    drawn = np.sort(np.random.default_rng(0).permutation(size)[: round(share * size)])
+    return np.concatenate([np.tile(np.arange(size), int(whole)), drawn])

@@ -27,8 +27,9 @@ from torch import Tensor
 from llava_sea.alignment.label_store import shard_is_done, write_shard
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
+from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import ImageTransform, load_image
-from llava_sea.data.records import Record
+from llava_sea.data.records import Record, open_records, split_weight
 from llava_sea.errors import UserError
 from llava_sea.labels.options import CorpusOptions, ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
@@ -82,11 +83,18 @@ def spread(items: Sequence[Item], size: int) -> list[Item]:
     return [items[i] for i in positions]
 
 
+def corpus_images(options: CorpusOptions) -> str | ImageSource:
+    """Return where a corpus's images lie; parquet files, which may hold them, are opened."""
+    held = [path for path in options.data_files if split_weight(path)[0].suffix == ".parquet"]
+    return open_images(options.image_folder, open_records(held) if held else [])
+
+
 class ImageLoader:
     """Reads images as the encoder's input."""
 
     def __init__(self, options: CorpusOptions) -> None:
         self.options = options
+        self.source = corpus_images(options)
         self.transform = ImageTransform.from_pretrained(
             options.vision_tower, options.image_aspect_ratio
         )
@@ -109,7 +117,7 @@ class ImageLoader:
 
     def _load(self, image: CorpusImage) -> Loaded:
         try:
-            loaded, crc32 = load_image(self.options.image_folder, image.image, image.record_id)
+            loaded, crc32 = load_image(self.source, image.image, image.record_id)
             return self.transform(loaded), crc32
         except UserError as error:
             if self.options.on_bad_image == "skip":

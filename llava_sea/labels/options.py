@@ -40,8 +40,14 @@ def _by_preset(name: str) -> str:
 class CorpusOptions:
     """The images and captions, and the encoder that reads them."""
 
-    data_path: str = flag("training data: a JSON (or JSONL) file in LLaVA's layout", "")
-    image_folder: str = flag("folder that the records' image names are relative to", "")
+    data_path: tuple[str, ...] | str = flag(
+        "training data: JSON in LLaVA's layout, .jsonl or .parquet; several are one corpus",
+        (),
+        type=str,
+    )
+    image_folder: str | None = flag(
+        "folder (or .tar shards) that the records' image names are relative to"
+    )
     vision_tower: str = flag("CLIP or SigLIP folder (or hub name) with both towers", "")
     words: str = flag("word list, made by python -m llava_sea.labels.word_list", "")
     image_aspect_ratio: str = flag(
@@ -58,17 +64,22 @@ class CorpusOptions:
     device: str = flag("auto, cpu or cuda", "auto", choices=("auto", "cpu", "cuda"))
     dtype: str = flag("numbers that the encoder runs in", "float32", choices=DTYPES)
 
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The files of `data_path`."""
+        return (self.data_path,) if isinstance(self.data_path, str) else self.data_path
+
     def check(self, command: str) -> None:
         """Raise a UserError that names the flag for a missing or impossible value."""
         for item in dataclasses.fields(self):
             value, choices = getattr(self, item.name), item.metadata.get("choices")
-            if value == "":
+            if value in ("", ()) and item.default == value:
                 raise UserError(f"--{item.name} is needed; see --help")
             for each in value if isinstance(value, tuple) else (value,):
                 if choices and each not in choices:
                     raise UserError(f"--{item.name} {each}: choose one of {', '.join(choices)}")
         check_ranges(command, self)
-        if not Path(self.image_folder).is_dir():
+        if self.image_folder is not None and not Path(self.image_folder).exists():
             raise UserError(f"--image_folder {self.image_folder}: no such folder")
 
 

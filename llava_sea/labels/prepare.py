@@ -32,7 +32,7 @@ from torch import Tensor
 
 from llava_sea.alignment.label_store import FORMAT
 from llava_sea.data.images import look_for_images
-from llava_sea.data.records import load_records
+from llava_sea.data.records import open_records
 from llava_sea.errors import UserError
 from llava_sea.files import (
     LIST_BYTES,
@@ -47,6 +47,7 @@ from llava_sea.labels.mine import (
     CorpusImage,
     ImageLoader,
     Plan,
+    corpus_images,
     distinct_images,
     encode_batches,
     load_encoder,
@@ -72,8 +73,8 @@ def prepare(
     """
     output = Path(options.output_dir)
     check_folder(output, "--output_dir")
-    images, captions = distinct_images(load_records(options.data_path))
-    look_for_images(options.image_folder, images)
+    images, captions = distinct_images(open_records(options.data_files))
+    look_for_images(corpus_images(options), images)
     encoder = load_encoder(options, device)
     parameters = _parameters(options, images, captions, encoder)
     if state.is_complete(output, parameters):
@@ -100,7 +101,7 @@ def prepare(
         "encoder": options.vision_tower,
         "preset": options.sea_preset,
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
-        "data_path": options.data_path,
+        "data_path": " ".join(options.data_files),
     }
     own = find_occurrences(captions, words) if options.sea_caption_share else None
     plan = Plan(options, images, vectors, sign, center_D, parameters["grid"], own)

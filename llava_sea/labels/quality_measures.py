@@ -40,11 +40,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llava_sea.data.images import look_for_images
-from llava_sea.data.records import load_records
+from llava_sea.data.records import open_records
 from llava_sea.errors import UserError
 from llava_sea.labels.mine import (
     CorpusImage,
     ImageLoader,
+    corpus_images,
     distinct_images,
     encode_batches,
     load_encoder,
@@ -250,8 +251,8 @@ def measure_quality(options: QualityOptions) -> list[Row]:
     words = [entry.word for entry in read_words(options.words)]
     why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
     check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)
-    images, captions = distinct_images(load_records(options.data_path))
-    look_for_images(options.image_folder, images)
+    images, captions = distinct_images(open_records(options.data_files))
+    look_for_images(corpus_images(options), images)
     captioned = [pair for pair in zip(images, captions, strict=True) if pair[1].strip()]
     chosen = spread(captioned, options.num_images)
     if len(chosen) < 2:

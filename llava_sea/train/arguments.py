@@ -75,8 +75,14 @@ class ModelArguments:
 class DataArguments:
     """The data."""
 
-    data_path: str = _flag(MISSING, "LLaVA-style JSON list (or .jsonl) of records.")
-    image_folder: str = _flag(MISSING, 'Folder that records\' "image" is relative to.')
+    data_path: list[str] = _flag(  # noqa: RUF009
+        MISSING,
+        "Files of records: LLaVA's JSON list, .jsonl or .parquet; FILE:2 takes a file twice, "
+        "FILE:0.5 a fixed half of it.",
+    )
+    image_folder: str | None = _flag(
+        None, 'Folder (or .tar shards) that records\' "image" is relative to.'
+    )
     image_aspect_ratio: str = _flag(
         "square",
         "square: the tower's resize and centre crop; pad: pad to a square first.",

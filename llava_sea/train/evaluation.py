@@ -30,8 +30,9 @@ from llava_sea.alignment import nearest_words, tacs, word_targets
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.image_source import open_images
 from llava_sea.data.preflight import check_conversations, check_tokens
-from llava_sea.data.records import load_records
+from llava_sea.data.records import open_records
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth, find_occurrences
@@ -221,8 +222,9 @@ def build_measurements(
         word_list = str(Path(sea.sea_labels) / "words.tsv")
     if word_list is None:
         raise UserError("--sea_eval_data needs words: pass --sea_eval_word_list words.tsv")
-    everything = load_records(sea.sea_eval_data)
-    records = [r for r in everything if r.image is not None][: sea.sea_eval_samples]
+    everything = open_records(sea.sea_eval_data)
+    with_image = np.flatnonzero(everything.num_images)[: sea.sea_eval_samples]
+    records = [everything[int(index)] for index in with_image]
     if not records:
         raise UserError(f"--sea_eval_data {sea.sea_eval_data}: no record has an image")
     check_conversations(records, training.template)
@@ -231,7 +233,8 @@ def build_measurements(
     words = np.array([entry.word for entry in read_words(word_list)[: sea.sea_eval_words]])
     tokens = tokenize_words(words.tolist(), training.tokenizer, num_rows)
     truth = Truth(sea.sea_eval_truth) if sea.sea_eval_truth is not None else None
-    dataset = training.like(records, sea.sea_eval_image_folder or data_args.image_folder)
+    folder = sea.sea_eval_image_folder or data_args.image_folder
+    dataset = training.like(records, open_images(folder, everything))
     check_tokens(dataset, num_rows)
     evaluator = AlignmentEvaluator(
         dataset,

@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llava_sea.data.records import Record
+from llava_sea.data.records import Records
 from llava_sea.errors import UserError
 from llava_sea.files import (
     only_writer,
@@ -74,7 +74,7 @@ What the preset decides is in flags of its own; of DeepSpeed's file the stage co
 """
 
 
-def identity(arguments: Arguments, records: Sequence[Record]) -> dict[str, str]:
+def identity(arguments: Arguments, records: Records) -> dict[str, str]:
     """Return everything that must agree for a run to be resumed, by flag.
 
     A flag that has its default is left out, so that one that is new tomorrow says nothing today.
@@ -88,8 +88,8 @@ def identity(arguments: Arguments, records: Sequence[Record]) -> dict[str, str]:
             counts = field.init and not any(fnmatch(name, pattern) for pattern in NOT_IDENTITY)
             if counts and value != field.default:
                 values[name] = value
-    values["data_sha256"] = sha256_file(Path(data_args.data_path))
-    with_image = sum(record.image is not None for record in records)
+    values["data_sha256"] = records.sha256
+    with_image = int((records.num_images > 0).sum())
     values["records"] = f"{len(records)} ({with_image} with an image)"
     if sea.enabled:
         manifest = Path(str(sea.sea_labels)) / "manifest.json"

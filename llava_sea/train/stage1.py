@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from llava_sea.alignment import AlignmentHead, LabelStore
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, patch_grid, view
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
@@ -38,7 +40,12 @@ logger = logging.getLogger(__name__)
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
 
 
-def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
+def prepare(
+    records: Sequence[Record],
+    images: str | ImageSource,
+    transform: ImageTransform,
+    arguments: Arguments,
+) -> Prepared:
     """Build the model, the captions with their labels, and the held-out measurements.
 
     Raises:
@@ -46,7 +53,7 @@ def prepare(records: list[Record], transform: ImageTransform, arguments: Argumen
     """
     check_conversations(records, get_template(arguments.model.version))
     model = build_model(arguments)
-    dataset, collator = build_data(records, transform, model, arguments)
+    dataset, collator = build_data(records, images, transform, model, arguments)
     return Prepared(
         model,
         dataset,
@@ -100,10 +107,14 @@ def build_model(arguments: Arguments) -> Stage1Model:
 
 
 def build_data(
-    records: list[Record], transform: ImageTransform, model: Stage1Model, arguments: Arguments
+    records: Sequence[Record],
+    images: str | ImageSource,
+    transform: ImageTransform,
+    model: Stage1Model,
+    arguments: Arguments,
 ) -> tuple[LazySupervisedDataset, Collator]:
     """Build captions and images, with SEA their labels."""
-    model_args, data_args, sea, args = arguments
+    model_args, _, sea, args = arguments
     config = model.llava.config
     transform.check_fits(config.vision_config)
     tokenizer = load_tokenizer(
@@ -128,7 +139,7 @@ def build_data(
             )
     dataset = LazySupervisedDataset(
         records,
-        data_args.image_folder,
+        images,
         transform,
         get_template(model_args.version),
         tokenizer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
 from llava_sea.data.preflight import check_conversations, check_tokens
@@ -36,13 +38,18 @@ from llava_sea.train.trainer import Prepared
 logger = logging.getLogger(__name__)
 
 
-def prepare(records: list[Record], transform: ImageTransform, arguments: Arguments) -> Prepared:
+def prepare(
+    records: Sequence[Record],
+    images: str | ImageSource,
+    transform: ImageTransform,
+    arguments: Arguments,
+) -> Prepared:
     """Build the model with what is trained of it, and the conversations.
 
     Raises:
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
-    model_args, data_args, _, args = arguments
+    model_args, _, _, args = arguments
     template = get_template(model_args.version)
     check_conversations(records, template)
     llava, tokenizer = load_model(arguments)
@@ -75,7 +82,7 @@ def prepare(records: list[Record], transform: ImageTransform, arguments: Argumen
     log_trainable(model)
     dataset = LazySupervisedDataset(
         records,
-        data_args.image_folder,
+        images,
         transform,
         template,
         tokenizer,

@@ -21,8 +21,9 @@ import transformers
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as hf_logging
 
+from llava_sea.data.image_source import open_images
 from llava_sea.data.images import ImageTransform, look_for_images
-from llava_sea.data.records import load_records
+from llava_sea.data.records import open_records
 from llava_sea.errors import EXIT_STATUS, UserError, naming, run_command
 from llava_sea.model.load import is_llava
 from llava_sea.terminal import log_to, say
@@ -67,9 +68,10 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     transformers.set_seed(args.seed)
     # Whatever can be refused is refused before anything large is loaded.
     output_dir = Path(args.output_dir or ".")
-    records = load_records(data_args.data_path)
+    records = open_records(data_args.data_path)
+    source = open_images(data_args.image_folder, records)
     images = ((record.image, record.id) for record in records if record.image is not None)
-    look_for_images(data_args.image_folder, images)
+    look_for_images(source, images)
     transform = image_transform(arguments)
     run, asked = identity(arguments, records), args.resume_from_checkpoint
     alone = held.enter_context(
@@ -85,7 +87,7 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
         leave()
         return
 
-    parts = stage.prepare(records, transform, arguments)
+    parts = stage.prepare(records, source, transform, arguments)
     check_size(len(parts.dataset), args)
 
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))

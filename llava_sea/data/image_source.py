@@ -1,0 +1,156 @@
+"""Images by name, from other places than plain files: tar shards, and data files that hold them.
+
+`open_images` says which; `llava_sea.data.images.load_image` reads from either. Tar shards
+(WebDataset's, LLaVA-558K-WebDataset) are uncompressed; a member's name is the record's image. Where
+each member lies is looked up in an index that is made once and mapped into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_sea.data.record_cache import PATIENCE_S, SMALL_BYTES, cache_folder
+from llava_sea.data.records import Record, Records
+from llava_sea.errors import UserError, cannot_write
+from llava_sea.files import NotAFileError, only_writer, open_atomically, open_file, read_json
+from llava_sea.progress import Progress
+
+
+def open_images(folder: str | None, records: Sequence[Record]) -> str | ImageSource:
+    """Return the images of some records: a folder's name, unless they lie elsewhere.
+
+    Args:
+        folder: ``--image_folder``: a folder of files or of ``.tar`` shards, or one ``.tar``; None
+            where the data files hold all images.
+        records: what they belong to.
+
+    Raises:
+        UserError: if there is no folder though images are named, or a shard is no uncompressed tar.
+    """
+    held = records if isinstance(records, Records) and records.has_bytes else None
+    place = Path(folder or ".")
+    shards = [place] if place.suffix == ".tar" else sorted(place.glob("*.tar"))
+    if folder is None and held is None and any(record.images for record in records):
+        raise UserError("--image_folder is missing: the records name images")
+    if held is None and not (folder and shards):
+        return folder or "."
+    return ImageSource(folder or ".", shards if folder else [], held)
+
+
+class ImageSource(os.PathLike[str]):
+    """Images of tar shards and of data files, before those of a folder."""
+
+    def __init__(self, folder: str, shards: Sequence[Path], records: Records | None) -> None:
+        self.folder = folder
+        self.records = records
+        self._shards = [str(path) for path in shards]
+        self._index = _open_index(self._shards) if shards else None
+
+    def __fspath__(self) -> str:
+        return self.folder
+
+    def __str__(self) -> str:
+        return self.folder
+
+    def __contains__(self, name: str) -> bool:
+        held = self.records is not None and self.records.image_bytes(name) is not None
+        return held or self._member(name) is not None or (Path(self.folder) / name).is_file()
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return an image's bytes; None if it is in no shard and no data file.
+
+        Raises:
+            UserError: if it is larger than the limit, or its shard is not as it was.
+        """
+        data = self.records.image_bytes(name) if self.records is not None else None
+        if data is None and (member := self._member(name)) is not None:
+            shard, offset, size = member
+            if size > limit:
+                raise UserError(f"{shard}: {name} has {size:,} bytes, the limit is {limit:,}")
+            with open_file(shard) as file:
+                file.seek(offset)
+                data = file.read(size)
+            if len(data) < size:
+                raise UserError(f"{shard}: ends within {name}; copy or download the shard again")
+        return data
+
+    def _member(self, name: str) -> tuple[str, int, int] | None:
+        """Return where a member lies: its shard, its first byte, its bytes."""
+        if self._index is None:
+            return None
+        row = int(np.searchsorted(self._index[0], key := _key(name)))
+        if row == self._index.shape[1] or self._index[0, row] != key:
+            return None
+        shard, offset, size = (int(value) for value in self._index[1:, row])
+        return self._shards[shard], offset, size
+
+
+def _key(name: str) -> np.uint64:
+    digest = hashlib.blake2b(os.path.normpath(name).encode(errors="surrogatepass"), digest_size=8)
+    return np.uint64(int.from_bytes(digest.digest(), "little"))
+
+
+def _open_index(shards: Sequence[str]) -> NDArray[np.uint64]:
+    """Return hash, shard, first byte and size of each member, ordered by hash ``(4, M)``."""
+    stamp: list[Any] = [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in shards]
+    if sum(size for _, size, _ in stamp) <= SMALL_BYTES:
+        return _make_index(shards)
+    name = hashlib.sha256(json.dumps([os.path.realpath(path) for path in shards]).encode())
+    cache = cache_folder() / "shards" / f"{name.hexdigest()[:16]}.npy"
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(cache.with_suffix(".lock"), f"{cache}: is being made", PATIENCE_S):
+            if not _fits(cache, stamp):
+                cache.with_suffix(".json").unlink(missing_ok=True)
+                with open_atomically(cache) as file:
+                    np.save(file, _make_index(shards))
+                with open_atomically(cache.with_suffix(".json")) as file:
+                    file.write(json.dumps(stamp).encode())
+        index: NDArray[np.uint64] = np.load(cache, mmap_mode="r")
+        return index
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, OSError):
+            raise UserError(cannot_write(error, "Name another folder by LLAVA_SEA_CACHE")) from None
+        raise UserError(f"{cache}: damaged ({error}); remove it and start again") from None
+
+
+def _fits(cache: Path, stamp: list[Any]) -> bool:
+    try:
+        return cache.is_file() and read_json(cache.with_suffix(".json")) == stamp
+    except (UserError, NotAFileError):
+        return False
+
+
+def _make_index(shards: Sequence[str]) -> NDArray[np.uint64]:
+    rows: list[tuple[int, int, int, int]] = []
+    with Progress("images", shown=len(shards) > 1) as progress:
+        for number, path in enumerate(shards):
+            try:
+                with tarfile.open(path, "r:") as tar:
+                    while (member := tar.next()) is not None:
+                        tar.members.clear()  # type: ignore[attr-defined]  # it keeps every one it has seen
+                        if member.isfile():
+                            place = number, member.offset_data, member.size
+                            rows.append((int(_key(member.name)), *place))
+                            progress.update()
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise UserError(
+                    f"{path}: no uncompressed tar, or a torn one ({error}); unpack it, or copy it "
+                    "again"
+                ) from None
+    index = np.array(sorted(rows), np.uint64).reshape(-1, 4).T.copy()
+    if (twice := np.flatnonzero(index[0, 1:] == index[0, :-1])).size:
+        one, other = (shards[int(index[1, row])] for row in (twice[0], twice[0] + 1))
+        raise UserError(f"{one} and {other}: {len(twice)} names are in two places; name them apart")
+    return index
