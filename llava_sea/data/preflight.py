@@ -40,18 +40,32 @@ def check_conversations(records: Sequence[Record], template: Template) -> None:
         UserError: with the number of bad records, what is wrong with the first, and the places of
             the next few.
     """
-    bad = [problem for record in records if (problem := _problem(record, template))]
+    bad: list[RecordError] = []
+    first: dict[str, Record] = {}
+    counts: Counter[str] = Counter()
+    for record in records:  # read from disk: once
+        if problem := _problem(record, template):
+            bad.append(problem)
+        for what, (is_odd, of_captions) in _ODD.items():
+            if (of_captions or not template.caption_only) and is_odd(record):
+                counts[what] += 1
+                first.setdefault(what, record)
     if bad:
         _refuse(bad, len(records))
-    _warn(
-        records,
+    for what, record in first.items():
+        text = "%s: %d records %s; the first: %s"
+        logger.warning(text, record.file, counts[what], what, record.name)
+
+
+_ODD: dict[str, tuple[Callable[[Record], bool], bool]] = {
+    'have keys that LLaVA ignores, as is done here ("system", "weight" or "loss")': (
         lambda record: bool(record.ignored),
-        'have keys that LLaVA ignores, as is done here ("system", "weight" or "loss")',
-    )
-    if template.caption_only:
-        return
-    _warn(records, begins_with_gpt, "begin with a gpt turn, which is left out as in LLaVA")
-    _warn(records, has_literal_image, 'have no "image" and train on <image> as text')
+        True,
+    ),
+    "begin with a gpt turn, which is left out as in LLaVA": (begins_with_gpt, False),
+    'have no "image" and train on <image> as text': (has_literal_image, False),
+}
+"""What training accepts and its owner may not have meant, and whether captions are looked at."""
 
 
 def check_meaning(record: Record) -> None:
@@ -101,13 +115,6 @@ def _refuse(bad: Sequence[RecordError], total: int) -> NoReturn:
     )
 
 
-def _warn(records: Sequence[Record], is_odd: Callable[[Record], bool], what: str) -> None:
-    odd = [record for record in records if is_odd(record)]
-    if odd:
-        first = odd[0]
-        logger.warning("%s: %d records %s; the first: %s", first.file, len(odd), what, first.name)
-
-
 def check_tokens(dataset: LazySupervisedDataset, num_rows: int) -> None:
     """See that the embedding table has every token; say how many special tokens are typed in texts.
 
@@ -136,7 +143,7 @@ def check_tokens(dataset: LazySupervisedDataset, num_rows: int) -> None:
         )
 
 
-def _suspects(dataset: LazySupervisedDataset, num_rows: int) -> list[Record]:
+def _suspects(dataset: LazySupervisedDataset, num_rows: int) -> Sequence[Record]:
     """Return the records that may hold a token beyond the table."""
     tokenizer, template = dataset.tokenizer, dataset.template
     beyond = {token for token, id_ in tokenizer.get_vocab().items() if id_ >= num_rows}
@@ -144,7 +151,7 @@ def _suspects(dataset: LazySupervisedDataset, num_rows: int) -> list[Record]:
         return []
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     if not beyond <= added or tokenizer.bos_token in beyond or template.bos in beyond:
-        return list(dataset.records)
+        return dataset.records
     written = re.compile("|".join(re.escape(_folded(token)) for token in beyond))
     return [
         record

@@ -95,7 +95,7 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[Any]:
     blank, start = True, 0
     with open_file(path) as file:
         for number, data in enumerate(file, 1):
-            line = _decode(data, path, number, start)
+            line = _decode(data, path, number, start).rstrip("\r\n")
             start += len(data)
             if not line.strip():
                 continue

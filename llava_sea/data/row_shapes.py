@@ -98,8 +98,8 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
     for key in _NOT_READ:
         if row.get(key):
             raise BadShape(
-                f'has "{key}", which is not read: images alone are. Rename the key if it names '
-                "images, or remove the record"
+                f'has "{key}", which is not read: only images are. Rename the key if it names '
+                "images, or remove the record if it is about a video or a sound"
             )
     ignored: tuple[str, ...] = ()
     extra: list[Any] = []  # images that stand in the turns themselves
@@ -245,6 +245,8 @@ def _place_images(turns: list[Turn], num_images: int) -> list[Turn]:
 
 def _images(row: dict[str, Any]) -> list[Any]:
     """Return the images of an "image" or "images": paths, `{"bytes", "path"}`, or nothing."""
+    if row.get("image") and row.get("images"):
+        raise BadShape('has "image" and "images" too; keep the one that names its images')
     for key in ("image", "images"):
         value = row.get(key)
         if value is None or (key == "images" and value == []):

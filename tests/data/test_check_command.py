@@ -20,7 +20,7 @@ from llava_sea.check.records import RecordChecker, check_records
 from llava_sea.check.setup import load_setup
 from llava_sea.data import problems as kinds
 from llava_sea.data.problems import Kind
-from llava_sea.data.records import parse_records
+from llava_sea.data.records import Records
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES
 from llava_sea.train.parse import parse_args
@@ -298,11 +298,11 @@ def make_checker(tiny, data):
 def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
     rows = [record(n, image=f"{n % 30:03d}.jpg", gpt="a ball" * (n % 7)) for n in range(300)]
     data = write(tmp_path / "data.json", rows)
-    items, checker = list(parse_records(data)), make_checker(tiny, data)
-    alone = list(check_records(checker, items, 0))
+    records, checker = Records.open(data), make_checker(tiny, data)
+    alone = list(check_records(checker, records, range(300), 0))
     assert sum(len(checked.problems) for checked in alone) > 50
     done = []
-    both = [list(check_records(checker, items, 2, done.append)), alone]
+    both = [list(check_records(checker, records, range(300), 2, done.append)), alone]
     both = [[(*c[1:], *map(str, c.problems)) for c in found] for found in both]
     assert both[0] == both[1]
     assert sum(done) == 300 and len(done) > 5
@@ -312,7 +312,7 @@ def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
     data = write(tmp_path / "data.json", [record(n) for n in range(100)])
     monkeypatch.setattr(checking._Checks, "__getitem__", lambda self, index: os._exit(1))
     with pytest.raises(UserError, match="killed from outside"):
-        list(check_records(make_checker(tiny, data), list(parse_records(data)), 2))
+        list(check_records(make_checker(tiny, data), Records.open(data), range(100), 2))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,10 @@ def test_no_file(tmp_path, what):
         ({"id": "x", "image": 3, "conversations": TALK}, r"\(id 'x'\): \"image\" .* it is 3"),
         ({"id": "x", "image": "", "conversations": TALK}, '"image" must be a path'),
         ({"id": "x", "image": ["a", ""], "conversations": TALK}, "or a list of them, it is ''"),
-        ({"images": ["a.jpg"], "conversations": TALK}, 'has "images", .* named by "image"'),
+        (
+            {"image": "a.jpg", "images": ["a.jpg"], "conversations": TALK},
+            'has "image" and "images"',
+        ),
         ({"image": "a.jpg", "video": "a.mp4", "conversations": TALK}, 'has "video", .* a video'),
         ({"conversations": ["hi"]}, r"record 1 \(id .1.\): turn 0 is from None"),
         ({"conversations": [{"from": "user", "value": "x"}]}, "turn 0 is from 'user'; LLaVA's"),
