@@ -49,14 +49,9 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[ReadRecord]:
     Raises:
         UserError: if the file cannot be read, is not UTF-8, or holds no list of records.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".parquet":
-        rows = _parquet_rows(path)
-    else:
-        rows = _lines(path) if _is_json_lines(path) else _list(path)
     index, file = -1, str(path)
-    for index, row in enumerate(rows):
-        if isinstance(row, _Broken):
+    for index, row in enumerate(read_rows(path)):
+        if isinstance(row, BrokenRow):
             yield ReadRecord(RecordError(BROKEN_JSON, str(row), index, None, file), [])
             continue
         try:
@@ -70,7 +65,14 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[ReadRecord]:
         raise UserError(f"{path}: the file holds no records")
 
 
-class _Broken(Exception):
+def read_rows(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield a file's values, and a `BrokenRow` for one that cannot be read. Raises as above."""
+    if Path(path).suffix.lower() == ".parquet":
+        return _parquet_rows(path)
+    return _lines(path) if _is_json_lines(path) else _list(path)
+
+
+class BrokenRow(Exception):
     """A place that cannot be read."""
 
 
@@ -104,9 +106,9 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[Any]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 place = f"line {number + error.lineno - 1}, column {error.colno}"
-                yield _Broken(f"broken JSON at {place}: {error.msg}")
+                yield BrokenRow(f"broken JSON at {place}: {error.msg}")
             except (ValueError, RecursionError) as error:
-                yield _Broken(_too_much(error, number))
+                yield BrokenRow(_too_much(error, number))
     if blank:
         raise _empty(path)
 
@@ -177,7 +179,7 @@ class _Text:
         """Decode the value at a place; returns it and the place behind it.
 
         Raises:
-            _Broken: saying where it breaks.
+            BrokenRow: saying where it breaks.
         """
         decoder = json.JSONDecoder()
         while True:
@@ -192,10 +194,10 @@ class _Text:
                 too_long = len(self.text) - position > _LONGEST
                 if not cut or too_long or not self.more(position):
                     offset = error.pos if not cut or too_long else error.pos - position
-                    raise _Broken(f"broken JSON at {self.place(offset)}: {error.msg}") from None
+                    raise BrokenRow(f"broken JSON at {self.place(offset)}: {error.msg}") from None
                 position = 0
             except (ValueError, RecursionError) as error:
-                raise _Broken(_too_much(error, self.line(position))) from None
+                raise BrokenRow(_too_much(error, self.line(position))) from None
 
 
 def _list(path: str | os.PathLike[str]) -> Iterator[Any]:
@@ -221,11 +223,11 @@ def _list(path: str | os.PathLike[str]) -> Iterator[Any]:
                     break
                 if mark != ",":
                     where = text.place(position)
-                    raise _Broken(f"broken JSON at {where}: Expecting ',' delimiter")
+                    raise BrokenRow(f"broken JSON at {where}: Expecting ',' delimiter")
             position = text.skip(position + 1)
             if position < len(text.text):
-                raise _Broken(f"broken JSON at {text.place(position)}: Extra data")
-        except _Broken as error:
+                raise BrokenRow(f"broken JSON at {text.place(position)}: Extra data")
+        except BrokenRow as error:
             yield error
 
 
@@ -234,7 +236,7 @@ def _refuse_other(text: _Text, position: int) -> None:
     is_object = text.text[position] == "{"
     try:
         value, end = text.value(position)
-    except _Broken as error:
+    except BrokenRow as error:
         raise UserError(f"{text.path}: {error}") from None
     end = text.skip(end)
     if end == len(text.text):
@@ -263,7 +265,7 @@ def _parquet_rows(path: str | os.PathLike[str]) -> Iterator[Any]:
                     for batch in file.iter_batches(_ROWS, row_groups=[number]):
                         yield from batch.to_pylist()
                 except (pyarrow.ArrowException, OSError) as error:
-                    yield _Broken(f"row group {number} of the parquet file is damaged: {error}")
+                    yield BrokenRow(f"row group {number} of the parquet file is damaged: {error}")
                     return
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(

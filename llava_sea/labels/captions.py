@@ -1,10 +1,11 @@
 """The captions of a corpus, one at a time, from the files that hold them.
 
-- `*.json`: a list, LLaVA's layout; the captions are the `gpt` turns of `conversations`.
+- `*.json`: a list of records; the captions are the answers: LLaVA's `gpt` turns, or those of the
+  other forms that `llava_sea.data.row_shapes` names.
+- `*.parquet`: rows of such records, or with `caption` or `text`.
 - `*.jsonl`: one a line: such a record, a JSON string, or an object with `caption` or `text`.
 - `*.txt`: one caption a line.
-Limits: UTF-8. A JSON list is held in memory, the other files are read by line. A record or line
-without a caption is an error that names it, never skipped.
+Limits: UTF-8. A record or line without a caption is an error that names it, never skipped.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_sea.data.read_records import BrokenRow, read_rows
+from llava_sea.data.row_shapes import BadShape, make_record
 from llava_sea.errors import UserError
-from llava_sea.files import open_file, read_json
+from llava_sea.files import open_file
 
-SUFFIXES = (".json", ".jsonl", ".txt")
+SUFFIXES = (".json", ".jsonl", ".parquet", ".txt")
 
 
 def check_corpus(names: Sequence[str]) -> list[Path]:
@@ -40,11 +43,10 @@ def read_captions(path: Path) -> Iterator[str]:
         UserError: broken JSON, a record of another shape, or a missing or empty caption; with the
             file and the line or the record.
     """
-    if path.suffix == ".json":
-        rows = read_json(path, None)
-        if not isinstance(rows, list):
-            raise UserError(f"{path}: holds no list; one record a line: name the file *.jsonl")
-        for index, row in enumerate(rows):
+    if path.suffix in (".json", ".parquet"):
+        for index, row in enumerate(read_rows(path)):
+            if isinstance(row, BrokenRow):
+                raise UserError(f"{path}: record {index}: {row}")
             yield from _captions_of(row, f"{path}: record {index}")
         return
     for number, text in read_lines(path):
@@ -89,6 +91,12 @@ def _captions_of(row: Any, where: str) -> Iterator[str]:
     elif isinstance(row, dict) and isinstance(row.get("conversations"), list):
         turns = [turn for turn in row["conversations"] if isinstance(turn, dict)]
         found = [turn.get("value") for turn in turns if turn.get("from") == "gpt"]
+    elif isinstance(row, dict) and (row.get("messages") or row.get("texts")):
+        try:
+            record, _ = make_record(row, 0, "")
+        except BadShape as error:
+            raise UserError(f"{where}: {error}") from None
+        found = [turn.text for turn in record.turns if turn.role == "gpt"]
     elif isinstance(row, dict):
         found = [row[key] for key in ("caption", "text") if key in row][:1]
     if not found:

@@ -72,11 +72,11 @@ def test_bad_records_are_named(tmp_path, bad, named):
         ("a.jsonl", '"one"\n{"a"\n', "line 2: broken JSON"),
         ("a.jsonl", '{"caption": ""}', "line 1"),
         ("a.jsonl", '{"text": 3}', "line 1.*3"),
-        ("a.json", "", "broken JSON"),
-        ("a.json", "[1,\n2", "broken JSON .*line 2"),
-        ("a.json", "[" * 100_000, "broken JSON"),
-        ("a.json", '{"a": 1}', "no list.*jsonl"),
-        ("a.json", b'[1,\n"a\xc3"]', "not UTF-8 .* line 2"),
+        ("a.json", "", "is empty"),
+        ("a.json", '["a",\n{"b', "broken JSON .*line 2"),
+        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.json", '{"a": 1}', "not a list.*jsonl"),
+        ("a.json", b'["b",\n"a\xc3"]', "not UTF-8 .* line 2"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, name, content, place):
