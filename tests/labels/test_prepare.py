@@ -64,7 +64,7 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     data = path.read_bytes()
     broken.write_bytes(whole)
     path.write_bytes(b"half")
-    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
+    with pytest.raises(UserError, match=r"center\.npy: damaged, .* delete .*center\.json"):
         extract_labels(centred)
     path.write_bytes(data)
 
