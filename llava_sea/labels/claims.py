@@ -139,10 +139,10 @@ class Claims:
 
     def _is_dead(self, path: Path) -> bool:
         with open(path) as file:  # opened, so that its times are not remembered ones
-            host, _, pid = file.read().rpartition(" ")
-            touched = os.fstat(file.fileno()).st_mtime
-        if host == self._host and (int(pid) == os.getpid() or not is_alive(int(pid))):
-            return True
+            mark, touched = file.read(), os.fstat(file.fileno()).st_mtime
+        host, _, pid = mark.rpartition(" ")
+        if mark == self._mark or (host == self._host and not is_alive(int(pid))):
+            return True  # ours is a former process's that had our id, as in a container
         return self._now() - touched > SILENCE_S
 
     def _now(self) -> float:
