@@ -15,6 +15,7 @@ from extract_world import make_world, options_of, same_store, using
 
 from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
+from tests.worlds import kill_tree
 
 
 def done(options):
@@ -157,3 +158,21 @@ def test_a_killed_rank_under_the_launcher_stops_the_run_and_the_same_command_res
     subprocess.run(command, env=env, check=True)
     whole = extract_labels(using(options, output_dir=str(tmp_path / "whole")))
     assert same_store(options.output_dir, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_nodes_label_as_one_does_and_the_rest_goes_on_when_one_is_killed(tmp_path, nodes):
+    make_world(tmp_path, count=400)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1, sea_caption_share=0.5)
+    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
+    flags.remove("--local_rank=-1")
+    first, second = nodes("--module", "llava_sea.labels.extract", *flags)
+    while not done(options):
+        assert first.process.poll() is None, first.log.read_text()[-3000:]
+        time.sleep(0.01)
+    kill_tree(second.process.pid)
+    assert done(options) < 200
+    assert first.process.wait(300) == 0, first.log.read_text()[-3000:]
+    alone = using(options, output_dir=options.output_dir + "-1")
+    assert same_store(options.output_dir, extract_labels(alone))
