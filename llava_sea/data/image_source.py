@@ -137,7 +137,7 @@ def _make_index(shards: Sequence[str]) -> NDArray[np.uint64]:
     with Progress("images", shown=len(shards) > 1) as progress:
         for number, path in enumerate(shards):
             try:
-                with tarfile.open(path, "r:") as tar:
+                with open_file(path) as file, tarfile.TarFile(fileobj=file) as tar:
                     while (member := tar.next()) is not None:
                         tar.members.clear()  # type: ignore[attr-defined]  # it keeps every one it has seen
                         if member.isfile():

@@ -39,7 +39,7 @@ def open_records(paths: str | os.PathLike[str] | Sequence[str]) -> Records:
         UserError: with file, line and column if a file is broken, with the record if its shape is
             wrong.
     """
-    records = Records.open(paths)
+    records = Records.of_files(paths)
     if records.first_fault is not None:
         raise records.first_fault
     return records
@@ -72,7 +72,7 @@ class Records(Sequence[Record]):
                 )
 
     @classmethod
-    def open(
+    def of_files(
         cls, paths: str | os.PathLike[str] | Sequence[str], *, weighted: bool = True
     ) -> Records:
         """Open files whose records may be faulty; raises only for files that cannot be read.
@@ -180,7 +180,7 @@ class Records(Sequence[Record]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         specs = [f"{f.path}:{w:g}" for f, w in zip(self.files, self._weights, strict=True)]
-        return Records.open, (specs,)
+        return Records.of_files, (specs,)
 
 
 def sizes_of(records: Sequence[Record]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

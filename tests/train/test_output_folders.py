@@ -8,6 +8,7 @@ import transformers
 
 from llava_sea.data.records import open_records
 from llava_sea.errors import UserError
+from llava_sea.labels.claims import Claims
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.state import begin_or_resume
@@ -70,12 +71,12 @@ def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tin
     folder.mkdir()
     (folder / "words.tsv").write_text("another list")
     with pytest.raises(UserError, match=r"holds other things \(words\.tsv\)"):
-        begin_or_resume(folder, {"words_sha256": "0"})
+        begin_or_resume(folder, {"words_sha256": "0"}, Claims(folder / "work" / "claims"))
     (folder / "words.tsv").unlink()
     (folder / "work").mkdir()
     (folder / "work" / "thesis.doc").touch()  # work/ is deleted at the end
     with pytest.raises(UserError, match=r"work: holds other things \(thesis\.doc\)"):
-        begin_or_resume(folder, {"words_sha256": "0"})
+        begin_or_resume(folder, {"words_sha256": "0"}, Claims(folder / "work" / "claims"))
 
 
 def arguments(tiny, tmp_path, *more):
