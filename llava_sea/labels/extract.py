@@ -55,7 +55,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
         with naming(output):
             _extract(options, ranks, claims)
     except (UserError, OSError) as error:
-        if is_there(output / "manifest.json") and claims.is_gone():
+        if claims.joined and is_there(output / "manifest.json"):
             return output  # the others were done, and cleaned up, before this one had seen it
         told = error
         if isinstance(error, OSError):
