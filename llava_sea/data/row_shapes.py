@@ -34,6 +34,7 @@ _IGNORED = ("system", "weight", "loss")
 _short = reprlib.Repr()
 """Values in messages: a text of a gigabyte or a thousand brackets is no line to read."""
 _short.maxstring = _short.maxother = 100
+_short.maxlevel, _short.maxlist = 2, 3
 
 
 class Turn(NamedTuple):
