@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Collection, Iterator
@@ -152,8 +153,10 @@ def open_atomically(path: Path) -> Iterator[IO[bytes]]:
 
     Whatever ends the writing early, an error or a kill, an earlier file stays as it is.
     """
-    remove_left_overs(path.parent, rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A writer on another machine may have our process id, and its file is not ours to remove.
+    begin = f".{path.name}.{hashlib.sha256(host_name().encode()).hexdigest()[:8]}"
+    remove_left_overs(path.parent, rf"{re.escape(begin)}\.(\d+)\.tmp")
+    temporary = path.with_name(f"{begin}.{os.getpid()}.tmp")
     try:
         with naming(path):
             with open(temporary, "wb") as file:
@@ -203,6 +206,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def host_name() -> str:
+    """Name the place where process ids mean the same: this boot of this machine, this container."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
+        parts += [os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
 
 
 def is_alive(pid: int) -> bool:

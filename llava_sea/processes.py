@@ -1,8 +1,9 @@
 """Ranks: the processes that share a work of hours under ``torchrun`` or ``deepspeed``.
 
-They share a file system; the group that joins them (gloo, on the CPU) carries the findings of the
-first rank, and at the end which of them failed. If one dies the launcher ends the others; if the
-launcher dies, even by ``kill -9``, they end themselves.
+They share a file system. Where they need to speak, a group joins them (gloo, on the CPU): it
+carries the findings of the first rank, and at the end which of them failed. If one dies the
+launcher ends the others of its machine; if the launcher dies, even by ``kill -9``, they end
+themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _PATIENCE = timedelta(days=30)
 
 _USER_ERROR = 2
 
+_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+"""Their names for the number of processes, for rank, local rank, and the number on a machine."""
+
 
 class FailedElsewhereError(SystemExit):
     """The work failed, and the first process has the error and says it.
@@ -43,35 +48,55 @@ class Processes:
         rank: its number, 0 for the one that reads and writes for all.
         count: how many there are.
         local_rank: its number on this machine, which is its GPU's.
+        local_count: how many there are on this machine.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    local_count: int = 1
+
+    @classmethod
+    def here(cls) -> Processes:
+        """Return this process's place by the environment of the launcher or of ``srun``.
+
+        Raises:
+            UserError: if the environment is no launcher's.
+        """
+        of_slurm = "SLURM_PROCID" in os.environ and "WORLD_SIZE" not in os.environ
+        names = _SLURM if of_slurm else _LAUNCHERS
+        try:
+            count = int(os.environ.get(names[0], "1"))
+            if count == 1:
+                return cls()
+            rank = int(os.environ[names[1]])
+            local_rank = int(os.environ.get(names[2], rank))
+            # torchrun's and DeepSpeed's name; SLURM's is "4(x2)"
+            told = (os.environ[name] for name in names[3:] if name in os.environ)
+            local_count = int(next(told, str(count)).partition("(")[0].partition(",")[0])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{names[0]} is set and the environment is not whole ({error!r}); start several "
+                f"processes with torchrun, deepspeed or srun, one without {names[0]}"
+            ) from None
+        _end_with_launcher()
+        return cls(rank, count, local_rank, local_count)
 
     @classmethod
     def start(cls) -> Processes:
         """Join the group that the launcher's environment names; alone where there is none.
 
         Raises:
-            UserError: if the environment is no launcher's.
+            UserError: as `here`.
         """
-        try:
-            count = int(os.environ.get("WORLD_SIZE", "1"))
-            if count == 1:
-                return cls()
-            rank = int(os.environ["RANK"])
-            local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"WORLD_SIZE is set and the environment is not whole ({error!r}); start several "
-                "processes with torchrun or deepspeed, one without WORLD_SIZE"
-            ) from None
-        import torch.distributed as dist
+        if "WORLD_SIZE" not in os.environ:
+            return cls()  # SLURM alone says no address to meet at
+        found = cls.here()
+        if found.count > 1:
+            import torch.distributed as dist
 
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-        _end_with_launcher()
-        return cls(rank, count, local_rank)
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        return found
 
     def stop(self) -> None:
         """Leave the group."""

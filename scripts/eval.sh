@@ -3,7 +3,8 @@
 #   bash scripts/eval.sh CHECKPOINT... [flags of python -m llava_sea.eval, e.g. --only pope,gqa]
 #   bash scripts/eval.sh --help
 #   --baseline CHECKPOINT (gains over it)   --server_scores FILE (what servers returned)
-#   BENCHMARKS=playground/data/eval (LLaVA's layout)   NUM_GPUS=...   DRY_RUN=1 (print the command)
+#   BENCHMARKS=playground/data/eval (LLaVA's layout)   NUM_GPUS=...   HOSTFILE=... (several machines)
+#   DRY_RUN=1 (print the command)
 # Without a checkpoint: the miniature world's eight, on what finetune.sh left there.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -70,10 +71,11 @@ if [ -n "${DRAW:-}" ] || [ -f "$asked/manifest.json" ]; then
 fi
 
 RUN_EVAL=(python -m llava_sea.eval)
-if [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; then # the GPUs share the questions
+# The GPUs share the questions.
+if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; }; then
   RUN_EVAL=(
     python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
-    --module llava_sea.eval
+    ${HOSTFILE:+--hostfile "$HOSTFILE"} --module llava_sea.eval
   )
 else
   unset OMP_NUM_THREADS # one process: all cores are its own

@@ -3,7 +3,8 @@
 # patch of each image (SEA 3.1). Without arguments for the miniature world.
 #   bash scripts/extract_labels.sh [flags of llava_sea.labels.extract, e.g. --sea_preset paper]
 #   RECIPE=vicuna-7b  SEA_PRESET=paper  WORDS=...  LABELS=...  COMMON_WORDS=2of12.txt  MIN_COUNT=5
-#   NUM_GPUS=... (all; they share the images)   DRY_RUN=1 (print the commands)
+#   NUM_GPUS=... (all; they share the images)   HOSTFILE=... (several machines, a shared folder)
+#   DRY_RUN=1 (print the commands)
 # Stopped at any moment, it resumes where it was; finished labels cost it some seconds.
 set -euo pipefail
 case "${SEA_PRESET:-best}" in best | paper) ;; *)
@@ -25,10 +26,10 @@ WORD_LIST=(
 )
 NUM_GPUS=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)}
 LAUNCH=(python -m llava_sea.labels.extract)
-if [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; then
+if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; }; then
   LAUNCH=(
-    python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
-    --module llava_sea.labels.extract
+    python -m llava_sea.train.launch --num_gpus "$((NUM_GPUS > 0 ? NUM_GPUS : 1))"
+    --master_port "${MASTER_PORT:-29500}" ${HOSTFILE:+--hostfile "$HOSTFILE"} --module llava_sea.labels.extract
   )
 fi
 EXTRACT=(

@@ -21,6 +21,7 @@ fi
 
 LAUNCH=(
   python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
+  ${HOSTFILE:+--hostfile "$HOSTFILE"}           # several machines with NUM_GPUS each
   "$root/llava_sea/train/train_mem.py"
 )
 COMMON_FLAGS=(

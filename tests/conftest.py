@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import subprocess
 import sys
 import time
 import zlib
@@ -111,6 +112,42 @@ def fork(tmp_path: Path) -> Callable[..., list[SimpleNamespace]]:
     for one in started:
         one.process.kill()
         one.process.join()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Callable[..., list[SimpleNamespace]]]:
+    """Start a command on two nodes, a rank on each, under DeepSpeed's launcher on this machine.
+
+    Returns each node's `process` and its `log`, a file.
+    """
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("first slots=1\nsecond slots=1\n")
+    started: list[SimpleNamespace] = []
+
+    def start(*command: object):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        launch = [sys.executable, "-m", "llava_sea.train.launch", "--hostfile", hosts, "--no_ssh"]
+        launch += ["--master_addr", "127.0.0.1", "--master_port", port, "--node_rank"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+        for number in range(2):
+            log = tmp_path / f"node {len(started)}.log"
+            with open(log, "w") as file:
+                process = subprocess.Popen(
+                    [str(word) for word in (*launch, number, *command)],
+                    env=os.environ | env,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            started.append(SimpleNamespace(process=process, log=log))
+        return started[-2:]
+
+    yield start
+    for node in started:
+        worlds.kill_tree(node.process.pid)
+        node.process.wait()
 
 
 @pytest.fixture(scope="session")

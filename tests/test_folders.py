@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -40,12 +41,15 @@ def test_a_process_that_was_killed_and_not_reaped_is_not_alive(zombie):
 
 
 def test_a_dead_writers_half_file_goes_with_the_next_write(tmp_path, zombie):
-    left, living = tmp_path / f".x.{zombie.pid}.tmp", tmp_path / f".x.{os.getppid()}.tmp"
-    other = tmp_path / f".y.{zombie.pid}.tmp"
-    for path in (left, living, other):
-        path.write_bytes(b"half")
+    with open_atomically(tmp_path / "x") as file:
+        own = Path(file.name).name
+    left = own.replace(f".{os.getpid()}.", f".{zombie.pid}.")
+    living = own.replace(f".{os.getpid()}.", f".{os.getppid()}.")
+    other = {left.replace(".x.", ".y."), ".x.00000000" + left[left.index(f".{zombie.pid}.") :]}
+    for name in (left, living, *other):  # of another file, and of another machine
+        (tmp_path / name).write_bytes(b"half")
     write_atomically(tmp_path / "x", b"whole")
-    assert set(tmp_path.iterdir()) == {tmp_path / "x", living, other}
+    assert {path.name for path in tmp_path.iterdir()} == {"x", living, *other}
 
 
 def test_a_write_that_fails_names_the_file_and_the_cause(tmp_path, file_limit):

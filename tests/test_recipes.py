@@ -105,7 +105,7 @@ def test_stage_1(repo, recipe):
         assert run.model.tune_mm_mlp_adapter and run.args.learning_rate == 1e-3
         assert run.data.image_aspect_ratio == "square"
         assert run.args.deepspeed.endswith("zero2.json")
-        assert run.data.data_path.endswith(
+        assert run.data.data_path[0].endswith(
             "alignment_2.5m.jsonl" if table == 1 else "blip_laion_cc_sbu_558k.json"
         )
         assert run.sea.enabled == (script == "pretrain_sea.sh")
@@ -148,7 +148,7 @@ def test_stage_2(repo, recipe):
     assert run.data.image_aspect_ratio == "pad" and not run.sea.enabled
     assert run.args.deepspeed.endswith("zero3.json")
     prime = table == 1
-    assert run.data.data_path.endswith(
+    assert run.data.data_path[0].endswith(
         "Cambrian7M_withsystemprompt.jsonl" if prime else "llava_v1_5_mix665k.json"
     )
     tuned = table in (1, 4)

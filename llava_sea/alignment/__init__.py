@@ -11,7 +11,7 @@ from llava_sea.alignment.label_store import (
     LabelStore,
     LabelStoreError,
     finalize_store,
-    shard_is_done,
+    finished_shards,
     write_shard,
 )
 from llava_sea.alignment.loss import AlignmentHead, infonce, symmetric_infonce, word_targets
@@ -38,6 +38,7 @@ __all__ = [
     "PatchWords",
     "PreparedWords",
     "finalize_store",
+    "finished_shards",
     "grid_overlap",
     "infonce",
     "keep_one_per_label",
@@ -47,7 +48,6 @@ __all__ = [
     "num_windows",
     "prepare_words",
     "sample_pairs",
-    "shard_is_done",
     "symmetric_infonce",
     "tacs",
     "transfer_labels",

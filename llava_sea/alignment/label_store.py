@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,10 @@ def write_shard(
     write_atomically(_sidecar_path(directory, shard), json.dumps(sidecar).encode())
 
 
-def shard_is_done(directory: Path, shard: int) -> bool:
-    """Say whether a shard was written to its end."""
-    return _sidecar_path(directory, shard).exists()
+def finished_shards(directory: Path) -> set[int]:
+    """The shards that were written to their end; the folder is read anew, as NFS needs it."""
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", name) for name in os.listdir(directory))
+    return {int(name[1]) for name in names if name}
 
 
 def finalize_store(directory: Path, fields: Mapping[str, Any], num_shards: int) -> None:

@@ -262,7 +262,7 @@ def _check_files(
 ) -> CheckedFile:
     """Check a corpus, each file once; beyond `limit` only the records' shape."""
     try:
-        records = Records.open(paths, weighted=False)
+        records = Records.of_files(paths, weighted=False)
         source = open_images(str(checker.image_folder) or None, records)
     except UserError as error:
         path = next((p for p in paths if str(error).startswith(f"{p}: ")), " ".join(paths))

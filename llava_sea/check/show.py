@@ -33,7 +33,7 @@ def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
         UserError: if there is no record of that index.
     """
     data = setup.arguments[1]
-    records = Records.open(data.data_path, weighted=False)
+    records = Records.of_files(data.data_path, weighted=False)
     images, file = open_images(data.image_folder, records), " ".join(data.data_path)
     status = 0
     for index in indices:

@@ -167,7 +167,7 @@ def _members(path: str) -> Iterator[tuple[str, int, int]]:
         UserError: if the file is no uncompressed tar, or is damaged.
     """
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_file(path) as file, tarfile.TarFile(fileobj=file) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it keeps every one it has seen
                 if member.isfile():
@@ -188,7 +188,7 @@ def _refuse_twice(shards: Sequence[str], two: NDArray[np.uint64], count: int) ->
     place = (
         f"{paths[0]}: holds {name!r} twice"
         if paths[0] == paths[1]
-        else (f"{paths[0]} and {paths[1]}: {name!r} is in both")
+        else f"{paths[0]} and {paths[1]}: {name!r} is in both"
     )
     more = f", as are {count - 1} more names" if count > 1 else ""
     raise UserError(f"{place}{more}; give each image a name of its own")

@@ -39,7 +39,7 @@ def open_records(paths: str | os.PathLike[str] | Sequence[str]) -> Records:
         UserError: with file, line and column if a file is broken, with the record if its shape is
             wrong.
     """
-    records = Records.open(paths)
+    records = Records.of_files(paths)
     if records.first_fault is not None:
         raise records.first_fault
     return records
@@ -78,7 +78,7 @@ class Records(Sequence[Record]):
                 )
 
     @classmethod
-    def open(
+    def of_files(
         cls, paths: str | os.PathLike[str] | Sequence[str], *, weighted: bool = True
     ) -> Records:
         """Open files whose records may be faulty; raises only for files that cannot be read.

@@ -3,11 +3,12 @@ r"""From a corpus and its images to labels for every patch: SEA 3.1, the command
     python -m llava_sea.labels.extract --data_path pretrain.json --image_folder images \
         --vision_tower clip --words words.tsv --output_dir labels
 
-Alone or as ranks of a launcher (`llava_sea.processes`), which share the shards. The first rank
-checks, encodes the words (eq. 7), finds the mean patch if it is wanted, and the sign. Then all go
-from images to patches (eq. 6) and from patches to words (eq. 8), shard by shard. The same command
-resumes where a run was cut off, at any moment, with any number of ranks. The result is read by
-`llava_sea.alignment.label_store.LabelStore`.
+Alone, or as ranks of a launcher, or started by hand on several machines: processes that share a
+file system and claim what is to be done (`llava_sea.labels.claims`). One encodes the words (eq. 7),
+one finds the mean patch if it is wanted, one the sign. Then all go from images to patches (eq. 6)
+and from patches to words (eq. 8), shard by shard, and the last makes the store. Those that are
+killed hold nobody up: the others, or the same command, resume where they were cut off. The result
+is read by `llava_sea.alignment.label_store.LabelStore`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ from llava_sea.progress import Progress
 from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
+    from llava_sea.labels.claims import Claims
     from llava_sea.labels.mine import Plan
-    from llava_sea.labels.patch_features import PatchEncoder
 
 logger = logging.getLogger("llava_sea.labels.extract")
 
@@ -35,66 +35,88 @@ logger = logging.getLogger("llava_sea.labels.extract")
 def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> Path:
     """Mine the labels of a corpus's images, or finish an earlier run.
 
-    The processes of `ranks` share the work; None is this one alone.
+    This process is one of `ranks`, or alone; with any others that work in the folder it shares.
 
     Returns:
         The folder of the finished label store.
 
     Raises:
         UserError: if the flags, the data, an image or the output folder are wrong.
+        FailedElsewhereError: if they were in another process, and the first here says so.
     """
-    from llava_sea.labels.mine import load_encoder, mine_shards, own_device
-    from llava_sea.labels.prepare import prepare
+    from llava_sea.labels import state
+    from llava_sea.labels.claims import Claims, is_there
 
     options, ranks = options.resolved(), ranks or Processes()
-    output, device = Path(options.output_dir), own_device(options.device, ranks)
-    encoder: PatchEncoder | None = None
-
-    def first_rank() -> tuple[Plan, dict[str, Any]] | None:
-        nonlocal encoder
-        made, encoder = prepare(options, device, held)
-        return made
-
+    output = Path(options.output_dir)
+    claims = Claims(state.work_folder(output) / "claims", speaks=ranks.local_rank == 0)
     try:
-        with naming(output), ExitStack() as held:  # the folder's lock, in the first rank
-            made = ranks.first(first_rank)
-            if made is None:
-                return output
-            plan, fields = made
-            pending = ranks.first(plan.pending)  # known to all before any adds a shard
-            share = ranks.share(pending)
-            count = [sum(len(plan.shard(number)) for number in some) for some in (pending, share)]
-            logger.info(
-                "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
-                "take %.2f GiB",
-                *(len(plan.images), count[0], len(pending), ranks.count, device),
-                len(plan.images) * math.prod(plan.grid) * (options.sea_top_n or 0) * 5 / 2**30,
-            )
-            encoder = encoder or load_encoder(options, device)
-            shown = "images" if ranks.count == 1 else f"rank 0 of {ranks.count}: images"
-            with Progress(shown, count[1], shown=ranks.rank == 0) as progress:
-                mine_shards(plan, share, encoder, progress.update)
-            ranks.raise_if_any_failed(None)
-            ranks.first(lambda: _finish(plan, fields))
-    except OSError as error:
-        raise UserError(cannot_write(error, "Finished shards are whole and kept")) from error
+        with naming(output):
+            _extract(options, ranks, claims)
+    except (UserError, OSError) as error:
+        if is_there(output / "manifest.json") and claims.is_gone():
+            return output  # the others were done, and cleaned up, before this one had seen it
+        told = error
+        if isinstance(error, OSError):
+            told = UserError(cannot_write(error, "Finished shards are whole and kept"))
+        claims.fail(str(told))
+        raise told from (None if told is error else error)
+    finally:
+        claims.close()
     return output
 
 
+def _extract(options: ExtractOptions, ranks: Processes, claims: Claims) -> None:
+    from llava_sea.labels.claims import is_there
+    from llava_sea.labels.mine import claim_shards, mine_shards, own_device
+    from llava_sea.labels.prepare import prepare
+
+    output, device = Path(options.output_dir), own_device(options.device, ranks)
+    made = prepare(options, device, claims)
+    if made is None:
+        return
+    plan, fields, encoder = made
+    pending = plan.pending()
+    count = sum(len(plan.shard(number)) for number in pending)
+    logger.info(
+        "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
+        "take %.2f GiB",
+        *(len(plan.images), count, len(pending), ranks.count, device),
+        len(plan.images) * math.prod(plan.grid) * (options.sea_top_n or 0) * 5 / 2**30,
+    )
+    with Progress("images", count, shown=ranks.rank == 0) as progress:
+
+        def report(images: int) -> None:
+            claims.check()
+            progress.update(images)
+
+        first = pending[len(pending) * ranks.rank // ranks.count] if pending else 0
+        mine_shards(plan, claim_shards(plan, claims, first, progress.update), encoder, report)
+    manifest = output / "manifest.json"
+    claims.once("finish", lambda: is_there(manifest), lambda: _finish(plan, fields))
+    _tell(output, len(plan.images))
+
+
 def _finish(plan: Plan, fields: dict[str, Any]) -> None:
-    """Verify all shards and make a store of them; name the skipped images."""
-    from llava_sea.alignment.label_store import LabelStore, finalize_store
+    """Verify all shards and make a store of them."""
+    from llava_sea.alignment.label_store import finalize_store
     from llava_sea.labels import state
 
     output = Path(plan.options.output_dir)
     finalize_store(output, fields, plan.num_shards)
+    state.clean_up(output)
+
+
+def _tell(output: Path, num_images: int) -> None:
+    """Name the skipped images."""
+    from llava_sea.alignment.label_store import LabelStore
+
     skipped = LabelStore(output).skipped
     for image, reason in list(skipped.items())[:10]:
         logger.warning("no labels for %s: %s", image, reason)
     if skipped:
         logger.warning("%d images have no labels; manifest.json lists them all", len(skipped))
-    state.clean_up(output)
-    logger.info("%d images are labelled: %s", len(plan.images) - len(skipped), output)
+    logger.info("%d images are labelled: %s", num_images - len(skipped), output)
 
 
 def main() -> None:
@@ -104,11 +126,10 @@ def main() -> None:
 
     transformers_logging.disable_progress_bar()
     log_to(sys.stdout)
-    ranks = Processes.start()
+    ranks = Processes.here()
     # All ranks but the first would say the same once more.
     logging.getLogger("llava_sea").setLevel(logging.ERROR if ranks.rank else logging.INFO)
     extract_labels(options, ranks)
-    ranks.stop()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 An image is named as in its record's "image"; it stands at its first appearance in the data. Threads
 decode ahead of the encoder. A shard holds `shard_size` images in the corpus's order and is written
-in one stroke, so a process that dies loses the shard in its hands and nothing else. Batches never
-cross shards: the result does not depend on how shards are dealt to ranks.
+in one stroke, so a process that dies loses the shard in its hands and nothing else. Ranks claim
+shards as they get to them. Batches never cross shards: the result does not depend on who mines one.
 
 Shape letters: I images of a shard, B of a batch, P patches, N labels, M patches mined at a time,
 Q words, D joint dimension.
@@ -24,13 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_sea.alignment.label_store import shard_is_done, write_shard
+from llava_sea.alignment.label_store import finished_shards, write_shard
 from llava_sea.alignment.mining import mine_top_words
 from llava_sea.alignment.mining_bounds import PreparedWords, prepare_words
 from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record, open_records, split_weight
 from llava_sea.errors import UserError
+from llava_sea.labels.claims import Claims
+from llava_sea.labels.occurrence import CaptionWords
 from llava_sea.labels.options import CorpusOptions, ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import WordVectors
@@ -153,7 +155,7 @@ def own_device(device: str, ranks: Processes | None = None) -> str:
         logger.warning("one of %d GPUs is used: scripts/extract_labels.sh uses all", count)
     if count:
         return f"cuda:{ranks.local_rank % count}"
-    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.local_count))
     return "cpu"
 
 
@@ -199,7 +201,7 @@ def _require_finite(patches_BPD: Tensor, names: list[str], dtype: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a rank needs to know; the first sends it to the others."""
+    """All that a rank needs to know."""
 
     options: ExtractOptions
     images: list[CorpusImage]
@@ -207,7 +209,7 @@ class Plan:
     sign: int
     center_D: NDArray[np.float32] | None
     grid: tuple[int, int]
-    caption_words: list[NDArray[np.int64]] | None = None
+    caption_words: CaptionWords | None = None
     """With ``--sea_caption_share`` the words of each image's caption."""
 
     @property
@@ -222,12 +224,36 @@ class Plan:
 
     def pending(self) -> list[int]:
         """The shards that are not written yet."""
-        folder = Path(self.options.output_dir)
-        return [n for n in range(self.num_shards) if not shard_is_done(folder, n)]
+        return sorted({*range(self.num_shards)} - finished_shards(Path(self.options.output_dir)))
+
+
+def claim_shards(
+    plan: Plan, claims: Claims, first: int, elsewhere: Callable[[int], object]
+) -> Iterator[int]:
+    """Yield shards as this process gets to them, from `first` on, until all are written.
+
+    `elsewhere` gets the number of images that others have done since its last call.
+    """
+    left, last, mined = plan.pending(), first - 1, set[int]()
+    while left:
+        # Each goes on from where it was, so that two seldom want the same one.
+        ahead = sorted(left, key=lambda number: number <= last)
+        taken = next((n for n in ahead if claims.take(f"shard-{n:05d}")), None)
+        before, left = left, plan.pending()  # its former holder may have written it just before
+        elsewhere(sum(len(plan.shard(n)) for n in {*before} - {*left} - mined))
+        if taken is None:
+            if left:
+                claims.pause()
+            continue
+        if taken in left:
+            last = taken
+            mined.add(taken)
+            yield taken
+        claims.release()
 
 
 def mine_shards(
-    plan: Plan, shards: Sequence[int], encoder: PatchEncoder, report: Callable[[int], object]
+    plan: Plan, shards: Iterable[int], encoder: PatchEncoder, report: Callable[[int], object]
 ) -> None:
     """Mine and write shards; `report` gets the number of images done since its last call."""
     options = plan.options

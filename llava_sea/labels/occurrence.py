@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_sea.errors import UserError
-from llava_sea.files import LIST_BYTES, read_json
+from llava_sea.files import LIST_BYTES, open_atomically, read_json
+
+# Their n-grams take about 1 GB; for each part the word list is gone through once.
+_CAPTIONS_AT_A_TIME = 100_000
 
 _TOKEN = re.compile(r"[^\W_]+")
 
@@ -42,6 +45,30 @@ def find_occurrences(captions: Sequence[str], words: Sequence[str]) -> list[NDAr
         np.array(sorted(i for gram in grams for i in ids_of.get(gram, ())), dtype=np.int64)
         for grams in grams_I
     ]
+
+
+class CaptionWords:
+    """The words of a corpus's captions in a file that processes map: I + 1 places, then the ids."""
+
+    def __init__(self, path: Path, num_captions: int) -> None:
+        """Map the file that `write` made."""
+        mapped = np.load(path, mmap_mode="r")
+        self._ends, self._ids = mapped[: num_captions + 1], mapped[num_captions + 1 :]
+
+    def __getitem__(self, caption: int) -> NDArray[np.int64]:
+        return np.array(self._ids[self._ends[caption] : self._ends[caption + 1]])
+
+    @staticmethod
+    def write(path: Path, captions: Sequence[str], words: Sequence[str]) -> None:
+        """Find the words of all captions, a part of them at a time."""
+        ids_I = [
+            ids
+            for start in range(0, len(captions), _CAPTIONS_AT_A_TIME)
+            for ids in find_occurrences(captions[start : start + _CAPTIONS_AT_A_TIME], words)
+        ]
+        ends = np.cumsum([0, *map(len, ids_I)])
+        with open_atomically(path) as file:
+            np.save(file, np.concatenate([ends, *ids_I]))
 
 
 def _grams(tokens: tuple[str, ...], lengths: set[int]) -> set[tuple[str, ...]]:

@@ -7,9 +7,9 @@ Ranks change, "scores not above 0 are dropped" begins to mean something (without
 cosines of a top list are above 0), and the weights of eq. 9 are no longer nearly equal. The
 difference is not made length 1 again: that would undo the equality above.
 
-Mean patch and sign are measured once on a sample and kept, so that a resumed extraction has the
-same ones: ``center.npy`` in the folder of the labels, the sign in its ``work/`` until it stands in
-the manifest.
+Words' vectors, mean patch, sign and the captions' words are made once, by the rank that claims
+them, and kept with their hashes, so that the other ranks and a resumed extraction have the same:
+``center.npy`` in the folder of the labels, the rest in its ``work/``. Each rank reads the records.
 
 Shape letters: B images of a batch, P patches, D joint dimension.
 """
@@ -17,11 +17,8 @@ Shape letters: B images of a batch, P patches, D joint dimension.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import logging
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,12 +34,13 @@ from llava_sea.errors import UserError
 from llava_sea.files import (
     LIST_BYTES,
     check_folder,
-    only_writer,
+    open_atomically,
     read_file,
     sha256_file,
     write_atomically,
 )
 from llava_sea.labels import state
+from llava_sea.labels.claims import Claims, is_there
 from llava_sea.labels.mine import (
     CorpusImage,
     ImageLoader,
@@ -53,7 +51,7 @@ from llava_sea.labels.mine import (
     load_encoder,
     spread,
 )
-from llava_sea.labels.occurrence import find_occurrences
+from llava_sea.labels.occurrence import CaptionWords
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.sign import choose_sign, finite, format_table, measure_sign
@@ -65,34 +63,36 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(
-    options: ExtractOptions, device: str, held: ExitStack
-) -> tuple[tuple[Plan, dict[str, Any]] | None, PatchEncoder]:
-    """Return the plan and the manifest's fields, None if the labels are complete; and the encoder.
-
-    `held` takes the folder's lock.
-    """
+    options: ExtractOptions, device: str, claims: Claims
+) -> tuple[Plan, dict[str, Any], PatchEncoder] | None:
+    """Return the plan, the manifest's fields and the encoder; None if the labels are complete."""
     output = Path(options.output_dir)
+    work = state.work_folder(output)
     check_folder(output, "--output_dir")
     images, captions = distinct_images(open_records(options.data_files))
     look_for_images(corpus_images(options), images)
     encoder = load_encoder(options, device)
     parameters = _parameters(options, images, captions, encoder)
-    if state.is_complete(output, parameters):
-        state.clean_up(output)  # a kill may have come just before it
+    if not state.begin_or_resume(output, parameters, claims):
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
-        return None, encoder
-    state.check_output(output, parameters)
-    output.mkdir(parents=True, exist_ok=True)
-    busy = f"--output_dir {output}: another extraction is writing there; wait for it to end"
-    held.enter_context(only_writer(output / ".lock", busy))
-    state.begin_or_resume(output, parameters)
-    work = state.work_folder(output)
-    _copy_words(Path(options.words), output, parameters["words_sha256"])
+        return None
+    _copy_words(Path(options.words), output, parameters["words_sha256"], claims)
     words = [entry.word for entry in read_words(output / "words.tsv")]
-    texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
-    vectors = encode_to_disk(work, texts, words, options.word_template)
-    center_D = find_center(output, options, encoder, images)
-    sign, measured = find_sign(work, options, encoder, images, captions, words, vectors, center_D)
+    vectors = _find_vectors(work / "words.npy", options, encoder, words, claims)
+    center_D = find_center(output, options, encoder, images, claims)
+    sign, measured = find_sign(
+        work, options, encoder, images, captions, words, vectors, center_D, claims
+    )
+    own = None
+    if options.sea_caption_share:
+        path = work / "captions.npy"
+
+        def find_words() -> dict[str, Any]:
+            CaptionWords.write(path, captions, words)
+            return {}
+
+        state.keep_once(work / "captions.json", claims, find_words, path)
+        own = CaptionWords(path, len(captions))
     fields = parameters | {
         "sign": sign,
         "sign_measured": measured,
@@ -103,9 +103,7 @@ def prepare(
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": " ".join(options.data_files),
     }
-    own = find_occurrences(captions, words) if options.sea_caption_share else None
-    plan = Plan(options, images, vectors, sign, center_D, parameters["grid"], own)
-    return (plan, fields), encoder
+    return Plan(options, images, vectors, sign, center_D, parameters["grid"], own), fields, encoder
 
 
 def _parameters(
@@ -140,14 +138,30 @@ def _parameters(
     return parameters
 
 
-def _copy_words(source: Path, output: Path, sha256: str) -> None:
+def _copy_words(source: Path, output: Path, sha256: str, claims: Claims) -> None:
     target = output / "words.tsv"
-    if target.exists() and source.samefile(target):
-        return
     data = read_file(source, LIST_BYTES)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"--words {source} was changed while this command started; run it again")
-    write_atomically(target, data)
+
+    def is_whole() -> bool:
+        return is_there(target) and sha256_file(target) == sha256
+
+    claims.once("words.tsv", is_whole, lambda: write_atomically(target, data))
+
+
+def _find_vectors(
+    path: Path, options: ExtractOptions, encoder: PatchEncoder, words: list[str], claims: Claims
+) -> WordVectors:
+    """Return the words' vectors: an earlier run's or another rank's, or new ones."""
+
+    def encode() -> dict[str, Any]:
+        texts = TextEncoder.from_pretrained(options.vision_tower, encoder.model)
+        made = encode_to_disk(path, texts, words, options.word_template, claims.check)
+        return {"too_long": made.num_too_long}
+
+    found = state.keep_once(path.with_suffix(".json"), claims, encode, path)
+    return WordVectors(str(path), found["too_long"])
 
 
 def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
@@ -166,29 +180,30 @@ def mean_patch(batches: Iterable[Tensor]) -> NDArray[np.float32]:
 
 
 def find_center(
-    output: Path, options: ExtractOptions, encoder: PatchEncoder, images: list[CorpusImage]
+    output: Path,
+    options: ExtractOptions,
+    encoder: PatchEncoder,
+    images: list[CorpusImage],
+    claims: Claims,
 ) -> NDArray[np.float32] | None:
-    """Return the vector to subtract: None, an earlier run's, or a new one."""
+    """Return the vector to subtract: None, an earlier run's or another rank's, or a new one."""
     if options.sea_center == "none":
         return None
-    path = output / "center.npy"
-    if path.is_file():
-        try:
-            return np.load(path)
-        except (ValueError, EOFError) as error:
-            raise UserError(
-                f"{path}: the mean patch is damaged ({error}); extract the labels again into a new "
-                "folder"
-            ) from None
-    assert options.sea_features is not None
-    sample = spread(images, options.sign_sample)
-    logger.info("the mean patch of %d images", len(sample))
-    batches = encode_batches(encoder, ImageLoader(options), sample, options.sea_features)
-    center_D = mean_patch(patches for _, patches in batches if patches is not None)
-    data = io.BytesIO()
-    np.save(data, center_D)
-    write_atomically(path, data.getvalue())
-    return center_D
+    features, path = options.sea_features, output / "center.npy"
+    assert features is not None
+
+    def measure() -> dict[str, Any]:
+        sample = spread(images, options.sign_sample)
+        logger.info("the mean patch of %d images", len(sample))
+        batches = encode_batches(encoder, ImageLoader(options), sample, features)
+        found = claims.watched(batches)
+        center_D = mean_patch(patches for _, patches in found if patches is not None)
+        with open_atomically(path) as file:
+            np.save(file, center_D)
+        return {}
+
+    state.keep_once(state.work_folder(output) / "center.json", claims, measure, path)
+    return np.load(path)
 
 
 def find_sign(
@@ -200,8 +215,9 @@ def find_sign(
     words: list[str],
     vectors: WordVectors,
     center_D: NDArray[np.float32] | None,
+    claims: Claims,
 ) -> tuple[int, dict[str, Any] | None]:
-    """Return the forced sign, an earlier run's, or a new one, with its measurement.
+    """Return the forced sign, an earlier run's or another rank's, or a new one, as measured.
 
     The sample is spread evenly over the images that have a caption, and measured as the corpus is
     mined: with `center_D` subtracted from every patch.
@@ -209,28 +225,29 @@ def find_sign(
     Raises:
         UserError: if neither sign wins, with the numbers.
     """
-    assert options.sea_sign is not None and options.sea_features is not None
-    assert options.sea_top_n is not None
+    features, top_n = options.sea_features, options.sea_top_n
+    assert options.sea_sign is not None and features is not None and top_n is not None
     if options.sea_sign != "auto":
         logger.info("sign %+d (forced)", int(options.sea_sign))
         return int(options.sea_sign), None
-    path = work / "sign.json"
-    if path.is_file():
-        kept = state.read_state(path, "sign", "measured")
-        logger.info("sign %+d (measured before)", kept["sign"])
-        return kept["sign"], kept["measured"]
-    chosen = spread([i for i, text in enumerate(captions) if text.strip()], options.sign_sample)
-    logger.info("measuring the sign on %d images", len(chosen))
-    sample = [images[i] for i in chosen]
-    batches = encode_batches(encoder, ImageLoader(options), sample, options.sea_features, center_D)
-    report = measure_sign(
-        ((batch.rows, patches) for batch, patches in batches if patches is not None),
-        [captions[i] for i in chosen],
-        words,
-        vectors.load(encoder.model.device),
-        options.sea_top_n,
-    )
-    sign, measured = choose_sign(report), finite(asdict(report))
-    logger.info("%s\nsign %+d (measured)", format_table(report), sign)
-    write_atomically(path, json.dumps({"sign": sign, "measured": measured}).encode())
-    return sign, measured
+
+    def measure() -> dict[str, Any]:
+        chosen = spread([i for i, text in enumerate(captions) if text.strip()], options.sign_sample)
+        logger.info("measuring the sign on %d images", len(chosen))
+        sample = [images[i] for i in chosen]
+        batches = encode_batches(encoder, ImageLoader(options), sample, features, center_D)
+        found = claims.watched(batches)
+        report = measure_sign(
+            ((batch.rows, patches) for batch, patches in found if patches is not None),
+            [captions[i] for i in chosen],
+            words,
+            vectors.load(encoder.model.device),
+            top_n,
+        )
+        sign = choose_sign(report)
+        logger.info("%s", format_table(report))
+        return {"sign": sign, "measured": finite(asdict(report))}
+
+    kept = state.keep_once(work / "sign.json", claims, measure)
+    logger.info("sign %+d (measured)", kept["sign"])
+    return kept["sign"], kept["measured"]

@@ -271,7 +271,7 @@ def measure_quality(options: QualityOptions) -> list[Row]:
     occurrences = find_occurrences([caption for _, caption in chosen], words)
     rows: list[Row] = []
     with TemporaryDirectory() as folder:  # the words' vectors: 12 GB at 4 million words
-        vectors = encode_to_disk(Path(folder), texts, words, options.word_template)
+        vectors = encode_to_disk(Path(folder) / "words.npy", texts, words, options.word_template)
         words_QD = vectors.load(encoder.model.device)
         made = Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
         for name in options.sea_features:

@@ -1,21 +1,24 @@
 """The state of an extraction's output folder, and whether this run may resume it.
 
-An unfinished extraction keeps `work/` (its parameters, the encoded words, the measured sign) beside
-the shards; a finished one has a manifest and no `work/`. A run with other parameters is refused by
-the name of the first field that differs, and so is a folder that holds anything else.
+An unfinished extraction keeps `work/` (its parameters, the encoded words, the measured sign, the
+claims of its ranks) beside the shards; a finished one has a manifest and no `work/`. A run with
+other parameters is refused by the name of the first field that differs, and so is a folder that
+holds anything else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
 from llava_sea.files import read_json, refuse_other_things, sha256_file, write_atomically
+from llava_sea.labels.claims import Claims, is_there
 
 
 def work_folder(output: Path) -> Path:
@@ -38,30 +41,87 @@ def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
 def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
     """Raise a UserError if the folder was begun with other parameters or holds other things."""
     path = work_folder(output) / "parameters.json"
+    words = output / "words.tsv"
+    if not path.is_file():
+        given = words.is_file() and sha256_file(words) == parameters["words_sha256"]
+        try:
+            refuse_other_things(
+                output, "--output_dir", ("work", words.name) if given else ("work",)
+            )
+            # it is deleted at the end
+            refuse_other_things(work_folder(output), "--output_dir", ("claims",))
+        except UserError:
+            if not is_there(path):  # another rank has begun just now
+                raise
     if path.is_file():
         _refuse_difference(parameters, read_state(path), output)
-        return
-    words = output / "words.tsv"
-    given = words.is_file() and sha256_file(words) == parameters["words_sha256"]
-    refuse_other_things(output, "--output_dir", ("work", words.name) if given else ("work",))
-    refuse_other_things(work_folder(output), "--output_dir")  # it is deleted at the end
 
 
-def begin_or_resume(output: Path, parameters: Mapping[str, Any]) -> None:
-    """Make the folder ready for these parameters, with the lock held; raises as `check_output`."""
-    check_output(output, parameters)
-    work = work_folder(output)
-    if not (work / "parameters.json").is_file():
-        work.mkdir(exist_ok=True)
-        write_atomically(work / "parameters.json", json.dumps(dict(parameters), indent=1).encode())
-    for left_over in (*output.glob(".*.tmp*"), *work.glob("*.tmp*")):
-        left_over.unlink(missing_ok=True)
+def begin_or_resume(output: Path, parameters: Mapping[str, Any], claims: Claims) -> bool:
+    """Make the folder ready for these parameters; False if its labels are complete.
+
+    Raises:
+        UserError: as `check_output`.
+    """
+    begun = work_folder(output) / "parameters.json"
+    data = json.dumps(dict(parameters), indent=1).encode()
+    if not is_complete(output, parameters):
+        try:
+            check_output(output, parameters)
+        except UserError:
+            if not is_complete(output, parameters):  # another rank has ended just now
+                raise
+        else:
+            claims.folder.mkdir(parents=True, exist_ok=True)
+            claims.once("begin", lambda: is_there(begun), lambda: write_atomically(begun, data))
+            check_output(output, parameters)
+            claims.listen()
+    if is_complete(output, parameters):
+        clean_up(output)  # a kill may have come just before it
+        return False
+    return True
+
+
+def keep_once(
+    note: Path, claims: Claims, make: Callable[[], dict[str, Any]], *files: Path
+) -> dict[str, Any]:
+    """Have one rank make something; return what it says of it, in each rank and when resumed.
+
+    Args:
+        note: a file in `work/` for what it says and for all hashes, written last.
+        claims: this process's.
+        make: writes `files` and returns what JSON can hold.
+        files: verified by their hashes, as the note is.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+
+    def sums(found: Any) -> dict[str, str]:
+        said = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+        return {note.name: said} | {file.name: sha256_file(file) for file in files}
+
+    def work() -> None:
+        found = plain(make())
+        write_atomically(note, json.dumps({"found": found, "sha256": sums(found)}).encode())
+
+    claims.once(note.stem, lambda: is_there(note), work)
+    way_out = f"delete {note}, it is made again"
+    kept = read_state(note, "found", "sha256", way_out=way_out)
+    found: dict[str, Any] = kept["found"]
+    for file in (file for file in files if not file.is_file()):
+        raise UserError(f"{file}: missing; {way_out}")
+    if sums(found) != kept["sha256"]:
+        names = ", ".join(str(path) for path in (note, *files))
+        raise UserError(f"{names}: damaged, not as they were made; {way_out}")
+    return found
 
 
 def clean_up(output: Path) -> None:
-    """Remove the state of a finished store; call it with the lock held, or when complete."""
+    """Remove the state of a finished store, and what ranks that were killed left half written."""
     shutil.rmtree(work_folder(output), ignore_errors=True)
-    (output / ".lock").unlink(missing_ok=True)
+    for left_over in output.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -69,7 +129,11 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def read_state(path: Path, *keys: str) -> dict[str, Any]:
+def read_state(
+    path: Path,
+    *keys: str,
+    way_out: str = "delete the folder, or extract the labels into another one",
+) -> dict[str, Any]:
     """Read a JSON object that an earlier run left."""
     try:
         found: dict[str, Any] = read_json(path)
@@ -79,9 +143,7 @@ def read_state(path: Path, *keys: str) -> dict[str, Any]:
             if key not in found:
                 raise UserError(f"{path}: {key} is missing")
     except UserError as error:
-        raise UserError(
-            f"{error}; damaged: delete the folder, or extract the labels into another one"
-        ) from None
+        raise UserError(f"{error}; damaged: {way_out}") from None
     return found
 
 

@@ -8,16 +8,16 @@ attends to its padding and is always padded to its full length, as in its traini
 Limit: an entry longer than the tower's context is never cut in silence. Its vector is zero, so its
 score is 0 and it can be no patch's label, and it is returned by name for the caller to report.
 
-An extraction encodes its word list once, into a file that a resumed run finds again and its ranks
-map: at 4 million words and 768 dimensions it has 12 GB, is written in place and never held.
+An extraction encodes its word list once, into a file that its ranks map: at 4 million words and 768
+dimensions it has 12 GB, is written in place and never held.
 
 Shape letters: Q words, D joint dimension, L tokens.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from llava_sea.errors import UserError, naming
-from llava_sea.files import write_atomically
-from llava_sea.labels.state import read_state
+from llava_sea.errors import UserError
+from llava_sea.files import open_atomically
 from llava_sea.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -147,23 +146,30 @@ class WordVectors(NamedTuple):
 
 
 def encode_to_disk(
-    folder: Path, texts: TextEncoder, words: Sequence[str], template: str
+    path: Path,
+    texts: TextEncoder,
+    words: Sequence[str],
+    template: str,
+    check: Callable[[], object] = lambda: None,
 ) -> WordVectors:
-    """Encode the words of an extraction into its `folder`, unless an earlier run did."""
-    path, note = folder / "words.npy", folder / "words.json"
-    if note.is_file() and path.is_file():  # the note is written last
-        return WordVectors(str(path), read_state(note, "too_long")["too_long"])
-    temporary = folder / "words.tmp.npy"
-    with naming(temporary):
-        shape = (len(words), texts.joint_size)
-        array_QD: Any = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+    """Encode the words of an extraction into a file; `check` is called now and then."""
+
+    def report(count: int) -> None:
+        check()
+        progress.update(count)
+
+    shape = (len(words), texts.joint_size)
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open_atomically(path) as file, Progress("words", len(words)) as progress:
+        np.lib.format.write_array_header_1_0(file, about)
+        file.flush()
+        start = file.tell()
         if hasattr(os, "posix_fallocate"):  # a mapped write to a full disk is fatal
-            with open(temporary, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-    with Progress("words", len(words)) as progress:
-        _, too_long = texts.encode_words(
-            words, template=template, out_QD=array_QD, progress=progress.update
-        )
+            os.posix_fallocate(file.fileno(), 0, start + 4 * math.prod(shape))
+        array_QD = np.memmap(file.name, "<f4", "r+", start, shape)
+        _, too_long = texts.encode_words(words, template=template, out_QD=array_QD, progress=report)
+        array_QD.flush()
+        del array_QD
     if len(too_long) == len(words):
         raise UserError(f"every word is longer than the text tower's {texts.max_length} tokens")
     if too_long:
@@ -173,8 +179,4 @@ def encode_to_disk(
             ", ".join(map(repr, too_long[:5])),
             " ..." if len(too_long) > 5 else "",
         )
-    array_QD.flush()
-    del array_QD
-    os.replace(temporary, path)
-    write_atomically(note, json.dumps({"too_long": len(too_long)}).encode())
     return WordVectors(str(path), len(too_long))

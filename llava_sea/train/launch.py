@@ -2,8 +2,9 @@
 
 On one node the `deepspeed` command passes no SIGTERM on: killed, it leaves its ranks running. This
 starts it, hands SIGTERM and SIGINT to the ranks (which save a checkpoint and end), waits for every
-process of the run, and ends with the run's status. What a rank said was wrong is repeated as the
-last line. All arguments are deepspeed's.
+process of the run, and ends with the run's status. Ranks that `pdsh` started on other machines are
+ended by `deepspeed`. What a rank said was wrong is repeated as the last line. All arguments are
+deepspeed's.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main() -> int:
             # None yet if the signal came while deepspeed was starting them: ask again.
             started = _descendants(process)
             ranks = [p for p in started if _is_rank(p)]
+            if not ranks and any(p.name() == "pdsh" for p in started):
+                ranks = [psutil.Process(process.pid)]  # it ends those of other machines itself
             for rank in ranks:
                 rank.send_signal(signal.SIGTERM)
             started = started if ranks else []
@@ -96,7 +99,9 @@ def _is_rank(process: psutil.Process) -> bool:
     """A rank is a child of DeepSpeed's launch.py; data workers and helpers are further down."""
     try:
         parent = process.parent()
-        return parent is not None and any("launcher.launch" in part for part in parent.cmdline())
+        if parent is None or parent.name() == "pdsh":  # its command names the launcher too
+            return False
+        return any("launcher.launch" in part for part in parent.cmdline())
     except psutil.Error:
         return False
 

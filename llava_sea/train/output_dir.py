@@ -17,6 +17,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
 from llava_sea.data.records import Records
 from llava_sea.errors import UserError
 from llava_sea.files import (
@@ -40,6 +43,9 @@ WAIT_S = 60.0
 
 ADAM_BYTES = 12
 """Of a trained parameter in a checkpoint: its float32 value and Adam's two moments."""
+
+GRADIENT_BYTES = 4
+"""Of a trained parameter's gradient."""
 
 RESULTS = (
     "checkpoint-*",
@@ -213,19 +219,50 @@ def _same_place(one: Any, other: Any) -> bool:
 def check_room(
     model: WrappedLlava, saver: Saver, args: TrainingArguments, output_dir: Path
 ) -> None:
-    """See that the results fit on the disk: what would fail at the end fails now.
+    """Tell what the run needs, and see that it is there: what would fail later fails now.
+
+    The memory is that of gradients and optimizer, which come on top of the model that is loaded;
+    activations are not counted.
 
     Raises:
-        UserError: if they do not.
+        UserError: if the disk or the memory is too small.
     """
+    learned = count(trained(model))
     needed = saver.num_bytes(model)
     if args.save_strategy != "no":  # the model twice: in the checkpoint and at the end
-        needed = 2 * needed + ADAM_BYTES * count(trained(model))
+        needed = 2 * needed + ADAM_BYTES * learned
     free = shutil.disk_usage(output_dir).free
     if free < needed:
         raise UserError(
             f"--output_dir {output_dir}: {free / 1e9:.1f} GB are free and the results need "
             f"{needed / 1e9:.1f}; make room, choose another folder, or pass --save_strategy no"
+        )
+    engine = getattr(args, "hf_deepspeed_config", None)
+    split = engine is not None and (engine.is_zero2() or engine.is_zero3())
+    partitions = args.world_size if split else 1
+    state = (ADAM_BYTES + GRADIENT_BYTES) * learned // partitions
+    offloaded = engine is not None and engine.is_offload()
+    on_gpu = args.device.type == "cuda" and not offloaded
+    if on_gpu:
+        memory = torch.cuda.mem_get_info(args.device)[0]
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        memory = psutil.virtual_memory().available // max(1, here)
+    logger.info(
+        "the results take up to %.2f GB on disk (%.1f are free); gradients and optimizer %.2f GB "
+        "of %s memory in each process (%.1f are free)",
+        needed / 1e9,
+        free / 1e9,
+        state / 1e9,
+        "GPU" if on_gpu else "main",
+        memory / 1e9,
+    )
+    if memory < state:
+        raise UserError(
+            f"{learned / 1e6:.1f} million parameters are trained: gradients and optimizer need "
+            f"{state / 1e9:.1f} GB of memory in each process, {memory / 1e9:.1f} are free. Pass "
+            "--lora_enable True, --deepspeed zero_configs/zero3.json with more devices, or "
+            "zero3_offload.json"
         )
 
 

@@ -15,7 +15,7 @@ from llava_sea.alignment import (
     LabelStore,
     LabelStoreError,
     finalize_store,
-    shard_is_done,
+    finished_shards,
     write_shard,
 )
 from llava_sea.alignment.label_rows import pack_rows, row_dtype, unpack_row
@@ -87,7 +87,7 @@ def test_a_damaged_or_missing_shard_is_found(tmp_path):
     with pytest.raises(LabelStoreError, match=r"shard-00001\.labels.*damaged"):
         finalize_store(tmp_path, {"grid": [2, 3]}, 2)
     (tmp_path / "shard-00000.json").unlink()
-    assert not shard_is_done(tmp_path, 0) and shard_is_done(tmp_path, 1)
+    assert finished_shards(tmp_path) == {1}
     with pytest.raises(LabelStoreError, match="shard 0 was not finished"):
         finalize_store(tmp_path, {"grid": [2, 3]}, 2)
 

@@ -298,7 +298,7 @@ def make_checker(tiny, data):
 def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
     rows = [record(n, image=f"{n % 30:03d}.jpg", gpt="a ball" * (n % 7)) for n in range(300)]
     data = write(tmp_path / "data.json", rows)
-    records, checker = Records.open(data), make_checker(tiny, data)
+    records, checker = Records.of_files(data), make_checker(tiny, data)
     alone = list(check_records(checker, records, range(300), 0))
     assert sum(len(checked.problems) for checked in alone) > 50
     done = []
@@ -312,7 +312,7 @@ def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
     data = write(tmp_path / "data.json", [record(n) for n in range(100)])
     monkeypatch.setattr(checking._Checks, "__getitem__", lambda self, index: os._exit(1))
     with pytest.raises(UserError, match="killed from outside"):
-        list(check_records(make_checker(tiny, data), Records.open(data), range(100), 2))
+        list(check_records(make_checker(tiny, data), Records.of_files(data), range(100), 2))
 
 
 @pytest.mark.parametrize(

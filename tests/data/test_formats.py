@@ -264,7 +264,7 @@ def test_weights(tmp_path):
     assert list(records.first_images()) == [None] * 8 + ["x.jpg"] * 5
     assert [found.id for found in records[-2:]] == ids[-2:] and records[-1].id == ids[-1]
     assert len(open_records(f"{one}:1.5")) == 6
-    assert [found.id for found in Records.open([f"{one}:2"], weighted=False)] == ids[:4]
+    assert [found.id for found in Records.of_files([f"{one}:2"], weighted=False)] == ids[:4]
 
 
 def test_a_corpus_is_the_same_in_another_process(tmp_path):
@@ -306,7 +306,7 @@ def test_two_parquet_files_of_one_name(tmp_path):
 def test_faults_are_placed_in_their_file(tmp_path):
     one, _ = files(tmp_path)
     bad = write(tmp_path / "c.jsonl", [record(0, None, "q", "a"), {"id": "x"}])
-    records = Records.open([one, bad])
+    records = Records.of_files([one, bad])
     assert records.faults() == [5]
     fault = records.item(5)
     assert isinstance(fault, RecordError)
@@ -428,7 +428,7 @@ def test_no_image_folder(tmp_path):
         with pytest.raises(UserError, match="--image_folder is missing"):
             open_images(None, open_records(paths))
     open_images(None, open_records(holding))
-    open_images(None, Records.open(text))
+    open_images(None, Records.of_files(text))
 
 
 @pytest.fixture(params=["folder", "shards", "tar", "parquet"])
@@ -571,7 +571,7 @@ def test_faults_are_kept(tmp_path, cache, reads):
     path.write_text(
         "\n".join([json.dumps(ROWS[0]), '{"id": 1', '{"id": "x"}', json.dumps(ROWS[1])])
     )
-    opened = [Records.open(path) for _ in range(2)]
+    opened = [Records.of_files(path) for _ in range(2)]
     told = [[str(records.item(n)) for n in records.faults()] for records in opened]
     assert told[0] == told[1] and len(reads) == 1
     assert "record 1: broken JSON at line 2, column 9" in told[0][0]

@@ -137,6 +137,17 @@ def test_two_processes_share_the_questions(flags, out, fork):
     assert out.read_bytes() == together
 
 
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_nodes_answer_as_one_process_does(flags, out, nodes):
+    both = nodes("--module", "llava_sea.eval.answer", *flags)
+    assert [node.process.wait(300) for node in both] == [0, 0], both[0].log.read_text()[-3000:]
+    together = out.read_bytes()
+    shutil.rmtree(out.parent)
+    command.main(flags)
+    assert out.read_bytes() == together
+
+
 def test_an_error_of_the_first_process_is_said_once(flags, fork):
     first, second = fork(command.main, [*flags, "--image-folder", "nowhere"])
     assert (first.process.exitcode, second.process.exitcode) == (2, 2)

@@ -41,10 +41,10 @@ def labelled(made_world, tmp_path_factory):
 
 @pytest.fixture
 def extracting(fork):
-    """Start an extraction's ranks; `launcher` is the process that they take for theirs."""
+    """Start an extraction's ranks; `launcher` and `hosts` as in `run_rank`."""
 
-    def start(options, count=1, launcher=None):
-        ranks = fork(run_rank, options, launcher, count=count, wait=False)
+    def start(options, count=1, launcher=None, hosts=False):
+        ranks = fork(run_rank, options, launcher, hosts, count=count, wait=False)
         return [rank.process for rank in ranks]
 
     return start

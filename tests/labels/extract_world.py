@@ -24,7 +24,7 @@ from llava_sea import processes
 from llava_sea.alignment import LabelStore
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.errors import ERROR_FILE
-from llava_sea.labels import extract
+from llava_sea.labels import claims, extract
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import TextEncoder
@@ -92,14 +92,20 @@ def options_of(folder):
     )
 
 
-def run_rank(options, launcher=None):
-    """The work of a forked rank; `launcher` is the process that it takes for its launcher."""
+def run_rank(options, launcher=None, hosts=False):
+    """The work of a forked rank.
+
+    `launcher` is the process that it takes for its launcher; `hosts`: each is on its own machine,
+    whose processes the others can't see.
+    """
     os.environ[ERROR_FILE] = options.data_path + ".errors"
+    if hosts:
+        name = f"host {os.environ['RANK']}"
+        claims.host_name = lambda: name
+        claims.SILENCE_S = 3.0
     if launcher is not None:
         processes.launchers = lambda: [psutil.Process(launcher)]
-    ranks = processes.Processes.start()
-    extract.extract_labels(options, ranks)
-    ranks.stop()
+    extract.extract_labels(options, processes.Processes.here())
 
 
 def record(record_id, image, caption):

@@ -202,17 +202,6 @@ def test_a_damaged_state_is_one_line(world, monkeypatch, name, content):
     assert str(path) in str(caught.value) or (name, content) == ("parameters.json", b"{}")
 
 
-def test_second_writer_is_refused(world):
-    from llava_sea.files import only_writer
-
-    Path(world.output_dir).mkdir()
-    with (
-        only_writer(Path(world.output_dir) / ".lock", "busy"),
-        pytest.raises(UserError, match="another extraction is writing"),
-    ):
-        extract_labels(world)
-
-
 def test_full_disk_keeps_finished_shards_and_the_next_run_ends_it(world, monkeypatch):
     import llava_sea.alignment.label_store as label_store
 

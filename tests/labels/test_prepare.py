@@ -1,4 +1,6 @@
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ from extract_world import encoded, same_store, using
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
+from llava_sea.labels import occurrence
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.mine import spread
+from llava_sea.labels.occurrence import CaptionWords, find_occurrences
 from llava_sea.labels.prepare import mean_patch
 
 
@@ -64,7 +68,7 @@ def test_continued_extraction_uses_the_kept_centre(centred, tmp_path, monkeypatc
     data = path.read_bytes()
     broken.write_bytes(whole)
     path.write_bytes(b"half")
-    with pytest.raises(UserError, match=r"center\.npy: the mean patch is damaged"):
+    with pytest.raises(UserError, match=r"center\.npy: damaged, .* delete .*center\.json"):
         extract_labels(centred)
     path.write_bytes(data)
 
@@ -92,3 +96,38 @@ def test_sign_is_measured_with_the_centring_on(centred, monkeypatch, caplog):
         extract_labels(using(centred, sea_sign="auto"))
     mean = torch.cat(seen).flatten(0, 1).mean(0)
     assert mean.abs().max() < 1e-6 and "the mean patch of 7 images" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["words.npy", "captions.npy", "sign.json"])
+def test_what_another_rank_made_is_verified(world, monkeypatch, name):
+    """All of it is whole when mining begins; a byte is changed until the next run."""
+    auto = using(world, sea_sign="auto", sea_caption_share=0.5)
+    report = SimpleNamespace(plus=1, minus=0)
+    monkeypatch.setattr("llava_sea.labels.prepare.measure_sign", lambda *_: report)
+    monkeypatch.setattr("llava_sea.labels.prepare.choose_sign", lambda _: 1)
+    monkeypatch.setattr("llava_sea.labels.prepare.format_table", str)
+    monkeypatch.setattr("llava_sea.labels.prepare.asdict", vars)
+    monkeypatch.setattr("llava_sea.labels.mine.write_shard", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        extract_labels(auto)
+    path = Path(auto.output_dir) / "work" / name
+    data = path.read_bytes()
+    changed = data.replace(b'"sign": 1', b'"sign": -1') if name == "sign.json" else data[:-1] + b"?"
+    assert changed != data
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match=rf"work/{name}.*: damaged, .* delete .*\.json"):
+        extract_labels(auto)
+    path.write_bytes(data)
+    with pytest.raises(ZeroDivisionError):
+        extract_labels(auto)
+
+
+def test_captions_words_in_a_file_are_those_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(occurrence, "_CAPTIONS_AT_A_TIME", 2)
+    captions = ["a red box", "", "the box", "none", "red red box, box"]
+    words = ["box", "red box", "red", "table"]
+    found = find_occurrences(captions, words)
+    CaptionWords.write(tmp_path / "captions.npy", captions, words)
+    mapped = CaptionWords(tmp_path / "captions.npy", len(captions))
+    assert [mapped[i].tolist() for i in range(5)] == [ids.tolist() for ids in found]
+    assert found[0].tolist() == [0, 1, 2] and mapped[0].dtype == found[0].dtype

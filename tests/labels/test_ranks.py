@@ -13,7 +13,9 @@ import psutil
 import pytest
 from extract_world import make_world, options_of, same_store, using
 
+from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
+from tests.worlds import kill_tree
 
 
 def done(options):
@@ -43,22 +45,51 @@ def test_two_ranks_equal_one(world, extracting):
     assert stamps == {p: p.stat().st_mtime_ns for p in Path(world.output_dir).iterdir()}
 
 
-def test_an_error_before_mining_ends_all_ranks_and_the_first_says_it(world, extracting):
+def test_an_error_before_mining_ends_all_ranks_and_each_says_it(world, extracting):
     Path(world.words).write_text("word\tcount\tpos\n")
     assert end(*extracting(world, count=2)) == [2, 2]
-    assert said(world).count("word list is empty") == 1
+    assert said(world).count("word list is empty") == 2
     assert not Path(world.output_dir).exists()
 
 
-def test_a_bad_image_ends_its_rank_at_once_with_the_error(world, extracting):
-    """The launcher ends the other, which would wait."""
-    (Path(world.image_folder) / "sub" / "5.png").unlink()  # in the second shard
-    first, second = extracting(world, count=2)
-    assert end(second) == [2]
-    assert "--on_bad_image skip" in said(world)
-    first.kill()
-    end(first)
-    assert 0 < done(world) < 5
+def test_a_bad_image_ends_all_ranks_with_its_error_and_the_next_run_resumes(tmp_path, extracting):
+    make_world(tmp_path, count=400)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
+    bad = Path(options.image_folder) / "sub" / "201.png"
+    whole = bad.read_bytes()
+    bad.unlink()
+    assert end(*extracting(options, count=2)) == [2, 2]  # no launcher ends the first
+    assert f"error: record 'r201': {bad}" in said(options)
+    assert 0 < done(options) < 200
+    bad.write_bytes(whole)
+    assert end(*extracting(options, count=2)) == [0, 0]
+    alone = using(options, output_dir=options.output_dir + "-1")
+    assert same_store(options.output_dir, extract_labels(alone))
+
+
+@pytest.mark.parametrize("hosts", [False, True], ids=["here", "elsewhere"])
+def test_the_others_take_over_what_a_killed_rank_held(tmp_path, extracting, hosts):
+    make_world(tmp_path, count=100)
+    options = using(options_of(tmp_path), shard_size=10, batch_size=1, sea_caption_share=0.5)
+    first, second = extracting(options, count=2, hosts=hosts)
+    claims = Path(options.output_dir) / "work" / "claims"
+    while not (claims / "shard-00005").exists() and second.is_alive():
+        time.sleep(0.001)
+    second.kill()
+    assert end(first, second) == [0, -signal.SIGKILL]
+    alone = using(options, output_dir=options.output_dir + "-1")
+    assert same_store(options.output_dir, extract_labels(alone))
+
+
+def test_an_extraction_of_other_labels_is_refused_and_the_first_goes_on(tmp_path, extracting):
+    make_world(tmp_path, count=200)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1)
+    ranks = extracting(options, count=2)
+    while not done(options) and ranks[0].is_alive():
+        time.sleep(0.005)
+    with pytest.raises(UserError, match="made with top_n = 5, this run has 3"):
+        extract_labels(using(options, sea_top_n=3))
+    assert end(*ranks) == [0, 0]
 
 
 def test_ranks_leave_when_their_launcher_is_killed_and_one_process_resumes(tmp_path, extracting):
@@ -127,3 +158,21 @@ def test_a_killed_rank_under_the_launcher_stops_the_run_and_the_same_command_res
     subprocess.run(command, env=env, check=True)
     whole = extract_labels(using(options, output_dir=str(tmp_path / "whole")))
     assert same_store(options.output_dir, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_nodes_label_as_one_does_and_the_rest_goes_on_when_one_is_killed(tmp_path, nodes):
+    make_world(tmp_path, count=400)
+    options = using(options_of(tmp_path), shard_size=2, batch_size=1, sea_caption_share=0.5)
+    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(options).items() if v is not None]
+    flags.remove("--local_rank=-1")
+    first, second = nodes("--module", "llava_sea.labels.extract", *flags)
+    while not done(options):
+        assert first.process.poll() is None, first.log.read_text()[-3000:]
+        time.sleep(0.01)
+    kill_tree(second.process.pid)
+    assert done(options) < 200
+    assert first.process.wait(300) == 0, first.log.read_text()[-3000:]
+    alone = using(options, output_dir=options.output_dir + "-1")
+    assert same_store(options.output_dir, extract_labels(alone))

@@ -72,3 +72,21 @@ def test_a_death_without_a_word_says_how_to_go_on(launched, arguments, message):
 
 def test_a_run_that_ends_well_says_nothing(launched):
     assert launched("", "train_mem.py") == (0, [])
+
+
+def test_a_signal_reaches_deepspeed_where_pdsh_has_started_the_ranks(launched, tmp_path):
+    pdsh = tmp_path / "pdsh"
+    pdsh.write_text("#!/bin/sh\nsleep 600 & wait  # deepspeed.launcher.launch\n")
+    pdsh.chmod(0o755)
+    script = f"""import signal, subprocess, time
+child = subprocess.Popen([{str(pdsh)!r}, "deepspeed.launcher.launch"], start_new_session=True)
+def end(*_):
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, end)
+time.sleep(1)
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(600)
+"""
+    assert launched(script, "train_mem.py") == (143, [])

@@ -6,7 +6,9 @@ from fnmatch import fnmatch
 import pytest
 import transformers
 
+from llava_sea.data.records import open_records
 from llava_sea.errors import UserError
+from llava_sea.labels.claims import Claims
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.state import begin_or_resume
@@ -69,12 +71,12 @@ def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tin
     folder.mkdir()
     (folder / "words.tsv").write_text("another list")
     with pytest.raises(UserError, match=r"holds other things \(words\.tsv\)"):
-        begin_or_resume(folder, {"words_sha256": "0"})
+        begin_or_resume(folder, {"words_sha256": "0"}, Claims(folder / "work" / "claims"))
     (folder / "words.tsv").unlink()
     (folder / "work").mkdir()
     (folder / "work" / "thesis.doc").touch()  # work/ is deleted at the end
     with pytest.raises(UserError, match=r"work: holds other things \(thesis\.doc\)"):
-        begin_or_resume(folder, {"words_sha256": "0"})
+        begin_or_resume(folder, {"words_sha256": "0"}, Claims(folder / "work" / "claims"))
 
 
 def arguments(tiny, tmp_path, *more):
@@ -98,14 +100,20 @@ def test_every_flag_but_a_few_belongs_to_the_run():
     assert all(any(fnmatch(flag, one) for flag in flags) for one in NOT_IDENTITY)
 
 
+def identify(tiny, output, *flags):
+    given = arguments(tiny, output, *flags)
+    return identity(given, open_records(given.data.data_path))
+
+
 def test_a_flag_that_is_new_belongs_to_the_run(tiny, tmp_path):
     @dataclass
     class Newer(TrainingArguments):
         brand_new: int = 3
 
     *others, _ = arguments(tiny, tmp_path)
+    records = open_records(str(tiny.data))
     usual, other = (
-        identity((*others, Newer(str(tmp_path), use_cpu=True, brand_new=value)), [])
+        identity((*others, Newer(str(tmp_path), use_cpu=True, brand_new=value)), records)
         for value in (3, 4)
     )
     assert set(other.items()) - set(usual.items()) == {("brand_new", "4")}
@@ -128,11 +136,11 @@ def test_a_flag_that_is_new_belongs_to_the_run(tiny, tmp_path):
 )
 def test_which_flags_make_another_run(tiny, tiny_labels, tmp_path, flags, differing):
     shared = ("--sea_labels", str(tiny_labels))
-    one = identity(arguments(tiny, tmp_path, *shared), [])
-    other = identity(arguments(tiny, tmp_path, *shared, *flags), [])
+    one = identify(tiny, tmp_path, *shared)
+    other = identify(tiny, tmp_path, *shared, *flags)
     assert {name for name in {*one, *other} if one.get(name) != other.get(name)} == differing
 
 
 def test_without_sea_its_flags_do_not_count(tiny, tmp_path):
-    plain = identity(arguments(tiny, tmp_path), [])
-    assert identity(arguments(tiny, tmp_path, "--sea_window", "3"), []) == plain
+    plain = identify(tiny, tmp_path)
+    assert identify(tiny, tmp_path, "--sea_window", "3") == plain
