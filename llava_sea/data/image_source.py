@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from llava_sea.data.record_cache import PATIENCE_S, SMALL_BYTES, cache_folder
 from llava_sea.data.records import Record, Records
 from llava_sea.errors import UserError, cannot_write
-from llava_sea.files import NotAFileError, only_writer, open_atomically, open_file, read_json
+from llava_sea.files import only_writer, open_atomically, open_file, read_json
 from llava_sea.progress import Progress
 
 
@@ -38,12 +38,21 @@ def open_images(folder: str | None, records: Sequence[Record]) -> str | ImageSou
     """
     held = records if isinstance(records, Records) and records.has_bytes else None
     place = Path(folder or ".")
-    shards = [place] if place.suffix == ".tar" else sorted(place.glob("*.tar"))
-    if folder is None and held is None and any(record.images for record in records):
+    shards = sorted(path for path in place.glob("*.tar") if not path.is_dir())
+    if place.suffix.lower() == ".tar" and not place.is_dir():
+        shards = [place]
+    if folder is None and _names_images(records):
         raise UserError("--image_folder is missing: the records name images")
     if held is None and not (folder and shards):
         return folder or "."
     return ImageSource(folder or ".", shards if folder else [], held)
+
+
+def _names_images(records: Sequence[Record]) -> bool:
+    """Say whether some images lie in no data file."""
+    if isinstance(records, Records):
+        return any(file.num_images.any() for file in records.files if not file.has_bytes)
+    return any(record.images for record in records)
 
 
 class ImageSource(os.PathLike[str]):
@@ -101,56 +110,85 @@ def _key(name: str) -> np.uint64:
 
 def _open_index(shards: Sequence[str]) -> NDArray[np.uint64]:
     """Return hash, shard, first byte and size of each member, ordered by hash ``(4, M)``."""
+    for path in shards:
+        open_file(path).close()  # a regular file, and there
     stamp: list[Any] = [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in shards]
     if sum(size for _, size, _ in stamp) <= SMALL_BYTES:
         return _make_index(shards)
     name = hashlib.sha256(json.dumps([os.path.realpath(path) for path in shards]).encode())
     cache = cache_folder() / "shards" / f"{name.hexdigest()[:16]}.npy"
+    if (index := _from_cache(cache, stamp)) is not None:
+        return index
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(cache.with_suffix(".lock"), f"{cache}: is being made", PATIENCE_S):
-            if not _fits(cache, stamp):
-                cache.with_suffix(".json").unlink(missing_ok=True)
-                with open_atomically(cache) as file:
-                    np.save(file, _make_index(shards))
-                with open_atomically(cache.with_suffix(".json")) as file:
-                    file.write(json.dumps(stamp).encode())
-        index: NDArray[np.uint64] = np.load(cache, mmap_mode="r")
-        return index
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        if isinstance(error, OSError):
-            raise UserError(cannot_write(error, "Name another folder by LLAVA_SEA_CACHE")) from None
-        raise UserError(f"{cache}: damaged ({error}); remove it and start again") from None
+            if (index := _from_cache(cache, stamp)) is not None:
+                return index
+            cache.with_suffix(".json").unlink(missing_ok=True)
+            with open_atomically(cache) as file:
+                np.save(file, _make_index(shards))
+            with open_atomically(cache.with_suffix(".json")) as file:
+                file.write(json.dumps(stamp).encode())
+    except OSError as error:
+        raise UserError(cannot_write(error, "Name another folder by LLAVA_SEA_CACHE")) from None
+    if (index := _from_cache(cache, stamp)) is None:
+        raise UserError(f"{cache}: damaged; remove it and start again")
+    return index
 
 
-def _fits(cache: Path, stamp: list[Any]) -> bool:
+def _from_cache(cache: Path, stamp: list[Any]) -> NDArray[np.uint64] | None:
+    """Return the index that was made of the shards as they are now, if there is one."""
     try:
-        return cache.is_file() and read_json(cache.with_suffix(".json")) == stamp
-    except (UserError, NotAFileError):
-        return False
+        if read_json(cache.with_suffix(".json")) != stamp:
+            return None
+        index: NDArray[np.uint64] = np.load(cache, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # a UserError is a ValueError
+        return None
+    return index if index.dtype == np.uint64 and index.ndim == 2 and len(index) == 4 else None
 
 
 def _make_index(shards: Sequence[str]) -> NDArray[np.uint64]:
     rows: list[tuple[int, int, int, int]] = []
     with Progress("images", shown=len(shards) > 1) as progress:
         for number, path in enumerate(shards):
-            try:
-                with open_file(path) as file, tarfile.TarFile(fileobj=file) as tar:
-                    while (member := tar.next()) is not None:
-                        tar.members.clear()  # type: ignore[attr-defined]  # it keeps every one it has seen
-                        if member.isfile():
-                            place = number, member.offset_data, member.size
-                            rows.append((int(_key(member.name)), *place))
-                            progress.update()
-            except (tarfile.TarError, OSError, EOFError) as error:
-                raise UserError(
-                    f"{path}: no uncompressed tar, or a torn one ({error}); unpack it, or copy it "
-                    "again"
-                ) from None
+            for name, offset, size in _members(path):
+                rows.append((int(_key(name)), number, offset, size))
+                progress.update()
     index = np.array(sorted(rows), np.uint64).reshape(-1, 4).T.copy()
     if (twice := np.flatnonzero(index[0, 1:] == index[0, :-1])).size:
-        one, other = (shards[int(index[1, row])] for row in (twice[0], twice[0] + 1))
-        raise UserError(f"{one} and {other}: {len(twice)} names are in two places; name them apart")
+        _refuse_twice(shards, index[:, twice[0] : twice[0] + 2], len(twice))
     return index
+
+
+def _members(path: str) -> Iterator[tuple[str, int, int]]:
+    """Yield each member's name, first byte and size.
+
+    Raises:
+        UserError: if the file is no uncompressed tar, or is damaged.
+    """
+    try:
+        with open_file(path) as file, tarfile.TarFile(fileobj=file) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every one it has seen
+                if member.isfile():
+                    yield member.name, member.offset_data, member.size
+            file.seek(tar.offset)
+            if file.read(512).strip(b"\0"):  # tarfile takes a broken header for the end
+                raise tarfile.ReadError(f"a broken header at byte {tar.offset:,}")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path}: no uncompressed tar, or a torn one ({error}); unpack it, or copy it again"
+        ) from None
+
+
+def _refuse_twice(shards: Sequence[str], two: NDArray[np.uint64], count: int) -> NoReturn:
+    """Name the first of the names that are in two places."""
+    paths = [shards[int(number)] for number in two[1]]
+    name = next(name for name, offset, _ in _members(paths[0]) if offset == int(two[2, 0]))
+    place = (
+        f"{paths[0]}: holds {name!r} twice"
+        if paths[0] == paths[1]
+        else f"{paths[0]} and {paths[1]}: {name!r} is in both"
+    )
+    more = f", as are {count - 1} more names" if count > 1 else ""
+    raise UserError(f"{place}{more}; give each image a name of its own")

@@ -59,7 +59,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[ReadRecord]:
         except BadShape as error:
             record_id = row.get("id", index) if isinstance(row, dict) else None
             known = isinstance(record_id, (str, int)) and not isinstance(record_id, bool)
-            name = str(record_id) if known else None
+            name = str(record_id).encode(errors="replace").decode() if known else None
             yield ReadRecord(RecordError(BAD_SHAPE, str(error), index, name, file), [])
     if index < 0:
         raise UserError(f"{path}: the file holds no records")
@@ -145,7 +145,8 @@ class _Text:
         newlines = gone.count("\n")
         self._lines += newlines
         self._column = start - gone.rfind("\n") - 1 if newlines else self._column + start
-        data = self._file.read(_PIECE)
+        # twice as much each time: a long value is not begun anew for every piece
+        data = self._file.read(max(_PIECE, len(self.text) - start))
         try:
             self.text = self.text[start:] + self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -185,15 +186,19 @@ class _Text:
         while True:
             try:
                 value, end = decoder.raw_decode(self.text, position)
-                if end < len(self.text) or not self.more(position):
+                if end + 2 < len(self.text):
                     return value, end
-                position = 0  # a number may go on in the next piece
+                if not self.more(position):
+                    return value, end - position
+                position = 0  # a number may go on in the next piece, behind "e+"
             except json.JSONDecodeError as error:
                 open_string = error.msg.startswith("Unterminated string")
                 cut = error.pos > len(self.text) - 16 or open_string
-                too_long = len(self.text) - position > _LONGEST
-                if not cut or too_long or not self.more(position):
-                    offset = error.pos if not cut or too_long else error.pos - position
+                if cut and len(self.text) - position > _LONGEST:
+                    where = f"one value of over {_LONGEST // 2**20} MB begins"
+                    raise BrokenRow(f"{where} at {self.place(position)}") from None
+                if not cut or not self.more(position):
+                    offset = error.pos if not cut else error.pos - position
                     raise BrokenRow(f"broken JSON at {self.place(offset)}: {error.msg}") from None
                 position = 0
             except (ValueError, RecursionError) as error:
@@ -264,7 +269,8 @@ def _parquet_rows(path: str | os.PathLike[str]) -> Iterator[Any]:
                 try:
                     for batch in file.iter_batches(_ROWS, row_groups=[number]):
                         yield from batch.to_pylist()
-                except (pyarrow.ArrowException, OSError) as error:
+                # texts that are not UTF-8, times beyond the calendar: ValueError, OverflowError
+                except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
                     yield BrokenRow(f"row group {number} of the parquet file is damaged: {error}")
                     return
     except (pyarrow.ArrowException, OSError) as error:

@@ -68,13 +68,15 @@ class RecordFile:
     def __init__(self, path: Path, source: pa.NativeFile | pa.Buffer) -> None:
         self.path = path
         reader = pa.ipc.open_file(source)
-        about = {key.decode(): value.decode() for key, value in reader.schema.metadata.items()}
-        if about.get("format") != FORMAT:
+        metadata = reader.schema.metadata or {}
+        about = {key.decode(): value.decode() for key, value in metadata.items()}
+        if about.get("format") != FORMAT or not reader.schema.equals(_SCHEMA):
             raise pa.ArrowInvalid(f"format {about.get('format')!r}")
         self.sha256 = about["sha256"]
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        for batch in self._batches:
+            batch.validate()
         self._starts = [0, *np.cumsum([batch.num_rows for batch in self._batches]).tolist()]
-
         self.has_bytes = any(_known(batch, "bytes") for batch in self._batches)
 
     def __len__(self) -> int:

@@ -56,6 +56,12 @@ class Records(Sequence[Record]):
     def __init__(self, files: Sequence[RecordFile], weights: Sequence[float]) -> None:
         self.files = files
         self._weights = weights
+        for file, weight in zip(files, weights, strict=True):
+            if round(weight * len(file)) == 0:
+                raise UserError(
+                    f"--data_path {file.path}:{weight:g}: takes none of the file's {len(file)} "
+                    "records; raise the weight, or leave the file out"
+                )
         self._rows = [_chosen(len(f), w) for f, w in zip(files, weights, strict=True)]
         sizes = [
             len(file) if rows is None else len(rows)
@@ -65,7 +71,7 @@ class Records(Sequence[Record]):
         named: dict[str, Path] = {}
         for file in files:
             other = named.setdefault(file.path.name, file.path)
-            if file.has_bytes and other != file.path:
+            if file.has_bytes and other.resolve() != file.path.resolve():
                 raise UserError(
                     f"--data_path: {other} and {file.path} have one name, after which the images "
                     "in them are called; rename one of them"
@@ -158,7 +164,7 @@ class Records(Sequence[Record]):
     def sha256(self) -> str:
         """A checksum of what the corpus consists of: of one whole file, that of its bytes."""
         parts = [
-            file.sha256 if weight == 1 else f"{file.sha256}:{weight:g}"
+            file.sha256 if weight == 1 else f"{file.sha256}:{weight}"
             for file, weight in zip(self.files, self._weights, strict=True)
         ]
         return (
@@ -179,8 +185,11 @@ class Records(Sequence[Record]):
         return None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        specs = [f"{f.path}:{w:g}" for f, w in zip(self.files, self._weights, strict=True)]
-        return Records.of_files, (specs,)
+        return _reopen, ([file.path for file in self.files], self._weights)
+
+
+def _reopen(paths: Sequence[Path], weights: Sequence[float]) -> Records:
+    return Records([open_record_file(path) for path in paths], weights)
 
 
 def sizes_of(records: Sequence[Record]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

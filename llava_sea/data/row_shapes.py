@@ -13,6 +13,7 @@ forms images without an ``<image>`` of their own come before the first question.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,18 @@ from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.data.problems import Kind, RecordError, record_name
 
 ROLES = ("human", "gpt")
+_FORMS = ("conversations", "messages", "texts")
 _ROLE_OF = {"user": "human", "assistant": "gpt", "human": "human", "gpt": "gpt"}
 _NOT_READ = ("video", "videos", "audio", "audios")
 """Other packages' keys for what the turns are about; left unread, their records lose it."""
 
 _IGNORED = ("system", "weight", "loss")
 """Other packages' keys for how a record or a turn is trained on; LLaVA ignores them as well."""
+
+_short = reprlib.Repr()
+"""Values in messages: a text of a gigabyte or a thousand brackets is no line to read."""
+_short.maxstring = _short.maxother = 100
+_short.maxlevel, _short.maxlist = 2, 3
 
 
 class Turn(NamedTuple):
@@ -95,6 +102,7 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
         record_id = index
     if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
         raise BadShape('"id" must be a string or a whole number')
+    _check_characters(str(record_id), '"id"')
     for key in _NOT_READ:
         if row.get(key):
             raise BadShape(
@@ -103,17 +111,20 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
             )
     ignored: tuple[str, ...] = ()
     extra: list[Any] = []  # images that stand in the turns themselves
-    if row.get("conversations") is None and isinstance(row.get("messages"), list):
+    form = next((key for key in _FORMS if row.get(key) is not None), None)
+    if form == "messages":
         turns, extra, ignored = _messages(row["messages"])
-    elif row.get("conversations") is None and isinstance(row.get("texts"), list):
+    elif form == "texts":
         turns = _pairs(row["texts"])
     else:
         turns = _conversations(row.get("conversations"))
-    images = _images(row)
-    if images and extra:
+    images, named = _images(row), [image for image in extra if image is not None]
+    if images and named:
         raise BadShape('names images in its turns and in "images" too; keep one of them')
-    names, data = _name_images(images or extra, index, file)
-    if "conversations" not in row or row["conversations"] is None:
+    if not images and len(named) < len(extra):
+        raise BadShape('an image in its turns has no name, there or in "images"; name it')
+    names, data = _name_images(images or named, index, file)
+    if form != "conversations":
         turns = _place_images(turns, len(names))
     first = names[0] if names else None
     ignored += _ignored(row)
@@ -134,10 +145,11 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
 
 def _conversations(turns: Any) -> list[Turn]:
     if not isinstance(turns, list) or not turns:
-        given = {"None": "missing", "[]": "empty"}.get(str(turns), f"of type {json_type(turns)}")
+        missing = 'missing, and so are "messages" and "texts"'
+        given = "empty" if turns == [] else f"of type {json_type(turns)}"
         raise BadShape(
-            '"conversations" must be a list of turns '
-            f'{{"from": "human" or "gpt", "value": "..."}}, it is {given}'
+            '"conversations" must be a list of turns {"from": "human" or "gpt", "value": "..."}, '
+            f"it is {missing if turns is None else given}"
         )
     found = []
     for number, turn in enumerate(turns):
@@ -146,17 +158,18 @@ def _conversations(turns: Any) -> list[Turn]:
         )
         if role not in ROLES:
             raise BadShape(
-                f'turn {number} is from {role!r}; LLaVA\'s names are "human" and "gpt" '
+                f'turn {number} is from {_short.repr(role)}; LLaVA\'s names are "human" and "gpt" '
                 '(for "user" and "assistant"; a "system" turn is not supported)'
             )
         found.append(Turn(role, _text(text, number, "value")))
     return found
 
 
-def _messages(messages: Sequence[Any]) -> tuple[list[Turn], list[Any], tuple[str, ...]]:
+def _messages(messages: Any) -> tuple[list[Turn], list[Any], tuple[str, ...]]:
     """Return the turns, the images of their parts, and ("system",) if there is a system turn."""
-    if not messages:
-        raise BadShape('"messages" is empty; it must hold turns {"role", "content"}')
+    if not isinstance(messages, list) or not messages:
+        given = "empty" if messages == [] else f"of type {json_type(messages)}"
+        raise BadShape(f'"messages" must be a list of turns {{"role", "content"}}, it is {given}')
     turns: list[Turn] = []
     images: list[Any] = []
     ignored: tuple[str, ...] = ()
@@ -165,10 +178,10 @@ def _messages(messages: Sequence[Any]) -> tuple[list[Turn], list[Any], tuple[str
         if role == "system" and number == 0:
             ignored = ("system",) if message.get("content") else ()
             continue
-        if role not in _ROLE_OF:
+        if not isinstance(role, str) or role not in _ROLE_OF:
             raise BadShape(
-                f'turn {number} is from {role!r}; the roles of "messages" are "user" and '
-                '"assistant", and "system" for the first'
+                f'turn {number} is from {_short.repr(role)}; the roles of "messages" are "user" '
+                'and "assistant", and "system" for the first'
             )
         text, found = _content(message.get("content"), number)
         images += found
@@ -179,7 +192,7 @@ def _messages(messages: Sequence[Any]) -> tuple[list[Turn], list[Any], tuple[str
 
 
 def _content(content: Any, number: int) -> tuple[str, list[Any]]:
-    """Return a content's text, with ``<image>`` for each image, and the images that it names."""
+    """Return a content's text, with ``<image>`` for each image, and the images: None unnamed."""
     if not isinstance(content, list):
         return _text(content, number, "content"), []
     parts, images = [], []
@@ -194,17 +207,19 @@ def _content(content: Any, number: int) -> tuple[str, list[Any]]:
             )
             if isinstance(named, dict) and "url" in named:
                 named = named["url"]
-            images += [named] if named is not None else []
+            images.append(named if named is None else _unwrapped(named, "image"))
         else:
             raise BadShape(
-                f"turn {number} has a part of type {kind!r}; those that are read are text and image"
+                f"turn {number} has a part of type {_short.repr(kind)}; those that are read are "
+                "text and image"
             )
     return "\n".join(parts), images
 
 
-def _pairs(texts: Sequence[Any]) -> list[Turn]:
-    if not texts:
-        raise BadShape('"texts" is empty; it must hold pairs {"user", "assistant"}')
+def _pairs(texts: Any) -> list[Turn]:
+    if not isinstance(texts, list) or not texts:
+        given = "empty" if texts == [] else f"of type {json_type(texts)}"
+        raise BadShape(f'"texts" must be a list of pairs {{"user", "assistant"}}, it is {given}')
     turns = []
     for number, pair in enumerate(texts):
         if not isinstance(pair, dict) or not {"user", "assistant"} <= pair.keys():
@@ -218,13 +233,17 @@ def _pairs(texts: Sequence[Any]) -> list[Turn]:
 
 def _text(text: Any, number: int, key: str) -> str:
     if not isinstance(text, str):
-        raise BadShape(f'turn {number} needs its text in "{key}", it is {text!r}')
+        raise BadShape(f'turn {number} needs its text in "{key}", it is {_short.repr(text)}')
+    return _check_characters(text, f"turn {number}")
+
+
+def _check_characters(text: str, where: str) -> str:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadShape(
-                f"turn {number} holds half a character (character {error.start} is an "
+                f"{where} holds half a character (character {error.start} is an "
                 "unpaired surrogate, often a cut-off emoji); fix the text"
             ) from None
     return text
@@ -257,13 +276,17 @@ def _images(row: dict[str, Any]) -> list[Any]:
 
 
 def _unwrapped(value: Any, key: str) -> Any:
+    found = value
     if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if not isinstance(value, (str, bytes)) or not value:
+        found = value.get("bytes") or value.get("path")
+        if isinstance(value.get("bytes"), str):  # JSON has no bytes
+            found = None
+    if not isinstance(found, (str, bytes)) or not found:
         raise BadShape(
-            f'"{key}" must be a path below the image folder or a list of them, it is {value!r}'
+            f'"{key}" must be a path below the image folder or a list of them, it is '
+            f"{_short.repr(value)}"
         )
-    return value
+    return found if isinstance(found, bytes) else _check_characters(found, f'"{key}"')
 
 
 def _name_images(images: Sequence[Any], index: int, file: str) -> tuple[list[str], list[bytes]]:
@@ -271,8 +294,6 @@ def _name_images(images: Sequence[Any], index: int, file: str) -> tuple[list[str
     data = [image for image in images if isinstance(image, bytes)]
     if not data:
         for image in images:
-            if not isinstance(image, str):
-                raise BadShape(f"an image of its turns must be a path, it is {image!r}")
             if "://" in image or image.startswith("data:"):
                 raise BadShape(
                     f"the image {image[:60]!r} is not below the image folder; save it there and "

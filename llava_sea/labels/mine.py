@@ -87,8 +87,12 @@ def spread(items: Sequence[Item], size: int) -> list[Item]:
 
 def corpus_images(options: CorpusOptions) -> str | ImageSource:
     """Return where a corpus's images lie; parquet files, which may hold them, are opened."""
-    held = [path for path in options.data_files if split_weight(path)[0].suffix == ".parquet"]
+    held = [path for path in options.data_files if _may_hold_images(path)]
     return open_images(options.image_folder, open_records(held) if held else [])
+
+
+def _may_hold_images(path: str) -> bool:
+    return split_weight(path)[0].suffix.lower() == ".parquet"
 
 
 class ImageLoader:
