@@ -18,7 +18,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.labels.options import ExtractOptions, parse_options
@@ -28,7 +28,6 @@ from llava_sea.terminal import log_to
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from llava_sea.labels.claims import Claims
-    from llava_sea.labels.mine import Plan
 
 logger = logging.getLogger("llava_sea.labels.extract")
 
@@ -56,6 +55,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
             _extract(options, ranks, claims)
     except (UserError, OSError) as error:
         if claims.joined and is_there(output / "manifest.json"):
+            state.clean_up(output)
             return output  # the others were done, and cleaned up, before this one had seen it
         told = error
         if isinstance(error, OSError):
@@ -68,6 +68,8 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
 
 
 def _extract(options: ExtractOptions, ranks: Processes, claims: Claims) -> None:
+    from llava_sea.alignment.label_store import finalize_store
+    from llava_sea.labels import state
     from llava_sea.labels.claims import is_there
     from llava_sea.labels.mine import claim_shards, mine_shards, own_device
     from llava_sea.labels.prepare import prepare
@@ -101,18 +103,13 @@ def _extract(options: ExtractOptions, ranks: Processes, claims: Claims) -> None:
         first = pending[len(pending) * ranks.rank // ranks.count] if pending else 0
         mine_shards(plan, claim_shards(plan, claims, first, progress.update), encoder, report)
     manifest = output / "manifest.json"
-    claims.once("finish", lambda: is_there(manifest), lambda: _finish(plan, fields))
-    _tell(output, len(plan.images))
-
-
-def _finish(plan: Plan, fields: dict[str, Any]) -> None:
-    """Verify all shards and make a store of them."""
-    from llava_sea.alignment.label_store import finalize_store
-    from llava_sea.labels import state
-
-    output = Path(plan.options.output_dir)
-    finalize_store(output, fields, plan.num_shards)
+    claims.once(
+        "finish",
+        lambda: is_there(manifest),
+        lambda: finalize_store(output, fields, plan.num_shards),
+    )
     state.clean_up(output)
+    _tell(output, len(plan.images))
 
 
 def _tell(output: Path, num_images: int) -> None:

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
-from llava_sea.files import read_json, refuse_other_things, sha256_file, write_atomically
+from llava_sea.files import (
+    read_json,
+    refuse_other_things,
+    remove,
+    sha256_file,
+    write_atomically,
+)
 from llava_sea.labels.claims import Claims, is_there
 
 
@@ -117,10 +124,14 @@ def keep_once(
 
 
 def clean_up(output: Path) -> None:
-    """Remove the state of a finished store, and what ranks that were killed left half written."""
-    shutil.rmtree(work_folder(output), ignore_errors=True)
+    """Remove the state of a finished store, and what killed ranks left half written.
+
+    Each rank does: one that is late may have begun something in a folder that others have removed.
+    """
+    with suppress(OSError):  # all at once, so that no rank works in half of it
+        os.rename(work_folder(output), output / ".work.tmp")
     for left_over in output.glob(".*.tmp"):
-        left_over.unlink(missing_ok=True)
+        remove(left_over)
 
 
 def plain(value: Any) -> Any:
