@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from llava_sea.check.__main__ import main as check
 from llava_sea.data import image_source, read_records, record_cache
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.image_source import open_images
@@ -23,9 +24,9 @@ from llava_sea.data.problems import RecordError
 from llava_sea.data.read_records import BrokenRow, read_rows
 from llava_sea.data.records import Records, Turn, load_records, open_records
 from llava_sea.errors import UserError
-from llava_sea.labels.mine import CorpusImage, ImageLoader
+from llava_sea.labels.mine import CorpusImage, ImageLoader, corpus_images
 from llava_sea.labels.options import CorpusOptions
-from tests.worlds import parsed, record, turns
+from tests.worlds import command_line, parsed, record, turns
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 TEXT = {"type": "text", "text": "q"}
@@ -284,8 +285,9 @@ def test_weights_tell_corpora_apart(tmp_path):
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "1e9", "0.01"])
 def test_bad_weights(tmp_path, weight):
     path = write(tmp_path / "a.json", [record(0, None, "q", "a")])
-    with pytest.raises(UserError, match=f"{path}:{weight}.* weight"):
-        open_records([f"{path}:{weight}"])
+    for weighted in (True, False):  # training's and the checker's
+        with pytest.raises(UserError, match=f"{path}:{weight}.* weight"):
+            Records.of_files([f"{path}:{weight}"], weighted=weighted)
 
 
 def test_a_colon_in_a_files_name(tmp_path):
@@ -337,9 +339,9 @@ def test_images_of_tar_shards(tmp_path, monkeypatch, small):
     for _ in range(2):  # made, and found again
         assert look(folder, names, tmp_path) == [10, 20, 30, 40]
     assert look(folder / "0.tar", names[:2], tmp_path) == [10, 20]
-    with pytest.raises(RecordError, match=r"record 'r': .*shards/none\.png: cannot be read"):
+    with pytest.raises(RecordError, match=r"record 'r': .*shards: no shard holds none\.png"):
         look(folder, ["none.png"], tmp_path)
-    with pytest.raises(RecordError, match=r"record 'r': .*0\.tar/none\.png: cannot be read"):
+    with pytest.raises(RecordError, match=r"record 'r': .*0\.tar: no shard holds none\.png"):
         look(folder / "0.tar", ["none.png"], tmp_path)
     tar(folder / "1.tar", {"a/1.png": png(50), f"{'long' * 40}.png": png(60)})
     assert look(folder, ["a/1.png", names[2]], tmp_path) == [50, 60]
@@ -378,7 +380,7 @@ def test_torn_tars(tmp_path, edit, named):
         (lambda path: os.mkfifo(path), "is a pipe"),
         (lambda path: None, "cannot be read"),
         (lambda path: tar(path, [("0.png", png())] * 2), "'0.png' twice"),
-        (lambda path: tar(path, {"0.png": b"no image"}), r"a\.tar/0\.png: .* decoded"),
+        (lambda path: tar(path, {"0.png": b"no image"}), r"a\.tar: 0\.png: .* decoded"),
     ],
 )
 def test_what_is_no_tar_of_images(tmp_path, make, named):
@@ -429,6 +431,33 @@ def test_no_image_folder(tmp_path):
             open_images(None, open_records(paths))
     open_images(None, open_records(holding))
     open_images(None, Records.of_files(text))
+
+    options = CorpusOptions(data_path=named)
+    with pytest.raises(UserError, match="--image_folder is missing"):
+        corpus_images(options)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_the_checker_names_each_record(tiny, tmp_path, capsys, kind):
+    images = {"0.png": png(), "1.png": png()[:-30], "2.png": png()}
+    rows = [record(f"r{n}", name, "<image>", "a ball") for n, name in enumerate(images)]
+    rows[2]["conversations"] = []
+    flags = {"model_name_or_path": tiny.llm, "vision_tower": tiny.clip, "version": "plain"}
+    if kind == "tar":
+        flags["image_folder"] = tar(tmp_path / "a.tar", images)
+        rows.append(record("r3", "3.png", "<image>", "a ball"))
+        flags["data_path"] = write(tmp_path / "d.json", rows)
+    else:
+        rows = [{**row, "image": {"bytes": images[row["image"]], "path": "x"}} for row in rows]
+        flags["data_path"] = write(tmp_path / "d.parquet", rows)
+    assert check([str(flag) for flag in command_line(flags)]) == 1
+    out, path = capsys.readouterr().out, flags["data_path"]
+    told = [line for line in out.splitlines() if line.startswith(f"{path}: record ")]
+    place = f"{tmp_path / 'a.tar'}: 1.png" if kind == "tar" else "d.parquet#1"
+    assert told[0].startswith(f"{path}: record 1 (id 'r1'): image damaged: {place}: ")
+    assert told[1].startswith(f"{path}: record 2 (id 'r2'): record shape: ")
+    assert len(told) == (3 if kind == "tar" else 2)
+    assert kind != "tar" or "record 3 (id 'r3'): image missing: " in told[2]
 
 
 @pytest.fixture(params=["folder", "shards", "tar", "parquet"])
