@@ -77,7 +77,8 @@ class Processes:
         except (KeyError, ValueError) as error:
             raise UserError(
                 f"{names[0]} is set and the environment is not whole ({error!r}); start several "
-                f"processes with torchrun, deepspeed or srun, one without {names[0]}"
+                f"processes with {'srun' if of_slurm else 'torchrun or deepspeed'}, one without "
+                f"{names[0]}"
             ) from None
         _end_with_launcher()
         return cls(rank, count, local_rank, local_count)

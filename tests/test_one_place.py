@@ -50,7 +50,11 @@ OPENS = {
     ("data/images.py", "Image.open"),  # bytes
     ("report/charts.py", "Image.open"),  # bytes that it has just drawn
     ("report/charts.py", "(files('llava_sea.report') / 'style.css').read_text"),  # the package's
+    ("labels/claims.py", "open"),  # a claim, which a process like it has made
+    ("labels/claims.py", "self._held.read_text"),  # its own
     ("model/write_files.py", "open"),  # what it has just written
+    ("labels/claims.py", "open"),  # its own claims, which may vanish at any moment
+    ("labels/claims.py", "self._held.read_text"),
 }
 
 

@@ -57,6 +57,11 @@ class Claims:
         self._since = self._now()
         threading.Thread(target=self._beat, daemon=True).start()
 
+    @property
+    def joined(self) -> bool:
+        """Whether this process has come to `listen`."""
+        return self._since > 0
+
     def close(self) -> None:
         """Let go of what is held, so that another need not wait."""
         self._closed.set()
@@ -106,7 +111,7 @@ class Claims:
 
     def fail(self, error: str) -> None:
         """End the others with this error; call it before `close`."""
-        if self._since and self._failure is None:
+        if self.joined and self._failure is None:
             with suppress(OSError):
                 write_atomically(self.folder / "failed", error.encode())
 
@@ -121,10 +126,6 @@ class Claims:
             raise UserError(f"another process of this run failed: {self._failure}")
         if self._failure is not None:
             raise FailedElsewhereError(2)
-
-    def is_gone(self) -> bool:
-        """Say whether this process had joined, and the folder is gone: all work was done."""
-        return bool(self._since) and not self.folder.is_dir()
 
     def watched(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items, and `check` before each."""
@@ -151,7 +152,7 @@ class Claims:
 
     def _hear(self) -> None:
         with suppress(OSError), open(self.folder / "failed") as file:
-            if self._since and os.fstat(file.fileno()).st_mtime > self._since:
+            if self.joined and os.fstat(file.fileno()).st_mtime > self._since:
                 self._failure = file.read()
 
     def _beat(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
         with naming(output):
             _extract(options, ranks, claims)
     except (UserError, OSError) as error:
-        if is_there(output / "manifest.json") and claims.is_gone():
+        if claims.joined and is_there(output / "manifest.json"):
             return output  # the others were done, and cleaned up, before this one had seen it
         told = error
         if isinstance(error, OSError):
@@ -78,12 +79,19 @@ def _extract(options: ExtractOptions, ranks: Processes, claims: Claims) -> None:
     plan, fields, encoder = made
     pending = plan.pending()
     count = sum(len(plan.shard(number)) for number in pending)
+    an_image = math.prod(plan.grid) * (options.sea_top_n or 0) * 5
+    free, vectors = shutil.disk_usage(output).free, Path(plan.vectors.path).stat().st_size
     logger.info(
         "%d images, %d to do in %d shards, %d process(es), the first on %s; the labels "
-        "take %.2f GiB",
+        "take %.2f GiB (%.1f are free), the words' vectors %.2f GiB of memory",
         *(len(plan.images), count, len(pending), ranks.count, device),
-        len(plan.images) * math.prod(plan.grid) * (options.sea_top_n or 0) * 5 / 2**30,
+        *(len(plan.images) * an_image / 2**30, free / 2**30, vectors / 2**30),
     )
+    if free < count * an_image:
+        raise UserError(
+            f"--output_dir {output}: {free / 2**30:.2f} GiB are free and the labels that are left "
+            f"need {count * an_image / 2**30:.2f}; make room or choose another folder"
+        )
     with Progress("images", count, shown=ranks.rank == 0) as progress:
 
         def report(images: int) -> None:

@@ -68,14 +68,13 @@ def begin_or_resume(output: Path, parameters: Mapping[str, Any], claims: Claims)
     if not is_complete(output, parameters):
         try:
             check_output(output, parameters)
-        except UserError:
-            if not is_complete(output, parameters):  # another rank has ended just now
-                raise
-        else:
             claims.folder.mkdir(parents=True, exist_ok=True)
             claims.once("begin", lambda: is_there(begun), lambda: write_atomically(begun, data))
             check_output(output, parameters)
             claims.listen()
+        except (UserError, FileNotFoundError):
+            if not is_complete(output, parameters):  # another rank has ended just now
+                raise
     if is_complete(output, parameters):
         clean_up(output)  # a kill may have come just before it
         return False

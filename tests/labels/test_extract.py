@@ -2,7 +2,9 @@ import errno
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,3 +283,13 @@ def test_an_image_whose_features_are_not_finite_is_named(world, dtype, way_out):
     names = [CorpusImage(name, "0") for name in ("0.jpg", "2.jpg", "4.jpg")]
     with pytest.raises(UserError, match=rf"^4\.jpg.*{way_out}"):
         list(encode_batches(Broken(), ImageLoader(options), names, "value"))
+
+
+def test_labels_that_do_not_fit_on_the_disk_are_refused_before_they_are_mined(
+    world, monkeypatch, caplog
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    caplog.set_level("INFO", "llava_sea")
+    with pytest.raises(UserError, match=r"0\.00 GiB are free .* make room"):
+        extract_labels(world)
+    assert "GiB of memory" in caplog.text and not list(Path(world.output_dir).glob("shard-*"))

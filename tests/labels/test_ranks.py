@@ -55,11 +55,11 @@ def test_an_error_before_mining_ends_all_ranks_and_each_says_it(world, extractin
 def test_a_bad_image_ends_all_ranks_with_its_error_and_the_next_run_resumes(tmp_path, extracting):
     make_world(tmp_path, count=400)
     options = using(options_of(tmp_path), shard_size=2, batch_size=1)
-    bad = Path(options.image_folder) / "sub" / "201.png"
+    bad = Path(options.image_folder) / "sub" / "301.png"
     whole = bad.read_bytes()
     bad.unlink()
     assert end(*extracting(options, count=2)) == [2, 2]  # no launcher ends the first
-    assert f"error: record 'r201': {bad}" in said(options)
+    assert f"error: record 'r301': {bad}" in said(options)
     assert 0 < done(options) < 200
     bad.write_bytes(whole)
     assert end(*extracting(options, count=2)) == [0, 0]

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import transformers
 
@@ -144,3 +146,11 @@ def test_which_flags_make_another_run(tiny, tiny_labels, tmp_path, flags, differ
 def test_without_sea_its_flags_do_not_count(tiny, tmp_path):
     plain = identify(tiny, tmp_path)
     assert identify(tiny, tmp_path, "--sea_window", "3") == plain
+
+
+def test_a_run_tells_its_memory_and_refuses_what_does_not_fit(train_here, monkeypatch, capfd):
+    train_here("told", max_steps=1)
+    assert "gradients and optimizer 0.00 GB of main memory" in capfd.readouterr().out
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.raises(UserError, match="parameters are trained: gradients and optimizer need"):
+        train_here("large", max_steps=1)
