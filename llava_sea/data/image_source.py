@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_sea.data import problems
+from llava_sea.data.problems import ImageError
 from llava_sea.data.record_cache import PATIENCE_S, SMALL_BYTES, cache_folder
 from llava_sea.data.records import Record, Records
 from llava_sea.errors import UserError, cannot_write
@@ -74,23 +76,31 @@ class ImageSource(os.PathLike[str]):
         held = self.records is not None and self.records.image_bytes(name) is not None
         return held or self._member(name) is not None or (Path(self.folder) / name).is_file()
 
-    def read(self, name: str, limit: int) -> bytes | None:
-        """Return an image's bytes; None if it is in no shard and no data file.
+    def read(self, name: str, limit: int) -> tuple[bytes, str] | None:
+        """Return an image's bytes and its name in messages; None if it is a file of its own.
 
         Raises:
-            UserError: if it is larger than the limit, or its shard is not as it was.
+            ImageError: if it is nowhere, or larger than the limit, or its shard is not as it was.
         """
         data = self.records.image_bytes(name) if self.records is not None else None
-        if data is None and (member := self._member(name)) is not None:
-            shard, offset, size = member
-            if size > limit:
-                raise UserError(f"{shard}: {name} has {size:,} bytes, the limit is {limit:,}")
-            with open_file(shard) as file:
-                file.seek(offset)
-                data = file.read(size)
-            if len(data) < size:
-                raise UserError(f"{shard}: ends within {name}; copy or download the shard again")
-        return data
+        if data is not None:
+            return data, name
+        if self._index is None:
+            return None
+        if (member := self._member(name)) is None:
+            if os.path.lexists(Path(self.folder) / name):
+                return None
+            raise ImageError(f"{self.folder}: no shard holds {name}", problems.IMAGE_MISSING)
+        shard, offset, size = member
+        if size > limit:
+            text = f"{shard}: {name} has {size:,} bytes, the limit is {limit:,}"
+            raise ImageError(text, problems.IMAGE_TOO_LARGE)
+        with open_file(shard) as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise ImageError(f"{shard}: ends within {name}; copy or download the shard again")
+        return data, f"{shard}: {name}"
 
     def _member(self, name: str) -> tuple[str, int, int] | None:
         """Return where a member lies: its shard, its first byte, its bytes."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from llava_sea.data import problems
 from llava_sea.data.image_source import ImageSource
-from llava_sea.data.problems import Kind, RecordError
+from llava_sea.data.problems import ImageError, Kind, RecordError
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
 from llava_sea.pretrained import WrongForm, load_pretrained
@@ -107,21 +107,12 @@ def load_image(folder: str | os.PathLike[str], name: str, record_id: object) -> 
     """
     path = resolve_image_path(folder, name, record_id)
     try:
-        data = folder.read(name, IMAGE_BYTES) if isinstance(folder, ImageSource) else None
-        if data is None:
-            data = read_file(path, IMAGE_BYTES)
-        image = decode_image(data, str(path), "replace it or remove the record")
+        found = folder.read(name, IMAGE_BYTES) if isinstance(folder, ImageSource) else None
+        data, where = found or (read_file(path, IMAGE_BYTES), str(path))
+        image = decode_image(data, where, "replace it or remove the record")
     except UserError as error:
         raise RecordError(_kind(error, path), str(error), record_id=record_id) from None
     return LoadedImage(image, zlib.crc32(data))
-
-
-class ImageError(UserError):
-    """An image file that cannot be used, being damaged or too large."""
-
-    def __init__(self, text: str, kind: Kind = problems.IMAGE_DAMAGED) -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 def _kind(error: UserError, path: Path) -> Kind:

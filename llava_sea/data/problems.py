@@ -85,6 +85,14 @@ class RecordError(UserError):
         )
 
 
+class ImageError(UserError):
+    """An image that cannot be used."""
+
+    def __init__(self, text: str, kind: Kind = IMAGE_DAMAGED) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 def record_name(index: int | None, record_id: object) -> str:
     """Return a record's name in messages: its place in the file, and its id."""
     if index is None:

@@ -56,12 +56,6 @@ class Records(Sequence[Record]):
     def __init__(self, files: Sequence[RecordFile], weights: Sequence[float]) -> None:
         self.files = files
         self._weights = weights
-        for file, weight in zip(files, weights, strict=True):
-            if round(weight * len(file)) == 0:
-                raise UserError(
-                    f"--data_path {file.path}:{weight:g}: takes none of the file's {len(file)} "
-                    "records; raise the weight, or leave the file out"
-                )
         self._rows = [_chosen(len(f), w) for f, w in zip(files, weights, strict=True)]
         sizes = [
             len(file) if rows is None else len(rows)
@@ -89,9 +83,14 @@ class Records(Sequence[Record]):
         specs = [split_weight(name) for name in named]
         if not specs:
             raise UserError("--data_path: name at least one file of records")
-        return cls(
-            [open_record_file(path) for path, _ in specs], [w if weighted else 1 for _, w in specs]
-        )
+        files = [open_record_file(path) for path, _ in specs]
+        for file, (_, weight) in zip(files, specs, strict=True):
+            if round(weight * len(file)) == 0:
+                raise UserError(
+                    f"--data_path {file.path}:{weight:g}: takes none of the file's {len(file)} "
+                    "records; raise the weight, or leave the file out"
+                )
+        return cls(files, [weight if weighted else 1 for _, weight in specs])
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -87,7 +87,8 @@ def spread(items: Sequence[Item], size: int) -> list[Item]:
 
 def corpus_images(options: CorpusOptions) -> str | ImageSource:
     """Return where a corpus's images lie; parquet files, which may hold them, are opened."""
-    held = [path for path in options.data_files if _may_hold_images(path)]
+    every = options.image_folder is None  # do all of them hold their images?
+    held = [path for path in options.data_files if every or _may_hold_images(path)]
     return open_images(options.image_folder, open_records(held) if held else [])
 
 
