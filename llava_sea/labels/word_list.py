@@ -9,6 +9,7 @@ Limits: English captions; the counts are held in memory (about 1 GB for LLaVA's 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import tempfile
 import time
@@ -47,6 +48,11 @@ Counts = Counter[tuple[str, str]]
 """How often each (entry, part of speech) occurs."""
 
 
+def _num_cores() -> int:
+    of_process = getattr(os, "sched_getaffinity", None)
+    return len(of_process(0)) if of_process else os.cpu_count() or 1
+
+
 @dataclass(kw_only=True)
 class WordListOptions:
     """The captions of a word list, its limits, and its file."""
@@ -64,7 +70,9 @@ class WordListOptions:
     )
     min_count: int = flag("leave out words and phrases that occur less often", 1)
     max_words_per_phrase: int = flag("longest phrase in words; 1 for single words only", 4)
-    num_workers: int = flag("processes; the result is the same", 2)
+    num_workers: int = flag(
+        "processes, one a core unless given; the result is the same", _num_cores(), type=int
+    )
 
     def __post_init__(self) -> None:
         check_ranges("labels.word_list", self)

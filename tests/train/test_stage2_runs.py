@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
+from llava_sea.data import record_cache
 from llava_sea.errors import UserError
 from llava_sea.train import stage2
 from llava_sea.train.trainer import LLaVATrainer
@@ -111,6 +112,19 @@ def test_a_resumed_run_equals_an_unbroken_one(tune_here, flags):
     if "bf16" in flags:  # what is trained beside a frozen LLM in bfloat16 is not rounded
         projector = whole["multi_modal_projector.linear_1.weight"]
         assert not torch.equal(projector, projector.bfloat16().float())
+
+
+def test_a_resumed_run_equals_an_unbroken_one_where_the_cache_was_made_again(
+    tune_here, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(record_cache, "SMALL_BYTES", 0)
+    monkeypatch.setenv("LLAVA_SEA_CACHE", str(tmp_path / "cache"))
+    run = tune_here("run", group_by_modality_length=True)
+    whole = tensors(run)
+    interrupt(run)
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+    shutil.rmtree(tmp_path / "cache")
+    same(tensors(tune_here("run", group_by_modality_length=True)), whole)
 
 
 def test_a_run_is_resumed_with_fixed_data_where_its_checkpoint_is_named(
