@@ -3,8 +3,8 @@
 Every problem of every record is found, not the first; warnings are what training accepts but its
 owner may not have meant. Exit status: 0 clean, 1 problems, 2 wrong flags.
 
-Limits: one process reads the JSON whole; what only a run shows (memory, loss) stays unseen, but
-for the loss of each record with ``--losses``.
+Limits: what only a run shows (memory, loss) stays unseen, but for the loss of each record with
+``--losses``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from llava_sea.train.arguments import Arguments
 
 _CHUNK = 32
 _SMALL = 500  # records that are not worth starting processes for
+_REMEMBERED = 65_536  # images of which a process keeps the result: many records may share one
 
 Faults = list[tuple[Kind, str]]
 
@@ -66,6 +67,9 @@ class RecordChecker:
     image_folder: str | ImageSource
     open_images: bool = True
     store: LabelStore | None = None
+    _seen: dict[str, tuple[Faults, int | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __call__(self, record: Record | RecordError) -> Checked:
         """Check one record, or pass on why it is none."""
@@ -100,23 +104,29 @@ class RecordChecker:
             except RecordError as error:
                 found.append((error.kind, error.what))
         found += _odd_texts(record, template, tokenizer)
-        return found, len(labels), sum(label != IGNORE_INDEX for label in labels)
+        return found, len(labels), len(labels) - labels.count(IGNORE_INDEX)
 
     def _check_image(self, record: Record, image: str) -> Faults:
-        found, crc32 = [], None
+        if image not in self._seen:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[image] = self._read_image(record, image)
+        found, crc32 = self._seen[image]
+        if self.store is None or any(kind is problems.IMAGE_OUTSIDE for kind, _ in found):
+            return found
+        return found + _check_labels(self.store, image, crc32)
+
+    def _read_image(self, record: Record, image: str) -> tuple[Faults, int | None]:
+        """Return what is wrong with an image, whichever record it belongs to, and its CRC-32."""
         try:
             resolve_image_path(self.image_folder, image, record.id)
             if self.open_images:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                    crc32 = load_image(self.image_folder, image, record.id).crc32
+                    return [], load_image(self.image_folder, image, record.id).crc32
         except RecordError as error:
-            found.append((error.kind, error.what))
-            if error.kind is problems.IMAGE_OUTSIDE:
-                return found
-        if self.store is not None:
-            found += _check_labels(self.store, image, crc32)
-        return found
+            return [(error.kind, error.what)], None
+        return [], None
 
 
 def _odd_texts(record: Record, template: Template, tokenizer: Any) -> Faults:

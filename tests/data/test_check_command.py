@@ -308,6 +308,22 @@ def test_processes_find_the_same_in_the_same_order(tiny, tmp_path):
     assert sum(done) == 300 and len(done) > 5
 
 
+def test_an_image_of_many_records_is_read_once(tiny, tmp_path, monkeypatch):
+    rows = [record(n, image=("000.jpg", "gone.jpg")[n % 2]) for n in range(6)]
+    data = write(tmp_path / "data.json", rows)
+    names, load = [], checking.load_image
+
+    def counted(folder, name, record_id):
+        names.append(name)
+        return load(folder, name, record_id)
+
+    monkeypatch.setattr(checking, "load_image", counted)
+    found = list(check_records(make_checker(tiny, data), Records.open(data), range(6), 0))
+    assert sorted(names) == ["000.jpg", "gone.jpg"]
+    told = [(problem.index, problem.id) for checked in found for problem in checked.problems]
+    assert told == [(1, "1"), (3, "3"), (5, "5")]
+
+
 def test_a_killed_process_is_an_error(tiny, tmp_path, monkeypatch):
     data = write(tmp_path / "data.json", [record(n) for n in range(100)])
     monkeypatch.setattr(checking._Checks, "__getitem__", lambda self, index: os._exit(1))
