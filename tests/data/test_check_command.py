@@ -318,7 +318,7 @@ def test_an_image_of_many_records_is_read_once(tiny, tmp_path, monkeypatch):
         return load(folder, name, record_id)
 
     monkeypatch.setattr(checking, "load_image", counted)
-    found = list(check_records(make_checker(tiny, data), Records.open(data), range(6), 0))
+    found = list(check_records(make_checker(tiny, data), Records.of_files(data), range(6), 0))
     assert sorted(names) == ["000.jpg", "gone.jpg"]
     told = [(problem.index, problem.id) for checked in found for problem in checked.problems]
     assert told == [(1, "1"), (3, "3"), (5, "5")]
