@@ -44,9 +44,6 @@ WAIT_S = 60.0
 ADAM_BYTES = 12
 """Of a trained parameter in a checkpoint: its float32 value and Adam's two moments."""
 
-GRADIENT_BYTES = 4
-"""Of a trained parameter's gradient."""
-
 RESULTS = (
     "checkpoint-*",
     "config.json",
@@ -240,7 +237,10 @@ def check_room(
     engine = getattr(args, "hf_deepspeed_config", None)
     split = engine is not None and (engine.is_zero2() or engine.is_zero3())
     partitions = args.world_size if split else 1
-    state = (ADAM_BYTES + GRADIENT_BYTES) * learned // partitions
+    # At least: an engine keeps float32 copies of 16-bit weights, others train float32 ones.
+    each = (4 + 2) if engine else 4
+    each += 8 if args.optim in ("adamw_torch", "adamw_torch_fused") else 0
+    state = each * learned // partitions
     offloaded = engine is not None and engine.is_offload()
     on_gpu = args.device.type == "cuda" and not offloaded
     if on_gpu:
