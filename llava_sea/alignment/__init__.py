@@ -5,7 +5,7 @@ image (`sample_pairs`), keep one patch a label (`keep_one_per_label`), call the 
 (`AlignmentHead`), watch `nearest_words` and `tacs`. The README adds it to a loop in a function.
 """
 
-from llava_sea.alignment.batch import PairOptions, PatchWords
+from llava_sea.alignment.batch import PatchWords
 from llava_sea.alignment.label_store import (
     Labels,
     LabelStore,
@@ -33,7 +33,6 @@ __all__ = [
     "Labels",
     "NearestWords",
     "Overlap",
-    "PairOptions",
     "Pairs",
     "PatchWords",
     "PreparedWords",

@@ -3,13 +3,11 @@
 Words are joined over ranks by ids alone, no embedding is sent: the text side is frozen, so every
 rank embeds all words itself. At 4,608 pairs with 4 tokens a word a rank sends 0.3 MB.
 
-Shape letters: N own patches, U distinct words, K targets of a patch, J words of its top n, T tokens
-of a word.
+Shape letters: N own patches, U distinct words, T tokens of a word.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,60 +17,23 @@ from torch.nn.functional import pad
 
 from llava_sea.alignment.sampling import keep_one_per_label
 
-POSITIVES = ("one", "all")
-TARGETS = ("drawn", "soft")
 
+class PairOptions(NamedTuple):
+    """Nothing to choose: `playground/study/bench.py`, to whose hash results are tied, names it."""
 
-@dataclass(frozen=True)
-class PairOptions:
-    """Which pairs of a batch count and how; the defaults are the paper's (3.2, step 3).
-
-    Raises:
-        ValueError: on a value that is not known or two that do not go together.
-    """
-
-    positives: str = "one"
-    """`one` patch of a batch stays for each label; `all` patches stay and those that share a word
-    are its positives together."""
-    targets: str = "drawn"
-    """A patch's target is the label `drawn` for it (eq. 9), or `soft`: the distribution that the
-    draw uses."""
-    mask_own_top_n: bool = False
-    """The other words of a patch's own top n are no negatives for it."""
-
-    def __post_init__(self) -> None:
-        if self.positives not in POSITIVES:
-            raise ValueError(f"positives {self.positives!r}: choose one of {', '.join(POSITIVES)}")
-        if self.targets not in TARGETS:
-            raise ValueError(f"targets {self.targets!r}: choose one of {', '.join(TARGETS)}")
-        if self.targets == "soft" and self.positives == "one":
-            raise ValueError(
-                "targets soft needs positives all: without drawn labels there is nothing to keep "
-                "one patch for"
-            )
-        if self.targets == "soft" and self.mask_own_top_n:
-            raise ValueError(
-                "mask_own_top_n does nothing with targets soft: all words of a patch's top n are "
-                "its targets, none is a negative; leave one of the two out"
-            )
-
-    @property
-    def need_top_n(self) -> bool:
-        """Whether a batch has to carry the patches' top n words."""
-        return self.targets == "soft" or self.mask_own_top_n
+    need_top_n: bool = False
 
 
 PAPER = PairOptions()
-"""One patch a label, labels drawn, nothing masked."""
 
 
 class PatchWords(NamedTuple):
     """The labelled patches of a batch and their words; ids are int64, of the word list."""
 
-    label_NK: Tensor
-    """Each patch's target words; the paper's: one, drawn by eq. 9."""
-    weight_NK: Tensor
-    """Their weights, not negative, of any scale; all 0: the patch takes no part."""
+    label_N: Tensor
+    """Each patch's target word, drawn by eq. 9."""
+    valid_N: Tensor
+    """Which patches take part, bool."""
     word_U: Tensor
     """The distinct words of the targets, ascending; with a group those of all its ranks."""
     words_UT: Tensor | None = None
@@ -80,30 +41,19 @@ class PatchWords(NamedTuple):
     patch_N: Tensor | None = None
     """The patches' visual tokens, counted over all images of the batch."""
     key_N: Tensor | None = None
-    """Random keys: of the patches that share a label the smallest stays. None: all stay."""
-    own_NJ: Tensor | None = None
-    """Words that are no negatives of the patch, -1 where none; its targets stay targets."""
-
-    @property
-    def valid_N(self) -> Tensor:
-        """Which patches take part, bool."""
-        return (self.weight_NK > 0).any(1)
+    """Random keys: of the patches that share a label the smallest stays."""
 
     def over_ranks(self, group: dist.ProcessGroup | None) -> PatchWords:
         """Join the words of all ranks, and choose one patch per label over all of them."""
         if group is None:
             return self
-        assert self.words_UT is not None
+        assert self.words_UT is not None and self.key_N is not None
         word_U, words_UT = gather_words(self.word_U, self.words_UT, group=group)
-        joined = self._replace(word_U=word_U, words_UT=words_UT)
-        if self.key_N is None:
-            return joined
-        label_M, key_M, valid_M = gather_rows(
-            self.label_NK[:, 0], self.key_N, self.valid_N, group=group
+        kept_M = keep_one_per_label(
+            *gather_rows(self.label_N, self.key_N, self.valid_N, group=group)
         )
-        kept_M = keep_one_per_label(label_M, key_M, valid_M)
         kept_N = kept_M.chunk(dist.get_world_size(group))[dist.get_rank(group)]
-        return joined._replace(weight_NK=self.weight_NK * kept_N[:, None])
+        return self._replace(word_U=word_U, words_UT=words_UT, valid_N=kept_N)
 
     def num_pairs(self, group: dist.ProcessGroup | None) -> Tensor:
         """Count the patches that take part, on all ranks."""

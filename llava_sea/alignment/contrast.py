@@ -7,8 +7,8 @@ block). Norms are factors of the rows and columns: nothing of size N x D is made
 With a process group the columns' denominators are put together by two all-reduces of a float32 a
 column, 8 M bytes: no visual token and no target is sent. No second derivatives.
 
-Shape letters: N own patches (rows), M words of all ranks (columns), D hidden size, K targets of a
-patch, J words that are no negatives of it, C rows of a block.
+Shape letters: N own patches (rows), M words of all ranks (columns), D hidden size, C rows of a
+block.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ _SMALLEST_NORM = 1e-12  # of torch.nn.functional.normalize
 
 
 class Targets(NamedTuple):
-    """The terms of the loss: half of ``sum_nk to_word * -log p + to_patch * -log q``."""
+    """The terms of the loss: half of ``sum_n to_word * -log p + to_patch * -log q``."""
 
-    column_NK: Tensor
-    """Columns of each row's targets, int64; M where there is none."""
-    to_word_NK: Tensor
-    """Weights of the rows' softmax p, 0 where there is no target."""
-    to_patch_NK: Tensor
-    """Weights of the columns' softmax q, 0 where there is no target."""
+    column_N: Tensor
+    """The column of each row's target, int64."""
+    to_word: Tensor
+    """Weight of the rows' softmax p, a scalar."""
+    to_patch_N: Tensor
+    """Weights of the columns' softmax q."""
     to_patch_M: Tensor
     """Their sums over each column, over all ranks."""
-    own_NJ: Tensor | None = None
-    """Columns that are hidden from the row unless they are its targets; M where there is none."""
 
 
 def contrast(
@@ -57,7 +55,7 @@ def contrast(
     """Return this process's share of the loss, a float32 scalar.
 
     Args:
-        visual_ND: visual tokens, not normalised; every row has a target.
+        visual_ND: visual tokens, not normalised.
         text_MD: the words' embeddings, not normalised, the same on all ranks.
         log_scale: the log of the logit scale, a scalar, within its limit.
         targets: which words belong to which patch.
@@ -93,11 +91,10 @@ class _Contrast(torch.autograd.Function):
         chunk: int,
         keep_logits: bool,
     ) -> Tensor:
-        blocks = _Blocks(visual_ND, text_MD, log_scale, targets, chunk, keep_logits)
-        row_lse_N, column_lse_M, target_NK = _log_sum_exps(blocks, targets, group)
-        loss = targets.to_word_NK * (row_lse_N[:, None] - target_NK)
-        column_lse_NK = torch.cat([column_lse_M, column_lse_M.new_zeros(1)])[targets.column_NK]
-        loss += targets.to_patch_NK * (column_lse_NK - target_NK)
+        blocks = _Blocks(visual_ND, text_MD, log_scale, chunk, keep_logits)
+        row_lse_N, column_lse_M, target_N = _log_sum_exps(blocks, targets, group)
+        loss = targets.to_word * (row_lse_N - target_N)
+        loss += targets.to_patch_N * (column_lse_M[targets.column_N] - target_N)
         ctx.save_for_backward(visual_ND, log_scale, text_MD, row_lse_N, column_lse_M)
         ctx.targets, ctx.chunk = targets, chunk
         ctx.logits = blocks.room_CM if keep_logits else None
@@ -107,7 +104,7 @@ class _Contrast(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         visual_ND, log_scale, text_MD, row_lse_N, column_lse_M = ctx.saved_tensors
-        blocks = _Blocks(visual_ND, text_MD, log_scale, ctx.targets, ctx.chunk, ctx.logits)
+        blocks = _Blocks(visual_ND, text_MD, log_scale, ctx.chunk, ctx.logits)
         ctx.logits = None  # written over from here on: another backward pass makes them again
         grad_ND, grad_log_scale = _gradients(
             blocks, ctx.targets, row_lse_N, column_lse_M, grads[0].float()
@@ -124,13 +121,12 @@ class _Blocks:
         visual_ND: Tensor,
         text_MD: Tensor,
         log_scale: Tensor,
-        targets: Targets,
         chunk: int,
         keep: bool | Tensor | None,
     ) -> None:
         """`keep` is whether to hold all logits, or those that are held."""
         self.visual_ND, self.text_MD = visual_ND, text_MD.float()
-        self.targets, self.chunk = targets, chunk
+        self.chunk = chunk
         norm_M = vector_norm(self.text_MD, dim=1).clamp(min=_SMALLEST_NORM)
         self.factor_M = log_scale.float().exp() / norm_M
         self.norm_N = vector_norm(visual_ND, dim=1, dtype=torch.float32)
@@ -150,7 +146,6 @@ class _Blocks:
             room_CM = self.room_CM[part] if self.all else self.room_CM[: part.stop - start]
             if not self.made:
                 torch.mm(self.unit(part), self.text_MD.T, out=room_CM).mul_(self.factor_M)
-                self._hide_own(room_CM, part)
             yield part, room_CM, self.scratch_CM[: part.stop - start]
 
     def unit(self, part: slice) -> Tensor:
@@ -158,47 +153,30 @@ class _Blocks:
         norm_C = self.norm_N[part].clamp(min=_SMALLEST_NORM)
         return self.visual_ND[part].float() / norm_C[:, None]
 
-    def _hide_own(self, logits_CM: Tensor, part: slice) -> None:
-        """Put minus infinity where a word is the patch's own and not its target."""
-        own_NJ, (rows, columns) = self.targets.own_NJ, logits_CM.shape
-        if own_NJ is None:
-            return
-        hidden_CM = torch.zeros(rows, columns + 1, dtype=torch.bool, device=logits_CM.device)
-        hidden_CM.scatter_(1, own_NJ[part], True)
-        hidden_CM.scatter_(1, self.targets.column_NK[part], False)
-        logits_CM.masked_fill_(hidden_CM[:, :-1], -torch.inf)
-
 
 def _log_sum_exps(
     blocks: _Blocks, targets: Targets, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-sum-exps of the rows and, over all ranks, of the columns; the targets' logits.
-
-    A column that nobody aims at and that nobody sees has minus infinity.
-    """
+    """Return log-sum-exps of the rows and, over all ranks, of the columns; the targets' logits."""
     row_lse_N = torch.empty_like(blocks.norm_N)
-    target_NK = torch.zeros_like(targets.to_word_NK)
+    target_N = torch.empty_like(blocks.norm_N)
     column_max_M = torch.full_like(blocks.factor_M, -torch.inf)
     column_sum_M = torch.zeros_like(column_max_M)
     for part, logits_CM, scratch_CM in blocks:
         row_max_C = logits_CM.amax(1)
         torch.sub(logits_CM, row_max_C[:, None], out=scratch_CM)
         row_lse_N[part] = scratch_CM.exp_().sum(1).log() + row_max_C
-        column_CK = targets.column_NK[part]
-        none_CK = column_CK == logits_CM.shape[1]
-        target_CK = logits_CM.gather(1, column_CK.masked_fill(none_CK, 0))
-        target_NK[part] = target_CK.masked_fill_(none_CK, 0.0)
+        target_N[part] = logits_CM.gather(1, targets.column_N[part, None])[:, 0]
         before_M = column_max_M
         column_max_M = torch.maximum(before_M, logits_CM.amax(0))
-        pivot_M = _finite(column_max_M)
-        torch.sub(logits_CM, pivot_M, out=scratch_CM)
-        column_sum_M = column_sum_M * (before_M - pivot_M).exp() + scratch_CM.exp_().sum(0)
+        torch.sub(logits_CM, column_max_M, out=scratch_CM)
+        column_sum_M = column_sum_M * (before_M - column_max_M).exp() + scratch_CM.exp_().sum(0)
     if group is not None:
         own_max_M = column_max_M.clone()
         dist.all_reduce(column_max_M, dist.ReduceOp.MAX, group=group)
-        column_sum_M = column_sum_M * (own_max_M - _finite(column_max_M)).exp()
+        column_sum_M = column_sum_M * (own_max_M - column_max_M).exp()
         dist.all_reduce(column_sum_M, group=group)
-    return row_lse_N, column_max_M + column_sum_M.log(), target_NK
+    return row_lse_N, column_max_M + column_sum_M.log(), target_N
 
 
 def _gradients(
@@ -210,23 +188,22 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients with respect to the visual tokens and the log of the scale.
 
-    The logits are written over. d loss / d logits = (sum_k to_word * p + to_patch * q - the
-    targets' weights) / 2, and a cosine moves its row only across the row's direction.
+    The logits are written over. d loss / d logits = (to_word * p + to_patch * q - the targets'
+    weights) / 2, and a cosine moves its row only across the row's direction.
     """
     # The softmaxes times their weights; a weight of 0 makes all of them 0.
-    row_shift_N = row_lse_N - targets.to_word_NK.sum(1).log()
+    row_shift_N = row_lse_N - targets.to_word.log()
     column_shift_M = torch.where(
         targets.to_patch_M > 0, column_lse_M - targets.to_patch_M.log(), torch.inf
     )
     factor_M = grad_loss / 2 * blocks.factor_M
-    wanted_NK = targets.to_word_NK + targets.to_patch_NK
-    at_NK = targets.column_NK.clamp(max=max(len(column_lse_M) - 1, 0))
+    wanted_N = targets.to_word + targets.to_patch_N
     grad_ND = torch.empty_like(blocks.visual_ND, dtype=torch.float32)
     grad_log_scale = torch.zeros_like(row_lse_N[:1]).sum()
     for part, slope_CM, scratch_CM in blocks:
         torch.sub(slope_CM, row_shift_N[part][:, None], out=scratch_CM).exp_()
         slope_CM.sub_(column_shift_M).exp_().add_(scratch_CM)
-        slope_CM.scatter_add_(1, at_NK[part], -wanted_NK[part])
+        slope_CM.scatter_add_(1, targets.column_N[part, None], -wanted_N[part, None])
         slope_CM.mul_(factor_M)
         unit_CD = blocks.unit(part)
         grad_CD = torch.mm(slope_CM, blocks.text_MD, out=grad_ND[part])
@@ -238,8 +215,3 @@ def _gradients(
         grad_CD.addcmul_(unit_CD, along_C[:, None], value=-1)
         grad_CD.div_(norm_C.clamp(min=_SMALLEST_NORM)[:, None])
     return grad_ND, grad_log_scale
-
-
-def _finite(value_M: Tensor) -> Tensor:
-    """Put 0 in the place of minus infinity, to keep inf - inf out of the exponents."""
-    return torch.where(value_M.isfinite(), value_M, 0.0)

@@ -1,23 +1,20 @@
 """The alignment loss (3.2): targets (eq. 10), symmetric InfoNCE (eq. 11) and its temperature.
 
-A patch has target words with weights T that add up to 1 (the paper: one drawn word, T = 1). With p
-the softmax of a patch over the batch's distinct words, q that of a word over the patches, and m_u
-the sum of T over the patches, a word's mass:
+With p the softmax of a patch over the batch's distinct words and q that of a word over the patches:
 
-    patch -> word:  mean over patches n of  - sum_u T_nu log p_nu
-    word -> patch:  mean over words u of    - sum_n T_nu / m_u log q_nu
+    patch -> word:  mean over patches n of            - log p of n's word
+    word -> patch:  mean over words of the mean over the word's patches n of  - log q_n
 
 and L_a is half their sum. Where every patch has a word of its own this is eq. 11. Where patches
-share a drawn word the second is a mean over the word's positives, as in supervised contrastive
-learning (arXiv 2004.11362, its L_out). With soft targets a word counts in the second mean by
-min(1, m_u): a word that no draw would likely pick weighs little.
+share a word the second is a mean over the word's positives, as in supervised contrastive learning
+(arXiv 2004.11362, its L_out).
 
 Pure functions of tensors, but for the head. With a process group the negatives are those of all
 ranks: every rank holds all words and only its own visual tokens, and two numbers a word are sent
 (`contrast`). Loss and gradients equal those of one process that holds everything.
 
-Shape letters: N own patches (rows), U distinct words (columns), M pairs of all ranks, K targets of
-a patch, J words of its top n, D hidden size, L tokens of a word.
+Shape letters: N own patches (rows), U distinct words (columns), M pairs of all ranks, D hidden
+size, L tokens of a word.
 """
 
 from __future__ import annotations
@@ -128,7 +125,7 @@ def infonce(
         text_UD: the targets (eq. 10) of ``words.word_U``. No gradient flows to them.
         log_scale: log of the logit scale, a scalar. Values above ln 100 count as ln 100 and still
             get its gradient, so that one that went too far can come back.
-        words: the words of this process's patches (labels, weights, the distinct words).
+        words: the words of this process's patches (labels, which count, the distinct words).
         group: the processes whose patches and words are each other's negatives.
         chunk: rows of logits worked on at a time.
         keep_logits: hold the logits of all rows, 4 N U bytes, instead of making them twice: a
@@ -143,33 +140,25 @@ def infonce(
         ValueError: if the shapes do not fit, the words are not distinct and ascending, or a target
             is not among them.
     """
-    label_NK, weight_NK = words.label_NK, words.weight_NK
-    word_U, own_NJ = words.word_U, words.own_NJ
-    if len(visual_ND) != len(label_NK) or len(text_UD) != len(word_U):
+    label_N, word_U = words.label_N, words.word_U
+    if len(visual_ND) != len(label_N) or len(text_UD) != len(word_U):
         raise ValueError(
-            f"{len(visual_ND)} visual tokens and {len(text_UD)} targets need as many rows of "
-            f"labels and as many words, got {len(label_NK)} and {len(word_U)}"
+            f"{len(visual_ND)} visual tokens and {len(text_UD)} targets need as many labels and as "
+            f"many words, got {len(label_N)} and {len(word_U)}"
         )
     if len(word_U) == 0:
         return 0.0 * (visual_ND.float().sum() + log_scale.float())  # no label on any rank
     place_N = words.valid_N.nonzero()[:, 0]
-    if len(place_N) < len(label_NK):
-        visual_ND = visual_ND.index_select(0, place_N)
-        label_NK, weight_NK = label_NK[place_N], weight_NK[place_N]
-        own_NJ = None if own_NJ is None else own_NJ[place_N]
-    weight_NK = weight_NK.float()
-    column_NK = _columns(label_NK, word_U)
-    lost = (weight_NK > 0) & (column_NK == len(word_U))
-    if bool(lost.any() | (word_U[1:] <= word_U[:-1]).any()):
-        raise ValueError("word_U must be distinct, ascending, and hold every word with a weight")
-    weight_NK = weight_NK / weight_NK.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)
-    column_NK = torch.where(weight_NK > 0, column_NK, len(word_U))
-    own_NJ = None if own_NJ is None else _columns(own_NJ, word_U)
+    if len(place_N) < len(label_N):
+        visual_ND, label_N = visual_ND.index_select(0, place_N), label_N[place_N]
+    column_N = torch.searchsorted(word_U, label_N).clamp(max=len(word_U) - 1)
+    if bool((word_U[column_N] != label_N).any() | (word_U[1:] <= word_U[:-1]).any()):
+        raise ValueError("word_U must be distinct, ascending, and hold every label that counts")
     return contrast(
         visual_ND,
         text_UD.detach(),
         within_limit(log_scale),
-        _targets(column_NK, weight_NK, own_NJ, len(word_U), group),
+        _targets(column_N, len(word_U), group),
         group=group,
         chunk=chunk,
         keep_logits=keep_logits,
@@ -205,35 +194,21 @@ def symmetric_infonce(
         )
     rows = slice(rank * len(visual_ND), (rank + 1) * len(visual_ND))
     pair_M = torch.arange(len(text_MD), device=text_MD.device)
-    words = PatchWords(pair_M[rows, None], valid_M[rows, None], word_U=pair_M[valid_M])
+    words = PatchWords(pair_M[rows], valid_M[rows], word_U=pair_M[valid_M])
     options: Any = {"group": group, "chunk": chunk, "keep_logits": keep_logits}
     return infonce(visual_ND, text_MD[valid_M], log_scale, words, **options)
 
 
-def _columns(id_NK: Tensor, word_U: Tensor) -> Tensor:
-    """Find words by id; U where there is none."""
-    column_NK = torch.searchsorted(word_U, id_NK.contiguous())
-    found_NK = word_U[column_NK.clamp(max=len(word_U) - 1)] == id_NK
-    return torch.where(found_NK, column_NK, len(word_U))
-
-
-def _targets(
-    column_NK: Tensor,
-    weight_NK: Tensor,
-    own_NJ: Tensor | None,
-    num_words: int,
-    group: dist.ProcessGroup | None,
-) -> Targets:
-    """Weigh both means of the module's docstring; one all-reduce of a float64 a word."""
-    # In float64, so that the order of a GPU's additions does not show.
-    sums = torch.zeros(num_words + 1, dtype=torch.float64, device=weight_NK.device)
-    sums.index_add_(0, column_NK.flatten(), weight_NK.flatten().double())
-    sums[num_words] = len(weight_NK)
+def _targets(column_N: Tensor, num_words: int, group: dist.ProcessGroup | None) -> Targets:
+    """Weigh both means of the module's docstring; one all-reduce of an int64 a word."""
+    count_U = torch.bincount(column_N, minlength=num_words)
     if group is not None:
-        dist.all_reduce(sums, group=group)
-    mass_U, num_rows = sums[:num_words].float(), sums[num_words].float().clamp(min=1)
-    share_U = mass_U.clamp(max=1)
-    share_U = share_U / share_U.sum().clamp(min=1)  # how much a word counts in the mean
-    pull_U = share_U / mass_U.clamp(min=torch.finfo().tiny)  # of each unit of weight on it
-    pull_NK = pull_U[column_NK.clamp(max=num_words - 1)]
-    return Targets(column_NK, weight_NK / num_rows, weight_NK * pull_NK, share_U, own_NJ)
+        dist.all_reduce(count_U, group=group)
+    there_U = (count_U > 0).float()
+    to_patch_U = there_U / there_U.sum().clamp(min=1)
+    return Targets(
+        column_N,
+        1.0 / count_U.sum().clamp(min=1),
+        (to_patch_U / count_U.clamp(min=1))[column_N],
+        to_patch_U,
+    )

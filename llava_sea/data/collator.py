@@ -1,11 +1,11 @@
 """Samples into a batch whose shapes and meanings every rank shares.
 
-N, the room for labelled patches, is the same for every batch; patches that are not real have weight
-0, so every rank makes the same module calls (ZeRO-3 hangs otherwise). Of the patches that share a
-label one stays (3.2, step 3), chosen by the keys the data set drew: nothing is random here.
+N, the room for labelled patches, is the same for every batch; patches that are not real take no
+part, so every rank makes the same module calls (ZeRO-3 hangs otherwise). Of the patches that share
+a label one stays (3.2, step 3), chosen by the keys the data set drew: nothing is random here.
 
-Shape letters: B samples, L tokens, I images, P patches of an image, N labelled patches, K targets
-of a patch, J words of its top n, Q words, U distinct words.
+Shape letters: B samples, L tokens, I images, P patches of an image, N labelled patches, Q words, U
+distinct words.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Collator:
         image_tokens: P.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
-        options: which pairs count and how.
+        options: see `PairOptions`.
     """
 
     pad_id: int
@@ -60,8 +60,8 @@ class Collator:
             ``input_ids``, ``labels`` (padded -100), ``attention_mask``, ``image_mask`` ``(B, L)``;
             ``pixel_values`` ``(I, 3, H, W)``, the images in the samples' order, or one zero
             image that ``image_mask`` does not refer to; with SEA ``sea``, the fields of
-            `PatchWords` that there are. A patch's number is its image's number in the batch times
-            P plus its own; room that no pair fills has weight 0.
+            `PatchWords`. A patch's number is its image's number in the batch times P plus its own;
+            room that no pair fills takes no part.
         """
         length_B = torch.tensor([len(sample["input_ids"]) for sample in samples])
         position_L = torch.arange(int(length_B.max()))
@@ -74,8 +74,7 @@ class Collator:
             "pixel_values": torch.cat(pixels or [torch.zeros(1, 3, *self.resolution)]),
         }
         if self.words is not None:
-            sea = self._patch_words(samples, self.words)._asdict()
-            batch["sea"] = {name: value for name, value in sea.items() if value is not None}
+            batch["sea"] = self._patch_words(samples, self.words)._asdict()
         return batch
 
     def _patch_words(self, samples: Sequence[dict[str, Tensor]], words: WordTokens) -> PatchWords:
@@ -84,38 +83,20 @@ class Collator:
             patches.append(sample["sea_patch"] + images_before * self.image_tokens)
             images_before += "pixel_values" in sample
         patch_N = self._fill(torch.cat(patches), 0)
-        label_NK = self._fill(_join(samples, "sea_label")[:, None], -1)
-        key_N = (
-            self._fill(_join(samples, "sea_key"), 0) if self.options.positives == "one" else None
-        )
-        weight_NK, top_NJ = torch.ones_like(label_NK, dtype=torch.float32), None
-        if self.options.need_top_n:
-            top_NJ = self._fill(_join(samples, "sea_top_n"), -1)
-        if self.options.targets == "soft":
-            assert top_NJ is not None
-            label_NK, weight_NK = top_NJ, self._fill(_join(samples, "sea_scores"), 0.0)
-        # A word without tokens can be no target; the patch's others share its part.
-        dropped_Q = torch.from_numpy(words.dropped_Q)
-        weight_NK = weight_NK * ((label_NK >= 0) & ~dropped_Q[label_NK])
-        word_U = label_NK[weight_NK > 0].unique()
-        if key_N is not None:
-            valid_N = weight_NK[:, 0] > 0
-            weight_NK = weight_NK * keep_one_per_label(label_NK[:, 0], key_N, valid_N)[:, None]
-        return PatchWords(
-            label_NK,
-            weight_NK,
-            word_U,
-            torch.from_numpy(words.ids_QM[word_U.numpy()]).long(),
-            patch_N,
-            key_N,
-            top_NJ if self.options.mask_own_top_n else None,
-        )
+        label_N = self._fill(_join(samples, "sea_label"), -1)
+        key_N = self._fill(_join(samples, "sea_key"), 0)
+        # A word without tokens can be no target.
+        usable_N = (label_N >= 0) & ~torch.from_numpy(words.dropped_Q)[label_N]
+        valid_N = keep_one_per_label(label_N, key_N, usable_N)
+        word_U = label_N[valid_N].unique()
+        words_UT = torch.from_numpy(words.ids_QM[word_U.numpy()]).long()
+        return PatchWords(label_N, valid_N, word_U, words_UT, patch_N, key_N)
 
-    def _fill(self, values: Tensor, value: float) -> Tensor:
-        """Pad rows to the room that every batch has."""
+    def _fill(self, values: Tensor, value: int) -> Tensor:
+        """Pad to the room that every batch has."""
         missing = self.pairs_per_batch - len(values)
         assert missing >= 0, f"{len(values)} pairs do not fit into {self.pairs_per_batch}"
-        return pad(values, (0, 0) * (values.ndim - 1) + (0, missing), value=value)
+        return pad(values, (0, missing), value=value)
 
 
 def _join(samples: Sequence[dict[str, Tensor]], name: str) -> Tensor:

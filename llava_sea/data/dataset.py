@@ -54,7 +54,6 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         grid: tuple[int, int] | None = None,
         window: int = 2,
         seed: int = 0,
-        keep_top_n: bool = False,
     ) -> None:
         """Keep the parts; with a label store, see that it has every image.
 
@@ -71,7 +70,6 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
                 differ (labels of another encoder) labels are resampled by overlap.
             window: k of localized sampling (3.2); 1 keeps every patch.
             seed: of the draws.
-            keep_top_n: give each pair its patch's top n words and scores too.
 
         Raises:
             UserError: if an image has no labels, or the grid does not hold P patches.
@@ -86,7 +84,6 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.label_store = label_store
         self.window = window
         self.seed = seed
-        self.keep_top_n = keep_top_n
         self.pairs_per_record = 0
         self.num_without_labels = 0
         if label_store is not None:
@@ -130,8 +127,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         Returns:
             ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
             ``(I, 3, H, W)`` unless the record is text only; with labels ``sea_patch``,
-            ``sea_label`` and ``sea_key`` int64 ``(K,)``; with `keep_top_n` also ``sea_top_n`` int64
-            and ``sea_scores`` float32 ``(K, N)``, id -1 and score 0 where a patch has fewer labels.
+            ``sea_label`` and ``sea_key`` int64 ``(K,)``.
 
         Raises:
             UserError: naming the record and what is wrong with it.
@@ -161,10 +157,8 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         store = self.label_store
         assert store is not None
         if record.image is None or record.image in store.skipped:
-            none, top_n = torch.empty(0, dtype=torch.int64), torch.empty(0, store.top_n)
-            pairs = dict.fromkeys(("sea_patch", "sea_label", "sea_key"), none)
-            more = {"sea_top_n": top_n.long(), "sea_scores": top_n}
-            return pairs | more if self.keep_top_n else pairs
+            none = torch.empty(0, dtype=torch.int64)
+            return dict.fromkeys(("sea_patch", "sea_label", "sea_key"), none)
         try:
             stored = store.read(record.image)
         except ValueError as error:
@@ -183,15 +177,11 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         overlap = self._overlap.of(patch_K)
         ids_KN, scores_KN = transfer_labels(stored.ids_PN, stored.scores_PN, overlap)
         label_K, key_K = draw_labels(ids_KN, scores_KN, rng)
-        pairs = {
+        return {
             "sea_patch": torch.from_numpy(patch_K),
             "sea_label": torch.from_numpy(label_K),
             "sea_key": torch.from_numpy(key_K),
         }
-        if self.keep_top_n:
-            pairs["sea_top_n"] = torch.from_numpy(np.where(scores_KN > 0, ids_KN, -1))
-            pairs["sea_scores"] = torch.from_numpy(np.maximum(scores_KN, 0))
-        return pairs
 
 
 def check_store(records: Sequence[Record], store: LabelStore) -> int:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import transformers
 
-from llava_sea.alignment.batch import POSITIVES, TARGETS, PairOptions
 from llava_sea.errors import UserError
 from llava_sea.files import check_folder
 from llava_sea.presets import TRAINING_PRESETS
@@ -113,21 +112,6 @@ class SeaArguments:
     sea_negatives: str = _flag(
         "local", "Negatives from the device's own batch, or from all devices.", ["local", "global"]
     )
-    sea_positives: str = _flag(
-        "one",
-        "Of the patches of a batch that share a label one stays (the paper), or all do and "
-        "are positives of the word together.",
-        POSITIVES,
-    )
-    sea_targets: str = _flag(
-        "drawn",
-        "A patch's target: one word drawn from its top n (eq. 9), or the distribution of the "
-        "draw itself (soft; needs --sea_positives all).",
-        TARGETS,
-    )
-    sea_mask_own_top_n: bool = _flag(
-        False, "The other words of a patch's own top n are no negatives for it."
-    )
     sea_log_scale_init: float | None = _flag(
         None,
         "Start of the log logit scale; tau = exp(-this) (default: 0; preset best: 2.659, CLIP's).",
@@ -174,17 +158,6 @@ class SeaArguments:
             self.sea_log_scale_init = float(preset["sea_log_scale_init"])
         if self.sea_length_weight is None:
             self.sea_length_weight = float(preset["sea_length_weight"])
-        try:
-            _ = self.pair_options
-        except ValueError as error:
-            raise UserError(
-                f"--sea_{error} (the flags: --sea_positives, --sea_targets, --sea_mask_own_top_n)"
-            ) from None
-
-    @property
-    def pair_options(self) -> PairOptions:
-        """Which pairs of a batch count and how."""
-        return PairOptions(self.sea_positives, self.sea_targets, self.sea_mask_own_top_n)
 
     @property
     def enabled(self) -> bool:

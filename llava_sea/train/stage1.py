@@ -149,7 +149,6 @@ def build_data(
         grid=grid,
         window=sea.sea_window,
         seed=args.seed,
-        keep_top_n=sea.pair_options.need_top_n,
     )
     check_tokens(dataset, model.num_rows)
     if dataset.num_without_labels:
@@ -159,7 +158,6 @@ def build_data(
         model.num_rows,
         pairs_per_batch=dataset.pairs_per_record * args.per_device_train_batch_size,
         words=words,
-        options=sea.pair_options,
     )
     return dataset, collator
 

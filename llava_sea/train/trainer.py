@@ -163,7 +163,7 @@ class LLaVATrainer(Trainer):
             self._add("sea_loss", share)
             self._add("sea_pairs", pairs)
             words = PatchWords(**inputs["sea"])
-            self._last_labels = torch.where(words.weight_NK > 0, words.label_NK, -1).flatten()
+            self._last_labels = torch.where(words.valid_N, words.label_N, -1)
         return (loss, output) if return_outputs else loss
 
     def lambda_now(self) -> float:

@@ -142,8 +142,8 @@ def rank_main(rank: int, world: int, pairs: int, path: str, results: Any) -> Non
     visual_ND, _, log_scale = make(pairs, 8, "cpu")
     id_N = torch.arange(pairs)
     words_UT = torch.zeros(pairs, WORD_TOKENS, dtype=torch.long)
-    words = PatchWords(id_N[:, None], torch.ones(pairs, 1), id_N, words_UT, key_N=id_N)
-    words = words._replace(label_NK=words.label_NK + rank * pairs, word_U=id_N + rank * pairs)
+    words = PatchWords(id_N, torch.ones(pairs, dtype=torch.bool), id_N, words_UT, key_N=id_N)
+    words = words._replace(label_N=id_N + rank * pairs, word_U=id_N + rank * pairs)
     with counted() as ids:
         words = words.over_ranks(group)
     text_UD = torch.randn(pairs * world, 8, generator=torch.Generator().manual_seed(1))

@@ -3,9 +3,8 @@
 A sample of stage 1 (`LazySupervisedDataset.__getitem__`: file read, JPEG decoded, CLIP's transform
 at 336 pixels, caption tokenised) with and without labels, in turns: labels read from the mapped
 store (576 patches, 10 words each, a list of 4M words), the image's CRC compared, windowed and
-drawn. Also with labels of another grid (DINOv2's 16 x 16, table 5), and with what soft targets
-need. Limits: the label files are in the page cache (`label_store.py` has them cold); images
-are smooth noise of a photograph's file size.
+drawn. Also with labels of another grid (DINOv2's 16 x 16, table 5). Limits: the label files are in
+the page cache (`label_store.py` has them cold); images are smooth noise of a photograph's size.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def write_world(folder: Path, num_images: int) -> list[bytes]:
 
 
 def data_sets(folder: Path, num_images: int) -> dict[str, Any]:
-    """Return the data set without labels, with them, resampled, and with what soft targets need."""
+    """Return the data set without labels, with them, and resampled."""
     from transformers.models.clip import CLIPImageProcessorPil
 
     from llava_sea.alignment import LabelStore
@@ -99,7 +98,6 @@ def data_sets(folder: Path, num_images: int) -> dict[str, Any]:
     return {
         "without": make(GRID),
         "with": make(GRID, label_store=store),
-        "soft": make(GRID, label_store=store, keep_top_n=True),
         "resampled": make(OTHER_GRID, label_store=store, grid=OTHER_GRID),
         "without, 16 x 16": make(OTHER_GRID),
     }
@@ -133,11 +131,6 @@ def measure(args: argparse.Namespace) -> list[Row]:
             alone["with"] / best["without"],
             BAR - 1,
             note="timed by themselves; without the noise of two large times",
-        ),
-        Row(
-            "  labels with what soft targets need / sample without, x",
-            alone["soft"] / best["without"],
-            BAR - 1,
         ),
         Row(
             "  labels of 24 x 24 on a 16 x 16 grid / sample without, x",

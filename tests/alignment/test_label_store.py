@@ -229,7 +229,7 @@ def test_rows_pack_and_unpack(images, patches, top_n, largest, seed):
 
 
 def test_rounded_scores_keep_their_order_and_their_shares():
-    """What reads them: the draw of eq. 9, soft targets, resampling. Cosines of a top 10."""
+    """What reads them: the draw of eq. 9, resampling. Cosines of a top 10."""
     rng = np.random.default_rng(2)
     scores = -np.sort(-rng.uniform(0.01, 0.4, (1, 576, 10)), axis=2)
     rows, _ = pack_rows(["a"], np.zeros(scores.shape, int), scores, np.zeros(1, int))

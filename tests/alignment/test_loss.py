@@ -41,39 +41,17 @@ class Case(NamedTuple):
         visual, text, log_scale, labels, valid = self
         text = text if valid is None else text[valid]
         words = labels.word_U.tolist()
-        targets = []  # of each patch: {column: weight}
-        for ids, weights in zip(labels.label_NK.tolist(), labels.weight_NK.tolist(), strict=True):
-            found: dict[int, float] = {}
-            for word, weight in zip(ids, weights, strict=True):
-                if weight > 0:
-                    column = words.index(word)
-                    found[column] = found.get(column, 0.0) + weight / sum(weights)
-            targets.append(found)
-        rows = [n for n, found in enumerate(targets) if found]
+        rows = labels.valid_N.nonzero()[:, 0].tolist()
         if not rows:
             return 0 * (visual.sum() + log_scale)
         logits = log_scale.exp() * normalize(visual, dim=-1) @ normalize(text, dim=-1).T
-
-        def is_seen(n, u):
-            own = [] if labels.own_NJ is None else labels.own_NJ[n].tolist()
-            return u in targets[n] or words[u] not in own
-
-        to_word = []
-        for n in rows:
-            seen = torch.stack([logits[n, u] for u in range(len(words)) if is_seen(n, u)])
-            to_word.append(
-                -sum(t * (logits[n, u] - seen.logsumexp(0)) for u, t in targets[n].items())
-            )
-        to_patch, counts = [], []
-        for u in range(len(words)):
-            mass = sum(targets[n].get(u, 0.0) for n in rows)
-            if mass == 0:
-                continue
-            seen = torch.stack([logits[n, u] for n in rows if is_seen(n, u)])
-            log_q = {n: logits[n, u] - seen.logsumexp(0) for n in rows if u in targets[n]}
-            counts.append(min(1.0, mass))
-            to_patch.append(counts[-1] * -sum(targets[n][u] / mass * q for n, q in log_q.items()))
-        return (sum(to_word) / len(rows) + sum(to_patch) / sum(counts)) / 2
+        column = {n: words.index(int(labels.label_N[n])) for n in rows}
+        to_word = [logits[n].logsumexp(0) - logits[n, u] for n, u in column.items()]
+        to_patch = []
+        for u in sorted(set(column.values())):
+            own = [n for n in rows if column[n] == u]
+            to_patch.append(logits[rows, u].logsumexp(0) - logits[own, u].mean())
+        return (sum(to_word) / len(to_word) + sum(to_patch) / len(to_patch)) / 2
 
 
 def make(num_patches, kind, seed=0, share_valid=0.8):
@@ -84,24 +62,16 @@ def make(num_patches, kind, seed=0, share_valid=0.8):
     log_scale = torch.tensor(1.3, requires_grad=True)
     if kind == "pairs":
         pair, text = torch.arange(num_patches), torch.randn(num_patches, 6, generator=rng)
-        words = PatchWords(pair[:, None], valid[:, None], pair[valid])
+        words = PatchWords(pair, valid, pair[valid])
         return Case(visual, text, log_scale, words, valid)
     vocabulary = torch.arange(9) * 3 + 2
-    top = vocabulary[torch.randint(9, (num_patches, 4), generator=rng)]
-    label, weight = top[:, :1], valid[:, None]
-    if kind == "soft":
-        weight = torch.rand(num_patches, 4, generator=rng) * valid[:, None]
-        top[:, 2], weight[:, 2] = -1, 0  # not a label
-        label = top
-    elif kind == "masked":
-        top[:, 3] = -1  # no label
-    word = label[weight > 0].unique()
+    label = vocabulary[torch.randint(9, (num_patches,), generator=rng)]
+    word = label[valid].unique()
     text = torch.randn(len(word), 6, generator=rng)
-    own = top if kind == "masked" else None
-    return Case(visual, text, log_scale, PatchWords(label, weight, word, own_NJ=own))
+    return Case(visual, text, log_scale, PatchWords(label, valid, word))
 
 
-KINDS = ["pairs", "drawn", "soft", "masked"]
+KINDS = ["pairs", "drawn"]
 keeping_or_not = pytest.mark.parametrize("keep_logits", [True, False])
 
 
@@ -158,9 +128,8 @@ def test_targets_that_are_alike_and_visual_tokens_of_length_zero(keep_logits):
     check(case._replace(visual=visual.requires_grad_()), keep_logits=keep_logits)
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_words_that_nobody_has_are_negatives_only(kind):
-    case = make(7, kind)
+def test_words_that_nobody_has_are_negatives_only():
+    case = make(7, "drawn")
     word = torch.cat([case.words.word_U, torch.tensor([100, 200])])
     text = torch.randn(len(word), 6, generator=torch.Generator().manual_seed(1))
     check(case._replace(text=text, words=case.words._replace(word_U=word)))
@@ -169,8 +138,8 @@ def test_words_that_nobody_has_are_negatives_only(kind):
 @pytest.mark.parametrize("num_words", [0, 3])
 def test_no_patches_at_all(num_words):
     visual, log_scale = (torch.zeros(size, requires_grad=True) for size in ((0, 6), ()))
-    none = torch.zeros(0, 2, dtype=torch.long)
-    labels = PatchWords(none, torch.zeros(0, 2), torch.arange(num_words), own_NJ=none)
+    none = torch.zeros(0, dtype=torch.long)
+    labels = PatchWords(none, none.bool(), torch.arange(num_words))
     loss = infonce(visual, torch.ones(num_words, 6), log_scale, labels)
     loss.backward()
     assert loss.item() == 0 and visual.grad.shape == (0, 6) and log_scale.grad == 0
@@ -179,21 +148,9 @@ def test_no_patches_at_all(num_words):
 def test_all_patches_with_one_word_have_nothing_to_tell_apart_but_each_other():
     # By hand: no other word, so patch -> word is 0; word -> patch is ln 3 where all are alike.
     visual, text = torch.ones(3, 4), torch.ones(1, 4)
-    labels = PatchWords(torch.full((3, 1), 7), torch.ones(3, 1), torch.tensor([7]))
+    labels = PatchWords(torch.full((3,), 7), torch.ones(3, dtype=torch.bool), torch.tensor([7]))
     loss = AlignmentHead(1.0)(visual, text, words=labels)
     torch.testing.assert_close(loss, torch.tensor(3.0).log() / 2)
-
-
-def test_a_masked_word_gets_no_gradient():
-    # Two patches, two words; each has the other's word in its own top n: nothing is left to learn.
-    visual = torch.eye(2, requires_grad=True)
-    ids = torch.tensor([[3], [5]])
-    own = torch.tensor([[3, 5], [5, 3]])
-    for mask, moves in ((None, True), (own, False)):
-        labels = PatchWords(ids, torch.ones(2, 1), torch.tensor([3, 5]), own_NJ=mask)
-        loss = AlignmentHead(1.0)(visual, torch.eye(2) + 0.1, words=labels)
-        (grad,) = torch.autograd.grad(loss, visual)
-        assert bool(grad.abs().max() > 1e-3) is moves and bool(loss > 1e-3) is moves
 
 
 def test_the_default_goes_by_the_size_of_the_logits(monkeypatch):
@@ -246,7 +203,7 @@ def test_starts_at_ln_n_and_the_scale_is_capped():
     torch.testing.assert_close(found, expected, atol=0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["pairs", "soft"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_visual_tokens_get_bfloat16_gradients_and_the_text_none(kind):
     case = make(9, kind)
     low = case._replace(visual=case.visual.detach().bfloat16().requires_grad_())
@@ -285,10 +242,7 @@ def test_word_targets_are_the_slow_twin_s_whatever_the_padding_holds(padding, dt
 
 
 MODES = [
-    (kind, keep, share)
-    for kind in ("pairs", "drawn", "soft", "masked")
-    for keep in (True, False)
-    for share in (1.0, 0.8, 0.1)
+    (kind, keep, share) for kind in KINDS for keep in (True, False) for share in (1.0, 0.8, 0.1)
 ]
 
 
@@ -304,9 +258,7 @@ def losses(rank, world):
     for kind, keep_logits, share in MODES:
         case = make(12, kind, share_valid=share)
         part = {
-            name: ids.chunk(world)[rank]
-            for name in ("label_NK", "weight_NK", "own_NJ")
-            if (ids := getattr(case.words, name)) is not None
+            name: getattr(case.words, name).chunk(world)[rank] for name in ("label_N", "valid_N")
         }
         own = case.visual.detach().chunk(world)[rank].clone().requires_grad_()
         mine = case._replace(visual=own, words=case.words._replace(**part))
@@ -329,8 +281,8 @@ def test_global_negatives_equal_one_process(world, in_ranks):
         torch.testing.assert_close(sum(p[0] for p in parts), expected.detach(), **near)
         torch.testing.assert_close(torch.cat([p[1] for p in parts]), want[0], **near)
         torch.testing.assert_close(sum(p[2] for p in parts), want[1], **near)
-        # Two float32 numbers and a float64 a column, and the number of rows.
-        assert {found[number][1] for found in ranks} == {8 + 16 * len(case.words.word_U)}
+        # Two float32 numbers and an int64 a column.
+        assert {found[number][1] for found in ranks} == {16 * len(case.words.word_U)}
     assert make(12, "pairs", share_valid=0.1).valid.sum() < world, "some rank has no pair"
 
 

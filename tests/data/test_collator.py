@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_sea.alignment import PairOptions, PatchWords
+from llava_sea.alignment import PatchWords
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 
@@ -54,7 +54,7 @@ def test_pairs_count_pictures_not_samples(collate):
     )
     words = PatchWords(**batch["sea"])
     assert words.patch_N.tolist() == [0, 3, P + 1, P + 2, P + 3, 0]
-    assert words.label_NK[:, 0].tolist() == [0, 1, 0, 2, 3, -1]
+    assert words.label_N.tolist() == [0, 1, 0, 2, 3, -1]
     assert words.key_N.tolist() == [50, 40, 30, 10, 20, 0]
     # Label 0 occurs twice, the smaller key stays; label 2 has no tokens; the last one is padding.
     assert words.valid_N.tolist() == [False, True, True, False, True, False]
@@ -76,7 +76,7 @@ def test_pairs_count_pictures_not_samples(collate):
 def test_shapes_do_not_depend_on_the_content(collate, samples):
     batch = collate(samples)
     words = PatchWords(**batch["sea"])
-    assert words.label_NK.shape == words.weight_NK.shape == (ROOM, 1)
+    assert words.label_N.shape == words.valid_N.shape == (ROOM,)
     assert words.patch_N.shape == words.key_N.shape == (ROOM,)
     assert tuple(batch["pixel_values"].shape) == (1, 3, 2, 2)
     labelled = [label for s in samples for label in s["sea_label"].tolist() if label != 2]
@@ -99,72 +99,3 @@ def test_order_of_the_samples_does_not_choose_the_winner(collate):
         batch = collate(samples)
         words = PatchWords(**batch["sea"])
         assert words.patch_N[words.valid_N].tolist() == [winner]
-
-
-def with_top_n(length, pairs, tops, picture=1.0):
-    """A sample whose pairs carry their patch's top 2: ((id, score), (id, score))."""
-    top = torch.tensor(tops, dtype=torch.float32).reshape(len(pairs), 2, 2)
-    more = {"sea_top_n": top[..., 0].long(), "sea_scores": top[..., 1]}
-    return sample(length, pairs, picture) | more
-
-
-SHARED = [
-    with_top_n(
-        5,
-        [(0, 0, 50), (3, 2, 40)],
-        [((0, 0.5), (3, 0.25)), ((2, 0.75), (1, 0.25))],
-    ),
-    with_top_n(
-        5,
-        [(1, 0, 30), (2, 3, 10)],
-        [((0, 0.5), (-1, 0.0)), ((3, 0.5), (0, 0.5))],
-    ),
-]
-
-
-def words_of(samples, *options):
-    return PatchWords(**Collator(9, (2, 2), P, ROOM, WORDS, PairOptions(*options))(samples)["sea"])
-
-
-def test_all_pairs_of_a_label_stay():
-    words = words_of(SHARED, "all")
-    # Label 2 has no tokens; both patches of label 0 stay; no keys, nothing is hidden.
-    assert words.valid_N.tolist() == [True, False, True, True, False, False]
-    assert words.label_NK[:, 0].tolist() == [0, 2, 0, 3, -1, -1]
-    assert words.word_U.tolist() == [0, 3]
-    assert words.words_UT.tolist() == [[11, 12], [14, 15]]
-    assert words.key_N is None and words.own_NJ is None
-
-
-TOP_2 = [[0, 3], [2, 1], [0, -1], [3, 0], [-1, -1], [-1, -1]]
-
-
-def test_masking_carries_the_top_n():
-    words = words_of(SHARED, "one", "drawn", True)
-    assert words.valid_N.tolist() == [False, False, True, True, False, False]
-    assert words.key_N.tolist() == [50, 40, 30, 10, 0, 0]
-    assert words.word_U.tolist() == [0, 3]
-    assert words.own_NJ.tolist() == TOP_2
-
-
-def test_soft_targets_are_the_usable_words_of_the_top_n():
-    words = words_of(SHARED, "all", "soft")
-    # The second patch drew a word without tokens; its other word is its target.
-    assert words.valid_N.tolist() == [True] * 4 + [False] * 2
-    assert words.word_U.tolist() == [0, 1, 3]
-    assert words.words_UT.tolist() == [[11, 12], [13, -1], [14, 15]]
-    assert words.label_NK.tolist() == TOP_2
-    assert words.weight_NK.tolist() == [
-        [0.5, 0.25],
-        [0.0, 0.25],
-        [0.5, 0.0],
-        [0.5, 0.5],
-        [0.0, 0.0],
-        [0.0, 0.0],
-    ]
-
-
-def test_no_pairs_no_words():
-    words = words_of([with_top_n(3, [], [])], "all", "soft")
-    assert words.word_U.shape == (0,) and words.words_UT.shape == (0, 2)
-    assert not words.valid_N.any() and words.label_NK.shape == (ROOM, 2)

@@ -114,7 +114,7 @@ def test_workers_change_nothing(make, hand_tokenizer, world):
         assert all(same(a, b) for a, b in zip(found, alone, strict=True))
     resumed = batches(make, hand_tokenizer, world, 2, epochs=(1,))
     assert all(same(a, b) for a, b in zip(resumed, alone[3:], strict=True))
-    assert {len(batch["sea"]["weight_NK"]) for batch in alone} == {12}
+    assert {len(batch["sea"]["valid_N"]) for batch in alone} == {12}
 
 
 def test_a_picture_that_mining_skipped_has_no_pairs(make):
@@ -164,7 +164,7 @@ def test_resampled_pairs_are_sample_pairs_of_all_resampled_labels(make, world):
     write_shard(folder, 0, ["0.png"], ids, scores, np.array([crc]))
     finalize_store(folder, {"grid": [5, 6], "top_n": 2}, 1)
     store = LabelStore(folder)
-    data = make(world.records[:1], label_store=store, grid=(4, 4), seed=7, keep_top_n=True)
+    data = make(world.records[:1], label_store=store, grid=(4, 4), seed=7)
     stored = store.read("0.png")
     all_ids, all_scores = transfer_labels(*stored[:2], grid_overlap((5, 6), (4, 4)))
     for epoch in range(20):
@@ -172,20 +172,3 @@ def test_resampled_pairs_are_sample_pairs_of_all_resampled_labels(make, world):
         pairs = sample_pairs(all_ids, all_scores, (4, 4), window=2, seed=7, epoch=epoch, record=0)
         for name, values in zip(("sea_patch", "sea_label", "sea_key"), pairs, strict=True):
             assert sample[name].tolist() == values.tolist()
-        assert sample["sea_scores"].tolist() == all_scores[pairs.patch_K].tolist()
-
-
-def test_top_n_come_with_their_pairs(make, world):
-    plain, more = make(seed=3), make([*world.records, world.text_record], seed=3, keep_top_n=True)
-    sample, stored = more[(1, 4)], world.store.read("1.png")
-    assert set(sample) - set(plain[(1, 4)]) == {"sea_top_n", "sea_scores"}
-    assert all(torch.equal(sample[name], value) for name, value in plain[(1, 4)].items())
-    for row, patch in enumerate(sample["sea_patch"].tolist()):
-        scores = stored.scores_PN[patch].astype(np.float32)
-        ids = [int(i) if s > 0 else -1 for i, s in zip(stored.ids_PN[patch], scores, strict=True)]
-        assert sample["sea_top_n"][row].tolist() == ids
-        assert sample["sea_scores"][row].tolist() == np.maximum(scores, 0).tolist()
-        assert int(sample["sea_label"][row]) in ids
-    for index in (5, 6):  # skipped by mining; text only
-        assert more[index]["sea_top_n"].shape == more[index]["sea_scores"].shape == (0, 3)
-    assert sample["sea_top_n"].dtype == torch.int64 and sample["sea_scores"].dtype == torch.float32

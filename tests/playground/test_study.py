@@ -148,7 +148,7 @@ def test_arms_of_a_seed_start_alike_and_see_the_same_data(bench: Bench, world: W
         batches.append((next(draw_batches(dataset, collator, 8, seed)), start))
     (one, start), (other, same), (another, different) = batches
     assert torch.equal(one["pixel_values"], other["pixel_values"]) and torch.equal(start, same)
-    assert "sea" not in one and bool(other["sea"]["weight_NK"].any())
+    assert "sea" not in one and bool(other["sea"]["valid_N"].any())
     assert not torch.equal(one["pixel_values"], another["pixel_values"])
     assert not torch.equal(start, different)
 

@@ -51,8 +51,8 @@ def gradient(micro_batches_by_rank, weight=0.7, negatives="local"):
                 "token_values": token_values,
                 "sea_value": sea_value,
                 "sea": {
-                    "label_NK": torch.tensor([[1]]),
-                    "weight_NK": torch.ones(1, 1),
+                    "label_N": torch.tensor([1]),
+                    "valid_N": torch.tensor([True]),
                     "word_U": torch.tensor([1]),
                 },
             }

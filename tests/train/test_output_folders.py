@@ -125,7 +125,7 @@ def test_a_flag_that_is_new_belongs_to_the_run(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "differing"),
     [
-        (["--sea_positives", "all"], {"sea_positives"}),
+        (["--sea_negatives", "global"], {"sea_negatives"}),
         (["--pack_sequences", "True"], {"pack_sequences"}),
         (["--double_quant", "False"], {"double_quant"}),
         (["--logging_steps", "3", "--save_steps", "7", "--dataloader_num_workers", "2"], set()),

@@ -37,12 +37,7 @@ def base(tmp_path):
         (["--load_best_model_at_end", "True"], "--load_best_model_at_end True: not supported"),
         (["--save_strategy", "best"], "--save_strategy best"),
         (["--eval_on_start", "True"], "--eval_on_start True: not supported"),
-        (["--sea_targets", "soft"], "sea_targets soft needs positives all"),
-        (
-            ["--sea_targets", "soft", "--sea_positives", "all", "--sea_mask_own_top_n", "True"],
-            "sea_mask_own_top_n does nothing",
-        ),
-        (["--sea_positives", "two"], "invalid choice: 'two'"),
+        (["--sea_positives", "all"], "sea_positives"),
         (["--accelerator_config", '{"a": 1}'], "AcceleratorConfig.* unexpected keyword argument"),
     ],
 )

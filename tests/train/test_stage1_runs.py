@@ -230,24 +230,11 @@ def test_the_temperature_moves_under_bfloat16(train_here):
     assert len(set(taus)) == 6
 
 
-PAIRS = {
-    "all": {"sea_positives": "all"},
-    "soft": {"sea_positives": "all", "sea_targets": "soft"},
-    "masked": {"sea_mask_own_top_n": True},
-    "all masked": {"sea_positives": "all", "sea_mask_own_top_n": True},
-    "length": {"sea_length_weight": 1.0},
-}
-
-
-def test_each_option_of_pairs_trains_and_differs(train_here):
+def test_the_length_loss_trains_and_counts(train_here):
     shared = {"max_steps": 1, "save_strategy": "no", "sea_eval_data": None}
-    runs = {"paper": read_metrics(train_here("paper", **shared))[1]}
-    for name, flags in PAIRS.items():
-        runs[name] = read_metrics(train_here(name, sea_negatives="global", **shared, **flags))[1]
-    losses = {name: row["sea_loss"] for name, row in runs.items()}
-    assert len({round(value, 5) for value in losses.values()}) == len(runs), losses
-    pairs = {name: row["sea_pairs"] for name, row in runs.items()}
-    assert pairs["masked"] == pairs["paper"] < pairs["all"] == pairs["all masked"]
-    assert pairs["all"] <= pairs["soft"] == 16  # 4 images, 4 windows each
-    # what is no negative any more cannot add to the loss
-    assert losses["masked"] < losses["paper"] and losses["all masked"] < losses["all"]
+    runs = [
+        read_metrics(train_here(name, sea_negatives="global", **shared, **flags))[1]
+        for name, flags in (("paper", {}), ("length", {"sea_length_weight": 1.0}))
+    ]
+    assert runs[0]["sea_pairs"] == runs[1]["sea_pairs"]
+    assert runs[0]["sea_loss"] + 1e-3 < runs[1]["sea_loss"]

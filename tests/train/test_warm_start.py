@@ -41,15 +41,14 @@ def only_embeddings(tiny, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("flags", [{}, {"sea_positives": "all", "sea_targets": "soft"}])
-def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys, flags):
+def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys):
     decay = {"sea_weight_schedule": "decay", "sea_weight": 0.3}  # play no part in it
-    warm = run_here("warm", max_steps=12, gradient_checkpointing=True, **flags, **decay)
+    warm = run_here("warm", max_steps=12, gradient_checkpointing=True, **decay)
     rows = read_metrics(warm)
     assert sorted(rows) == list(range(1, 13)) and "lm_loss" not in rows[1]
     assert all(row["sea_weight"] == 1 for row in rows.values())
     advice = capsys.readouterr().out.split("stage 1 starts from it with\n")[1].split("\n")[0]
-    fresh = read_metrics(run_here("fresh", warm=False, max_steps=1, **flags))[1]
+    fresh = read_metrics(run_here("fresh", warm=False, max_steps=1))[1]
     for name in ("sea_loss", "sea_pairs"):
         assert rows[1][name] == pytest.approx(fresh[name], rel=1e-5)
 
@@ -58,7 +57,7 @@ def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys, flags
     assert words[1] == str(warm / "mm_projector.bin")
     assert float(words[3]) == pytest.approx(-math.log(rows[12]["temperature"]), abs=1e-4)
     next_flags = {words[0][2:]: words[1], words[2][2:]: words[3]}
-    second = read_metrics(run_here("on", warm=False, max_steps=1, **next_flags, **flags))[1]
+    second = read_metrics(run_here("on", warm=False, max_steps=1, **next_flags))[1]
     assert second["sea_loss"] < fresh["sea_loss"] - 0.1
 
 

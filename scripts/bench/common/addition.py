@@ -87,8 +87,7 @@ def draw(store: LabelStore, size: Size, tokens_QT: Tensor) -> PatchWords:
     kept_N = keep_one_per_label(label_N, key_N, torch.ones_like(label_N, dtype=torch.bool))
     word_U = label_N.unique()
     patch_N = torch.from_numpy(np.concatenate(patches))
-    weight_N1 = kept_N[:, None].float()
-    return PatchWords(label_N[:, None], weight_N1, word_U, tokens_QT[word_U], patch_N, key_N)
+    return PatchWords(label_N, kept_N, word_U, tokens_QT[word_U], patch_N, key_N)
 
 
 def addition_rows(device: str, quick: bool) -> list[Row]:
