@@ -101,11 +101,7 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], limit: int | None = LIST_BYTES) -> str:
-    """Return the text of a regular file of UTF-8, without a byte-order mark.
-
-    Raises:
-        UserError: as `open_file`, or if it is not UTF-8; with the line.
-    """
+    """Return the text of a regular file of UTF-8, without a byte-order mark."""
     data = read_file(path, limit)
     try:
         return data.decode("utf-8-sig")
@@ -117,11 +113,7 @@ def read_text(path: str | os.PathLike[str], limit: int | None = LIST_BYTES) -> s
 
 
 def read_json(path: str | os.PathLike[str], limit: int | None = SETTINGS_BYTES) -> Any:
-    """Return what a regular file of JSON holds.
-
-    Raises:
-        UserError: as `read_text`, or if it is no JSON.
-    """
+    """Return what a regular file of JSON holds."""
     try:
         return json.loads(read_text(path, limit))
     except UserError:
@@ -292,11 +284,7 @@ def check_folder(folder: Path, flag: str) -> None:
 
 
 def refuse_other_file(path: Path, flag: str, mark: bytes) -> None:
-    """Refuse an output file that holds anything but an earlier output, known by its `mark`.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse an output file that holds anything but an earlier output, known by its `mark`."""
     if not path.is_file() or path.stat().st_size == 0:
         return
     with open_file(path) as file:
@@ -311,9 +299,6 @@ def refuse_other_things(folder: Path, flag: str, ours: Collection[str] = ()) -> 
     """Refuse an output folder that holds anything that its writer did not write.
 
     `ours` are the writer's own names. Hidden files and logs are passed over.
-
-    Raises:
-        UserError: naming the flag and what it holds, or if it is no folder.
     """
     check_folder(folder, flag)
     if not folder.is_dir():

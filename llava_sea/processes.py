@@ -58,11 +58,7 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """Return this process's place by the environment of the launcher or of ``srun``.
-
-        Raises:
-            UserError: if the environment is no launcher's.
-        """
+        """Return this process's place by the environment of the launcher or of ``srun``."""
         of_slurm = "SLURM_PROCID" in os.environ and "WORLD_SIZE" not in os.environ
         names = _SLURM if of_slurm else _LAUNCHERS
         try:
@@ -85,11 +81,7 @@ class Processes:
 
     @classmethod
     def start(cls) -> Processes:
-        """Join the group that the launcher's environment names; alone where there is none.
-
-        Raises:
-            UserError: as `here`.
-        """
+        """Join the group that the launcher's environment names; alone where there is none."""
         if "WORLD_SIZE" not in os.environ:
             return cls()  # SLURM alone says no address to meet at
         found = cls.here()
@@ -139,9 +131,6 @@ class Processes:
 
     def raise_if_any_failed(self, error: UserError | None) -> None:
         """Wait until each process has done its share, or failed in it; all fail if one did.
-
-        Args:
-            error: why this one failed; None if it did not.
 
         Raises:
             UserError: in the first process, with the text of each error.

@@ -179,9 +179,6 @@ def symmetric_infonce(
 
     `text_MD` are the targets of all processes in rank order, the same on each; without a group
     M = N. Pairs that are not `valid_M` take no part. All else is as in `infonce`.
-
-    Raises:
-        ValueError: if the shapes do not fit.
     """
     world = dist.get_world_size(group) if group is not None else 1
     rank = dist.get_rank(group) if group is not None else 0

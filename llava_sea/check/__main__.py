@@ -72,11 +72,7 @@ def _own_flags() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, show, or compute losses, as the flags say; return the exit status.
-
-    Raises:
-        UserError: if a flag is wrong.
-    """
+    """Check, show, or compute losses, as the flags say; return the exit status."""
     own, training_flags = _own_flags().parse_known_args(argv)
     check_ranges("check", own)
     if own.losses and own.show:

@@ -213,11 +213,7 @@ def check_records(
 
 
 def check_paths(arguments: Arguments, *, open_images: bool) -> None:
-    """See that the flags name files and folders that are there.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """See that the flags name files and folders that are there."""
     _, data, sea, _ = arguments
     files = [("data_path", split_weight(spec)[0]) for spec in data.data_path]
     if sea.sea_eval_data is not None:

@@ -40,11 +40,7 @@ class Setup:
 
 
 def load_setup(arguments: Arguments) -> Setup:
-    """Load tokenizer, processor and the tower's configuration; no weights.
-
-    Raises:
-        UserError: if a flag names nothing that can be loaded.
-    """
+    """Load tokenizer, processor and the tower's configuration; no weights."""
     model_args, data, _, args = arguments
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
@@ -72,11 +68,7 @@ def load_setup(arguments: Arguments) -> Setup:
 
 
 def open_run_labels(setup: Setup) -> LabelStore:
-    """Open the label store as training does, its word list included; loads the vision tower.
-
-    Raises:
-        UserError: if the store is unfinished, or does not fit the run.
-    """
+    """Open the label store as training does, its word list included; loads the vision tower."""
     model_args, _, sea, args = setup.arguments
     # A folder without a store is told at once, before the weights are read.
     LabelStore(str(sea.sea_labels)).words()

@@ -27,11 +27,7 @@ _STYLES = {"supervised": "bold green", "prompt": "", "image": "cyan"}
 
 
 def show_records(indices: Sequence[int], setup: Setup, console: Console) -> int:
-    """Print records, or what keeps the model from seeing them; return 1 if something does, else 0.
-
-    Raises:
-        UserError: if there is no record of that index.
-    """
+    """Print records, or what keeps the model from seeing them; 1 if something does, else 0."""
     data = setup.arguments[1]
     records = Records.of_files(data.data_path, weighted=False)
     images, file = open_images(data.image_folder, records), " ".join(data.data_path)

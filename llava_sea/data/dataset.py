@@ -128,9 +128,6 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             ``input_ids``, ``labels`` int64 and ``image_mask`` bool ``(L,)``; ``pixel_values``
             ``(I, 3, H, W)`` unless the record is text only; with labels ``sea_patch``,
             ``sea_label`` and ``sea_key`` int64 ``(K,)``.
-
-        Raises:
-            UserError: naming the record and what is wrong with it.
         """
         index, epoch = item if isinstance(item, tuple) else (item, 0)
         record = self.records[index]
@@ -185,11 +182,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
 
 
 def check_store(records: Sequence[Record], store: LabelStore) -> int:
-    """See that a store has every record's image; count those that mining had to skip.
-
-    Raises:
-        UserError: with the number of images missing and the first of them.
-    """
+    """See that a store has every record's image; count those that mining had to skip."""
     images = list(first_images(records))
     missing = [n for n, image in enumerate(images) if image is not None and image not in store]
     if missing:

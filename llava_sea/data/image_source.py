@@ -171,11 +171,7 @@ def _make_index(shards: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _members(path: str) -> Iterator[tuple[str, int, int]]:
-    """Yield each member's name, first byte and size.
-
-    Raises:
-        UserError: if the file is no uncompressed tar, or is damaged.
-    """
+    """Yield each member's name, first byte and size."""
     try:
         with open_file(path) as file, tarfile.TarFile(fileobj=file) as tar:
             while (member := tar.next()) is not None:

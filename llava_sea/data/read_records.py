@@ -177,11 +177,7 @@ class _Text:
             position = 0
 
     def value(self, position: int) -> tuple[Any, int]:
-        """Decode the value at a place; returns it and the place behind it.
-
-        Raises:
-            BrokenRow: saying where it breaks.
-        """
+        """Decode the value at a place; returns it and the place behind it."""
         decoder = json.JSONDecoder()
         while True:
             try:

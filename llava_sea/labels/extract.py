@@ -37,9 +37,6 @@ def extract_labels(options: ExtractOptions, ranks: Processes | None = None) -> P
 
     This process is one of `ranks`, or alone; with any others that work in the folder it shares.
 
-    Returns:
-        The folder of the finished label store.
-
     Raises:
         UserError: if the flags, the data, an image or the output folder are wrong.
         FailedElsewhereError: if they were in another process, and the first here says so.

@@ -79,11 +79,7 @@ class Truth:
     """The true words of every patch, where the images' maker knows them (the miniature world)."""
 
     def __init__(self, path: str | Path, flag: str = "--sea_eval_truth") -> None:
-        """Read a truth file: ``words_sets``, and per image the set's number for each patch.
-
-        Raises:
-            UserError: if the file is missing or not of that form.
-        """
+        """Read a truth file: ``words_sets``, and per image the set's number for each patch."""
         self._named = f"{flag} {path}"
         try:
             data = read_json(path, LIST_BYTES)

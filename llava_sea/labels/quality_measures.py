@@ -243,11 +243,7 @@ def _share(part: float, whole: int) -> float:
 
 
 def measure_quality(options: QualityOptions) -> list[Row]:
-    """Measure every kind of label that the options name: features x centre x sign x n.
-
-    Raises:
-        UserError: if the data, an image, the words or the truth are wrong.
-    """
+    """Measure every kind of label that the options name: features x centre x sign x n."""
     words = [entry.word for entry in read_words(options.words)]
     why = f"half of {options.words}, which holds {len(words)} words; more say nothing of a patch"
     check_range("top_n", max(options.top_n), whole(1, len(words) // 2), why)

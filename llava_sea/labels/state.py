@@ -65,11 +65,7 @@ def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def begin_or_resume(output: Path, parameters: Mapping[str, Any], claims: Claims) -> bool:
-    """Make the folder ready for these parameters; False if its labels are complete.
-
-    Raises:
-        UserError: as `check_output`.
-    """
+    """Make the folder ready for these parameters; False if its labels are complete."""
     begun = work_folder(output) / "parameters.json"
     data = json.dumps(dict(parameters), indent=1).encode()
     if not is_complete(output, parameters):
@@ -98,9 +94,6 @@ def keep_once(
         claims: this process's.
         make: writes `files` and returns what JSON can hold.
         files: verified by their hashes, as the note is.
-
-    Raises:
-        UserError: if one is damaged.
     """
 
     def sums(found: Any) -> dict[str, str]:

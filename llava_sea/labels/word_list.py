@@ -93,9 +93,6 @@ class WordListSummary(NamedTuple):
 def build_word_list(options: WordListOptions) -> WordListSummary:
     """Write the word list of a corpus.
 
-    Raises:
-        UserError: bad input (with file and line or record), or nothing to write.
-
     Source: arXiv 2408.11813, appendix C.
     """
     paths = check_corpus(options.data_path)
@@ -199,9 +196,6 @@ def read_common_words(path: str | Path) -> tuple[list[str], int]:
 
     One word or phrase a line, `#` opens a comment line. Words are normalised as captions are; those
     of the stop list are left out, and their number is returned beside the others.
-
-    Raises:
-        UserError: the file is missing, holds no word, or a line is no word; with the line.
     """
     words: set[str] = set()
     stopped = 0

@@ -60,9 +60,6 @@ def build_llava(
         seed: of the projector's first values.
         cache_dir: where hub files are cached.
         llm_options: more options for loading the LLM (quantisation).
-
-    Raises:
-        UserError: if a part cannot be found, or is of a kind this package does not know.
     """
     options: dict[str, Any] = {"cache_dir": cache_dir, "dtype": dtype}
     if attention:
@@ -114,9 +111,6 @@ def build_llava_without_llm(
     The LLM's other weights stay on the meta device and are never read: of 14 GB the embedding table
     alone leaves the disk. A scale that some LLMs (Gemma) put on their embeddings is left out: the
     loss is of cosines. Options are `build_llava`'s.
-
-    Raises:
-        UserError: as `build_llava`, or if the table is not found in the LLM's files.
     """
     llava = build_llava(
         llm_path,

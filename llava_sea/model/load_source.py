@@ -49,11 +49,7 @@ def find_folder(path: str, cache_dir: str | None, flag: str = "--model-path") ->
 
 
 def recognise(folder: Path) -> str:
-    """Say which kind of checkpoint a folder holds.
-
-    Raises:
-        UserError: if it is none of the kinds known; lists what is there and what each kind has.
-    """
+    """Say which kind of checkpoint a folder holds."""
     if (folder / ADAPTER_CONFIG).is_file():
         return LORA
     config = read_config(folder)

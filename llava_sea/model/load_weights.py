@@ -108,9 +108,6 @@ def check_model(path: str | Path) -> None:
     """See that the folder of an LLM or a tower is whole, by config.json and the files' heads.
 
     A hub id is passed over, and so is a peft adapter, which transformers puts on its base itself.
-
-    Raises:
-        UserError: naming the file that is missing, damaged or cut off.
     """
     folder = Path(path)
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
@@ -129,11 +126,7 @@ def check_model(path: str | Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read one file of tensors, safetensors by its ending, else torch's format.
-
-    Raises:
-        UserError: if it is missing, damaged, or holds anything but tensors.
-    """
+    """Read one file of tensors, safetensors by its ending, else torch's format."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

@@ -123,9 +123,6 @@ def check_fit(
         where: the folder, for messages.
         unknown: names that were not understood, for messages.
         optional: beginnings of names that may be missing.
-
-    Raises:
-        UserError: naming what is missing, and what has another shape.
     """
     missing = [n for n in expected if n not in shapes and not n.startswith(optional)]
     if missing:

@@ -36,9 +36,6 @@ def load_training_tokenizer(
 
     `model_type` is the LLM's, for a folder whose config.json is LLaVA's: transformers chooses the
     tokenizer's class by it, and "llava" there is not transformers' llava.
-
-    Raises:
-        UserError: if there is no tokenizer.
     """
     tokenizer: Any = load_tokenizer(
         path, model_max_length=model_max_length, model_type=model_type, cache_dir=cache_dir

@@ -65,7 +65,7 @@ def write_llava(
     dtype: torch.dtype | None = None,
     max_shard_size: str | int = "5GB",
 ) -> list[str]:
-    """Write a model with everything that belongs to it.
+    """Write a model with everything that belongs to it; return the names of the files.
 
     Args:
         folder: where to; other files in it are left alone.
@@ -79,13 +79,6 @@ def write_llava(
         extra_config: further keys of config.json.
         dtype: of the weights; None takes the embedding's.
         max_shard_size: of one file of weights: bytes, or like ``5GB`` (5 * 10^9).
-
-    Returns:
-        The names of the files written.
-
-    Raises:
-        UserError: if the model has weights that the format cannot hold.
-        OSError: if a file cannot be written.
     """
     state = dict(model.state_dict() if state_dict is None else state_dict)
     llm_rows = rows = len(state[EMBEDDING])

@@ -34,15 +34,10 @@ def llm_rows(model: LlavaForConditionalGeneration) -> int:
 
 
 def write_llm(folder: Path, loaded: Loaded, version: str, max_shard_size: str) -> list[str]:
-    """Write the LLM of a loaded checkpoint with its tokenizer; the checkpoint is used up.
+    """Write the LLM of a loaded checkpoint with its tokenizer; return the names of the files.
 
-    Other files in the folder are left alone. `version` is the conversation template, or "".
-
-    Returns:
-        The names of the files written.
-
-    Raises:
-        OSError: if a file cannot be written.
+    The checkpoint is used up. Other files in the folder are left alone. `version` is the
+    conversation template, or "".
     """
     llava: Any = loaded.model
     config = copy.deepcopy(llava.config.text_config)

@@ -48,11 +48,7 @@ def open_image(place: str) -> Image.Image:
 
 
 def download(url: str, most: int = MAX_BYTES, seconds: float = MAX_SECONDS) -> bytes:
-    """Fetch an http(s) URL, within the limits: from the look-up of the name to the last byte.
-
-    Raises:
-        UserError: if it is another kind of URL, cannot be fetched or is over a limit.
-    """
+    """Fetch an http(s) URL, within the limits: from the look-up of the name to the last byte."""
     _check_address(url, without_password(url))
     result: Future[bytes] = Future()
 

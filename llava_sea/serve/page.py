@@ -121,11 +121,7 @@ def check_question(question: str, chat: Chat | None) -> None:
 
 
 def told(error: Exception, path: str = "") -> str:
-    """Return an error's text for the page, without the folder of an image; a defect is raised.
-
-    Raises:
-        RuntimeError: one that is not about memory.
-    """
+    """Return an error's text for the page, without the folder of an image; a defect is raised."""
     if isinstance(error, UserError):
         return printable(str(error).replace(path, Path(path).name) if path else str(error))
     if isinstance(error, MemoryError) or "out of memory" in str(error):
@@ -139,11 +135,7 @@ def note(text: str, kind: str = "hint") -> Markup:
 
 
 def open_page(options: argparse.Namespace) -> Page:
-    """Load what the flags name.
-
-    Raises:
-        UserError: if it cannot be had, or a flag does not fit it.
-    """
+    """Load what the flags name."""
     hf_logging.disable_progress_bar()
     loaded, template = load_talker(options)
     model = Stage1Model(loaded.model)
@@ -168,11 +160,7 @@ def open_page(options: argparse.Namespace) -> Page:
 
 
 def find_words(path: str | None, tokenizer: Any, num_rows: int) -> Words:
-    """Return the words of a list, else those of the LLM's vocabulary.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return the words of a list, else those of the LLM's vocabulary."""
     if path is None:
         return Words(vocabulary_words(tokenizer, num_rows), tokenizer, num_rows)
     return Words([entry.word for entry in read_words(path)[:NUM_WORDS]], tokenizer, num_rows)

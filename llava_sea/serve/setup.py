@@ -29,17 +29,13 @@ _NAMES = ", ".join(TEMPLATES)
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
-    """Load what the flags name, for a conversation about an image. Raises as `load_talker`."""
+    """Load what the flags name, for a conversation about an image."""
     loaded, template = load_talker(args)
     return new_chat(args, loaded, template, image)
 
 
 def load_talker(args: argparse.Namespace) -> tuple[Loaded, Template]:
-    """Load what the flags name, in eval mode on its device, and its conversation template.
-
-    Raises:
-        UserError: if a flag does not fit the checkpoint or this machine.
-    """
+    """Load what the flags name, in eval mode on its device, and its conversation template."""
     check_template_name(args.conv_mode)
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16

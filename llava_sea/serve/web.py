@@ -136,11 +136,7 @@ def build(page: Page, gr: Any) -> Any:
 
 
 def check_address(host: str, port: int) -> None:
-    """Refuse an address before minutes of loading.
-
-    Raises:
-        UserError: if it cannot be served.
-    """
+    """Refuse an address before minutes of loading."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()

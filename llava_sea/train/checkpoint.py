@@ -53,11 +53,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def read_checksums(checkpoint: Path) -> dict[str, str]:
-    """Return the checksums of a checkpoint's files, by their paths in it.
-
-    Raises:
-        UserError: if the checkpoint was not completed, or the file is damaged.
-    """
+    """Return the checksums of a checkpoint's files, by their paths in it."""
     path = checkpoint / CHECKSUMS
     if not path.is_file():
         raise UserError(
@@ -75,11 +71,7 @@ _OTHER_CHECKPOINT = (
 
 
 def verify(checkpoint: Path) -> None:
-    """Check a checkpoint against its checksums before anything of it is loaded.
-
-    Raises:
-        UserError: if it is incomplete, or a file is missing, changed or added.
-    """
+    """Check a checkpoint against its checksums before anything of it is loaded."""
     sums = read_checksums(checkpoint)
     found = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()}
     strange = sorted(found - set(sums) - {CHECKSUMS})
@@ -142,9 +134,6 @@ def find_checkpoint(output_dir: Path, requested: str | bool | None) -> Path | No
     """Return the checkpoint to resume from: the one asked for, else the latest complete one.
 
     What is returned here is loaded, DeepSpeed's pickles too: only this run's own folder is taken.
-
-    Raises:
-        UserError: if the one asked for is not there, or the checkpoint is damaged.
     """
     wanted = str(requested) if requested is not None else "true"
     if wanted.lower() in ("false", "0", "no"):

@@ -42,9 +42,6 @@ def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
     """Read the file, without what is not its business.
 
     `given` is its path, or the JSON itself as text or read already.
-
-    Raises:
-        UserError: if it cannot be read, or is no configuration of ZeRO.
     """
     file = describe(given)
     if isinstance(given, dict):
@@ -97,11 +94,7 @@ def describe(given: str | dict[str, Any]) -> str:
 
 
 def check_agreement(file: str, args: Any) -> None:
-    """Refuse values that contradict a flag; "auto" never does.
-
-    Raises:
-        UserError: naming every value with its flag's.
-    """
+    """Refuse values that contradict a flag; "auto" never does."""
     engine = args.hf_deepspeed_config
     differing = [
         told.removeprefix("- ds ").replace(" vs hf ", " there, by the flags ")

@@ -209,9 +209,6 @@ def build_measurements(
     """Return the callback that measures, or None when there is nothing to measure on.
 
     Held-out records are read as those of `training` are.
-
-    Raises:
-        UserError: if a file is missing or broken.
     """
     _, data_args, sea, args = arguments
     if sea.sea_eval_data is None:

@@ -63,11 +63,7 @@ def check_liger(value: object) -> dict[str, bool] | None:
 
 
 def use_liger(model: WrappedLlava, config: dict[str, bool] | None, *, zero3: bool) -> str:
-    """Put Liger's kernels into a model; return what is used, in words.
-
-    Raises:
-        UserError: if they cannot be used here or on this model.
-    """
+    """Put Liger's kernels into a model; return what is used, in words."""
     chosen = dict(check_liger(config) or {})
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     from liger_kernel.transformers.monkey_patch import (

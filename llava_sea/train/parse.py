@@ -52,11 +52,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
-    """Parse flags, by default those of the process.
-
-    Raises:
-        UserError: on a missing, unknown or impossible flag, with the nearest name or the way out.
-    """
+    """Parse flags, by default those of the process."""
     groups: Any = [ModelArguments, DataArguments, SeaArguments, TrainingArguments]
     parser = _Parser(groups, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
     flags = _modernise(list(sys.argv[1:] if argv is None else argv))
@@ -143,11 +139,7 @@ def _refuse_unknown(parser: argparse.ArgumentParser, flags: list[str]) -> None:
 
 
 def check_stage(arguments: Arguments) -> None:
-    """Refuse flags of the other stage, those that say opposite things, schedules that cannot be.
-
-    Raises:
-        UserError: naming the flag and the way out.
-    """
+    """Refuse flags of the other stage, those that say opposite things, schedules that cannot be."""
     model, _, sea, args = arguments
     for flag in ("learning_rate", "mm_projector_lr", "mm_vision_tower_lr"):
         if getattr(args, flag) == 0:

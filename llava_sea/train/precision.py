@@ -23,11 +23,7 @@ def weights_dtype(args: TrainingArguments) -> torch.dtype:
 
 
 def check_attention(name: str, dtype: torch.dtype) -> None:
-    """Ask transformers for an attention on a model without layers, before a real one is loaded.
-
-    Raises:
-        UserError: if it refuses.
-    """
+    """Ask transformers for an attention on a model without layers, before a real one is loaded."""
     config = LlamaConfig(vocab_size=8, hidden_size=8, num_attention_heads=1, num_hidden_layers=0)
     try:
         with torch.device("meta"), without_zero3():

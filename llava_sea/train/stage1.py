@@ -46,11 +46,7 @@ def prepare(
     transform: ImageTransform,
     arguments: Arguments,
 ) -> Prepared:
-    """Build the model, the captions with their labels, and the held-out measurements.
-
-    Raises:
-        UserError: if a record cannot be trained on, before anything large is loaded.
-    """
+    """Build the model, the captions with their labels, and the held-out measurements."""
     check_conversations(records, get_template(arguments.model.version))
     model = build_model(arguments)
     dataset, collator = build_data(records, images, transform, model, arguments)
@@ -165,12 +161,7 @@ def build_data(
 def open_labels(
     sea: SeaArguments, tower: nn.Module, transform: ImageTransform, grid: tuple[int, int]
 ) -> LabelStore:
-    """Open ``--sea_labels`` and check it against the run.
-
-    Raises:
-        UserError: if the store is unfinished, or was mined with another geometry, encoder, grid
-            or preset; the message names the field and both values. If the window is too large.
-    """
+    """Open ``--sea_labels`` and check it against the run."""
     why = f"a side of --vision_tower's {grid[0]} x {grid[1]} patches"
     check_range("sea_window", sea.sea_window, whole(1, max(grid)), why)
     store = LabelStore(str(sea.sea_labels))

@@ -44,11 +44,7 @@ def prepare(
     transform: ImageTransform,
     arguments: Arguments,
 ) -> Prepared:
-    """Build the model with what is trained of it, and the conversations.
-
-    Raises:
-        UserError: if a record cannot be trained on, before anything large is loaded.
-    """
+    """Build the model with what is trained of it, and the conversations."""
     model_args, _, _, args = arguments
     template = get_template(model_args.version)
     check_conversations(records, template)
@@ -103,11 +99,7 @@ def prepare(
 def load_model(
     arguments: Arguments,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """Load the model that stage 2 starts from, and its tokenizer.
-
-    Raises:
-        UserError: if a part is missing, or flags name parts that do not go together.
-    """
+    """Load the model that stage 2 starts from, and its tokenizer."""
     model_args, _, _, args = arguments
     options = build_options(arguments)
     path = model_args.model_name_or_path

@@ -45,9 +45,6 @@ def train(pick_attention: Callable[[torch.dtype], str | None] = lambda dtype: No
 
     Where they name no attention, `pick_attention` does for weights of a dtype; None leaves it to
     transformers.
-
-    Raises:
-        UserError: if a flag, a file or the output folder is wrong.
     """
     with ExitStack() as held:
         set_up_logging()
@@ -138,11 +135,7 @@ def _make_trainer(parts: Any, arguments: Arguments, callbacks: list[Any]) -> LLa
 
 
 def image_transform(arguments: Arguments) -> ImageTransform:
-    """Return the tower's transform; in stage 2 a LLaVA brings its own where no tower is named.
-
-    Raises:
-        UserError: if there is no tower, or none with a processor.
-    """
+    """Return the tower's transform; in stage 2 a LLaVA brings its own where no tower is named."""
     model_args = arguments.model
     tower, llm = model_args.vision_tower, model_args.model_name_or_path
     if tower is None and not model_args.tune_mm_mlp_adapter and is_llava(llm):
