@@ -16,7 +16,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -120,6 +120,36 @@ def read_json(path: str | os.PathLike[str], limit: int | None = SETTINGS_BYTES) 
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
+
+
+def read_jsonl(
+    path: Path,
+    what: str,
+    check: Callable[[Any], object],
+    way_out: str,
+    *,
+    limit: int | None = LIST_BYTES,
+    cut: bool = False,
+) -> list[tuple[int, Any]]:
+    """Return the values of JSON lines with the lines' numbers; blank lines are none.
+
+    `check` raises over a value that is not `what`. With `cut` broken JSON in the last line is
+    none: a kill cut it off.
+    """
+    lines = read_text(path, limit).split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            check(row)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            if cut and number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise UserError(f"{path}:{number}: not {what} ({error!r}); {way_out}") from error
+        rows.append((number, row))
+    return rows
 
 
 def read_object(path: Path, why: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from llava_sea.files import (
     open_file,
     read_file,
     read_json,
+    read_jsonl,
     write_atomically,
 )
 
@@ -63,29 +64,14 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return the rows of an answer file with their line numbers; a cut last line is none.
+    """Return the rows of an answer file with their line numbers; a cut last line is none."""
 
-    Raises:
-        UserError: if it is no file, or another line is no answer.
-    """
-    lines = read_file(path).split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row["text"], str) or not isinstance(row["question_id"], (int, str)):
-                raise TypeError("question_id or text of another type")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path}:{number}: not an answer ({error!r}). Remove the line, and the question "
-                "is asked again"
-            ) from error
-        rows.append((number, row))
-    return rows
+    def check(row: Any) -> None:
+        if not isinstance(row["text"], str) or not isinstance(row["question_id"], (int, str)):
+            raise TypeError("question_id or text of another type")
+
+    way_out = "remove the line, and the question is asked again"
+    return read_jsonl(path, "an answer", check, way_out, limit=None, cut=True)
 
 
 def by_id(answers: Iterable[Answer]) -> dict[str, str]:

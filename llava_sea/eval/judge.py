@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from llava_sea.errors import UserError, import_extra, naming
-from llava_sea.files import LIST_BYTES, read_file
+from llava_sea.files import LIST_BYTES, read_file, read_jsonl
 from llava_sea.terminal import without_password
 
 _RESUMES = "Earlier grades are kept, and the same command resumes from here"
@@ -212,23 +213,19 @@ class GradeCache:
         self._path = path
         self._grades: dict[tuple[str, str], Grade] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = read_file(path, LIST_BYTES) if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
-            try:
-                row = json.loads(line)
-                grade = Grade(**{name: row[name] for name in Grade.__dataclass_fields__})
-                if type(grade.value) not in (int, float) or not 0 <= grade.value <= 1:
-                    raise TypeError(f"the value is {grade.value!r}")
-                self._grades[row["judge"], row["prompt_sha256"]] = grade
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}:{number}: not a grade ({error!r}); remove the line, and the question "
-                    "is asked again"
-                ) from error
-        if whole != data:
-            with open(path, "r+b") as file:
-                file.truncate(len(whole))
+        if not path.exists():
+            return
+        data = read_file(path, LIST_BYTES)
+        if (whole := data.rfind(b"\n") + 1) < len(data):
+            os.truncate(path, whole)
+        way_out = "remove the line, and the question is asked again"
+        read_jsonl(path, "a grade", self._keep, way_out)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        grade = Grade(**{name: row[name] for name in Grade.__dataclass_fields__})
+        if type(grade.value) not in (int, float) or not 0 <= grade.value <= 1:
+            raise TypeError(f"the value is {grade.value!r}")
+        self._grades[row["judge"], row["prompt_sha256"]] = grade
 
     def grade(self, judge: Judge, case: Case) -> Grade:
         """Return the kept grade, or the judge's, which is then kept."""

@@ -12,14 +12,13 @@ folders; a model that was trained again in the same folder looks the same.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.files import LIST_BYTES, read_json, read_text
+from llava_sea.files import LIST_BYTES, read_json, read_jsonl
 from llava_sea.report.measures import MEASURES
 
 PROJECTOR = "mm_projector.bin"
@@ -169,7 +168,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read_log(root: Path) -> tuple[list[Row], list[str]]:
     """Return the log's rows, and notes for the reader if there is no full log."""
     if (root / METRICS).is_file():
-        return _read_lines(root / METRICS), []
+        what, way_out = "a JSON object with a step", "remove the line"
+        # A run that is training, or was killed, may have written half a line.
+        lines = read_jsonl(root / METRICS, what, _check_numbers, way_out, cut=True)
+        return sorted((row for _, row in lines), key=lambda row: int(row["step"])), []
     path = root / TRAINER_STATE
     if not path.is_file():
         return [], [f"The folder holds no {METRICS}, so there are no curves."]
@@ -181,23 +183,6 @@ def _read_log(root: Path) -> tuple[list[Row], list[str]]:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: not a trainer's state ({error!r})") from None
     return rows, [f"The folder holds no {METRICS}; the curves are those of {TRAINER_STATE}."]
-
-
-def _read_lines(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    lines = read_text(path).splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            _check_numbers(row)
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                break  # a run that is training, or was killed, may have written half a line
-            raise UserError(
-                f"{path}, line {number}: not a JSON object with a step ({error!r})"
-            ) from None
-        rows.append(row)
-    return sorted(rows, key=lambda row: int(row["step"]))
 
 
 def _check_numbers(row: Row) -> None:

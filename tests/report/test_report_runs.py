@@ -77,7 +77,7 @@ def test_broken_line_in_the_middle_is_named(run):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[2] = "[3]"
     (run / "metrics.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 3"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:3"):
         open_run(run)
 
 
@@ -123,7 +123,7 @@ def test_rows_are_in_the_order_of_steps(run):
 def test_text_for_numbers_is_named(run, line, reason, last):
     after = b"" if last else b'\n{"step": 9}\n'
     (run / "metrics.jsonl").write_bytes(b'{"step": 0, "loss": null}\n' + line + after)
-    with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: .*{reason}"):
+    with pytest.raises(UserError, match=rf"metrics\.jsonl:2: .*{reason}"):
         open_run(run)
 
 

@@ -7,7 +7,6 @@ wrong and counted.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,23 +30,14 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[tuple[int, dict[str, Any
         path: the file.
         keys: those that each object must have; "image" and "text" must be texts.
     """
-    rows = []
-    for number, line in enumerate(files.read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            for key in keys:
-                if key in ("image", "text") and not isinstance(row[key], str):
-                    raise TypeError(f"{key} is {row[key]!r}")
-                row[key]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path}:{number}: not a JSON object with {', '.join(keys)} ({error!r}); "
-                "fetch the official file again"
-            ) from error
-        rows.append((number, row))
-    return rows
+
+    def check(row: Any) -> None:
+        for key in keys:
+            if not isinstance(row[key], str) and key in ("image", "text"):
+                raise TypeError(f"{key} is {row[key]!r}")
+
+    what = f"a JSON object with {', '.join(keys)}"
+    return files.read_jsonl(path, what, check, "fetch the official file again")
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
