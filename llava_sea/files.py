@@ -152,21 +152,21 @@ def read_jsonl(
     return rows
 
 
-def read_object(path: Path, why: str) -> dict[str, Any]:
-    """Return the object of a JSON file of the package's own.
+def read_object(path: Path, why: str = "") -> dict[str, Any]:
+    """Return the object that a JSON file holds.
 
-    Raises:
-        UserError: if it holds none; naming the file, the damage and `why` it matters.
+    Of a file of the package's own `why` says in the error why its damage matters, or the way out.
     """
     try:
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: no JSON object")
     except UserError as error:
+        if not why:
+            raise
         damage = str(error).removeprefix(f"{path}: ")
-    else:
-        if isinstance(found, dict):
-            return found
-        damage = "no JSON object"
-    raise UserError(f"{path}: damaged ({damage}), {why}")
+        raise UserError(f"{path}: damaged ({damage}), {why}") from None
+    return found
 
 
 @contextmanager

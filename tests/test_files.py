@@ -125,7 +125,7 @@ READERS = {
     "words": (read_words, "words.tsv", files.LIST_BYTES),
     "common words": (read_common_words, "2of12.txt", None),
     "captions": (lambda path: list(read_captions(path)), "c.json", None),
-    "settings": (load_weights.read_json, "config.json", files.SETTINGS_BYTES),
+    "settings": (files.read_object, "config.json", files.SETTINGS_BYTES),
     "weights": (load_weights.read_tensors, "mm_projector.bin", None),
     "truth": (Truth, "truth.json", files.LIST_BYTES),
     "a run's config": (run_folder, "config.json", files.SETTINGS_BYTES),

@@ -22,9 +22,9 @@ from llava_sea.errors import UserError
 from llava_sea.eval.answers import AnswerFile, fingerprint, model_id
 from llava_sea.eval.generation import Answerer, Decoding, check_images
 from llava_sea.eval.questions import Question, distinct, read_questions
+from llava_sea.files import read_object
 from llava_sea.model.load import load_llava
 from llava_sea.model.load_source import find_folder, recorded_base
-from llava_sea.model.load_weights import read_json
 from llava_sea.pretrained import pick_device
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
@@ -90,7 +90,7 @@ def template_name(args: argparse.Namespace) -> str:
         return str(args.conv_mode)
     for folder in _folders(args):
         path = folder / "config.json"
-        name = read_json(path).get("conversation_template") if path.is_file() else None
+        name = read_object(path).get("conversation_template") if path.is_file() else None
         if name:
             return str(name)
     return ""

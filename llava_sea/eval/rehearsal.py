@@ -22,9 +22,8 @@ from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.questions import distinct, read_questions
 from llava_sea.eval.score import read_scores
 from llava_sea.eval.scorers.official import refuse_twins
-from llava_sea.files import check_folder
+from llava_sea.files import check_folder, read_object
 from llava_sea.model.load_source import find_folder, recognise
-from llava_sea.model.load_weights import read_json
 
 
 def available_tasks(tasks: Sequence[Task], data: Path) -> tuple[list[Task], list[str]]:
@@ -46,7 +45,7 @@ def check_checkpoint(args: argparse.Namespace, checkpoint: str) -> None:
     """Check what can be checked of a checkpoint without loading it."""
     found = find_folder(checkpoint, args.cache_dir, "CHECKPOINT")
     recognise(found)
-    config = read_json(found / "config.json") if (found / "config.json").is_file() else {}
+    config = read_object(found / "config.json") if (found / "config.json").is_file() else {}
     template = TEMPLATES.get(str(args.conv_mode or config.get("conversation_template")))
     if template is not None:
         refuse_caption_only(template, checkpoint)

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
 from llava_sea.eval.answers import Answer
-from llava_sea.files import read_json, write_atomically
+from llava_sea.files import read_object, write_atomically
 
 LONGEST = 160
 """Characters of an ending that are shown, the last ones; LLaVA's longest, VizWiz's, has 126."""
@@ -143,18 +142,7 @@ def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[st
 def read_scores(folder: Path) -> dict[str, Any]:
     """Return the entries of a folder's ``scores.json`` by task; none where there is no file."""
     path = folder / "scores.json"
-    if not path.exists():
-        return {}
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise UserError("no object of tasks")
-    except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise UserError(
-            f"{path}: is no scores.json of this command ({reason}); move it away"
-        ) from None
-    return content
+    return read_object(path, "move it away") if path.exists() else {}
 
 
 def add_score(folder: Path, task: str, outcome: Outcome) -> None:

@@ -19,13 +19,15 @@ from typing import Any
 from llava_sea.alignment.label_store import LabelStore
 from llava_sea.errors import UserError
 from llava_sea.files import (
-    read_json,
+    read_object,
     refuse_other_things,
     remove,
     sha256_file,
     write_atomically,
 )
 from llava_sea.labels.claims import Claims, is_there
+
+_WAY_OUT = "delete the folder, or extract the labels into another one"
 
 
 def work_folder(output: Path) -> Path:
@@ -40,7 +42,7 @@ def is_complete(output: Path, parameters: Mapping[str, Any]) -> bool:
         return False
     # The shards' size matters to an unfinished folder alone.
     labels = {name: value for name, value in parameters.items() if name != "shard_size"}
-    _refuse_difference(labels, read_state(path), output)
+    _refuse_difference(labels, read_object(path, _WAY_OUT), output)
     LabelStore(output).words()  # says so if it is damaged
     return True
 
@@ -61,7 +63,7 @@ def check_output(output: Path, parameters: Mapping[str, Any]) -> None:
             if not is_there(path):  # another rank has begun just now
                 raise
     if path.is_file():
-        _refuse_difference(parameters, read_state(path), output)
+        _refuse_difference(parameters, read_object(path, _WAY_OUT), output)
 
 
 def begin_or_resume(output: Path, parameters: Mapping[str, Any], claims: Claims) -> bool:
@@ -106,11 +108,11 @@ def keep_once(
 
     claims.once(note.stem, lambda: is_there(note), work)
     way_out = f"delete {note}, it is made again"
-    kept = read_state(note, "found", "sha256", way_out=way_out)
-    found: dict[str, Any] = kept["found"]
+    kept = read_object(note, way_out)
+    found: dict[str, Any] = kept.get("found", {})
     for file in (file for file in files if not file.is_file()):
         raise UserError(f"{file}: missing; {way_out}")
-    if sums(found) != kept["sha256"]:
+    if sums(found) != kept.get("sha256"):
         names = ", ".join(str(path) for path in (note, *files))
         raise UserError(f"{names}: damaged, not as they were made; {way_out}")
     return found
@@ -130,24 +132,6 @@ def clean_up(output: Path) -> None:
 def plain(value: Any) -> Any:
     """Return a value as JSON gives it back, so that the two compare equal."""
     return json.loads(json.dumps(value))
-
-
-def read_state(
-    path: Path,
-    *keys: str,
-    way_out: str = "delete the folder, or extract the labels into another one",
-) -> dict[str, Any]:
-    """Read a JSON object that an earlier run left."""
-    try:
-        found: dict[str, Any] = read_json(path)
-        if not isinstance(found, dict):
-            raise UserError(f"{path}: no JSON object")
-        for key in keys:
-            if key not in found:
-                raise UserError(f"{path}: {key} is missing")
-    except UserError as error:
-        raise UserError(f"{error}; damaged: {way_out}") from None
-    return found
 
 
 def _refuse_difference(wanted: Mapping[str, Any], found: Mapping[str, Any], output: Path) -> None:

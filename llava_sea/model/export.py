@@ -30,7 +30,7 @@ from typing import Any
 
 from llava_sea.conversation import TEMPLATES, get_template
 from llava_sea.errors import UserError, run_command
-from llava_sea.files import only_writer, refuse_other_things, write_atomically
+from llava_sea.files import only_writer, read_object, refuse_other_things, write_atomically
 from llava_sea.terminal import log_to, say
 
 
@@ -160,13 +160,12 @@ def fit_tokenizer(folder: Path) -> str:
     Its files are replaced. Returns the token that ends an answer now.
     """
     from llava_sea.model.load_sentencepiece import auto_tokenizer
-    from llava_sea.model.load_weights import read_json
 
-    template = get_template(read_json(folder / "config.json")["conversation_template"])
-    config = read_json(folder / "tokenizer_config.json") | {"add_bos_token": False}
+    template = get_template(read_object(folder / "config.json")["conversation_template"])
+    config = read_object(folder / "tokenizer_config.json") | {"add_bos_token": False}
     if not template.caption_only:
         config["eos_token"] = template.stop
-    content = read_json(folder / "tokenizer.json")
+    content = read_object(folder / "tokenizer.json")
     content["post_processor"] = _without_bos(content.get("post_processor"))
     for name, settings, indent in (("tokenizer_config", config, 2), ("tokenizer", content, None)):
         text = json.dumps(settings, indent=indent, ensure_ascii=False)

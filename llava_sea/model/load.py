@@ -29,6 +29,7 @@ from transformers import (
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
+from llava_sea.files import read_object
 from llava_sea.model.builder import build_llava, llava_config, llm_config
 from llava_sea.model.load_source import (
     HF,
@@ -44,7 +45,7 @@ from llava_sea.model.load_source import (
     recognise,
     recorded_base,
 )
-from llava_sea.model.load_weights import check_exists, quiet_transformers, read_json, read_weights
+from llava_sea.model.load_weights import check_exists, quiet_transformers, read_weights
 from llava_sea.model.lora import (
     ADAPTER_CONFIG,
     check_base,
@@ -162,7 +163,7 @@ def load_llava(
         loaded = _load_lora(source, model_base or recorded_base(folder))
     loaded.transform.check_fits(loaded.model.config.vision_config)
     if (folder / "generation_config.json").is_file():
-        read_json(folder / "generation_config.json")  # tells damage in one line
+        read_object(folder / "generation_config.json")  # tells damage in one line
         loaded.model.generation_config = GenerationConfig.from_pretrained(folder)
     return loaded
 
@@ -237,7 +238,7 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     if not base:
         raise UserError(f"{source.folder}: records no base model; name it with --model-base")
     base_folder = find_folder(base, source.cache_dir, "--model-base")
-    base_config = read_json(base_folder / "config.json")
+    base_config = read_object(base_folder / "config.json")
     has_projector = is_hf(base_config) or has_llava_config(base_config)
     if has_projector:
         loaded = _on_llava(source, base_folder, base_config)

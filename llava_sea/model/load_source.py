@@ -18,7 +18,8 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_weights import check_exists, listing, read_json, weight_files
+from llava_sea.files import read_object
+from llava_sea.model.load_weights import check_exists, listing, weight_files
 from llava_sea.model.lora import ADAPTER_CONFIG
 
 HF, LLAVA, PROJECTOR, LORA = (
@@ -87,7 +88,7 @@ _KINDS: dict[str, type] = {
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json, {} if it has none; LLaVA's own keys are of their kind."""
     path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     for key, kind in _KINDS.items():
         if not isinstance(config.get(key), (kind, type(None))):
             raise UserError(f"{path}: {key} cannot be {config[key]!r}; fix it")
@@ -98,7 +99,7 @@ def recorded_base(folder: Path) -> str:
     """Return the LLM or LLaVA that a projector or an adapter records; "" where there is none."""
     kind = recognise(folder)
     if kind == LORA:
-        return str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        return str(read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     return str(read_config(folder).get("_name_or_path") or "") if kind == PROJECTOR else ""
 
 

@@ -21,9 +21,8 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
-from llava_sea import files
 from llava_sea.errors import UserError
-from llava_sea.files import open_file
+from llava_sea.files import open_file, read_object
 from llava_sea.pretrained import load_pretrained
 
 INDEXED = (
@@ -80,7 +79,7 @@ def weight_files(folder: Path, *, needed: bool = False) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: no index of weights (its weight_map is missing or empty)")
     names = sorted(set(map(str, weight_map.values())))
@@ -112,7 +111,7 @@ def check_model(path: str | Path) -> None:
     folder = Path(path)
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return
-    if "model_type" not in read_json(folder / "config.json"):
+    if "model_type" not in read_object(folder / "config.json"):
         raise UserError(f"{folder / 'config.json'}: names no model_type; it is no model's")
     for file in weight_files(folder, needed=True):
         if file.suffix != ".safetensors":
@@ -168,14 +167,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "it is in no format of torch's"
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    value = files.read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: no JSON object")
-    return value
 
 
 def listing(folder: Path) -> str:

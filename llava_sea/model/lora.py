@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_weights import read_json, read_tensors
+from llava_sea.files import read_object
+from llava_sea.model.load_weights import read_tensors
 from llava_sea.model.names import PEFT_PREFIX, some, to_stock, to_written
 from llava_sea.model.projector_io import LLAVA_TO_HF, copy_in, gathered
 from llava_sea.model.stage2 import choose_trainable
@@ -157,7 +158,7 @@ def base_fingerprint(language_model: nn.Module) -> str:
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Read ``adapter_config.json`` and refuse what cannot be merged exactly."""
     path = folder / ADAPTER_CONFIG
-    config = read_json(path)
+    config = read_object(path)
     start = config.get("init_lora_weights", True)
     refused = {
         "peft_type": config.get("peft_type", "LORA") != "LORA",
@@ -182,7 +183,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def check_base(folder: Path, config: Mapping[str, Any], given: str, model: nn.Module) -> None:
     """Compare the base that an adapter was trained on with the one it is to be merged into."""
     recorded = str(config.get("base_model_name_or_path") or "")
-    settings = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    settings = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if expected := settings.get(FINGERPRINT):
         if base_fingerprint(model.get_submodule("model.language_model")) != expected:
             raise UserError(

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.errors import UserError, naming
+from llava_sea.files import read_object
 from llava_sea.model.builder import load_tokenizer
-from llava_sea.model.load_weights import read_json
 
 _HIDDEN = "<|former image|>"
 """What the token is called if taking it out would move the ids of tokens after it."""
@@ -55,7 +55,7 @@ def load_training_tokenizer(
 
 def _take_image_token_out(folder: Path, legacy: bool | None) -> None:
     path = folder / "tokenizer.json"
-    content = read_json(path)
+    content = read_object(path)
     entry = next(t for t in content["added_tokens"] if t["content"] == IMAGE_TOKEN)
     if entry["id"] == max(token["id"] for token in content["added_tokens"]):
         content["added_tokens"].remove(entry)
@@ -64,7 +64,7 @@ def _take_image_token_out(folder: Path, legacy: bool | None) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     path = folder / "tokenizer_config.json"
-    settings = _forget(read_json(path)) | _legacy(legacy)
+    settings = _forget(read_object(path)) | _legacy(legacy)
     path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
@@ -112,7 +112,7 @@ def write_tokenizer(
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    content = {k: v for k, v in read_json(path).items() if k not in _NOT_WRITTEN}
+    content = {k: v for k, v in read_object(path).items() if k not in _NOT_WRITTEN}
     extra = content.get("extra_special_tokens")
     if isinstance(extra, list):  # transformers 4 takes a dictionary under this name only
         content["additional_special_tokens"] = content.pop("extra_special_tokens")

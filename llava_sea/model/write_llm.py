@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from llava_sea.conversation import get_template
 from llava_sea.data.tokenize import padding_id, stop_ids
 from llava_sea.errors import naming
+from llava_sea.files import read_object
 from llava_sea.model.builder import without_zero3
 from llava_sea.model.load import Loaded
-from llava_sea.model.load_weights import read_json
 from llava_sea.model.tokenizer import write_tokenizer
 from llava_sea.model.write import LLM_ROWS, end_ids, valid_generation_config, write_config
 from llava_sea.model.write_files import replaced_together
@@ -60,7 +60,7 @@ def write_llm(folder: Path, loaded: Loaded, version: str, max_shard_size: str) -
     with replaced_together(folder) as staging:
         with naming(staging / "model.safetensors"):
             llm.save_pretrained(staging, max_shard_size=max_shard_size)
-        settings = read_json(staging / "config.json")
+        settings = read_object(staging / "config.json")
         settings.pop("_name_or_path", None)  # a path on the training machine
         write_config(staging / "config.json", settings, llm.dtype)
         write_tokenizer(staging, tokenizer, tokenizer.chat_template)

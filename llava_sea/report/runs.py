@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_sea.errors import UserError
-from llava_sea.files import LIST_BYTES, read_json, read_jsonl
+from llava_sea.files import LIST_BYTES, read_json, read_jsonl, read_object
 from llava_sea.report.measures import MEASURES
 
 PROJECTOR = "mm_projector.bin"
@@ -156,9 +156,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path}: no such file. A stage-1 run writes it beside {PROJECTOR}; it names the "
             "language model and the vision tower"
         )
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: holds no JSON object")
+    config = read_object(path)
     layer = config.get("mm_vision_select_layer", 0)
     if not isinstance(layer, int):
         raise UserError(f"{path}: mm_vision_select_layer cannot be {layer!r}; fix it")

@@ -19,7 +19,7 @@ from typing import Any
 from transformers.training_args import OptimizerNames
 
 from llava_sea.errors import UserError
-from llava_sea.model.load_weights import read_json
+from llava_sea.files import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def read_engine(given: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(given, dict):
         config = copy.deepcopy(given)
     elif file != "--deepspeed":
-        config = read_json(Path(given))
+        config = read_object(Path(given))
     else:
         try:
             config = json.loads(given)
