@@ -80,12 +80,21 @@ def _is_json_lines(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in (".jsonl", ".ndjson")
 
 
-def _decode(data: bytes, path: str | os.PathLike[str], line: int, start: int) -> str:
-    """Return a line's text; `start` is the place of its first byte."""
-    try:
-        return data.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, start + error.start, line) from None
+def text_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    r"""Yield a file's lines as (line number from 1, text without the line end).
+
+    Lines end with \n or \r\n only: the other characters at which `str.splitlines` cuts may stand
+    inside a caption.
+    """
+    start = 0
+    with open_file(path) as file:
+        for number, data in enumerate(file, 1):
+            try:
+                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, start + error.start, number) from None
+            start += len(data)
+            yield number, text.removesuffix("\n").removesuffix("\r")
 
 
 def _not_utf8(path: str | os.PathLike[str], byte: int, line: int) -> UserError:
@@ -94,21 +103,18 @@ def _not_utf8(path: str | os.PathLike[str], byte: int, line: int) -> UserError:
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Yield each line's value, or the error it makes."""
-    blank, start = True, 0
-    with open_file(path) as file:
-        for number, data in enumerate(file, 1):
-            line = _decode(data, path, number, start).rstrip("\r\n")
-            start += len(data)
-            if not line.strip():
-                continue
-            blank = False
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                place = f"line {number + error.lineno - 1}, column {error.colno}"
-                yield BrokenRow(f"broken JSON at {place}: {error.msg}")
-            except (ValueError, RecursionError) as error:
-                yield BrokenRow(_too_much(error, number))
+    blank = True
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        blank = False
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            place = f"line {number + error.lineno - 1}, column {error.colno}"
+            yield BrokenRow(f"broken JSON at {place}: {error.msg}")
+        except (ValueError, RecursionError) as error:
+            yield BrokenRow(_too_much(error, number))
     if blank:
         raise _empty(path)
 

@@ -22,9 +22,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from llava_sea.data.read_records import text_lines
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.files import check_folder, refuse_other_file
-from llava_sea.labels.captions import check_corpus, read_captions, read_lines
+from llava_sea.labels.captions import check_corpus, read_captions
 from llava_sea.labels.options import flag, parse_flags
 from llava_sea.labels.phrases import (
     BOUNDARY,
@@ -199,7 +200,7 @@ def read_common_words(path: str | Path) -> tuple[list[str], int]:
     """
     words: set[str] = set()
     stopped = 0
-    for number, line in read_lines(Path(path)):
+    for number, line in text_lines(Path(path)):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from llava_sea.errors import UserError
-from llava_sea.labels.captions import check_corpus, read_captions, read_lines
+from llava_sea.labels.captions import check_corpus, read_captions
 
 
 def record(*turns: tuple[str, object], **fields: object) -> dict[str, object]:
@@ -54,7 +54,7 @@ def test_captions_of_every_kind_of_file(tmp_path, name, content, expected):
         ([record(("human", "a"), id="x7")], r"\(id 'x7'\): holds no caption"),
         ([record(("gpt", " \n"))], "empty"),
         ([record(("human", "?"), ("gpt", None))], "None"),
-        ([{"conversations": "a"}], "holds no caption"),
+        ([{"conversations": "a"}], "must be a list of turns"),
     ],
 )
 def test_bad_records_are_named(tmp_path, bad, named):
@@ -67,11 +67,11 @@ def test_bad_records_are_named(tmp_path, bad, named):
     ("name", "content", "place"),
     [
         ("a.txt", "one\n\ntwo\n", "line 2"),
-        ("a.txt", b"one\n\xfftwo\n", "line 2: byte 0xff"),
-        ("a.jsonl", '"one"\n{"a": 1}\n', "line 2"),
-        ("a.jsonl", '"one"\n{"a"\n', "line 2: broken JSON"),
-        ("a.jsonl", '{"caption": ""}', "line 1"),
-        ("a.jsonl", '{"text": 3}', "line 1.*3"),
+        ("a.txt", b"one\n\xfftwo\n", "byte 4, line 2"),
+        ("a.jsonl", '"one"\n{"a": 1}\n', "record 1"),
+        ("a.jsonl", '"one"\n{"a"\n', "broken JSON at line 2"),
+        ("a.jsonl", '{"caption": ""}', "record 0"),
+        ("a.jsonl", '{"text": 3}', "record 0.*3"),
         ("a.json", "", "is empty"),
         ("a.json", '["a",\n{"b', "broken JSON .*line 2"),
         ("a.json", "[" * 100_000, "nested too deep"),
@@ -95,4 +95,4 @@ def test_corpus_files_are_checked_first(tmp_path, names, expected):
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"none\.txt"):
-        list(read_lines(tmp_path / "none.txt"))
+        list(read_captions(tmp_path / "none.txt"))
