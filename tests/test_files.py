@@ -19,9 +19,8 @@ from llava_sea.eval.questions import read_questions
 from llava_sea.eval.score import read_scores
 from llava_sea.eval.scorers import official
 from llava_sea.eval.scorers.mmbench import read_table
-from llava_sea.labels.captions import read_captions
 from llava_sea.labels.occurrence import Truth
-from llava_sea.labels.word_list import read_common_words
+from llava_sea.labels.word_list import read_captions, read_common_words
 from llava_sea.labels.words_file import read_words
 from llava_sea.model import load_weights
 from llava_sea.report.runs import open_run

@@ -25,6 +25,8 @@ LONGEST = 160
 FLOOR = 5.0
 """Points that a baseline should score for a relative gain: below it a few questions are 100 %."""
 
+_NOT_OURS = "so it is no scores.json of this command; move it away"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -142,7 +144,7 @@ def gains(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> dict[st
 def read_scores(folder: Path) -> dict[str, Any]:
     """Return the entries of a folder's ``scores.json`` by task; none where there is no file."""
     path = folder / "scores.json"
-    return read_object(path, "move it away") if path.exists() else {}
+    return read_object(path, _NOT_OURS) if path.exists() else {}
 
 
 def add_score(folder: Path, task: str, outcome: Outcome) -> None:

@@ -2,8 +2,14 @@
 
 `python -m llava_sea.labels.word_list --data_path pretrain.json --output words.tsv` tags and chunks
 every caption (`phrases`), counts, unites with a list of frequent words and writes the list whole or
-not at all (`words_file`). The same corpus gives the same bytes, whatever the number of workers.
-Limits: English captions; the counts are held in memory (about 1 GB for LLaVA's 558K).
+not at all (`words_file`). The same corpus gives the same bytes, whatever the number of workers. The
+captions are, by the file's suffix:
+
+- `.json`, `.jsonl`, `.parquet`: the answers of records in the forms of `llava_sea.data.row_shapes`,
+  objects with `caption` or `text`, or strings.
+- `.txt`: one caption a line.
+Limits: English captions, UTF-8; the counts are held in memory (about 1 GB for LLaVA's 558K). A
+record or line without a caption is an error that names it, never skipped.
 """
 
 from __future__ import annotations
@@ -20,12 +26,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llava_sea.data.read_records import text_lines
+from llava_sea.data.read_records import BrokenRow, read_rows, text_lines
+from llava_sea.data.row_shapes import BadShape, make_record
 from llava_sea.errors import UserError, cannot_write, naming, run_command
 from llava_sea.files import check_folder, refuse_other_file
-from llava_sea.labels.captions import check_corpus, read_captions
 from llava_sea.labels.options import flag, parse_flags
 from llava_sea.labels.phrases import (
     BOUNDARY,
@@ -42,6 +48,7 @@ from llava_sea.ranges import check_ranges
 from llava_sea.terminal import say
 
 BATCH = 4096  # captions counted at a time
+SUFFIXES = (".json", ".jsonl", ".parquet", ".txt")
 LIST_POS = "list"  # of entries that come from the list of common words alone
 ANNOTATIONS = "%:&#=<^~+*!$@"  # marks behind a word of some 12dicts lists
 
@@ -132,6 +139,55 @@ def _build(paths: Sequence[Path], output: Path, options: WordListOptions) -> Wor
     sha256 = write_words(output, rows)
     counted = (kinds["word"], kinds[PHRASE], kinds[LIST_POS])
     return WordListSummary(num_captions, len(rows), *counted, stopped, sha256)
+
+
+def check_corpus(names: Sequence[str]) -> list[Path]:
+    """Return the files; a UserError if there is none, one is missing, or its suffix is unknown."""
+    paths = [Path(name) for name in names]
+    if not paths:
+        raise UserError("--data_path: give at least one file of captions")
+    for path in paths:
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"--data_path {path}: the name must end in {', '.join(SUFFIXES)}")
+        if not path.is_file():
+            raise UserError(f"--data_path {path}: there is no such file")
+    return paths
+
+
+def read_captions(path: Path) -> Iterator[str]:
+    """Yield the captions of one file; a `UserError` names the record or the line that has none."""
+    if path.suffix == ".txt":
+        for number, text in text_lines(path):
+            if not text.strip():
+                raise UserError(f"{path}, line {number}: is blank; every line holds one caption")
+            yield text
+        return
+    for index, row in enumerate(read_rows(path)):
+        where = f"{path}: record {index}"
+        if isinstance(row, dict) and "id" in row:
+            where += f" (id {row['id']!r})"
+        try:
+            captions = _captions_of(row)
+        except (BrokenRow, BadShape) as error:
+            raise UserError(f"{where}: {error}") from None
+        for caption in captions or [None]:
+            if not isinstance(caption, str) or not caption.strip():
+                raise UserError(
+                    f"{where}: holds no caption, or an empty one ({caption!r}); expected a record "
+                    "with an answer, an object with 'caption' or 'text', or a string"
+                )
+            yield caption
+
+
+def _captions_of(row: Any) -> list[Any]:
+    if isinstance(row, BrokenRow):
+        raise row
+    if not isinstance(row, dict):
+        return [row]
+    if all(row.get(form) is None for form in ("conversations", "messages", "texts")):
+        return [row[key] for key in ("caption", "text") if key in row][:1]
+    record, _ = make_record(row, 0, "")
+    return [turn.text for turn in record.turns if turn.role == "gpt"]
 
 
 def count_batches(paths: Sequence[Path], options: WordListOptions) -> Iterator[tuple[int, Counts]]:

@@ -14,9 +14,8 @@ from llava_sea.eval import __main__ as command
 from llava_sea.eval.__main__ import parse
 from llava_sea.eval.answers import read_answers
 from llava_sea.eval.benchmarks import TASKS, select
-from llava_sea.eval.evaluate import read_server_scores, results_folder, short_names
+from llava_sea.eval.evaluate import available_tasks, read_server_scores, results_folder, short_names
 from llava_sea.eval.judge import LocalJudge
-from llava_sea.eval.rehearsal import available_tasks
 from llava_sea.eval.score import Submission
 from playground.benchmarks.perfect import PERFECT
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from llava_sea.errors import UserError
-from llava_sea.labels.captions import check_corpus, read_captions
+from llava_sea.labels.word_list import check_corpus, read_captions
 
 
 def record(*turns: tuple[str, object], **fields: object) -> dict[str, object]:
