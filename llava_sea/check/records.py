@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from llava_sea.alignment import LabelStore
 from llava_sea.check.findings import Findings
 from llava_sea.check.setup import Setup, open_run_labels
-from llava_sea.constants import IGNORE_INDEX, IMAGE_TOKEN
-from llava_sea.conversation import Template, begins_with_gpt, has_literal_image
+from llava_sea.constants import IGNORE_INDEX
+from llava_sea.conversation import Template
 from llava_sea.data import problems
 from llava_sea.data.control_tokens import tell, typed_tokens
 from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import load_image, resolve_image_path
-from llava_sea.data.preflight import check_meaning
+from llava_sea.data.preflight import check_meaning, odd_texts
 from llava_sea.data.problems import Kind, RecordError
 from llava_sea.data.records import Record, Records, split_weight
 from llava_sea.data.tokenize import tell_beyond, tokenize_record
@@ -140,13 +140,7 @@ def _odd_texts(record: Record, template: Template, tokenizer: Any) -> Faults:
         if number and turn.role == "gpt" and turn.text[:1].isspace() and turn.text.strip():
             found.append((problems.WHITE_SPACE, f"turn {number} is {turn.text[:60]!r}"))
             break
-    if record.ignored:
-        found.append((problems.IGNORED_KEY, f"it has {', '.join(map(repr, record.ignored))}"))
-    if begins_with_gpt(record):
-        found.append((problems.LEADING_GPT, f"it says {record.turns[0].text[:60]!r}"))
-    if has_literal_image(record):
-        found.append((problems.LITERAL_IMAGE, f'no "image", so {IMAGE_TOKEN} is text here'))
-    return found
+    return found + odd_texts(record)
 
 
 def _check_labels(store: LabelStore, image: str, crc32: int | None) -> Faults:

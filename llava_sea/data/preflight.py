@@ -12,7 +12,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from llava_sea.constants import IMAGE_TOKEN
@@ -20,7 +20,7 @@ from llava_sea.conversation import Template, begins_with_gpt, has_literal_image,
 from llava_sea.data import problems
 from llava_sea.data.control_tokens import tell, typed_tokens
 from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.problems import RecordError
+from llava_sea.data.problems import Kind, RecordError
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tell_beyond, tokenize_record
 from llava_sea.errors import UserError
@@ -41,31 +41,32 @@ def check_conversations(records: Sequence[Record], template: Template) -> None:
             the next few.
     """
     bad: list[RecordError] = []
-    first: dict[str, Record] = {}
-    counts: Counter[str] = Counter()
+    first: dict[Kind, Record] = {}
+    counts: Counter[Kind] = Counter()
     for record in records:  # read from disk: once
         if problem := _problem(record, template):
             bad.append(problem)
-        for what, (is_odd, of_captions) in _ODD.items():
-            if (of_captions or not template.caption_only) and is_odd(record):
-                counts[what] += 1
-                first.setdefault(what, record)
+        for kind, _ in odd_texts(record):
+            if kind is problems.IGNORED_KEY or not template.caption_only:
+                counts[kind] += 1
+                first.setdefault(kind, record)
     if bad:
         _refuse(bad, len(records))
-    for what, record in first.items():
-        text = "%s: %d records %s; the first: %s"
-        logger.warning(text, record.file, counts[what], what, record.name)
+    for kind, record in first.items():
+        text = "%s: %d records: %s (%s); the first: %s"
+        logger.warning(text, record.file, counts[kind], kind.name, kind.way_out, record.name)
 
 
-_ODD: dict[str, tuple[Callable[[Record], bool], bool]] = {
-    'have keys that LLaVA ignores, as is done here ("system", "weight" or "loss")': (
-        lambda record: bool(record.ignored),
-        True,
-    ),
-    "begin with a gpt turn, which is left out as in LLaVA": (begins_with_gpt, False),
-    'have no "image" and train on <image> as text': (has_literal_image, False),
-}
-"""What training accepts and its owner may not have meant, and whether captions are looked at."""
+def odd_texts(record: Record) -> list[tuple[Kind, str]]:
+    """Return what training accepts and the record's owner may not have meant."""
+    found = []
+    if record.ignored:
+        found.append((problems.IGNORED_KEY, f"it has {', '.join(map(repr, record.ignored))}"))
+    if begins_with_gpt(record):
+        found.append((problems.LEADING_GPT, f"it says {record.turns[0].text[:60]!r}"))
+    if has_literal_image(record):
+        found.append((problems.LITERAL_IMAGE, f'no "image", so {IMAGE_TOKEN} is text here'))
+    return found
 
 
 def check_meaning(record: Record) -> None:

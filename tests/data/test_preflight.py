@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llava_sea.conversation import TEMPLATES
+from llava_sea.data import problems
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record, Turn
@@ -75,10 +76,8 @@ def test_what_is_borne_is_logged_with_a_count(caplog):
     with caplog.at_level(logging.WARNING, logger="llava_sea"):
         check_conversations(rows, V1)
     assert caplog.messages == [
-        "data.json: 2 records begin with a gpt turn, which is left out as in LLaVA; the first: "
-        "record 1 (id 'r1')",
-        'data.json: 2 records have no "image" and train on <image> as text; the first: '
-        "record 1 (id 'r1')",
+        f"data.json: 2 records: {kind.name} ({kind.way_out}); the first: record 1 (id 'r1')"
+        for kind in (problems.LEADING_GPT, problems.LITERAL_IMAGE)
     ]
 
 
@@ -88,7 +87,7 @@ def test_keys_that_llava_ignores_are_counted_once(caplog):
         caplog.clear()
         check_conversations(rows, template)
         assert len(caplog.messages) == 1
-        assert re.match(r"data.json: 2 records .*: record 1 \(id 'r1'\)", caplog.messages[0])
+        assert re.match(r"data.json: 2 records: .*: record 1 \(id 'r1'\)", caplog.messages[0])
 
 
 @pytest.fixture
