@@ -20,6 +20,7 @@ from typing import TypeVar
 import psutil
 
 from llava_sea.errors import UserError
+from llava_sea.files import is_alive
 
 Item = TypeVar("Item")
 
@@ -168,21 +169,13 @@ def launchers() -> list[psutil.Process]:
     return found
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs; psutil counts one that was killed and not reaped as running."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _end_with_launcher() -> None:
     above = launchers()
     if not above:
         return
 
     def watch() -> None:
-        while all(is_alive(process) for process in above):
+        while all(is_alive(process.pid) for process in above):
             time.sleep(0.5)
         os._exit(1)
 

@@ -22,7 +22,8 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl
 
 from llava_sea.errors import EXIT_STATUS
-from llava_sea.processes import is_alive, launchers
+from llava_sea.files import is_alive
+from llava_sea.processes import launchers
 from llava_sea.terminal import say
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class StopOnSignal(TrainerCallback):
 
     def _watch_launcher(self) -> None:
         while not self._finished.wait(0.5):
-            gone = [p.pid for p in self._ancestors if not is_alive(p)]
+            gone = [p.pid for p in self._ancestors if not is_alive(p.pid)]
             if gone:
                 self._start_grace(f"the launcher (process {gone[0]}) is gone")
                 return
