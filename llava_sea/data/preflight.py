@@ -58,7 +58,7 @@ def check_conversations(records: Sequence[Record], template: Template) -> None:
 
 
 _ODD: dict[str, tuple[Callable[[Record], bool], bool]] = {
-    'have keys that LLaVA ignores, as is done here ("system", "weight" or "loss")': (
+    'have keys that are not read ("system", "weight", "loss", or turns in a second form)': (
         lambda record: bool(record.ignored),
         True,
     ),

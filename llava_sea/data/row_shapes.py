@@ -127,7 +127,7 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
     if form != "conversations":
         turns = _place_images(turns, len(names))
     first = names[0] if names else None
-    ignored += _ignored(row)
+    ignored += tuple(key for key in _FORMS if key != form and row.get(key)) + _ignored(row)
     record = Record(
         index,
         str(record_id),
