@@ -35,10 +35,11 @@ _locked: set[IO[bytes]] = set()
 
 logger = logging.getLogger(__name__)
 
-# The most bytes of a file. Records, questions and answers may be as large as the memory holds.
+# The most bytes of a file. Records and weights are mapped or read in pieces: they may have more.
 IMAGE_BYTES = 512 * 2**20  # uncompressed, the most pixels that are taken fit (RGB: 256 MiB)
 SETTINGS_BYTES = 256 * 2**20  # JSON of settings or scores: a large tokenizer.json has 35 MiB
-LIST_BYTES = 2**30  # a word list, a log, a file of truth or of grades: held in memory
+LIST_BYTES = 2**30  # words, a log, truth, grades, questions, answers: held in memory
+LINE_BYTES = 256 * 2**20  # one record of a file that is read in pieces
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -98,6 +99,24 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """Return a regular file's bytes, as many as it has when opened. Raises as `open_file`."""
     with open_file(path, limit) as file, _named(path):
         return file.read(os.fstat(file.fileno()).st_size)
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield the lines of a regular file with their ends, one in memory at a time.
+
+    Raises:
+        UserError: as `open_file`, or if a line is longer than `LINE_BYTES`.
+    """
+    with open_file(path) as file:
+        number = 0
+        while line := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(line) > LINE_BYTES:
+                raise UserError(
+                    f"{path}: line {number} has over {LINE_BYTES // 2**20} MiB; is it the right "
+                    "file?"
+                )
+            yield line
 
 
 def read_text(path: str | os.PathLike[str], limit: int | None = LIST_BYTES) -> str:

@@ -84,6 +84,7 @@ class ImageSource(os.PathLike[str]):
         """
         data = self.records.image_bytes(name) if self.records is not None else None
         if data is not None:
+            _check_size(len(data), name, limit)
             return data, name
         if self._index is None:
             return None
@@ -92,9 +93,7 @@ class ImageSource(os.PathLike[str]):
                 return None
             raise ImageError(f"{self.folder}: no shard holds {name}", problems.IMAGE_MISSING)
         shard, offset, size = member
-        if size > limit:
-            text = f"{shard}: {name} has {size:,} bytes, the limit is {limit:,}"
-            raise ImageError(text, problems.IMAGE_TOO_LARGE)
+        _check_size(size, f"{shard}: {name}", limit)
         with open_file(shard) as file:
             file.seek(offset)
             data = file.read(size)
@@ -111,6 +110,12 @@ class ImageSource(os.PathLike[str]):
             return None
         shard, offset, size = (int(value) for value in self._index[1:, row])
         return self._shards[shard], offset, size
+
+
+def _check_size(size: int, name: str, limit: int) -> None:
+    if size > limit:
+        text = f"{name} has {size:,} bytes, the limit is {limit:,}"
+        raise ImageError(text, problems.IMAGE_TOO_LARGE)
 
 
 def _key(name: str) -> np.uint64:

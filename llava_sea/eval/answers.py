@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, naming
 from llava_sea.files import (
+    LIST_BYTES,
     check_folder,
     only_writer,
     open_file,
@@ -68,7 +69,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: if it is no file, or another line is no answer.
     """
-    lines = read_file(path).split(b"\n")
+    lines = read_file(path, LIST_BYTES).split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -155,7 +156,7 @@ class AnswerFile:
             if question.key in answers
         ]
         data = "".join(rows).encode()
-        if not self.path.is_file() or read_file(self.path) != data:
+        if not self.path.is_file() or read_file(self.path, LIST_BYTES) != data:
             write_atomically(self.path, data)
         for path in self._files():
             if path != self.path:

@@ -16,13 +16,13 @@ from llava_sea.conversation import TEMPLATES
 from llava_sea.errors import UserError
 from llava_sea.eval.answering import refuse_caption_only
 from llava_sea.eval.answers import Answer
-from llava_sea.eval.benchmarks import Task
+from llava_sea.eval.benchmarks import TASKS, Task
 from llava_sea.eval.generation import check_images
 from llava_sea.eval.judge import LocalJudge
 from llava_sea.eval.questions import distinct, read_questions
 from llava_sea.eval.score import read_scores
 from llava_sea.eval.scorers.official import refuse_twins
-from llava_sea.files import check_folder
+from llava_sea.files import check_folder, refuse_other_things
 from llava_sea.model.load_source import find_folder, recognise
 from llava_sea.model.load_weights import read_json
 
@@ -65,6 +65,9 @@ def rehearse(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[
                 "in runs of their own, each with another --output_dir"
             )
         check_folder(folder, "--output_dir")
+        ours = ("scores.json", *(f"{task.name}.run.json" for task in TASKS))
+        if not any((folder / name).is_file() for name in ours):
+            refuse_other_things(folder, "--output_dir")
         folder.mkdir(parents=True, exist_ok=True)
         read_scores(folder)
     for task in tasks:

@@ -18,7 +18,7 @@ from typing import Any
 from llava_sea.data.read_records import BrokenRow, read_rows
 from llava_sea.data.row_shapes import BadShape, make_record
 from llava_sea.errors import UserError
-from llava_sea.files import open_file
+from llava_sea.files import read_lines as file_lines
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".txt")
 
@@ -71,10 +71,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with open_file(path) as file:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, text.removesuffix("\n").removesuffix("\r")
+        for number, line in enumerate(file_lines(path), 1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield number, text.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
