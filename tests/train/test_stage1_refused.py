@@ -227,9 +227,10 @@ def test_a_full_disk_of_the_curves_is_named(train_here, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
     with pytest.raises(OSError, match="No space left") as caught:
         train_here("run", max_steps=1, report_to="tensorboard")
-    assert caught.value.filename == str(tmp_path / "run" / "runs")
+    assert caught.value.filename == str(tmp_path / "curves")
 
 
 def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):
