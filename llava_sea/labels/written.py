@@ -1,9 +1,10 @@
-"""Words that are written in an image, as an OCR found them, as labels of the patches that show them.
+"""Words that are written in an image, as an OCR found them: labels of the patches that show them.
 
 ``--sea_ocr FILE``: rows that name an image and its words with their boxes; the forms are in
-`llava_sea/labels/README.md`. A text becomes words as captions do (`phrases`), each with its share of
-the box by characters; words of the list's kind that the list lacks are added to it. Boxes go to
-the patch grid as the pixels do (`ImageTransform.place`).
+`llava_sea/labels/README.md`. A text becomes words as captions do (`phrases`), each with its share
+of the box by characters; words that the list lacks are added to it. Boxes go to the patch grid as
+the pixels do (`ImageTransform.place`). Limits: the words of the corpus are held in memory, 40 bytes
+each.
 
 Shape letters: W written words, P patches, N labels of a patch.
 """

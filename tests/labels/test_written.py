@@ -115,7 +115,7 @@ def test_a_line_becomes_words_with_their_parts_of_the_box():
 
 TEXT = {"text": "Exit", "box": [3, 1, 9, 5]}
 FORMS = {
-    "a.jsonl": '{"image": "x/1.jpg", "words": [%s]}\n{"image": "x/2.jpg"}\n' % json.dumps(TEXT),
+    "a.jsonl": json.dumps({"image": "x/1.jpg", "words": [TEXT]}) + '\n{"image": "x/2.jpg"}\n',
     "record.json": json.dumps([worlds.record("1", "x/1.jpg", "a", "b", ocr=[TEXT])]),
     "corners.json": json.dumps(
         [{"image": "x/1.jpg", "words": [TEXT | {"box": [[3, 5], [9, 4], [9, 1], [3, 1]]}]}]
