@@ -3,8 +3,8 @@
 ``--sea_ocr FILE``: rows that name an image and its words with their boxes; the forms are in
 `llava_sea/labels/README.md`. A text becomes words as captions do (`phrases`), each with its share
 of the box by characters; words that the list lacks are added to it. Boxes go to the patch grid as
-the pixels do (`ImageTransform.place`). Limits: the words of the corpus are held in memory, 40 bytes
-each.
+the pixels do (`ImageTransform.place`). Limits: the corpus's words are held in memory, 33 bytes each
+and some ten times as much while they are read.
 
 Shape letters: W written words, P patches, N labels of a patch.
 """
