@@ -272,29 +272,6 @@ class ImageTransform:
         pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
         return pixels.to(torch.float32)
 
-    def place(self, width: int, height: int) -> tuple[float, ...]:
-        """Return where an image of this size lies in the pixels: left, top, right, bottom.
-
-        In shares of the pixels' width and height; what is cut off lies outside 0 to 1.
-        """
-        size_2 = np.array([width, height])
-        corner_2, whole_2 = np.zeros(2), size_2  # the image's place in what is resized
-        if self.aspect_ratio == "pad":
-            whole_2 = np.full(2, size_2.max())
-            corner_2 = (whole_2 - size_2) // 2
-        elif self._crop and "shortest_edge" in self._resize:
-            corner_2 = -np.maximum(0, (size_2 - size_2.min() * MAX_CROP_RATIO) // 2)
-            whole_2 = size_2 + 2 * corner_2
-        if "shortest_edge" in self._resize:
-            resized_2 = self._resize["shortest_edge"] * whole_2 // whole_2.min()
-        else:
-            resized_2 = np.array([self._resize["width"], self._resize["height"]])
-        final_2 = np.array(self.resolution[::-1])
-        cut_2 = (resized_2 - final_2) // 2 if self._crop else 0
-        scale_2 = resized_2 / whole_2
-        ends = [(place_2 * scale_2 - cut_2) / final_2 for place_2 in (corner_2, corner_2 + size_2)]
-        return tuple(np.concatenate(ends).tolist())
-
     def geometry(self) -> dict[str, Any]:
         """Return what decides the pixels, as JSON keeps it; equal geometries give equal pixels."""
         processor = self.processor

@@ -266,6 +266,7 @@ def mine_shards(
     options = plan.options
     assert options.sea_features is not None and options.sea_top_n is not None
     loader = ImageLoader(options)
+    geometry = loader.transform.geometry()
     words = prepare_words(plan.vectors.load(encoder.model.device))
     for number in shards:
         images = plan.shard(number)
@@ -292,8 +293,7 @@ def mine_shards(
                     )
                 if plan.written is not None:
                     for row, size, *labels in zip(batch.rows, batch.sizes, *found, strict=True):
-                        place = first + row
-                        plan.written.label(place, size, loader.transform, plan.grid, *labels)
+                        plan.written.label(first + row, size, geometry, plan.grid, *labels)
                 ids_IPN[batch.rows], scores_IPN[batch.rows] = found
                 crc_I[batch.rows] = batch.crc32s
             skipped |= batch.skipped

@@ -3,7 +3,7 @@
 ``--sea_ocr FILE``: rows that name an image and its words with their boxes; the forms are in
 `llava_sea/labels/README.md`. A text becomes words as captions do (`phrases`), each with its share
 of the box by characters; words that the list lacks are added to it. Boxes go to the patch grid as
-the pixels do (`ImageTransform.place`). Limits: the corpus's words are held in memory, 33 bytes each
+the pixels do (`place`). Limits: the corpus's words are held in memory, 33 bytes each
 and some ten times as much while they are read.
 
 Shape letters: W written words, P patches, N labels of a patch.
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_sea.data.images import ImageTransform
+from llava_sea.data.images import MAX_CROP_RATIO
 from llava_sea.data.read_records import BrokenRow, read_rows
 from llava_sea.data.row_shapes import BadShape, image_names
 from llava_sea.errors import UserError
@@ -47,7 +47,7 @@ class WrittenWords(NamedTuple):
         self,
         image: int,
         size: tuple[int, int],
-        transform: ImageTransform,
+        geometry: dict[str, Any],
         grid: tuple[int, int],
         ids_PN: NDArray[np.uint32],
         scores_PN: NDArray[np.float32],
@@ -57,7 +57,7 @@ class WrittenWords(NamedTuple):
         Args:
             image: its place in the corpus.
             size: its width and height in pixels.
-            transform: what makes the encoder's pixels of it.
+            geometry: that of the encoder's `ImageTransform`.
             grid: rows and columns of patches.
             ids_PN: mined labels, best first.
             scores_PN: their scores; a written word has the best one's, or 1 where there is none.
@@ -67,9 +67,8 @@ class WrittenWords(NamedTuple):
             return
         rows_W = self.rows_W[first:end]
         shares_W4 = np.where(rows_W["is_share"][:, None], 1, 1 / np.tile(size, 2)) * rows_W["box"]
-        left, top, right, bottom = transform.place(*size)
-        corner, length = np.tile([left, top], 2), np.tile([right - left, bottom - top], 2)
-        cover_WP = coverage(corner + shares_W4 * length, grid)
+        first_2, last_2 = place(geometry, *size)
+        cover_WP = coverage(np.tile(first_2, 2) + shares_W4 * np.tile(last_2 - first_2, 2), grid)
         least_W1 = np.maximum(cover_WP.max(1, keepdims=True) * _SHARE_OF_BEST, _LEAST_COVER)
         shown_WP = cover_WP >= least_W1
         for patch in np.flatnonzero(shown_WP.any(0)):
@@ -80,8 +79,32 @@ class WrittenWords(NamedTuple):
                 if score > 0:
                     labels.setdefault(word, score)
             ids_PN[patch], scores_PN[patch] = 0, 0
-            for place, (word, score) in enumerate([*labels.items()][: ids_PN.shape[1]]):
-                ids_PN[patch, place], scores_PN[patch, place] = word, score
+            for rank, (word, score) in enumerate([*labels.items()][: ids_PN.shape[1]]):
+                ids_PN[patch, rank], scores_PN[patch, rank] = word, score
+
+
+def place(geometry: dict[str, Any], width: int, height: int) -> NDArray[np.float64]:
+    """Return where an image of this size lies in a tower's pixels: its first and last corner.
+
+    Each is (x, y) in shares of the pixels' width and height; what is cut off is outside 0 to 1.
+    """
+    resize, crop = geometry["resize"], geometry["crop"]
+    size_2 = np.array([width, height])
+    corner_2, whole_2 = np.zeros(2, np.int64), size_2  # the image in what is resized
+    if geometry["aspect_ratio"] == "pad":
+        whole_2 = np.full(2, size_2.max())
+        corner_2 = (whole_2 - size_2) // 2
+    elif crop and "shortest_edge" in resize:
+        corner_2 = -np.maximum(0, (size_2 - size_2.min() * MAX_CROP_RATIO) // 2)
+        whole_2 = size_2 + 2 * corner_2
+    if "shortest_edge" in resize:
+        resized_2 = resize["shortest_edge"] * whole_2 // whole_2.min()
+    else:
+        resized_2 = np.array([resize["width"], resize["height"]])
+    final_2 = np.array(geometry["resolution"][::-1])
+    cut_2 = (resized_2 - final_2) // 2 if crop else np.zeros(2, np.int64)
+    ends_22 = np.stack([corner_2, corner_2 + size_2]) * (resized_2 / whole_2)
+    return np.asarray((ends_22 - cut_2) / final_2)
 
 
 def coverage(boxes_W4: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float64]:

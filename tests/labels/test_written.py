@@ -17,7 +17,7 @@ from llava_sea.errors import UserError
 from llava_sea.labels.extract import extract_labels
 from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.words_file import WordEntry
-from llava_sea.labels.written import WrittenWords, coverage, read_written, split_text
+from llava_sea.labels.written import WrittenWords, coverage, place, read_written, split_text
 from playground.evaluate import MODELS
 from playground.render import SIGN, patch_owners, render_scene
 from playground.scene import sample_scene
@@ -48,9 +48,9 @@ def test_a_box_covers_the_patches_that_its_pixels_reach(kind, fit, size):
     black, white, drawn = (transform(Image.fromarray(image))[0] for image in pixels)
     shown = ((drawn - black) / (white - black).max()).numpy()
     by_pixels = shown.reshape(4, 6, 4, 6).mean((1, 3)).reshape(-1)
-    left, top, right, bottom = transform.place(width, height)
-    shares = box / np.tile(size, 2) * np.tile([right - left, bottom - top], 2)
-    found = coverage((shares + np.tile([left, top], 2))[None], (4, 4))
+    first, last = place(transform.geometry(), width, height)
+    shares = np.tile(first, 2) + box / np.tile(size, 2) * np.tile(last - first, 2)
+    found = coverage(shares[None], (4, 4))
     np.testing.assert_allclose(found[0], by_pixels, atol=0.08)
     assert found.max() > 0.02 or (kind, size) == ("border", (3000, 40)) or fit == "pad"
 
@@ -99,10 +99,10 @@ def test_written_words_come_before_the_others_as_a_loop_puts_them(seed):
     ids[5], scores[5] = 0, 0
     rows = [(7, word, False, tuple(box)) for word, box in words]
     other = [(6, 1, False, (0, 0, 120, 80))]
-    transform = ImageTransform(SiglipImageProcessorPil(size=SQUARE), "square")
+    geometry = ImageTransform(SiglipImageProcessorPil(size=SQUARE), "square").geometry()
     wanted = naive_labels(words, size, ids, scores, grid)
     dtype = [("image", "i8"), ("word", "i8"), ("is_share", "?"), ("box", "f4", 4)]
-    WrittenWords(np.array(other + rows, dtype)).label(7, size, transform, grid, ids, scores)
+    WrittenWords(np.array(other + rows, dtype)).label(7, size, geometry, grid, ids, scores)
     np.testing.assert_array_equal(ids, wanted[0])
     np.testing.assert_allclose(scores, wanted[1])
 
