@@ -66,8 +66,8 @@ def test_words_are_the_nearest_ones(world, page):
 def test_images_may_lie_in_the_data_file(world, page, tmp_path):
     records = json.loads(world["data_path"].read_text())
     for record in records:
-        if name := record.get("image"):
-            record["image"] = {"bytes": (world["image_folder"] / name).read_bytes()}
+        name = record.get("image")
+        record["image"] = name and {"bytes": (world["image_folder"] / name).read_bytes()}
     path = tmp_path / "heldout.parquet"
     pq.write_table(pa.Table.from_pylist(records), path)
     flags = {**world, **QUICK, "data_path": path, "output": tmp_path / "report.html"}
