@@ -140,6 +140,11 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
     return record, data
 
 
+def image_names(row: dict[str, Any], index: int, file: str) -> list[str]:
+    """Return how the images of a row that need not be a record are called; raises `BadShape`."""
+    return _name_images(_images(row), index, file)[0]
+
+
 # --- turns ----------------------------------------------------------------------------------------
 
 
