@@ -35,10 +35,11 @@ _locked: set[IO[bytes]] = set()
 
 logger = logging.getLogger(__name__)
 
-# The most bytes of a file. Records, questions and answers may be as large as the memory holds.
+# The most bytes of a file. Records and weights are mapped or read in pieces: they may have more.
 IMAGE_BYTES = 512 * 2**20  # uncompressed, the most pixels that are taken fit (RGB: 256 MiB)
 SETTINGS_BYTES = 256 * 2**20  # JSON of settings or scores: a large tokenizer.json has 35 MiB
-LIST_BYTES = 2**30  # a word list, a log, a file of truth or of grades: held in memory
+LIST_BYTES = 2**30  # words, a log, truth, grades, questions, answers: held in memory
+LINE_BYTES = 256 * 2**20  # one record of a file that is read in pieces
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -100,6 +101,24 @@ def read_file(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
+def read_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield the lines of a regular file with their ends, one in memory at a time.
+
+    Raises:
+        UserError: as `open_file`, or if a line is longer than `LINE_BYTES`.
+    """
+    with open_file(path) as file:
+        number = 0
+        while line := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(line) > LINE_BYTES:
+                raise UserError(
+                    f"{path}: line {number} has over {LINE_BYTES // 2**20} MiB; is it the right "
+                    "file?"
+                )
+            yield line
+
+
 def read_text(path: str | os.PathLike[str], limit: int | None = LIST_BYTES) -> str:
     """Return the text of a regular file of UTF-8, without a byte-order mark."""
     data = read_file(path, limit)
@@ -128,7 +147,6 @@ def read_jsonl(
     check: Callable[[Any], object],
     way_out: str,
     *,
-    limit: int | None = LIST_BYTES,
     cut: bool = False,
 ) -> list[tuple[int, Any]]:
     """Return the values of JSON lines with the lines' numbers; blank lines are none.
@@ -136,7 +154,7 @@ def read_jsonl(
     `check` raises over a value that is not `what`. With `cut` broken JSON in the last line is
     none: a kill cut it off.
     """
-    lines = read_text(path, limit).split("\n")
+    lines = read_text(path).split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -61,3 +62,6 @@ class Progress(tqdm):
                 self.refresh()
             self.sp = None  # or tqdm adds an empty line
         super().close()
+
+
+Progress.set_lock(threading.RLock())  # tqdm's own is of all forked processes: one killed holds it

@@ -19,7 +19,7 @@ source "$root/scripts/recipe.sh"
 
 WORD_LIST=(
   python -m llava_sea.labels.word_list
-  --data_path "$PRETRAIN_DATA"                  # the captions
+  --data_path "${PRETRAIN_DATA[@]}"                  # the captions
   --output "$WORDS"
   --min_count "${MIN_COUNT:-1}"                 # rarer words and phrases are left out
   ${COMMON_WORDS:+--common_words "$COMMON_WORDS"} # frequent words to add: the paper's 2of12
@@ -34,7 +34,7 @@ if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null
 fi
 EXTRACT=(
   "${LAUNCH[@]}"
-  --data_path "$PRETRAIN_DATA"                  # the images that its records name, once each
+  --data_path "${PRETRAIN_DATA[@]}"                  # the images that its records name, once each
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square                   # must be the training's: the same pixels
   --vision_tower "${LABEL_TOWER:-$VISION_TOWER}" # with its text tower; training's, or a transfer's

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, AutoModel, Dinov2Model
 
-from llava_sea.errors import UserError, run_command
+from llava_sea.errors import UserError, naming, run_command
+from llava_sea.files import remove_left_overs
 from llava_sea.pretrained import load_pretrained
 
 
@@ -61,7 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
     processor.size = {"shortest_edge": options.size}
     processor.crop_size = {"height": options.size, "width": options.size}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
+    begin = f".{output.name}-"
+    remove_left_overs(output.parent, rf"{re.escape(begin)}(\d+)-\w+")
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{begin}{os.getpid()}-", dir=output.parent) as work,
+        naming(output),
+    ):
         folder = Path(work) / output.name
         fitted.save_pretrained(folder)
         processor.save_pretrained(folder)

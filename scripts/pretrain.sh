@@ -13,7 +13,7 @@ prepare
 
 # The words that nearest ones are sought among; pretrain_sea.sh uses the same list.
 if [ ! -e "$WORDS" ]; then
-  run_and_wait python -m llava_sea.labels.word_list --data_path "$PRETRAIN_DATA" \
+  run_and_wait python -m llava_sea.labels.word_list --data_path "${PRETRAIN_DATA[@]}" \
     --output "$WORDS" --min_count "${MIN_COUNT:-1}" ${COMMON_WORDS:+--common_words "$COMMON_WORDS"}
 fi
 run_and_wait "${TRAIN[@]}"

@@ -23,6 +23,15 @@ if [ ! -f "$recipe_file" ]; then
   exit 2
 fi
 source "$recipe_file"
+# LABELS_FROM=tipsv2: labels of another encoder than the recipe's, for a run of its own.
+if [ -n "${LABELS_FROM:-}" ]; then
+  if ! [[ -f $root/scripts/recipes/common/labels_$LABELS_FROM.sh && $LABELS_FROM != */* ]]; then
+    echo "LABELS_FROM=$LABELS_FROM: choose tipsv2, or leave it out for the recipe's own labels" >&2
+    exit 2
+  fi
+  use "labels_$LABELS_FROM"
+  RUN+=-labels-$LABELS_FROM
+fi
 
 # Words and labels lie beside the captions; labels belong to an encoder and a preset too.
 WORDS=${WORDS:-$PRETRAIN_FOLDER/words.tsv}
@@ -31,4 +40,5 @@ OUTPUT_DIR=${OUTPUT_DIR:-$root/checkpoints/$RUN-$STAGE}
 # How a command with this recipe begins, for messages.
 RECIPE_PREFIX=
 if [ "$RECIPE" != mini ]; then RECIPE_PREFIX="RECIPE=$RECIPE "; fi
+if [ -n "${LABELS_FROM:-}" ]; then RECIPE_PREFIX+="LABELS_FROM=$LABELS_FROM "; fi
 if [ -n "${LLM_SIZE:-}" ]; then RECIPE_PREFIX+="LLM_SIZE=$LLM_SIZE "; fi

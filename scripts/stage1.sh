@@ -8,7 +8,7 @@ STAGE1_FLAGS=(
   --model_name_or_path "$LLM"                   # the frozen LLM
   --version plain                               # <image> + caption, as LLaVA's stage 1
   --tune_mm_mlp_adapter True                    # stage 1: the projector alone is trained
-  --data_path "$PRETRAIN_DATA"
+  --data_path "${PRETRAIN_DATA[@]}"
   --image_folder "$PRETRAIN_IMAGES"
   --image_aspect_ratio square
   --num_train_epochs 1

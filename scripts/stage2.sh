@@ -12,9 +12,9 @@ source "$root/scripts/launch.sh"
 STAGE2_FLAGS=(
   --deepspeed "$root/zero_configs/${FINETUNE_ZERO:-zero3}.json" # weights split over the GPUs too
   --model_name_or_path "$LLM"
-  --version "$FINETUNE_VERSION"                 # conversation template: v1, llama_3, gemma, phi3
+  --version "$FINETUNE_VERSION"                 # conversation template: v1, llama_3, auto (the LLM's)
   --pretrain_mm_mlp_adapter "$PROJECTOR"        # the projector of stage 1
-  --data_path "$FINETUNE_DATA"                  # conversations, with pictures or without
+  --data_path "${FINETUNE_DATA[@]}"             # conversations, with pictures or without
   --image_folder "$FINETUNE_IMAGES"
   --image_aspect_ratio pad                      # to a square: nothing of a picture is cut off
   --group_by_modality_length True               # batches of one modality and like length

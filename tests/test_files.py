@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 
@@ -113,13 +114,13 @@ READERS = {
     "records one by one": (lambda path: list(parse_records(path)), "data.jsonl", None),
     "image": (lambda path: load_image(path.parent, path.name, "r"), "a.png", files.IMAGE_BYTES),
     "image of a chat": (lambda path: open_image(str(path)), "a.png", files.IMAGE_BYTES),
-    "questions": (read_questions, "q.jsonl", None),
-    "answers": (read_rows, "a.jsonl", None),
+    "questions": (read_questions, "q.jsonl", files.LIST_BYTES),
+    "answers": (read_rows, "a.jsonl", files.LIST_BYTES),
     "scores": (scores, "scores.json", files.SETTINGS_BYTES),
     "scores of servers": (lambda path: read_server_scores(path, []), "s", files.SETTINGS_BYTES),
     "official JSON": (official.read_json, "o.json", files.LIST_BYTES),
     "official lines": (lambda path: official.read_jsonl(path, []), "o.jsonl", files.LIST_BYTES),
-    "official table": (read_table, "o.tsv", None),
+    "official table": (read_table, "o.tsv", files.LIST_BYTES),
     "grades": (GradeCache, "grades.jsonl", files.LIST_BYTES),
     "words": (read_words, "words.tsv", files.LIST_BYTES),
     "common words": (read_common_words, "2of12.txt", None),
@@ -148,6 +149,23 @@ def test_readers_end_at_once_and_name_the_file(tmp_path, reader):
         os.truncate(path, limit + 1)
         with pytest.raises(UserError, match=rf"{path}.*has {limit + 1:,} bytes"):
             read(path)
+
+
+@pytest.mark.parametrize("read", [load_records, read_captions])
+def test_a_line_without_end(tmp_path, monkeypatch, read):
+    monkeypatch.setattr(files, "LINE_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    path.write_text('"a"\n' + "b" * 101)
+    with pytest.raises(UserError, match=rf"^{path}: line 2 has over"):
+        list(read(path))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "words.tsv"])
+def test_a_label_store_of_endless_files(tiny_labels, tmp_path, name):
+    shutil.copytree(tiny_labels, tmp_path / "labels")
+    os.truncate(tmp_path / "labels" / name, files.LIST_BYTES + 1)
+    with pytest.raises(ValueError, match=rf"{name}: has {files.LIST_BYTES + 1:,} bytes"):
+        LabelStore(tmp_path / "labels").words()
 
 
 @pytest.mark.parametrize("name", ["index.npy", "manifest.json", "words.tsv", "shard-00000"])

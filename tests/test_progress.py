@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import pytest
@@ -71,3 +72,13 @@ def test_on_a_terminal_there_is_a_live_line_and_an_error_takes_it_down(at, monke
         raise KeyboardInterrupt
     shown = terminal.getvalue()
     assert "\rwords:  20%" in shown and "10/50" in shown and shown.endswith("\n")
+
+
+def test_a_killed_process_holds_no_lock_of_the_others():
+    Progress("images", shown=False).close()
+    if (child := os.fork()) == 0:
+        Progress.get_lock().acquire()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert Progress.get_lock().acquire(blocking=False)
+    Progress.get_lock().release()

@@ -36,6 +36,22 @@ TABLES = {
 }
 """The paper's rows: table, LLM with its template, vision tower."""
 
+SIGLIP2 = "google/siglip2-so400m-patch14-384"
+TIPSV2 = "google/tipsv2-l14"
+LLAVA_DATA = ("blip_laion_cc_sbu_558k.json", "llava_v1_5_mix665k.json")
+NEW_DATA = ("LLaVA-ReCap-558K/data/train-*.parquet", "mix/LLaVA_Instruct_150K-train-*.parquet")
+
+TODAY = {
+    "qwen3-0.6b": ("Qwen/Qwen3-0.6B", SIGLIP2, TIPSV2, LLAVA_DATA, 2e-5),
+    "qwen3-1.7b": ("Qwen/Qwen3-1.7B", SIGLIP2, TIPSV2, LLAVA_DATA, 2e-5),
+    "qwen3-4b": ("Qwen/Qwen3-4B", SIGLIP2, TIPSV2, NEW_DATA, 1e-5),
+    "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M-Instruct", CLIP, CLIP, LLAVA_DATA, 5e-5),
+    "smollm3-3b": ("HuggingFaceTB/SmolLM3-3B", SIGLIP2, TIPSV2, NEW_DATA, 1e-5),
+    "llama3.2-1b": ("meta-llama/Llama-3.2-1B-Instruct", CLIP, CLIP, LLAVA_DATA, 2e-5),
+    "gemma3-1b": ("google/gemma-3-1b-it", SIGLIP2, TIPSV2, LLAVA_DATA, 2e-5),
+}
+"""Recipes of today: LLM, vision tower, labels' encoder, data of both stages, stage 2's rate."""
+
 LLAVA_15 = {
     "num_train_epochs": 1,
     "weight_decay": 0.0,
@@ -48,7 +64,7 @@ LLAVA_15 = {
 }
 """What all of LLaVA-1.5's scripts have in common."""
 
-VARIABLES = "OUTPUT_DIR WORDS LABELS LLM_SIZE SEA_PRESET BASELINE PROJECTOR WARM_START"
+VARIABLES = "OUTPUT_DIR WORDS LABELS LLM_SIZE LABELS_FROM SEA_PRESET BASELINE PROJECTOR WARM_START"
 
 
 def start(repo, script, *flags, **variables):
@@ -65,12 +81,13 @@ def commands(repo, script, *flags, **variables):
 
 
 @functools.cache
-def training(repo, script, recipe, *flags):
+def training(repo, script, recipe, *flags, gpus="8"):
     """Return the parsed flags of the training that a script would start."""
     from llava_sea.train.parse import parse_args
 
-    (words,) = [w for w in commands(repo, script, *flags, RECIPE=recipe) if "--deepspeed" in w]
-    assert words[words.index("--num_gpus") + 1] == "8"
+    lines = commands(repo, script, *flags, RECIPE=recipe, NUM_GPUS=gpus)
+    (words,) = [words for words in lines if "--deepspeed" in words]
+    assert words[words.index("--num_gpus") + 1] == gpus
     given = words[words.index("--deepspeed") :]
     model, data, sea, args = parse_args(given)
     return SimpleNamespace(model=model, data=data, sea=sea, args=args, flags=given)
@@ -89,10 +106,13 @@ def check_common(run, recipe, batch):
 
 def test_there_is_a_recipe_for_every_row(repo):
     files = {path.stem for path in (repo / "scripts" / "recipes").glob("*.sh")}
-    assert files == {*TABLES, "mini"}
+    assert files == {*TABLES, *TODAY, "mini"}
     for name, (table, _, _) in TABLES.items():
         text = (repo / "scripts" / "recipes" / f"{name}.sh").read_text()
         assert text.startswith(f"# Table {table}, ")
+    for name in TODAY:
+        text = (repo / "scripts" / "recipes" / f"{name}.sh").read_text()
+        assert text.startswith("# Today: ")
 
 
 @pytest.mark.parametrize("recipe", TABLES)
@@ -173,11 +193,11 @@ def test_lora(repo, recipe):
 def test_no_two_runs_share_a_folder(repo):
     scripts = ("pretrain.sh", "pretrain_sea.sh", "finetune.sh", "finetune_lora.sh")
     folders = []
-    for recipe in (*TABLES, "mini"):
+    for recipe in (*TABLES, *TODAY, "mini"):
         for script in scripts:
             words = next(w for w in commands(repo, script, RECIPE=recipe) if "--deepspeed" in w)
             folders.append(words[words.index("--output_dir") + 1])
-    assert len(set(folders)) == len(scripts) * (len(TABLES) + 1)
+    assert len(set(folders)) == len(scripts) * (len(TABLES) + len(TODAY) + 1)
 
 
 def test_the_miniature_worlds_stage_2(repo):
@@ -241,6 +261,8 @@ def test_a_warm_start_sees_the_batches_of_stage_1(repo, recipe):
         ("extract_labels.sh", "SEA_PRESET=Best", "choose best or paper"),
         ("pretrain_sea.sh", "LLM_SIZE=huge", "choose small"),
         ("pretrain.sh", "LLM_SIZE=huge", "choose small"),
+        ("pretrain.sh", "LABELS_FROM=siglip", "choose tipsv2"),
+        ("extract_labels.sh", "LABELS_FROM=../llm_vicuna_7b", "choose tipsv2"),
     ],
 )
 def test_a_wrong_variable_is_refused_before_any_training(repo, script, variable, said):
@@ -296,7 +318,7 @@ def test_an_unknown_recipe_gets_the_list(repo, name, script):
     assert (done.returncode, done.stdout) == (2, "")
     assert f"RECIPE={name}: there is no such recipe" in done.stderr
     listed = [line.split()[0] for line in done.stderr.splitlines()[1:]]
-    assert sorted(listed) == sorted([*TABLES, "mini"])
+    assert sorted(listed) == sorted([*TABLES, *TODAY, "mini"])
 
 
 def test_scripts_hand_signals_on_and_wait_until_the_training_has_saved(repo, tmp_path):

@@ -29,7 +29,14 @@ from numpy.typing import NDArray
 
 from llava_sea.alignment.label_rows import Labels, RowFile, pack_rows, row_dtype, unpack_row
 from llava_sea.errors import UserError
-from llava_sea.files import open_atomically, read_file, sha256_file, write_atomically
+from llava_sea.files import (
+    LIST_BYTES,
+    SETTINGS_BYTES,
+    open_atomically,
+    read_file,
+    sha256_file,
+    write_atomically,
+)
 
 FORMAT = "llava_sea labels 3"
 _SIDECAR = {"format", "images", "sha256", "id_bytes", "skipped"}
@@ -147,7 +154,7 @@ class LabelStore:
                 f"{self.directory}: no finished label store here (no manifest.json). {way_out}"
             )
         try:
-            manifest = json.loads(read_file(path))
+            manifest = json.loads(read_file(path, SETTINGS_BYTES))
         except (ValueError, RecursionError) as error:
             raise LabelStoreError(f"{path}: not readable as JSON ({error})") from None
         self.manifest: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
@@ -220,7 +227,7 @@ class LabelStore:
             LabelStoreError: if the list is missing or not the one the labels were mined with.
         """
         path = self.directory / "words.tsv"
-        data = read_file(path) if path.exists() else b""
+        data = read_file(path, LIST_BYTES) if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != self.manifest.get("words_sha256"):
             raise LabelStoreError(
                 f"{path}: missing, or not the word list these labels were mined with"
@@ -269,7 +276,7 @@ def _read_sidecar(directory: Path, shard: int) -> dict[str, Any]:
     if not path.exists():
         raise LabelStoreError(f"{path}: shard {shard} was not finished; run the extraction again")
     try:
-        sidecar: dict[str, Any] = json.loads(read_file(path))
+        sidecar: dict[str, Any] = json.loads(read_file(path, LIST_BYTES))
         if sidecar["format"] == FORMAT and sidecar.keys() >= _SIDECAR:
             return sidecar
         fault = f"its format is {sidecar['format']!r}, not {FORMAT!r}, or it is not whole"

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_sea.data import problems
+from llava_sea.data.cached import SMALL_BYTES, cache_folder, cached
 from llava_sea.data.problems import ImageError
-from llava_sea.data.record_cache import PATIENCE_S, SMALL_BYTES, cache_folder
 from llava_sea.data.records import Record, Records
-from llava_sea.errors import UserError, cannot_write
-from llava_sea.files import only_writer, open_atomically, open_file, read_json
+from llava_sea.errors import UserError
+from llava_sea.files import open_file
 from llava_sea.progress import Progress
 
 
@@ -84,6 +84,7 @@ class ImageSource(os.PathLike[str]):
         """
         data = self.records.image_bytes(name) if self.records is not None else None
         if data is not None:
+            _check_size(len(data), name, limit)
             return data, name
         if self._index is None:
             return None
@@ -92,9 +93,7 @@ class ImageSource(os.PathLike[str]):
                 return None
             raise ImageError(f"{self.folder}: no shard holds {name}", problems.IMAGE_MISSING)
         shard, offset, size = member
-        if size > limit:
-            text = f"{shard}: {name} has {size:,} bytes, the limit is {limit:,}"
-            raise ImageError(text, problems.IMAGE_TOO_LARGE)
+        _check_size(size, f"{shard}: {name}", limit)
         with open_file(shard) as file:
             file.seek(offset)
             data = file.read(size)
@@ -113,6 +112,12 @@ class ImageSource(os.PathLike[str]):
         return self._shards[shard], offset, size
 
 
+def _check_size(size: int, name: str, limit: int) -> None:
+    if size > limit:
+        text = f"{name} has {size:,} bytes, the limit is {limit:,}"
+        raise ImageError(text, problems.IMAGE_TOO_LARGE)
+
+
 def _key(name: str) -> np.uint64:
     digest = hashlib.blake2b(os.path.normpath(name).encode(errors="surrogatepass"), digest_size=8)
     return np.uint64(int.from_bytes(digest.digest(), "little"))
@@ -127,32 +132,14 @@ def _open_index(shards: Sequence[str]) -> NDArray[np.uint64]:
         return _make_index(shards)
     name = hashlib.sha256(json.dumps([os.path.realpath(path) for path in shards]).encode())
     cache = cache_folder() / "shards" / f"{name.hexdigest()[:16]}.npy"
-    if (index := _from_cache(cache, stamp)) is not None:
-        return index
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(cache.with_suffix(".lock"), f"{cache}: is being made", PATIENCE_S):
-            if (index := _from_cache(cache, stamp)) is not None:
-                return index
-            cache.with_suffix(".json").unlink(missing_ok=True)
-            with open_atomically(cache) as file:
-                np.save(file, _make_index(shards))
-            with open_atomically(cache.with_suffix(".json")) as file:
-                file.write(json.dumps(stamp).encode())
-    except OSError as error:
-        raise UserError(cannot_write(error, "Name another folder by LLAVA_SEA_CACHE")) from None
-    if (index := _from_cache(cache, stamp)) is None:
-        raise UserError(f"{cache}: damaged; remove it and start again")
-    return index
+    return cached(cache, stamp, _mapped, lambda file: np.save(file, _make_index(shards)))
 
 
-def _from_cache(cache: Path, stamp: list[Any]) -> NDArray[np.uint64] | None:
-    """Return the index that was made of the shards as they are now, if there is one."""
+def _mapped(cache: Path) -> NDArray[np.uint64] | None:
+    """Map an index; None if there is none."""
     try:
-        if read_json(cache.with_suffix(".json")) != stamp:
-            return None
         index: NDArray[np.uint64] = np.load(cache, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # a UserError is a ValueError
+    except (OSError, ValueError, EOFError):
         return None
     return index if index.dtype == np.uint64 and index.ndim == 2 and len(index) == 4 else None
 

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt, has_literal_image, render
@@ -167,7 +167,20 @@ def _folded(text: str) -> str:
 
 
 def _beyond(dataset: LazySupervisedDataset, record: Record, num_rows: int) -> RecordError | None:
-    tokens = tokenize_record(record, *dataset.reading)
-    told = tell_beyond(tokens.input_ids, dataset.tokenizer, num_rows)
-    what = f"holds {told}; take the LLM's own tokenizer or remove it"
-    return record.error(problems.BEYOND_TABLE, what) if told else None
+    try:
+        tokens = tokenize_record(record, *dataset.reading)
+        check_table(record, tokens.input_ids, dataset.tokenizer, num_rows)
+    except RecordError as error:
+        return error
+    return None
+
+
+def check_table(record: Record, ids: Sequence[int], tokenizer: Any, num_rows: int) -> None:
+    """Refuse a record whose tokens the embedding table has no rows for.
+
+    Raises:
+        RecordError: naming the tokens.
+    """
+    if told := tell_beyond(ids, tokenizer, num_rows):
+        what = f"holds {told}; take the LLM's own tokenizer or remove it"
+        raise record.error(problems.BEYOND_TABLE, what)

@@ -53,7 +53,9 @@ SPECIAL_TOKEN = Kind(
 WHITE_SPACE = Kind(
     "white space before answer", "remove it, or answers are learned to begin with it", True
 )
-IGNORED_KEY = Kind("key not read", "LLaVA ignores it too; say it in the turns", is_warning=True)
+IGNORED_KEY = Kind(
+    "key not read", "say it in the turns, as in LLaVA, or remove it", is_warning=True
+)
 SAME_ID = Kind("same id", "give each record its own", is_warning=True)
 
 

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 from llava_sea.data.problems import BAD_SHAPE, BROKEN_JSON, RecordError
 from llava_sea.data.row_shapes import BadShape, Record, json_type, make_record
 from llava_sea.errors import UserError
-from llava_sea.files import open_file
+from llava_sea.files import LINE_BYTES, open_file, read_lines
 
 _PIECE = 4 * 2**20
-_LONGEST = 256 * 2**20  # characters of one record of a JSON list
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 _ROWS = 64  # of a parquet file at a time: each may hold images
@@ -87,14 +86,13 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     inside a caption.
     """
     start = 0
-    with open_file(path) as file:
-        for number, data in enumerate(file, 1):
-            try:
-                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, start + error.start, number) from None
-            start += len(data)
-            yield number, text.removesuffix("\n").removesuffix("\r")
+    for number, data in enumerate(read_lines(path), 1):
+        try:
+            text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, start + error.start, number) from None
+        start += len(data)
+        yield number, text.removesuffix("\n").removesuffix("\r")
 
 
 def _not_utf8(path: str | os.PathLike[str], byte: int, line: int) -> UserError:
@@ -196,8 +194,8 @@ class _Text:
             except json.JSONDecodeError as error:
                 open_string = error.msg.startswith("Unterminated string")
                 cut = error.pos > len(self.text) - 16 or open_string
-                if cut and len(self.text) - position > _LONGEST:
-                    where = f"one value of over {_LONGEST // 2**20} MB begins"
+                if cut and len(self.text) - position > LINE_BYTES:
+                    where = f"one value of over {LINE_BYTES // 2**20} MB begins"
                     raise BrokenRow(f"{where} at {self.place(position)}") from None
                 if not cut or not self.more(position):
                     offset = error.pos if not cut else error.pos - position

@@ -7,8 +7,6 @@ small file (`SMALL_BYTES`) is kept in memory and leaves no cache.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 import re
 from bisect import bisect_right
@@ -21,19 +19,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from llava_sea.data import problems
+from llava_sea.data.cached import SMALL_BYTES, cache_folder, cached
 from llava_sea.data.problems import RecordError
 from llava_sea.data.read_records import read_records
 from llava_sea.data.row_shapes import Record, Turn
-from llava_sea.errors import UserError, cannot_write
-from llava_sea.files import only_writer, open_atomically, open_file, read_json, sha256_file
+from llava_sea.errors import UserError
+from llava_sea.files import open_file, sha256_file
 from llava_sea.progress import Progress
 
-logger = logging.getLogger(__name__)
-
-SMALL_BYTES = 16 * 2**20
 FORMAT = "llava_sea records 1"
 _BATCH_ROWS, _BATCH_BYTES = 4096, 32 * 2**20
-PATIENCE_S = 24 * 3600.0  # another process is making the cache
 _SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -49,12 +44,6 @@ _SCHEMA = pa.schema(
 """`roles` has a letter a turn, `words` the words of all turns; `fault` is a `RecordError`'s."""
 
 _KINDS = {kind.name: kind for kind in (problems.BROKEN_JSON, problems.BAD_SHAPE)}
-
-
-def cache_folder() -> Path:
-    """Return the folder of the caches: ``LLAVA_SEA_CACHE``, else ``~/.cache/llava_sea``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LLAVA_SEA_CACHE") or Path(base) / "llava_sea")
 
 
 def count_words(record: Record) -> int:
@@ -148,42 +137,13 @@ def open_record_file(path: Path) -> RecordFile:
         return RecordFile(path, sink.getvalue())
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     stem = re.sub(r"[^\w.-]", "_", path.stem)[:40]
-    cache = cache_folder() / "records" / f"{stem}-{name}.arrow"
-    stamp = {"size": found.st_size, "time": found.st_mtime_ns}
-    if (file := _from_cache(path, cache, stamp)) is not None:
-        return file
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(cache.with_suffix(".lock"), f"{cache}: is being made", PATIENCE_S):
-            if (file := _from_cache(path, cache, stamp)) is not None:
-                return file
-            if (file := _mapped(path, cache)) is None or file.sha256 != sha256_file(path):
-                logger.info("%s: reading the records into %s, once", path, cache)
-                with open_atomically(cache) as out:
-                    _write(path, out)
-                file = _mapped(path, cache)
-            with open_atomically(cache.with_suffix(".json")) as out:
-                out.write(json.dumps(stamp).encode())
-    except OSError as error:
-        raise UserError(
-            cannot_write(
-                error,
-                f"The records of {path} are kept in {cache.parent}; name another "
-                "folder by LLAVA_SEA_CACHE",
-            )
-        ) from None
-    if file is None:
-        raise UserError(f"{cache}: damaged; remove it and start again")
-    return file
-
-
-def _from_cache(path: Path, cache: Path, stamp: dict[str, int]) -> RecordFile | None:
-    """Return the cached records if they were made of the file as it is now."""
-    try:
-        known = read_json(cache.with_suffix(".json")) == stamp
-    except UserError:
-        return None
-    return _mapped(path, cache) if known else None
+    return cached(
+        cache_folder() / "records" / f"{stem}-{name}.arrow",
+        [[str(path), found.st_size, found.st_mtime_ns]],
+        lambda cache: _mapped(path, cache),
+        lambda out: _write(path, out),
+        still_fits=lambda file: file.sha256 == sha256_file(path),
+    )
 
 
 def _mapped(path: Path, cache: Path) -> RecordFile | None:

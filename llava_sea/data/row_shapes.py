@@ -127,7 +127,7 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
     if form != "conversations":
         turns = _place_images(turns, len(names))
     first = names[0] if names else None
-    ignored += _ignored(row)
+    ignored += tuple(key for key in _FORMS if key != form and row.get(key)) + _ignored(row)
     record = Record(
         index,
         str(record_id),
@@ -138,6 +138,11 @@ def make_record(row: Any, index: int, file: str) -> tuple[Record, list[bytes]]:
         file,
     )
     return record, data
+
+
+def image_names(row: dict[str, Any], index: int, file: str) -> list[str]:
+    """Return how the images of a row that need not be a record are called; raises `BadShape`."""
+    return _name_images(_images(row), index, file)[0]
 
 
 # --- turns ----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_sea.errors import UserError, naming
 from llava_sea.files import (
+    LIST_BYTES,
     check_folder,
     only_writer,
     open_file,
@@ -71,7 +72,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise TypeError("question_id or text of another type")
 
     way_out = "remove the line, and the question is asked again"
-    return read_jsonl(path, "an answer", check, way_out, limit=None, cut=True)
+    return read_jsonl(path, "an answer", check, way_out, cut=True)
 
 
 def by_id(answers: Iterable[Answer]) -> dict[str, str]:
@@ -141,7 +142,7 @@ class AnswerFile:
             if question.key in answers
         ]
         data = "".join(rows).encode()
-        if not self.path.is_file() or read_file(self.path) != data:
+        if not self.path.is_file() or read_file(self.path, LIST_BYTES) != data:
             write_atomically(self.path, data)
         for path in self._files():
             if path != self.path:

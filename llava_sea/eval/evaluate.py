@@ -32,7 +32,7 @@ from llava_sea.eval.questions import distinct, read_questions
 from llava_sea.eval.score import Outcome, Score, add_score, read_scores, with_prompt
 from llava_sea.eval.scorers.official import refuse_twins
 from llava_sea.eval.table import print_table
-from llava_sea.files import check_folder, read_json, read_object
+from llava_sea.files import check_folder, read_json, read_object, refuse_other_things
 from llava_sea.model.load_source import find_folder, recognise
 from llava_sea.processes import FailedElsewhereError, Processes
 from llava_sea.terminal import say
@@ -120,6 +120,9 @@ def rehearse(args: argparse.Namespace, tasks: Sequence[Task], folders: Sequence[
                 "in runs of their own, each with another --output_dir"
             )
         check_folder(folder, "--output_dir")
+        ours = ("scores.json", *(f"{task.name}.run.json" for task in TASKS))
+        if not any((folder / name).is_file() for name in ours):
+            refuse_other_things(folder, "--output_dir")
         folder.mkdir(parents=True, exist_ok=True)
         read_scores(folder)
     for task in tasks:

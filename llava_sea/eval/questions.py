@@ -94,7 +94,7 @@ def read_questions(
         lang: of that request, "en" or "cn".
     """
     try:
-        text = read_text(path, None)
+        text = read_text(path)
     except UserError as error:
         raise UserError(f"--question-file {error}") from None
     start = text.lstrip()[:1]

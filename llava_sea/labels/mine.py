@@ -36,13 +36,14 @@ from llava_sea.labels.occurrence import CaptionWords
 from llava_sea.labels.options import CorpusOptions, ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.text_features import WordVectors
+from llava_sea.labels.written import WrittenWords
 from llava_sea.processes import Processes
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Loaded = tuple[Tensor, int] | str
-"""An image's pixels and the CRC-32 of its file, or why there are none."""
+Loaded = tuple[Tensor, int, tuple[int, int]] | str
+"""An image's pixels, its file's CRC-32, its width and height; or why there are none."""
 
 # Patches mined at a time. The CPU keeps Q / 128 maxima of each (0.5 GB at 4M words); a GPU goes
 # through 4,096 at a time by itself, and 32 images of CLIP or SigLIP should be one call.
@@ -63,6 +64,8 @@ class LoadedBatch(NamedTuple):
     rows: list[int]
     crc32s: list[int]
     skipped: dict[str, str]
+    sizes: Sequence[tuple[int, int]] = ()
+    """The images' widths and heights."""
 
 
 def distinct_images(records: Iterable[Record]) -> tuple[list[CorpusImage], list[str]]:
@@ -125,7 +128,7 @@ class ImageLoader:
     def _load(self, image: CorpusImage) -> Loaded:
         try:
             loaded, crc32 = load_image(self.source, image.image, image.record_id)
-            return self.transform(loaded), crc32
+            return self.transform(loaded), crc32, loaded.size
         except UserError as error:
             if self.options.on_bad_image == "skip":
                 return str(error)
@@ -143,6 +146,7 @@ def _join(images: Sequence[CorpusImage], loading: dict[int, Future[Loaded]]) -> 
         list(read),
         [item[1] for item in read.values()],
         {images[row].image: item for row, item in found.items() if isinstance(item, str)},
+        [item[2] for item in read.values()],
     )
 
 
@@ -212,6 +216,8 @@ class Plan:
     grid: tuple[int, int]
     caption_words: CaptionWords | None = None
     """With ``--sea_caption_share`` the words of each image's caption."""
+    written: WrittenWords | None = None
+    """With ``--sea_ocr`` the words that are written in each image."""
 
     @property
     def num_shards(self) -> int:
@@ -260,6 +266,7 @@ def mine_shards(
     options = plan.options
     assert options.sea_features is not None and options.sea_top_n is not None
     loader = ImageLoader(options)
+    geometry = loader.transform.geometry()
     words = prepare_words(plan.vectors.load(encoder.model.device))
     for number in shards:
         images = plan.shard(number)
@@ -268,13 +275,13 @@ def mine_shards(
         scores_IPN = np.zeros(shape_IPN, np.float32)
         crc_I = np.zeros(len(images), np.uint32)
         skipped: dict[str, str] = {}
+        first = number * options.shard_size
         for batch, patches_BPD in encode_batches(
             encoder, loader, images, options.sea_features, plan.center_D
         ):
             if patches_BPD is not None:
                 found = mine_batch(patches_BPD, words, options.sea_top_n, plan.sign)
                 if plan.caption_words is not None and options.sea_caption_share:
-                    first = number * options.shard_size
                     own = [plan.caption_words[first + row] for row in batch.rows]
                     prefer_captions(
                         *found,
@@ -284,6 +291,9 @@ def mine_shards(
                         plan.sign,
                         options.sea_caption_share,
                     )
+                if plan.written is not None:
+                    for row, size, *labels in zip(batch.rows, batch.sizes, *found, strict=True):
+                        plan.written.label(first + row, size, geometry, plan.grid, *labels)
                 ids_IPN[batch.rows], scores_IPN[batch.rows] = found
                 crc_I[batch.rows] = batch.crc32s
             skipped |= batch.skipped

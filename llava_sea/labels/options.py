@@ -112,6 +112,10 @@ class ExtractOptions(CorpusOptions):
         f"({_by_preset('sea_caption_share')})",
         type=float,
     )
+    sea_ocr: str | None = flag(
+        "words that are written in the images, with their boxes (README): labels of the patches "
+        "that show them, before all others; .jsonl, .json (TextVQA's too) or .parquet"
+    )
     sign_sample: int = flag(
         "images that --sea_sign auto and --sea_center corpus are measured on", 1000
     )

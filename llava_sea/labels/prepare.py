@@ -56,7 +56,8 @@ from llava_sea.labels.options import ExtractOptions
 from llava_sea.labels.patch_features import PatchEncoder
 from llava_sea.labels.sign import choose_sign, finite, format_table, measure_sign
 from llava_sea.labels.text_features import TextEncoder, WordVectors, encode_to_disk
-from llava_sea.labels.words_file import read_words
+from llava_sea.labels.words_file import format_words, read_words
+from llava_sea.labels.written import WrittenWords, read_written
 from llava_sea.ranges import check_range, whole
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,12 @@ def prepare(
     images, captions = distinct_images(open_records(options.data_files))
     look_for_images(corpus_images(options), images)
     encoder = load_encoder(options, device)
-    parameters = _parameters(options, images, captions, encoder)
+    listed, written = _read_lists(options, images)
+    parameters = _parameters(options, images, captions, encoder, listed)
     if not state.begin_or_resume(output, parameters, claims):
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)
         return None
-    _copy_words(Path(options.words), output, parameters["words_sha256"], claims)
+    _write_words(listed, output, parameters["words_sha256"], claims)
     words = [entry.word for entry in read_words(output / "words.tsv")]
     vectors = _find_vectors(work / "words.npy", options, encoder, words, claims)
     center_D = find_center(output, options, encoder, images, claims)
@@ -102,22 +104,44 @@ def prepare(
         "preset": options.sea_preset,
         "center_length": None if center_D is None else round(float(np.linalg.norm(center_D)), 6),
         "data_path": " ".join(options.data_files),
+        "ocr": options.sea_ocr,
     }
-    return Plan(options, images, vectors, sign, center_D, parameters["grid"], own), fields, encoder
+    grid = parameters["grid"]
+    plan = Plan(options, images, vectors, sign, center_D, grid, own, written)
+    return plan, fields, encoder
+
+
+def _read_lists(
+    options: ExtractOptions, images: list[CorpusImage]
+) -> tuple[bytes, WrittenWords | None]:
+    """Return the word list of the labels, as a file, and the words that are written in images."""
+    entries = read_words(options.words)  # a broken list is an error before anything is written
+    why = f"{options.words} holds so many words"
+    check_range("sea_top_n", options.sea_top_n or 0, whole(1, len(entries)), why)
+    if options.sea_ocr is None:
+        return read_file(options.words, LIST_BYTES), None
+    listed, written = read_written(options.sea_ocr, [image.image for image in images], entries)
+    logger.info(
+        "%s: %d written words in %d images; %d are added to the word list",
+        *(options.sea_ocr, len(written.rows_W), len(np.unique(written.rows_W["image"]))),
+        len(listed) - len(entries),
+    )
+    return format_words(listed), written
 
 
 def _parameters(
-    options: ExtractOptions, images: list[CorpusImage], captions: list[str], encoder: PatchEncoder
+    options: ExtractOptions,
+    images: list[CorpusImage],
+    captions: list[str],
+    encoder: PatchEncoder,
+    listed: bytes,
 ) -> dict[str, Any]:
     """All that decides the labels; a resumed run must agree on it."""
-    num_words = len(read_words(options.words))  # a broken list is an error before any is written
-    why = f"{options.words} holds so many words"
-    check_range("sea_top_n", options.sea_top_n or 0, whole(1, num_words), why)
     geometry = ImageLoader(options).transform.geometry()
     names = "\0".join(image.image for image in images)
     parameters: dict[str, Any] = {
         "format": FORMAT,
-        "words_sha256": sha256_file(Path(options.words)),
+        "words_sha256": hashlib.sha256(listed).hexdigest(),
         "images_sha256": hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest(),
         "encoder_fingerprint": encoder.fingerprint,
         "features": options.sea_features,
@@ -135,19 +159,17 @@ def _parameters(
         parameters["sign_sample"] = options.sign_sample
     if options.sea_caption_share:
         parameters["captions_sha256"] = hashlib.sha256("\0".join(captions).encode()).hexdigest()
+    parameters["ocr_sha256"] = options.sea_ocr and sha256_file(Path(options.sea_ocr))
     return parameters
 
 
-def _copy_words(source: Path, output: Path, sha256: str, claims: Claims) -> None:
+def _write_words(listed: bytes, output: Path, sha256: str, claims: Claims) -> None:
     target = output / "words.tsv"
-    data = read_file(source, LIST_BYTES)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"--words {source} was changed while this command started; run it again")
 
     def is_whole() -> bool:
         return is_there(target) and sha256_file(target) == sha256
 
-    claims.once("words.tsv", is_whole, lambda: write_atomically(target, data))
+    claims.once("words.tsv", is_whole, lambda: write_atomically(target, listed))
 
 
 def _find_vectors(

@@ -62,10 +62,15 @@ def read_words(path: Path | str) -> list[WordEntry]:
 
 def write_words(path: Path, entries: Iterable[WordEntry]) -> str:
     """Write entries, which are in order: whole or not at all. Returns the SHA-256 in hex."""
-    rows = "".join(f"{word}\t{count}\t{pos}\n" for word, count, pos in entries)
-    data = f"{HEADER}\n{rows}".encode()
+    data = format_words(entries)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def format_words(entries: Iterable[WordEntry]) -> bytes:
+    """Return the file of entries, which are in order."""
+    rows = "".join(f"{word}\t{count}\t{pos}\n" for word, count, pos in entries)
+    return f"{HEADER}\n{rows}".encode()
 
 
 def _parse_row(line: str, where: str) -> WordEntry:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from transformers.utils import logging as hf_logging
 
+from llava_sea.data.image_source import open_images
 from llava_sea.data.images import ImageTransform, patch_grid
-from llava_sea.data.records import load_records
+from llava_sea.data.records import Records, open_records
 from llava_sea.errors import UserError
 from llava_sea.labels.occurrence import Truth
 from llava_sea.labels.words_file import WordEntry, read_words
@@ -51,13 +52,14 @@ def make_report(
     """Make the contents of the report of a run, with another beside it or without."""
     if baseline is not None:
         check_fit(run, baseline, vars(args))
-    records = [record for record in load_records(args.data_path) if record.image is not None]
+    held = open_records(args.data_path)
+    records = [record for record in held if record.image is not None]
     if not records:
         raise UserError(f"--data_path {args.data_path}: no record has an image")
     entries = read_words(args.words)
     llm = _model(run, args.model_name_or_path, "_name_or_path", "--model_name_or_path")
     tower = _model(run, args.vision_tower, "mm_vision_tower", "--vision_tower")
-    reader = _reader(run, args, entries, llm, tower)
+    reader = _reader(run, args, held, entries, llm, tower)
     names, shown = None, run.projectors
     if baseline is not None:  # one grid for each run instead of the run's states
         names = names_of(run, baseline)
@@ -98,7 +100,12 @@ def make_report(
 
 
 def _reader(
-    run: RunFolder, args: argparse.Namespace, entries: Sequence[WordEntry], llm: str, tower: str
+    run: RunFolder,
+    args: argparse.Namespace,
+    records: Records,
+    entries: Sequence[WordEntry],
+    llm: str,
+    tower: str,
 ) -> PatchReader:
     truth = Truth(args.truth, "--truth") if args.truth else None
     transform = ImageTransform.from_pretrained(
@@ -123,7 +130,7 @@ def _reader(
     llava.model.multi_modal_projector.to(device)
     llava.get_input_embeddings().to(device)
     grid = patch_grid(llava.config.vision_config)
-    model, folder = Stage1Model(llava), args.image_folder
+    model, folder = Stage1Model(llava), open_images(args.image_folder, records)
     return PatchReader(model, tokenizer, words, transform, folder, grid, truth, device)
 
 

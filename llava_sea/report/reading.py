@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llava_sea.alignment import nearest_words, tacs, word_targets
+from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import tell_beyond
@@ -84,7 +85,7 @@ class PatchReader:
     tokenizer: Any
     words: Words
     transform: ImageTransform
-    image_folder: str
+    image_folder: str | ImageSource
     patch_grid: tuple[int, int]
     """Rows and columns of patches."""
     truth: Truth | None = None

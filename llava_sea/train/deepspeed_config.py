@@ -82,6 +82,8 @@ def _check_blocks(file: str, config: Mapping[str, Any]) -> None:
             raise UserError(f"{file}: {name!r} must be an object")
     if zero is None or zero.get("stage") not in (0, 1, 2, 3):
         raise UserError(f"{file}: 'zero_optimization' needs a 'stage' from 0 to 3")
+    if "bfloat16" in config:
+        raise UserError(f"{file}: 'bfloat16' is DeepSpeed's old name; call the block 'bf16'")
     for name in ("amp", "torch_autocast"):
         if config.get(name, {}).get("enabled"):
             raise UserError(f"{file}: take {name!r} out; --fp16 and --bf16 decide the precision")

@@ -31,7 +31,7 @@ from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.image_source import open_images
-from llava_sea.data.preflight import check_conversations, check_tokens
+from llava_sea.data.preflight import check_conversations, check_table, check_tokens
 from llava_sea.data.records import open_records
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
@@ -244,4 +244,6 @@ def build_measurements(
         rank=args.process_index,
         world_size=args.world_size,
     )
+    for record, ids_T in zip(records, evaluator.caption_ids, strict=True):  # they are not cut
+        check_table(record, ids_T.tolist(), dataset.tokenizer, num_rows)
     return MeasureAlignment(evaluator, sea.sea_eval_steps)

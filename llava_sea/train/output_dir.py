@@ -56,6 +56,9 @@ RESULTS = (
 )
 """Files and folders that a run, or another software's checkpoint, consists of."""
 
+FIRST = ("metrics.jsonl", "mm_projector_initial.bin", "runs")
+"""Left by a run that ended before its first checkpoint, beside its `RUN`."""
+
 PATHS = ("model_name_or_path", "vision_tower", "pretrain_mm_mlp_adapter", "image_folder")
 """Of a run's identity, those that may be spelled in several ways."""
 
@@ -145,7 +148,9 @@ def claim_output_dir(
     path = output_dir / RUN
     if not path.is_file():
         refuse_other_things(output_dir, "--output_dir", (RUN,))  # another rank may just write it
-    elif any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
+    elif not any(True for pattern in RESULTS for _ in output_dir.glob(pattern)):
+        refuse_other_things(output_dir, "--output_dir", (RUN, *FIRST))
+    else:
         former = read_object(
             path,
             "so nothing says which run the results beside it belong to. Nothing was changed; put a "

@@ -102,7 +102,8 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        with naming(Path(os.environ["TENSORBOARD_LOGGING_DIR"])):  # all else names itself
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         stop.close()
     if stop.stopped and trainer.state.global_step < trainer.state.max_steps:

@@ -57,6 +57,13 @@ def test_a_system_turn_is_said_to_be_ignored(tmp_path):
     assert found.ignored == ("system",) and len(found.turns) == 2
 
 
+def test_turns_in_a_second_form_are_said_to_be_ignored(tmp_path):
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    row = {"conversations": turns, "messages": [QUESTION, ANSWER], "texts": []}
+    (found,) = load_records(write(tmp_path / "a.json", [row]))
+    assert found.ignored == ("messages",) and found.turns[0].text == "q"
+
+
 HALF = "\ud83d"
 
 

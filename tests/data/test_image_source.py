@@ -96,6 +96,16 @@ def test_a_name_in_two_tars(tmp_path):
         look(tmp_path / "x", ["a.png"], tmp_path)
 
 
+def test_images_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("llava_sea.data.images.IMAGE_BYTES", 10)
+    tar(tmp_path / "a.tar", {"0.png": png()})
+    with pytest.raises(RecordError, match=r"a\.tar: 0\.png has [\d,]+ bytes, the limit is 10"):
+        look(tmp_path / "a.tar", ["0.png"], tmp_path)
+    records = open_records(write(tmp_path / "a.parquet", [held("recap", [1])]))
+    with pytest.raises(RecordError, match=r"a\.parquet#0 has [\d,]+ bytes, the limit is 10"):
+        load_image(open_images(None, records), records[0].image, "r")
+
+
 def test_a_tar_cut_off_after_it_was_opened(tmp_path):
     path = Path(tar(tmp_path / "a.tar", {"0.png": png()}))
     source = open_images(str(path), [parsed("<image>", "a", image="0.png")])

@@ -102,6 +102,15 @@ def test_ids_that_repeat_are_found_first(start, data, no_model, changes, message
         start("--only", "mmvet")
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(start, answerer, tmp_path, no_model):
+    folder = results_folder(Namespace(output_dir=str(tmp_path / "out")), str(answerer.folder))
+    folder.mkdir(parents=True)
+    (folder / "vizwiz_test.json").write_text("mine")
+    with pytest.raises(UserError, match=r"holds other things \(vizwiz_test\.json\)"):
+        start("--only", "vizwiz")
+    assert (folder / "vizwiz_test.json").read_text() == "mine"
+
+
 @pytest.fixture
 def adapter(answerer, tmp_path) -> Namespace:
     """Flags that name an adapter, and the base that it records."""

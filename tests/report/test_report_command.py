@@ -3,6 +3,8 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -59,6 +61,17 @@ def test_words_are_the_nearest_ones(world, page):
         for projector in ("mm_projector_initial.bin", "mm_projector.bin")
     ]
     assert shown[0] != shown[1]
+
+
+def test_images_may_lie_in_the_data_file(world, page, tmp_path):
+    records = json.loads(world["data_path"].read_text())
+    for record in records:
+        name = record.get("image")
+        record["image"] = name and {"bytes": (world["image_folder"] / name).read_bytes()}
+    path = tmp_path / "heldout.parquet"
+    pq.write_table(pa.Table.from_pylist(records), path)
+    flags = {**world, **QUICK, "data_path": path, "output": tmp_path / "report.html"}
+    assert grids(main(command_line(flags)).read_text()) == grids(page)[:2]
 
 
 def test_page_holds_what_it_was_made_from(world, page):

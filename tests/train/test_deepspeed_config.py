@@ -72,6 +72,11 @@ FIXED = {
 }
 
 
+def test_deepspeeds_old_name_is_refused(parse):
+    with pytest.raises(UserError, match=r"engine.json: 'bfloat16' is .* call the block 'bf16'"):
+        parse({"zero_optimization": {"stage": 2}, "bfloat16": {"enabled": True}})
+
+
 @pytest.mark.parametrize("key", FIXED)
 def test_a_fixed_value_agrees_with_its_flag_or_is_an_error(parse, key):
     same, other, flag = FIXED[key]

@@ -21,7 +21,7 @@ from llava_sea.train.arguments import (
     SeaArguments,
     TrainingArguments,
 )
-from llava_sea.train.output_dir import NOT_IDENTITY, identity
+from llava_sea.train.output_dir import NOT_IDENTITY, claim_output_dir, identity
 from llava_sea.train.parse import parse_args
 
 
@@ -79,6 +79,15 @@ def test_a_word_list_in_the_labels_folder_is_taken_where_it_is_the_given_one(tin
     (folder / "work" / "thesis.doc").touch()  # work/ is deleted at the end
     with pytest.raises(UserError, match=r"work: holds other things \(thesis\.doc\)"):
         begin_or_resume(folder, {"words_sha256": "0"}, Claims(folder / "work" / "claims"))
+
+
+def test_a_run_file_of_something_else_opens_no_folder(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    claim_output_dir(tmp_path, {"seed": 1})  # as a run left it that ended early
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(UserError, match=r"holds other things \(thesis\.doc\)"):
+        claim_output_dir(tmp_path, {"seed": 2})
+    assert (tmp_path / "run.json").read_text() == '{\n "seed": 1\n}'
 
 
 def arguments(tiny, tmp_path, *more):

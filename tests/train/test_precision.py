@@ -13,7 +13,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import train as module
 from llava_sea.train.liger import check_liger
 from llava_sea.train.parse import parse_args
-from llava_sea.train.precision import check_attention, describe
+from llava_sea.train.precision import check_attention, describe, log_trainable
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -68,6 +68,24 @@ def test_ligers_kernels_are_read_from_a_command_line(monkeypatch, stage1_flags, 
             parse(text)
     with pytest.raises(UserError, match="--liger_kernel_config needs --use_liger_kernel True"):
         parse('{"rope": false}', use=None)
+
+
+def test_a_tied_head_counts_once(tiny, caplog):
+    """The table of a warm start, which has no head, and that of stage 1 are told alike."""
+    llava = build_llava(str(tiny.llm), str(tiny.clip), dtype=torch.float32)
+    embedding, head = llava.get_input_embeddings(), llava.get_output_embeddings()
+    model = Stage1Model(llava)
+
+    def frozen():
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "llava_sea"):
+            log_trainable(model)
+        (row,) = (text.split() for text in caplog.messages if text.startswith("language model"))
+        return int(row[-1].replace(",", ""))
+
+    untied = frozen()
+    head.weight = embedding.weight
+    assert untied - frozen() == embedding.weight.numel()
 
 
 def test_a_run_says_in_a_line_how_it_computes(tiny, train_here, monkeypatch, caplog):

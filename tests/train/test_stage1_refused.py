@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from llava_sea.errors import UserError
 from llava_sea.model.projector_io import read_projector
@@ -126,6 +127,16 @@ def test_tokens_beyond_the_table_are_found_before_the_run(train_here, grown_llm,
             train_here("run", model_name_or_path=grown_llm, **{flag: data})
 
 
+def test_a_token_behind_the_cut_of_a_held_out_caption(train_here, grown_llm, tiny, tmp_path):
+    def add(records):
+        records[1]["conversations"][1]["value"] += " red" * 60 + " <extra>"
+
+    data = edited(tiny.data, tmp_path / "data.json", add)
+    changes = {"model_name_or_path": grown_llm, "model_max_length": 40, "sea_eval_data": data}
+    with pytest.raises(UserError, match=r"record 1 \(id 'rec-1'\): holds '<extra>'"):
+        train_here("run", **changes)
+
+
 def test_results_without_checkpoints_are_not_overwritten(train_here):
     output_dir = train_here("run", max_steps=2, save_strategy="no")
     before = files_of(output_dir)
@@ -209,6 +220,17 @@ def test_a_result_that_cannot_be_written_is_named(train_here, monkeypatch, tmp_p
     monkeypatch.setattr(LLaVATrainer, "save_state", full)
     with pytest.raises(OSError, match=r"No space left .*run/trainer_state\.json"):
         train_here("run", max_steps=1, sea_eval_data=None)
+
+
+def test_a_full_disk_of_the_curves_is_named(train_here, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
+    with pytest.raises(OSError, match="No space left") as caught:
+        train_here("run", max_steps=1, report_to="tensorboard")
+    assert caught.value.filename == str(tmp_path / "curves")
 
 
 def test_a_full_disk_leaves_the_former_checkpoint_whole(train_here, monkeypatch, tmp_path):

@@ -66,7 +66,7 @@ _REFUSALS = (  # VLMEvalKit's, word for word
 def read_table(path: Path, text: str | None = None) -> list[Row]:
     """Read the table, from its text where that has been read; each row's index is unique."""
     pandas = import_extra("pandas", "eval")
-    text = read_text(path, None) if text is None else text
+    text = read_text(path) if text is None else text
     try:
         frame = pandas.read_table(io.StringIO(text), dtype=str)
     except ValueError as error:

@@ -34,8 +34,7 @@ The numbers are of the dates below the table. Miner, loss, labels and loading we
   padding. "Time" sums all ranks' work; "time of steps" is the wall time on eight devices.
 - `records`: 665,000 synthetic records of LLaVA-665K's shape, measured on two cores. Memory is
   that of the processes themselves; pages of the mapped cache are shared and left out, the JSON's
-  notes give them. Loader and check were measured while other work ran on both cores (a record is
-  read in 0.02 ms of the loader's 12 ms a sample), so those rows say little until they run alone.
+  notes give them.
 
 """
 
