@@ -2,23 +2,32 @@
 
 SEA reads the same projected patches that the LLM gets. The two losses come back apart.
 
-Shape letters: B records, L tokens, I images, P patches, M those of all images, D hidden size, U
-distinct words, T tokens of a word.
+Shape letters: B records, L tokens, I images, P patches, M or N those of all images, D hidden size,
+U distinct words, Q words, T tokens of a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from llava_sea.alignment import AlignmentHead, PatchWords, word_targets
+from llava_sea.alignment import (
+    AlignmentHead,
+    NearestWords,
+    PatchWords,
+    nearest_words,
+    word_targets,
+)
 from llava_sea.alignment.loss import LOG_SCALE_MAX, length_loss
 from llava_sea.model.projector_io import gathered, whole_tensors
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
+
+WORD_BLOCK = 2048
 
 
 class Stage1Model(WrappedLlava):
@@ -87,6 +96,39 @@ class Stage1Model(WrappedLlava):
             share = self.length_weight / (1 if group is None else dist.get_world_size(group))
             loss = loss + share * length_loss(visual_MD, tokens_UTD, mask_UT)
         return loss, words.num_pairs(group)
+
+    def word_blocks(self, ids_QT: Tensor, device: torch.device) -> Iterator[Tensor]:
+        """Embed words (eq. 10), in blocks: a list of millions costs memory for one of them.
+
+        Under ZeRO-3 all ranks look up embeddings at the same time, or wait for ever.
+        """
+        for block_QT in ids_QT.split(WORD_BLOCK):
+            block_QT = block_QT.to(device)
+            yield word_targets(self.embed(block_QT.clamp(min=0)), block_QT >= 0)
+
+    def near_words(
+        self, visual_IPD: Tensor, ids_QT: Tensor
+    ) -> tuple[NearestWords, dict[str, Tensor]]:
+        """Return the patches' nearest words, and each image's means over its patches ``(I,)``.
+
+        These are the modality gap (eq. 5), that of unit vectors, and the visual tokens' length.
+        """
+        visual_ND = visual_IPD.flatten(0, 1)
+        found = nearest_words(visual_ND, self.word_blocks(ids_QT, visual_IPD.device))
+        parts = {
+            "gap": found.distance_N,
+            "gap_unit": found.unit_distance_N,
+            "visual_length": visual_ND.float().norm(dim=-1),
+        }
+        return found, {name: x_N.view(len(visual_IPD), -1).mean(1) for name, x_N in parts.items()}
+
+    @torch.no_grad()
+    def embedding_length(self, ids_QT: Tensor, device: torch.device) -> float:
+        """Return the mean length of the embedding rows of the words' tokens, each token once."""
+        ids = ids_QT[ids_QT >= 0].unique()
+        blocks = (self.embed(block.to(device)) for block in ids.split(WORD_BLOCK))
+        total = sum(float(rows.float().norm(dim=-1).sum()) for rows in blocks)
+        return total / max(1, len(ids))
 
     def head_state(self) -> dict[str, Tensor]:
         """Return the head's tensors on the CPU, none without one. Collective in ZeRO-3."""

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llava_sea.alignment import nearest_words, tacs, word_targets
+from llava_sea.alignment import tacs
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, load_image
 from llava_sea.data.records import Record
@@ -33,10 +33,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.report.grid import Cell, Example, Grid, Near
 from llava_sea.report.measures import IN_CAPTION, PRECISION
 from llava_sea.report.runs import Projector
-from llava_sea.train.evaluation import embedding_length
 
-WORD_BLOCK = 2048
-"""Words are embedded in blocks, so that a list of millions costs memory for one block."""
 IMAGE_BATCH = 8
 LISTED_WORDS = 5
 """Nearest words listed for a patch when it is pointed at."""
@@ -141,7 +138,8 @@ class PatchReader:
     @torch.no_grad()
     def word_vectors(self, places: Sequence[int]) -> Tensor:
         """Return the embeddings of the words at some places, float32 on the CPU ``(Q, D)``."""
-        return self._embed(self.words.ids_QM[list(places)]).float().cpu()
+        blocks = self.model.word_blocks(self.words.ids_QM[list(places)], self.device)
+        return torch.cat(list(blocks)).float().cpu()
 
     @torch.no_grad()
     def grid(self, label: str, pixels_3HW: Tensor) -> Grid:
@@ -160,13 +158,8 @@ class PatchReader:
             for record in records:
                 self.truth.check(str(record.image), self.num_patches)
 
-    def _embed(self, ids_QM: Tensor) -> Tensor:
-        """Embed words, each the mean of its tokens (eq. 10)."""
-        ids_QM = ids_QM.to(self.device)
-        return word_targets(self.model.embed(ids_QM.clamp(min=0)), ids_QM >= 0)
-
     def _word_blocks(self) -> Iterator[Tensor]:
-        return map(self._embed, self.words.ids_QM.split(WORD_BLOCK))
+        return self.model.word_blocks(self.words.ids_QM, self.device)
 
     def _batches(self, records: Sequence[Record]) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(records), IMAGE_BATCH):
@@ -190,23 +183,16 @@ class PatchReader:
     ) -> None:
         """Add the grid of the present projector to each image."""
         visual_IPD = self._project(pixels_I3HW)
-        visual_ND = visual_IPD.flatten(0, 1)
-        found = nearest_words(visual_ND, self._word_blocks())
-        parts = {
-            "eval_gap": found.distance_N,
-            "eval_gap_unit": found.unit_distance_N,
-            "eval_visual_length": visual_ND.float().norm(dim=-1),
-        }
-        means = {key: values_N.view(len(examples), -1).mean(1) for key, values_N in parts.items()}
-        rows_length = embedding_length(self.model, self.words.ids_QM, self.device)
-        ids_NK, cosine_NK = best_words(visual_ND, self._word_blocks(), LISTED_WORDS)
+        _, means = self.model.near_words(visual_IPD, self.words.ids_QM)
+        rows_length = self.model.embedding_length(self.words.ids_QM, self.device)
+        ids_NK, cosine_NK = best_words(visual_IPD.flatten(0, 1), self._word_blocks(), LISTED_WORDS)
         best = iter(zip(ids_NK.tolist(), cosine_NK.tolist(), strict=True))
         for i, example in enumerate(examples):
             cells = [
                 self._cell(example.record, patch, *next(best), in_caption[i])
                 for patch in range(self.num_patches)
             ]
-            measured = {key: float(mean_I[i]) for key, mean_I in means.items()}
+            measured = {f"eval_{name}": float(mean_I[i]) for name, mean_I in means.items()}
             measured["eval_embedding_length"] = rows_length
             if (score := self._tacs(visual_IPD[i], example.caption)) is not None:
                 measured["eval_tacs"] = score

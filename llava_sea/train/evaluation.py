@@ -22,11 +22,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback, TrainerState
 
-from llava_sea.alignment import nearest_words, tacs, word_targets
+from llava_sea.alignment import tacs
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
@@ -42,23 +41,9 @@ from llava_sea.train.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
-WORD_BLOCK = 2048
-SUMS = (
-    *("tokens", "lm_loss", "images", "tacs", "patches", "gap"),
-    *("gap_unit", "length", "right", "objects", "right_objects"),
-)
-
-
-@torch.no_grad()
-def embedding_length(stage1: Stage1Model, word_ids_QT: Tensor, device: torch.device) -> float:
-    """Return the mean length of the embedding rows of the words' tokens, each token once.
-
-    Every rank calls it at the same time.
-    """
-    ids = word_ids_QT[word_ids_QT >= 0].unique()
-    blocks = (stage1.embed(block.to(device)) for block in ids.split(WORD_BLOCK))
-    total = sum(float(rows.float().norm(dim=-1).sum()) for rows in blocks)
-    return total / max(1, len(ids))
+MEANS = ("tacs", "gap", "gap_unit", "visual_length")
+"""Measures of an image."""
+SUMS = ("tokens", "lm_loss", "images", *MEANS, "patches", "right", "objects", "right_objects")
 
 
 @dataclass
@@ -107,23 +92,22 @@ class AlignmentEvaluator:
             sums["lm_loss"] += float(output.lm_loss_sum)
             sums["tokens"] += float(output.num_tokens)
             visual_IPD = output.visual_IPD
-            found = nearest_words(visual_IPD.flatten(0, 1), self._word_blocks(stage1, device))
+            found, means = stage1.near_words(visual_IPD, self.word_ids_QT)
+            nearest_IP = found.ids_N.view(len(indices), -1).tolist()
             captions = [self.caption_ids[index] for index in indices]
             padded = pad_sequence(captions, batch_first=True).to(device)
             caption_ITD = stage1.embed(padded)
             for i, index in enumerate(indices):
                 if not is_real[i]:
                     continue
-                patches = slice(i * visual_IPD.shape[1], (i + 1) * visual_IPD.shape[1])
                 sums["images"] += 1
                 sums["tacs"] += float(tacs(visual_IPD[i], caption_ITD[i, : len(captions[i])]))
                 sums["patches"] += visual_IPD.shape[1]
-                sums["gap"] += float(found.distance_N[patches].sum())
-                sums["gap_unit"] += float(found.unit_distance_N[patches].sum())
-                sums["length"] += float(visual_IPD[i].float().norm(dim=-1).sum())
-                self._count_right(sums, index, found.ids_N[patches].tolist())
+                for name, mean_I in means.items():
+                    sums[name] += float(mean_I[i])
+                self._count_right(sums, index, nearest_IP[i])
         result = self._averages(sums, device)
-        result["eval_embedding_length"] = embedding_length(stage1, self.word_ids_QT, device)
+        result["eval_embedding_length"] = stage1.embedding_length(self.word_ids_QT, device)
         model.train(was_training)
         return result
 
@@ -135,10 +119,6 @@ class AlignmentEvaluator:
             positions = range(start, start + self.batch_size)
             size = len(self.dataset)
             yield [p % size for p in positions], [p < size for p in positions]
-
-    def _word_blocks(self, stage1: Stage1Model, device: torch.device) -> Iterator[Tensor]:
-        for ids_QT in self.word_ids_QT.to(device).split(WORD_BLOCK):
-            yield word_targets(stage1.embed(ids_QT.clamp(min=0)), ids_QT >= 0)
 
     def _count_right(self, sums: dict[str, float], index: int, nearest_P: list[int]) -> None:
         image = self.dataset.records[index].image
@@ -167,13 +147,8 @@ class AlignmentEvaluator:
                 "nearest_word_precision_objects": sums["right_objects"] / objects,
             }
         )
-        found = {
-            "lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"]),
-            "tacs": sums["tacs"] / sums["images"],
-            "gap": sums["gap"] / patches,
-            "gap_unit": sums["gap_unit"] / patches,
-            "visual_length": sums["length"] / patches,
-        }
+        found = {"lm_loss": sums["lm_loss"] / max(1.0, sums["tokens"])}
+        found |= {name: sums[name] / sums["images"] for name in MEANS}
         return {f"eval_{name}": value for name, value in (found | nearest).items()}
 
 
