@@ -2,24 +2,21 @@
 
 A sample in a row counts its positions from 0 and attends to itself alone (the attention is
 `llava_sea.model.packed`'s part), and its first token is never predicted, so it learns what it would
-learn by itself. A micro-batch is one row without padding where the attention takes one sample at a
-time (FlashAttention, SDPA); where it needs a full mask, whose size grows with the row's square, a
-micro-batch is a few rows of like length, of at most ``--model_max_length`` tokens.
+learn by itself. A micro-batch is one row without padding.
 
-Shape letters: R rows, L tokens of the longest row, I images.
+Shape letters: L tokens of the row, I images.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import pad
 from torch.utils.data import Sampler
 
 from llava_sea.constants import IGNORE_INDEX
@@ -61,64 +58,31 @@ class PackedBatchSampler(Sampler[list[tuple[int, int]]]):
                 yield [(int(records[number]), epoch) for number in part]
 
 
-@dataclass(frozen=True)
 class PackedCollator(Collator):
-    """Makes packed rows of a micro-batch's samples; stage 2's, so without SEA pairs.
-
-    Attributes:
-        row_limit: the longest row, where a micro-batch is several; None puts all into one.
-    """
-
-    row_limit: int | None = None
+    """Makes a row of a micro-batch's samples; stage 2's, so without SEA pairs."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Return the batch.
 
         Returns:
-            ``input_ids``, ``labels`` (-100 at a sample's first token and at padding),
-            ``attention_mask`` (0 at padding), ``image_mask`` and ``position_ids`` (from 0 at each
-            sample; padding counts as one) ``(R, L)``; ``pixel_values`` ``(I, 3, H, W)``, the
-            images in the rows' order, or a zero image that ``image_mask`` does not refer to;
-            for one row ``sample_lengths``, a list of its samples' lengths.
+            ``input_ids``, ``labels`` (-100 at a sample's first token), ``attention_mask`` (all 1),
+            ``image_mask`` and ``position_ids`` (from 0 at each sample) ``(1, L)``;
+            ``pixel_values`` ``(I, 3, H, W)``, the images in the samples' order, or a zero image
+            that ``image_mask`` does not refer to; ``sample_lengths``, a list.
         """
         lengths = [len(sample["input_ids"]) for sample in samples]
-        everything = [list(range(len(samples)))]
-        rows = everything if self.row_limit is None else fill_rows(lengths, self.row_limit)
-        packed = [_join([samples[number] for number in row]) for row in rows]
-        batch: dict[str, Any] = {
-            name: pad_sequence([row[name] for row in packed], batch_first=True, padding_value=value)
-            for name, value in (
-                ("input_ids", self.pad_id),
-                ("labels", IGNORE_INDEX),
-                ("attention_mask", 0),
-                ("image_mask", False),
-            )
+        labels = [pad(sample["labels"][1:], (1, 0), value=IGNORE_INDEX) for sample in samples]
+        pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+        input_ids = torch.cat([sample["input_ids"] for sample in samples])[None]
+        return {
+            "input_ids": input_ids,
+            "labels": torch.cat(labels)[None],
+            "attention_mask": torch.ones_like(input_ids),
+            "image_mask": torch.cat([sample["image_mask"] for sample in samples])[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "pixel_values": torch.cat(pixels or [torch.zeros(1, 3, *self.resolution)]),
+            "sample_lengths": lengths,
         }
-        width = batch["input_ids"].shape[1]
-        batch["position_ids"] = torch.stack(
-            [
-                _positions([*(lengths[n] for n in row), width - sum(lengths[n] for n in row)])
-                for row in rows
-            ]
-        )
-        ordered = [samples[number] for row in rows for number in row]
-        pixels = [sample["pixel_values"] for sample in ordered if "pixel_values" in sample]
-        batch["pixel_values"] = torch.cat(pixels or [torch.zeros(1, 3, *self.resolution)])
-        if self.row_limit is None:
-            batch["sample_lengths"] = lengths
-        return batch
-
-
-def _join(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    joined = {name: torch.cat([s[name] for s in samples]) for name in ("input_ids", "image_mask")}
-    labels = [torch.nn.functional.pad(s["labels"][1:], (1, 0), value=IGNORE_INDEX) for s in samples]
-    joined["labels"] = torch.cat(labels)
-    joined["attention_mask"] = torch.ones_like(joined["input_ids"])
-    return joined
-
-
-def _positions(lengths: Sequence[int]) -> Tensor:
-    return torch.cat([torch.arange(length) for length in lengths])
 
 
 def balance(lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -134,26 +98,3 @@ def balance(lengths: Sequence[int], parts: int) -> list[list[int]]:
         members[part].append(item)
         heapq.heapreplace(sums, (total + lengths[item], part))
     return [sorted(part) for part in members]
-
-
-def fill_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Put items into few rows of at most `limit`: alike if they can be, else first-fit decreasing.
-
-    Raises:
-        ValueError: if an item is longer than the limit.
-    """
-    if max(lengths) > limit:
-        raise ValueError(f"an item of length {max(lengths)} does not fit into rows of {limit}")
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        row = next((n for n, left in enumerate(room) if left >= lengths[item]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(limit)
-        rows[row].append(item)
-        room[row] -= lengths[item]
-    alike = balance(lengths, len(rows))
-    if max(sum(lengths[item] for item in row) for row in alike) <= limit:
-        return alike
-    return [sorted(row) for row in rows]

@@ -6,15 +6,15 @@ The LLM stays transformers' and is told by keywords that go through its layers t
   kernels; all samples of a row in one call, nothing computed between samples.
 - SDPA: `per_sample_sdpa`, put in place of it by `prepare_attention`: one causal call a sample,
   which needs no mask, where a mask over the row would cost the square of the row's length.
-- Others (eager, flex): positions that begin again at 0 and no mask: transformers then makes the
-  block-diagonal mask itself.
+- flex: positions that begin again at 0 and no mask: transformers then makes the block-diagonal mask
+  itself.
 
 Limits: an LLM in which something else than the attention goes from token to token (Mamba and other
 recurrent layers, convolutions), or that does not go through transformers' choice of attentions, is
-refused, and so is an attention without mask support in transformers; logit soft-capping needs
-FlashAttention or eager, as without packing.
+refused, and so is any other attention (eager: its mask grows with the row's square); logit
+soft-capping needs FlashAttention.
 
-Shape letters: R rows, L tokens, H heads, D size of a head.
+Shape letters: R rows (1), L tokens, H heads, D size of a head.
 """
 
 from __future__ import annotations
@@ -38,11 +38,8 @@ _LEAKS = {"gpt_oss", "nemotron", "opt"}
 """Kinds of LLMs that were tried, and where some attention mixes a row's samples nevertheless."""
 
 
-def prepare_attention(llm: nn.Module) -> bool:
+def prepare_attention(llm: nn.Module) -> None:
     """Make an LLM ready for packed rows; its results for rows of one sample stay as they are.
-
-    Returns:
-        Whether all samples of a batch go into one row, without padding.
 
     Raises:
         UserError: if the LLM's attention cannot be kept within samples.
@@ -59,30 +56,30 @@ def prepare_attention(llm: nn.Module) -> bool:
         AttentionInterface.register(PER_SAMPLE, per_sample_sdpa)
         AttentionMaskInterface.register(PER_SAMPLE, _mask)
         model.set_attn_implementation(PER_SAMPLE)
-    elif attention not in ("eager", "flex_attention", PER_SAMPLE) and "flash" not in attention:
+    elif attention not in ("flex_attention", PER_SAMPLE) and "flash" not in attention:
         raise UserError(
-            f"--pack_sequences True: attention {attention} is not known to keep samples apart; "
-            "pass --attn_implementation sdpa, or leave --pack_sequences out"
+            f"--pack_sequences True: attention {attention} cannot keep a row's samples apart "
+            "without a mask of the row's square; pass --attn_implementation sdpa, or leave "
+            "--pack_sequences out"
         )
-    return bool(attention != "eager")
 
 
 def packed_rows(
-    llm: nn.Module, position_ids: Tensor, sample_lengths: Sequence[int] | None
+    llm: nn.Module, position_ids: Tensor, sample_lengths: Sequence[int]
 ) -> dict[str, Any]:
     """Return the keywords with which an LLM sees the samples of a row apart; it takes no mask then.
 
     Args:
         llm: after `prepare_attention`.
-        position_ids: ``(R, L)``, from 0 at each sample, padding included.
-        sample_lengths: of the samples of one row, whose sum is L; None for several rows.
+        position_ids: ``(R, L)``, from 0 at each sample.
+        sample_lengths: of the samples, whose sum is L.
     """
     config: Any = llm.config
     attention = config._attn_implementation
     keywords: dict[str, Any] = {"position_ids": position_ids}
-    if sample_lengths is not None and attention == PER_SAMPLE:
+    if attention == PER_SAMPLE:
         keywords["sample_lengths"] = list(sample_lengths)
-    elif sample_lengths is not None and "flash" in attention:
+    elif "flash" in attention:
         starts = [0, *accumulate(sample_lengths)]
         for part in "qk":
             keywords[f"cu_seq_lens_{part}"] = torch.tensor(

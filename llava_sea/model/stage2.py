@@ -36,12 +36,12 @@ class Stage2Model(WrappedLlava):
     ) -> StepLosses:
         """Compute the next-token loss of a micro-batch.
 
-        Packed rows come with `position_ids` ``(B, L)``, from 0 at each sample, and a single one
-        with the lengths of its samples.
+        A packed row comes with `position_ids` ``(1, L)``, from 0 at each sample, and the lengths of
+        its samples.
         """
         visual_IPD = self.project(pixel_values)
         rows: dict[str, Any] = {"attention_mask": attention_mask}
-        if position_ids is not None:
+        if position_ids is not None and sample_lengths is not None:
             rows = packed_rows(self.language_model, position_ids, sample_lengths)
         loss, tokens = self.language_loss(visual_IPD, input_ids, labels, image_mask, **rows)
         return StepLosses(loss, tokens)

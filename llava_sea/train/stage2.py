@@ -89,10 +89,8 @@ def prepare(
     check_tokens(dataset, model.num_rows)
     collator = Collator.of(dataset, model.num_rows)
     if args.pack_sequences:
-        limit = None if prepare_attention(model.language_model) else args.model_max_length
-        collator = PackedCollator.of(dataset, model.num_rows, row_limit=limit)
-        rows = f"rows of up to {limit} tokens" if limit else "one row"
-        logger.info("samples of a micro-batch are packed into %s", rows)
+        prepare_attention(model.language_model)
+        collator = PackedCollator.of(dataset, model.num_rows)
     return Prepared(model, dataset, collator, saver)
 
 

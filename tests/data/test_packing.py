@@ -2,12 +2,11 @@
 
 from itertools import chain
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_sea.data.packing import PackedCollator, balance, fill_rows
+from llava_sea.data.packing import PackedCollator, balance
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 P = 2
@@ -20,21 +19,6 @@ def test_balanced_parts_hold_each_item_once_and_are_alike(lengths, parts):
     sums = [sum(lengths[item] for item in part) for part in found]
     assert max(sums) - min(sums) <= max(lengths)
     assert all(found) == (len(lengths) >= parts)
-
-
-@given(LENGTHS)
-def test_rows_hold_each_item_once_and_no_more_than_the_limit(lengths):
-    rows = fill_rows(lengths, 40)
-    sums = [sum(lengths[item] for item in row) for row in rows]
-    assert sorted(chain(*rows)) == list(range(len(lengths)))
-    assert all(0 < total <= 40 for total in sums)
-    # first-fit decreasing's bound
-    assert len(rows) <= 11 / 9 * -(-sum(lengths) // 20) + 1
-
-
-def test_an_item_above_the_limit_is_named():
-    with pytest.raises(ValueError, match="length 41 does not fit into rows of 40"):
-        fill_rows([3, 41], 40)
 
 
 def sample(length, images=()):
@@ -58,27 +42,7 @@ def test_one_row_without_padding():
     assert batch["sample_lengths"] == [5, 1, 4]
 
 
-def test_rows_of_a_limited_length_with_the_images_in_their_order():
-    samples = [sample(4, [1]), sample(7, [2, 3]), sample(3), sample(5, [4])]
-    batch = PackedCollator(9, (2, 2), P, row_limit=10)(samples)
-    assert batch["input_ids"].shape == (2, 10) and "sample_lengths" not in batch
-    rows = {
-        tuple(row[mask.bool()].tolist())
-        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    }
-    ids = [s["input_ids"].tolist() for s in samples]
-    assert rows == {(*ids[1], *ids[2]), (*ids[0], *ids[3])}
-    first = ids[1][0] == batch["input_ids"][0, 0]
-    expected = [2, 3, 1, 4] if first else [1, 4, 2, 3]
-    assert batch["pixel_values"][:, 0, 0, 0].tolist() == expected
-    padding = batch["attention_mask"] == 0
-    assert padding.sum() == 1
-    assert (batch["input_ids"][padding] == 9).all() and (batch["labels"][padding] == -100).all()
-    assert not batch["image_mask"][padding].any() and (batch["position_ids"][padding] == 0).all()
-
-
-@pytest.mark.parametrize("limit", [None, 10])
-def test_text_alone_has_a_stand_in_image(limit):
-    batch = PackedCollator(9, (2, 2), P, row_limit=limit)([sample(3)])
+def test_text_alone_has_a_stand_in_image():
+    batch = PackedCollator(9, (2, 2), P)([sample(3)])
     assert batch["pixel_values"].shape == (1, 3, 2, 2) and not batch["pixel_values"].any()
     assert not batch["image_mask"].any()
