@@ -13,6 +13,7 @@ import errno
 import importlib
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -110,10 +111,6 @@ def _free(place: Path) -> int:
 
 def _largest_file() -> int | None:
     """The limit that the shell has set, if there is one."""
-    try:
-        import resource
-    except ImportError:  # no such limits on this system
-        return None
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
 

@@ -7,6 +7,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -22,11 +23,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from llava_sea.errors import UserError, naming
-
-try:
-    import fcntl
-except ImportError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
 
 _ALONGSIDE = re.compile(r"\..*|.*\.(log|out|err|txt|sh)")
 """Hidden files, logs and copies of the command: no writer has such names, none is in its way."""
@@ -300,8 +296,6 @@ def only_writer(path: Path, busy: str, patience: float = 0.0) -> Iterator[bool]:
 
 def _lock(file: IO[bytes]) -> bool | None:
     """Return whether the file is locked now: False where there are no locks, None if it was."""
-    if fcntl is None:
-        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -317,8 +311,7 @@ def _let_go() -> None:
         file.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_let_go)
 
 
 def check_folder(folder: Path, flag: str) -> None:

@@ -119,7 +119,7 @@ class RowFile:
         return np.frombuffer(data, self._dtype)[0]
 
     def _read(self, size: int, place: int) -> bytes:
-        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)

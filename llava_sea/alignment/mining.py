@@ -52,8 +52,6 @@ _GROUP = 1 << 25
 """Scores that a group of patches may have rescored: a bound for word lists of equal words."""
 _RANKED = {"cpu": 256, "cuda": 1 << 18}
 """Pairs scored in float64 at a time."""
-_WIDENS = "out_dtype" in (torch.mm.__doc__ or "")
-"""torch >= 2.8 can multiply bfloat16 into float32 (CUDA only)."""
 
 
 @torch.no_grad()
@@ -172,7 +170,7 @@ def _product(part_RD: Tensor, words_BD: Tensor, buffer: Tensor) -> Tensor:
     if not part_RD.is_cuda:
         scores_RB = buffer[: part_RD.shape[0] * words_BD.shape[0]].view(-1, words_BD.shape[0])
         return torch.mm(part_RD, words_BD.T, out=scores_RB)
-    if part_RD.dtype == torch.bfloat16 and _WIDENS:
+    if part_RD.dtype == torch.bfloat16:
         return torch.mm(part_RD, words_BD.T, out_dtype=torch.float32)
     return part_RD.float() @ words_BD.float().T
 

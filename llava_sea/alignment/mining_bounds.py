@@ -140,21 +140,12 @@ def _require_finite(summary: Tensor, rows_RD: Tensor, what: str) -> None:
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Multiply float32 as float32 inside, whatever `set_float32_matmul_precision` allows."""
     backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    settings: Any = getattr(backend, "matmul", None)
-    if hasattr(settings, "fp32_precision"):  # torch >= 2.9
-        before = settings.fp32_precision
-        settings.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            settings.fp32_precision = before
-        return
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    before = backend.matmul.fp32_precision
+    backend.matmul.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        backend.matmul.fp32_precision = before
 
 
 def by_device(sizes: dict[str, Any], tensor: Tensor) -> Any:

@@ -252,9 +252,8 @@ def test_the_last_good_checkpoint_is_kept_and_named(tune_here, tmp_path, monkeyp
         {},
         LORA | {"lora_dropout": 0.0} | ACCUMULATED,
         ACCUMULATED | {"group_by_modality_length": True, "unfreeze_mm_vision_tower": True},
-        ACCUMULATED | {"attn_implementation": "eager"},
     ],
-    ids=["full", "lora", "grouped", "eager"],
+    ids=["full", "lora", "grouped"],
 )
 def test_the_packed_curve_is_that_of_padded_rows(tune_here, flags):
     shared = flags | {"max_steps": 4, "save_strategy": "no"}
