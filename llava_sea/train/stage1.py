@@ -17,7 +17,7 @@ from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, patch_grid, view
-from llava_sea.data.preflight import check_conversations, check_tokens
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
