@@ -15,9 +15,9 @@ from llava_sea.alignment import AlignmentHead, LabelStore
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, patch_grid, view
-from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError

@@ -18,10 +18,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
-from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
