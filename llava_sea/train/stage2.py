@@ -15,7 +15,6 @@ import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.first_pass import check_conversations, check_tokens
@@ -26,7 +25,7 @@ from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.load import is_llava, load_llava
+from llava_sea.model.load import find_template, is_llava, load_llava
 from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
@@ -50,9 +49,9 @@ def prepare(
         UserError: if a record cannot be trained on, before anything large is loaded.
     """
     model_args, _, _, args = arguments
-    template = get_template(model_args.version)
+    template = find_template(model_args.version, model_args.model_name_or_path, args.cache_dir)
     check_conversations(records, template)
-    llava, tokenizer = load_model(arguments)
+    llava, tokenizer = load_model(arguments, template.pad)
     check_template(template, tokenizer)
     transform.check_fits(llava.config.vision_config)
     trained_parts = {
@@ -101,9 +100,9 @@ def prepare(
 
 
 def load_model(
-    arguments: Arguments,
+    arguments: Arguments, pad: str = ""
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """Load the model that stage 2 starts from, and its tokenizer.
+    """Load the model that stage 2 starts from, and its tokenizer; `pad` is the template's.
 
     Raises:
         UserError: if a part is missing, or flags name parts that do not go together.
@@ -148,7 +147,7 @@ def load_model(
         path,
         model_max_length=args.model_max_length,
         cache_dir=args.cache_dir,
-        pad=get_template(model_args.version).pad,
+        pad=pad,
     )
     return llava, tokenizer
 
