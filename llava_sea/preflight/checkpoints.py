@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers.utils.hub import cached_file
 
-from llava_sea.conversation import TEMPLATES, Template, get_template
+from llava_sea.conversation import TEMPLATES, Template
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.tokenize import check_template, padding_id, tell_beyond
 from llava_sea.model.builder import llava_config, llm_config, load_tokenizer
-from llava_sea.model.load import embedding_rows, is_llava
+from llava_sea.model.load import embedding_rows, find_template, is_llava
 from llava_sea.model.load_sentencepiece import compare_with_sentencepiece
 from llava_sea.model.load_weights import check_model, read_weights, weight_files
 from llava_sea.model.towers import check_select_layer, load_tower, num_patches, tower_config
@@ -29,18 +29,18 @@ _Q1, _A1, _Q2 = "question one", "answer one", "question two"
 def tokenizer_of(arguments: Arguments) -> Any:
     """Load the tokenizer as training does."""
     model, _, _, args = arguments
-    template = template_of(model.version, None)
     return load_tokenizer(
         model.model_name_or_path,
         model_max_length=args.model_max_length,
         cache_dir=args.cache_dir,
-        pad=template.pad if template else "",
+        pad=template_of(arguments).pad,
     )
 
 
-def template_of(version: str, tokenizer: Any) -> Template | None:
-    """Return the template of --version; None for the LLM's own, which needs no comparison."""
-    return None if version == "auto" else get_template(version)
+def template_of(arguments: Arguments) -> Template:
+    """Return the template of --version."""
+    model, cache_dir = arguments.model, arguments.training.cache_dir
+    return find_template(model.version, model.model_name_or_path, cache_dir)
 
 
 def config_of(arguments: Arguments) -> Any:
@@ -124,9 +124,9 @@ def ids_line(arguments: Arguments) -> Line:
     model, tokenizer = arguments.model, tokenizer_of(arguments)
     rows = embedding_rows(model.model_name_or_path, arguments.training.cache_dir)
     wanted = list(tokenizer.all_special_ids)
-    if template := template_of(model.version, tokenizer):
-        check_template(template, tokenizer)
-        wanted += tokenizer.convert_tokens_to_ids(list(template.special_tokens))
+    template = template_of(arguments)
+    check_template(template, tokenizer)
+    wanted += tokenizer.convert_tokens_to_ids(list(template.special_tokens))
     beyond = sorted({number for number in tokenizer.get_vocab().values() if number >= rows})
     needed = set(beyond) & set(wanted) - {tokenizer.pad_token_id}
     found = f"{len(tokenizer):,} tokens, {rows:,} rows"
@@ -144,9 +144,11 @@ def template_line(arguments: Arguments) -> Line:
     """Hold the markup of --version's turns against that of the LLM's own chat template."""
     version, tokenizer = arguments.model.version, tokenizer_of(arguments)
     name = "chat template"
-    template = template_of(version, tokenizer)
-    if template is None:
-        return Line(name, f"--version {version}: the LLM's own")
+    template = template_of(arguments)
+    if template.jinja:
+        return Line(
+            name, f"--version {version}: the LLM's own, with {template.stop!r} to end turns"
+        )
     if template.caption_only or not tokenizer.chat_template:
         why = "captions have none" if template.caption_only else "the LLM has none of its own"
         return Line(name, f"--version {version}: nothing to compare, {why}")

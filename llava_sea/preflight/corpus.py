@@ -92,11 +92,7 @@ def _sizes(stage: Stage) -> dict[str, Any]:
 
 def _lengths(stage: Stage, records: Records) -> tuple[list[Sizes], str]:
     """Return the sizes of a sample's records, and what is wrong with the first bad one."""
-    tokenizer = tokenizer_of(stage.arguments)
-    template = template_of(stage.arguments.model.version, tokenizer)
-    if template is None:
-        return [], ""
-    reading = template, tokenizer
+    reading = template_of(stage.arguments), tokenizer_of(stage.arguments)
     assert stage.config is not None
     limit, sizes, refused = stage.arguments.training.model_max_length, [], ""
     for record in some(records):
