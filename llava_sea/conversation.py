@@ -66,6 +66,11 @@ def render(record: Record, template: Template) -> list[Segment]:
         lambda what: record.error(problems.TURNS, what),
         has_images=bool(record.images),
     )
+    if template.jinja:
+        difference = compare_own(template, turns, segments, has_images=bool(record.images))
+        if difference:
+            kind = problems.OWN_TEMPLATE
+            raise record.error(kind, f"{difference}; {kind.way_out}")
     # A last question without an answer stays open: nothing comes after it that could be learned.
     return segments[:-1] if turns and turns[-1].role == "human" else segments
 
@@ -124,16 +129,63 @@ def _render_turns(
                 f"turn {number + skipped} is from {turn.role!r} where {expected!r} must "
                 "speak; human and gpt turns alternate"
             )
+        is_last = number == len(turns) - 1
         if turn.role == "human":
+            text = _trim(turn.text, template.trim_user)
             segments.append(Segment(template.again if number else template.first, False))
-            segments += _human_text(turn.text, has_images=has_images)
+            segments += _human_text(text, has_images=has_images)
             segments.append(Segment(template.reply, False))
-        elif turn.text:
-            answer = template.answer_start + turn.text + template.answer_end
-            segments.append(Segment(answer, True))
-            if template.after:
-                segments.append(Segment(template.after, False))
+            continue
+        text = _trim(turn.text, template.trim_answer)
+        if text or template.jinja:  # an LLM's own template ends an empty answer, too
+            end = template.last_end if is_last and template.jinja else template.answer_end
+            segments.append(Segment(template.answer_start + text + end, bool(text)))
+        after = template.closing if is_last and template.jinja else template.after
+        if after and (text or template.jinja):
+            segments.append(Segment(after, False))
     return segments
+
+
+def _trim(text: str, ends: tuple[str | None, str | None]) -> str:
+    return text.lstrip(ends[0]).rstrip(ends[1])
+
+
+def compare_own(
+    template: Template,
+    turns: Sequence[Turn],
+    segments: Sequence[Segment] = (),
+    *,
+    has_images: bool = False,
+) -> str:
+    """Say how an LLM's own chat template writes turns otherwise than `segments`; "" if it does not.
+
+    Without `segments` it is compared with those that training has.
+    """
+    from llava_sea.own_template import write
+
+    segments = segments or _render_turns(turns, 0, template, UserError, has_images=has_images)
+    messages = []
+    for turn in turns:
+        is_human = turn.role == "human"
+        text = _trim(turn.text, template.trim_user if is_human else template.trim_answer)
+        if is_human:
+            text = "".join(part.text for part in _human_text(text, has_images=has_images))
+        messages.append({"role": "user" if is_human else "assistant", "content": text})
+    try:
+        text = write(template, messages, prompt=turns[-1].role == "human")
+    except UserError as error:
+        return f"the LLM's chat template: {error}"
+    return unlike(text, "".join(segment.text for segment in segments))
+
+
+def unlike(text: str, training: str) -> str:
+    """Show the first place where a chat template's text differs from training's; "" if none."""
+    if text == training:
+        return ""
+    pairs = enumerate(zip(text, training, strict=False))
+    same = next((n for n, (a, b) in pairs if a != b), min(len(text), len(training)))
+    here, there = text[same : same + 60], training[same : same + 60]
+    return f"after {text[:same][-20:]!r} the LLM's chat template has {here!r}, training {there!r}"
 
 
 def _human_text(text: str, *, has_images: bool) -> list[Segment]:

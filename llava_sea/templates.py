@@ -3,7 +3,8 @@
 The strings are LLaVA's and its forks' (LLaVA-NeXT, LLaVA-pp, MGM), read in their
 ``conversation.py``; where a fork differs from what its LLM was trained with, the LLM's own format
 is taken, and a comment says what was put right. One text serves training, generation and the
-chat template of an exported model. Not here: LLaVA's ``v0`` and ``mmtag`` templates, which no
+chat template of an exported model. The LLM's own chat template (``auto``) is in
+`llava_sea.own_template`. Not here: LLaVA's ``v0`` and ``mmtag`` templates, which no
 recipe uses, and Bunny's ``phi3`` (Vicuna's layout on Phi-3).
 """
 
@@ -11,8 +12,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llava_sea.errors import UserError
+
+AUTO = "auto"
+"""``--version`` of the LLM's own chat template (`llava_sea.own_template`)."""
 
 IMAGE_BREAK = "\n"
 """Between a turn's image, which moves to its front, and its text."""
@@ -40,9 +45,20 @@ class Template:
     pad: str = ""  # of the LLM's family, where the tokenizer names none of its own
     caption_only: bool = False  # LLaVA's stage 1: image and caption, no instruction
 
+    # Of an LLM's own chat template, whose texts hold BOS where it writes one:
+    jinja: str = ""
+    tokens: tuple[tuple[str, str], ...] = ()  # special tokens by the name that the Jinja uses
+    special: tuple[str, ...] = ()  # those in its texts
+    last_end: str = ""  # instead of `answer_end` after the last answer, and
+    closing: str = ""  # what follows there and is not supervised
+    trim_user: tuple[str | None, str | None] = ("", "")  # what is taken off a turn's two ends;
+    trim_answer: tuple[str | None, str | None] = ("", "")  # None is all white space
+
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The template's tokens that a tokenizer must have as one token each."""
+        if self.jinja:
+            return self.special
         text = self.system + self.first + self.reply + self.answer_end + self.after + self.again
         return tuple(dict.fromkeys(_SPECIAL.findall(self.bos + text)))
 
@@ -205,13 +221,26 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def get_template(version: str) -> Template:
-    """Return the template that ``--version`` names.
+def check_version(version: str, flag: str = "--version") -> None:
+    """Refuse the name of a template that is not there.
 
     Raises:
         UserError: if there is none of that name (LLaVA takes another one without a word).
     """
-    if version not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise UserError(f"--version {version!r}: no such conversation template; there are: {known}")
-    return TEMPLATES[version]
+    if version not in TEMPLATES and version != AUTO:
+        known = ", ".join([*TEMPLATES, AUTO])
+        raise UserError(f"{flag} {version!r}: no such conversation template; there are: {known}")
+
+
+def get_template(version: str, tokenizer: Any = None) -> Template:
+    """Return the template that ``--version`` names; for ``auto`` the tokenizer's own.
+
+    Raises:
+        UserError: as `check_version`, or if the tokenizer's cannot be used.
+    """
+    check_version(version)
+    if version != AUTO:
+        return TEMPLATES[version]
+    from llava_sea.own_template import read_template
+
+    return read_template(tokenizer)

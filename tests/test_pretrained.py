@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llava_sea.data.images import ImageTransform
 from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import PatchEncoder
-from llava_sea.model.builder import build_llava, load_tokenizer, load_tower
-from llava_sea.model.load import load_llava
+from llava_sea.model.builder import build_llava, llm_config, load_tokenizer, load_tower
+from llava_sea.model.load import embedding_rows, load_llava
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.pretrained import load_pretrained
 
@@ -107,6 +107,16 @@ def test_another_kind_of_model_is_named(tiny):
         build_llava(str(tiny.clip), str(tiny.clip))
     with pytest.raises(UserError, match=rf"^{tiny.clip}: .* CLIPConfig.*a language model"):
         load_pretrained(AutoModelForCausalLM, tiny.clip)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "gemma3n_text"])
+def test_an_llm_with_inputs_for_each_layer_is_refused_by_its_config(tiny, tmp_path, kind):
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    for open_llm in (embedding_rows, llm_config):
+        with pytest.raises(UserError, match=rf"{tmp_path}: .* {kind} reads the ids"):
+            open_llm(str(tmp_path))
+    AutoConfig.for_model("gemma4_text", hidden_size_per_layer_input=0).save_pretrained(tmp_path)
+    assert llm_config(str(tmp_path))
 
 
 @pytest.mark.parametrize(

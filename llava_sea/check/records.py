@@ -24,9 +24,9 @@ from llava_sea.constants import IGNORE_INDEX
 from llava_sea.conversation import Template
 from llava_sea.data import problems
 from llava_sea.data.control_tokens import tell, typed_tokens
+from llava_sea.data.first_pass import check_meaning, odd_texts
 from llava_sea.data.image_source import ImageSource, open_images
 from llava_sea.data.images import load_image, resolve_image_path
-from llava_sea.data.preflight import check_meaning, odd_texts
 from llava_sea.data.problems import Kind, RecordError
 from llava_sea.data.records import Record, Records, split_weight
 from llava_sea.data.tokenize import tell_beyond, tokenize_record

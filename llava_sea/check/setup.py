@@ -59,7 +59,7 @@ def load_setup(arguments: Arguments) -> Setup:
         [],
         data.image_folder or "",
         transform,
-        get_template(model_args.version),
+        get_template(model_args.version, tokenizer),
         tokenizer,
         image_tokens=num_patches(vision),
         model_max_length=args.model_max_length,

@@ -23,7 +23,7 @@ from llava_sea.constants import IMAGE_TOKEN
 from llava_sea.conversation import Template, begins_with_gpt
 from llava_sea.data.records import Record
 
-_WRITTEN = ("system", "first", "again", "reply", "answer_start", "answer_end", "after")
+_WRITTEN = ("system", "first", "again", "reply", "answer_start", "answer_end", "after", "stop")
 """The texts that a template puts around turns."""
 
 

@@ -25,6 +25,9 @@ NO_IMAGE = Kind("no image", "remove the record, or use a conversation template s
 TURNS = Kind("turns", "fix the turns or remove the record")
 IMAGE_TOKENS = Kind("image tokens", "write <image> once, in a human turn")
 PLACE_ALONE = Kind("image not named", "name the image, or write the word without brackets")
+OWN_TEMPLATE = Kind(
+    "chat template", "change that text, or name a fixed template instead of --version auto"
+)
 EMPTY_CAPTION = Kind("empty caption", "remove the record")
 NOTHING_SUPERVISED = Kind("nothing supervised", "give it an answer or remove the record")
 TOO_LONG = Kind("too long", "raise --model_max_length, or shorten or remove the record")

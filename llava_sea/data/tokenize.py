@@ -87,13 +87,14 @@ def tokenize_record(
     encode = _encoder(tokenizer)
     ids = _leading_ids(tokenizer, template)
     labels, image_mask = [IGNORE_INDEX] * len(ids), [False] * len(ids)
-    for chunk in _chunks(render(record, template)):
+    after = _after_image(encode, template)
+    for number, chunk in enumerate(_chunks(render(record, template))):
         if chunk is None:
             ids += [PLACEHOLDER_ID] * image_tokens
             labels += [IGNORE_INDEX] * image_tokens
             image_mask += [True] * image_tokens
         else:
-            chunk_ids, chunk_labels = _tokenize_chunk(chunk, encode)
+            chunk_ids, chunk_labels = _tokenize_chunk(chunk, after if number else encode, encode)
             ids += chunk_ids
             labels += chunk_labels
             image_mask += [False] * len(chunk_ids)
@@ -123,10 +124,11 @@ def tokenize_prompt(
     if has_typed((turn.text for turn in turns), tokenizer, template):
         twin = make_twin(tokenizer, template)
         template, encode = twin.template, twin.encode
-    for chunk in _chunks(render_prompt(turns, template, num_images)):
+    after = _after_image(encode, template)
+    for number, chunk in enumerate(_chunks(render_prompt(turns, template, num_images))):
         part = [PLACEHOLDER_ID] * image_tokens
         if chunk is not None:
-            part, _ = _tokenize_chunk(chunk, encode)
+            part, _ = _tokenize_chunk(chunk, after if number else encode, encode)
         ids += part
         image_mask += [chunk is None] * len(part)
     return ids, image_mask
@@ -143,9 +145,13 @@ def stop_ids(template: Template, tokenizer: Any) -> list[int]:
 def check_template(template: Template, tokenizer: Any) -> None:
     """See that the template's special tokens are tokens of the tokenizer.
 
+    Those of an LLM's own template are; one may be the unknown token too (OLMo 2, Granite).
+
     Raises:
         UserError: naming those that would be cut into pieces.
     """
+    if template.jinja:
+        return
     torn = [
         token
         for token in template.special_tokens
@@ -160,7 +166,12 @@ def check_template(template: Template, tokenizer: Any) -> None:
 
 
 def _leading_ids(tokenizer: Any, template: Template) -> list[int]:
-    """Return [BOS] if the tokenizer begins a text with it or the template asks for it, else []."""
+    """Return [BOS] if the tokenizer begins a text with it or the template asks for it, else [].
+
+    An LLM's own template has BOS in its texts, where there is one.
+    """
+    if template.jinja:
+        return []
     first = tokenizer("a").input_ids[0]
     if first == tokenizer.bos_token_id:
         return [first]
@@ -193,7 +204,9 @@ def _encoder(tokenizer: Any) -> Encode:
     return encode
 
 
-def _tokenize_chunk(segments: list[Segment], encode: Encode) -> tuple[list[int], list[int]]:
+def _tokenize_chunk(
+    segments: list[Segment], encode: Encode, anew: Encode
+) -> tuple[list[int], list[int]]:
     """Tokenise one run of text as a whole; return its ids and labels."""
     text = "".join(segment.text for segment in segments)
     if not text:
@@ -202,7 +215,15 @@ def _tokenize_chunk(segments: list[Segment], encode: Encode) -> tuple[list[int],
     prompt_ends: list[int] = []
     while (end := supervised.find(b"\0\1", prompt_ends[-1] if prompt_ends else 0) + 1) > 0:
         prompt_ends.append(end)
-    return _tokenize_text(text, supervised, prompt_ends, encode, encode)
+    return _tokenize_text(text, supervised, prompt_ends, encode, anew)
+
+
+def _after_image(encode: Encode, template: Template) -> Encode:
+    """Return what encodes text after an image: anew, as LLaVA does.
+
+    In an LLM's own template it continues, as after the exported template's token ``<image>``.
+    """
+    return _going_on(encode, template.stop) if template.jinja else encode
 
 
 def _tokenize_text(
@@ -255,13 +276,13 @@ def _prompt_length(
     return len(alone) if ids[: len(alone)] == alone else None
 
 
-def _going_on(encode: Encode) -> Encode:
+def _going_on(encode: Encode, before: str = _ANCHOR) -> Encode:
     """Return what encodes a text that continues another: no prefix space is put before it."""
-    anchor, _ = encode(_ANCHOR)
-    skip, shift = len(anchor), len(_ANCHOR)
+    anchor, _ = encode(before)
+    skip, shift = len(anchor), len(before)
 
     def encode_rest(text: str) -> Encoded:
-        ids, offsets = encode(_ANCHOR + text)
+        ids, offsets = encode(before + text)
         if ids[:skip] != anchor or offsets[skip - 1][1] > shift:
             return encode(text)
         return ids[skip:], [(start - shift, end - shift) for start, end in offsets[skip:]]

@@ -230,6 +230,12 @@ def llm_config(
             f"{flag} {path}: its model type is {config.model_type!r}, which is no "
             "language model; name the LLM"
         )
+    if getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise UserError(
+            f"{flag} {path}: each layer of a {config.model_type} reads the ids of its tokens "
+            "(hidden_size_per_layer_input), and an image's have none; take an LLM without such "
+            "inputs (Gemma 3, Qwen3, Llama 3, ...)"
+        )
     return config
 
 

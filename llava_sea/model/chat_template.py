@@ -2,7 +2,8 @@
 
 A message's content is a string, with ``<image>`` where an image goes, or a list of image and text
 items, which are joined. A turn's only image moves to its front, as in training; several stay
-where they are. A system message is refused: the model knows the one it was trained with.
+where they are. A system message is refused: the model knows the one it was trained with. An LLM's
+own template (``--version auto``) is kept as it is, behind a part that makes such texts of messages.
 
 Training tokenises the text between two images by itself. In a chat template all is one text,
 and SentencePiece without `legacy` puts no space before text that follows a special token, where
@@ -55,7 +56,8 @@ class Choice(NamedTuple):
 def write_jinja(template: Template, spaces: Spaces) -> str:
     """Write a template as Jinja, from its texts and ``chat_template.jinja``."""
     source = read_text(Path(__file__).with_suffix(".jinja"))
-    begin, turn, caption, end = source.split("{# cut #}\n")
+    parts = source.split("{# cut #}\n")
+    begin, content, is_user, user, image, reply, caption, end, *own = parts
     lead = [f"{{{{- {spaces.lead} -}}}}"] if spaces.lead else []
     if spaces.lead and template.system + template.first:
         lead += _put(spaces.after_lead)
@@ -70,12 +72,22 @@ def write_jinja(template: Template, spaces: Spaces) -> str:
         "ANSWER_GAP": spaces.after_image * template.caption_only,
         "START": template.answer_start,
         "END": template.answer_end + template.after,
+        "BEFORE_REPLY": spaces.before_reply,
     }
-    body = begin + (caption if template.caption_only else turn) + end
+    turn = caption if template.caption_only else user + image + reply
+    body = begin + content + is_user + turn + end
+    if template.jinja:
+        body = own[0] + content + own[1] + image + own[2]
+        for speaker, ends in (("USER", template.trim_user), ("ANSWER", template.trim_answer)):
+            calls = zip((".lstrip", ".rstrip"), ends, strict=True)
+            trim = [f"{call}({json.dumps(c) if c else ''})" for call, c in calls if c != ""]
+            body = body.replace(f"@TRIM_{speaker}@", "".join(trim))
     if spaces.before_blank:
         body = re.sub(r" and not [\w.]+\.startswith\(' '\)", "", body)
     for name, text in texts.items():
         body = body.replace(f"@{name}@", json.dumps(text, ensure_ascii=False))
+    if template.jinja:
+        return body + template.jinja
     return "\n".join([*lead, *_put(template.system), body])
 
 
@@ -104,7 +116,7 @@ def choose_chat_template(
 
 def _ways(template: Template, tokenizer: Any) -> Iterator[Spaces]:
     leads = [""]
-    if tokenizer.bos_token:
+    if tokenizer.bos_token and not template.jinja:  # that has its own
         leads.append("bos_token")
     own = template.bos
     if own and own != tokenizer.bos_token:

@@ -28,9 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llava_sea.conversation import TEMPLATES, get_template
 from llava_sea.errors import UserError, run_command
 from llava_sea.files import only_writer, read_object, refuse_other_things, write_atomically
+from llava_sea.templates import AUTO, TEMPLATES, check_version, get_template
 from llava_sea.terminal import log_to, say
 
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     output = ("--output_dir", "--output-dir", "--save_model_path", "--save-model-path")
-    templates = ", ".join(TEMPLATES)
+    templates = ", ".join([*TEMPLATES, AUTO])
     add("--model_path", "--model-path", required=True, help="checkpoint: folder or hub id")
     add("--model_base", "--model-base", help="LLM or LLaVA that a projector or adapter belongs to")
     add("--vision_tower", "--vision-tower", help="instead of the tower that is recorded")
@@ -105,7 +105,7 @@ def export(args: argparse.Namespace) -> None:
     hf_logging.disable_progress_bar()
     _mark(args)
     if args.version:
-        get_template(args.version)
+        check_version(args.version)
     loaded = load_llava(
         args.model_path,
         model_base=args.model_base,
@@ -134,7 +134,7 @@ def export(args: argparse.Namespace) -> None:
                 loaded.model,
                 loaded.tokenizer,
                 loaded.transform,
-                get_template(version),
+                get_template(version, loaded.tokenizer),
                 extra_config={"mm_vision_tower": loaded.vision_tower},
                 max_shard_size=args.max_shard_size,
             )
@@ -161,7 +161,8 @@ def fit_tokenizer(folder: Path) -> str:
     """
     from llava_sea.model.load_sentencepiece import auto_tokenizer
 
-    template = get_template(read_object(folder / "config.json")["conversation_template"])
+    version = read_object(folder / "config.json")["conversation_template"]
+    template = get_template(version, auto_tokenizer(str(folder)))
     config = read_object(folder / "tokenizer_config.json") | {"add_bos_token": False}
     if not template.caption_only:
         config["eos_token"] = template.stop

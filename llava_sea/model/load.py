@@ -65,6 +65,7 @@ from llava_sea.model.names import (
 from llava_sea.model.tokenizer import load_training_tokenizer
 from llava_sea.model.towers import load_tower, tower_config
 from llava_sea.pretrained import WRONG_FORM, load_pretrained, without_code
+from llava_sea.templates import AUTO, Template, get_template
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,18 @@ def embedding_rows(path: str, cache_dir: str | None = None) -> int:
     if has_llava_config(settings):
         return int(llm_settings(settings, path).vocab_size)
     return int(llm_config(path, cache_dir, or_llava=True).get_text_config().vocab_size)
+
+
+def find_template(version: str, llm: str, cache_dir: str | None = None) -> Template:
+    """Return the template of ``--version`` for an LLM or LLaVA. Raises as `get_template`."""
+    if version != AUTO:
+        return get_template(version)
+    settings = _settings(llm, cache_dir)
+    kind = str(llm_settings(settings, llm).model_type) if has_llava_config(settings) else None
+    if is_llava(llm, cache_dir):  # a projector's and an adapter's tokenizer is the base's
+        llm = recorded_base(find_folder(llm, cache_dir)) or llm
+    tokenizer = load_training_tokenizer(llm, model_type=kind, cache_dir=cache_dir)
+    return get_template(version, tokenizer)
 
 
 def _settings(path: str, cache_dir: str | None) -> dict[str, Any]:

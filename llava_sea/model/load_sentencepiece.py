@@ -111,6 +111,26 @@ def auto_tokenizer(
     return result  # type: ignore[no-any-return]
 
 
+def compare_with_sentencepiece(
+    path: str, tokenizer: PreTrainedTokenizerBase, cache_dir: str | None = None
+) -> tuple[int, dict[str, str]]:
+    """Compare a tokenizer, of a ``tokenizer.json`` too, with the SentencePiece model beside it.
+
+    Returns:
+        The number of texts compared, 0 where there is no such model; those that get other ids,
+        with what is different.
+    """
+    proto = _proto(path, cache_dir)
+    if proto is None:
+        return 0, {}
+    config, numbered = _settings(path, cache_dir, proto)
+    # transformers 5 leaves "legacy" out when it writes a tokenizer.json
+    ways = [config] if "legacy" in config else [config, config | {"legacy": False}]
+    pieces = [_pieces(proto, dict(way), numbered) for way in ways]
+    found = [dict(_differences(tokenizer, way)) for way in pieces]
+    return len(_probes(pieces[0])), min(found, key=len)
+
+
 def _find(path: str, name: str, cache_dir: str | None) -> Path | None:
     if Path(path).is_dir():
         return Path(path, name) if Path(path, name).is_file() else None
@@ -151,12 +171,17 @@ def _as_its_file(
 
 
 def _sentencepiece_alone(path: str, cache_dir: str | None) -> Any:
-    """Return the SentencePiece model of a folder without ``tokenizer.json``; None elsewhere.
+    """Return the SentencePiece model of a folder without ``tokenizer.json``; None elsewhere."""
+    return None if _find(path, "tokenizer.json", cache_dir) else _proto(path, cache_dir)
+
+
+def _proto(path: str, cache_dir: str | None) -> Any:
+    """Return a folder's SentencePiece model, if there is one.
 
     Llama 3's own ``tokenizer.model`` is tiktoken's; transformers reads that.
     """
     file = _find(path, "tokenizer.model", cache_dir)
-    if file is None or _find(path, "tokenizer.json", cache_dir):
+    if file is None:
         return None
     try:
         proto = _ModelProto.FromString(read_file(file, SETTINGS_BYTES))
@@ -296,6 +321,15 @@ def _normalizers(pieces: _Pieces) -> list[Any]:
 
 
 def _compare(path: str, tokenizer: Any, pieces: _Pieces) -> None:
+    """Refuse a tokenizer that differs from the sentencepiece package."""
+    for _, told in _differences(tokenizer, pieces):
+        raise UserError(
+            f"{path}: its tokenizer.model cannot be read as SentencePiece reads it: {told}; put a "
+            "tokenizer.json that is right into the folder"
+        )
+
+
+def _differences(tokenizer: Any, pieces: _Pieces) -> Iterator[tuple[str, str]]:
     """Compare with the sentencepiece package, as the slow tokenizers use it."""
     proto = _ModelProto()
     proto.CopyFrom(pieces.proto)
@@ -325,10 +359,10 @@ def _compare(path: str, tokenizer: Any, pieces: _Pieces) -> None:
                 same = [a == b for a, b in zip(found, expected, strict=False)]
                 here = slice(same.index(False) if False in same else len(same), None)
                 show = tokenizer.convert_ids_to_tokens
-                raise UserError(
-                    f"{path}: its tokenizer.model cannot be read as SentencePiece reads it: in "
-                    f"{shown!r} comes {show(found[here])[:9]} instead of {show(expected[here])[:9]}"
-                    "; put a tokenizer.json that is right into the folder"
+                yield (
+                    text,
+                    f"in {shown!r} comes {show(found[here])[:9]} instead of "
+                    f"{show(expected[here])[:9]}",
                 )
 
 

@@ -85,12 +85,13 @@ def add_lora(
         base_model_name_or_path=base,
     )
     choose_trainable(llava, language_model=False, projector=projector, vision_tower=vision_tower)
-    inject_adapter_in_model(config, llm)
+    on_meta = next(llm.parameters()).is_meta  # a shell, to count parameters
+    inject_adapter_in_model(config, llm, low_cpu_mem_usage=on_meta)
     # A as peft draws it, U(-1, 1)/sqrt(fan_in), but from a generator of its own: the global one's
     # numbers depend on the engine, and ZeRO-3 would put a matrix together from all ranks' parts.
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in llm.named_parameters():
-        if ".lora_A." in name:
+        if ".lora_A." in name and not on_meta:
             with gathered(parameter, write=True):
                 drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
                 parameter.data.copy_(drawn / math.sqrt(parameter.shape[1]))

@@ -75,7 +75,7 @@ def _ends(loaded: Loaded, version: str) -> list[int]:
     tokenizer = loaded.tokenizer
     ends = end_ids(loaded.model.generation_config)
     if version:
-        template = get_template(version)
+        template = get_template(version, tokenizer)
         stops = stop_ids(template, tokenizer)
         ends = [token for token in ends if token not in stops or token == tokenizer.eos_token_id]
         if not template.caption_only:

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from llava_sea.conversation import TEMPLATES, Template
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.load import Loaded, load_llava
 from llava_sea.pretrained import pick_device
 from llava_sea.serve.chat import Chat
+from llava_sea.templates import AUTO, TEMPLATES, Template, check_version, get_template
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ", ".join(TEMPLATES)
+_NAMES = ", ".join([*TEMPLATES, AUTO])
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
@@ -80,8 +80,8 @@ def new_chat(
 
 def check_template_name(name: str | None) -> None:
     """Refuse an unknown template before minutes of loading."""
-    if name is not None and name not in TEMPLATES:
-        raise UserError(f"--conv-mode {name!r}: no such template; there are: {_NAMES}")
+    if name is not None:
+        check_version(name, "--conv-mode")
 
 
 def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
@@ -92,12 +92,12 @@ def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
             f"{path}: does not record the conversation template of its training; give it with "
             f"--conv-mode (LLaVA-1.5: v1), one of {_NAMES}"
         )
-    if chosen not in TEMPLATES:
+    if chosen not in (*TEMPLATES, AUTO):
         raise UserError(
             f"{path}: was trained with the template {chosen!r}, which is not known here; choose "
             f"one with --conv-mode: {_NAMES}"
         )
-    return TEMPLATES[chosen]
+    return get_template(chosen, loaded.tokenizer)
 
 
 def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:

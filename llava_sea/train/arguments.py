@@ -31,7 +31,8 @@ class ModelArguments:
 
     model_name_or_path: str = _flag(MISSING, "Base LLM, in stage 2 or a LLaVA: folder or hub id.")
     version: str = _flag(
-        "plain", "Conversation template: plain in stage 1; v1, llama_3, ... in stage 2."
+        "plain",
+        "Conversation template: plain in stage 1; v1, llama_3, ... in stage 2; auto: the LLM's.",
     )
     tune_mm_mlp_adapter: bool = _flag(False, "True is stage 1: train the projector only.")
     freeze_backbone: bool = _flag(False, "Stage 2: leave the LLM as it is.")

@@ -29,8 +29,8 @@ from llava_sea.alignment import tacs
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.first_pass import check_conversations, check_table, check_tokens
 from llava_sea.data.image_source import open_images
-from llava_sea.data.preflight import check_conversations, check_table, check_tokens
 from llava_sea.data.records import open_records
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError

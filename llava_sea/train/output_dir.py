@@ -7,6 +7,7 @@ that change nothing in what is trained.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -29,7 +30,9 @@ from llava_sea.files import (
     sha256_file,
     write_atomically,
 )
+from llava_sea.model.load import find_template
 from llava_sea.model.wrapped import WrappedLlava
+from llava_sea.templates import AUTO
 from llava_sea.train.arguments import Arguments, TrainingArguments
 from llava_sea.train.checkpoint import complete_checkpoints
 from llava_sea.train.saving import Saver, count, trained
@@ -94,6 +97,10 @@ def identity(arguments: Arguments, records: Records) -> dict[str, str]:
             counts = field.init and not any(fnmatch(name, pattern) for pattern in NOT_IDENTITY)
             if counts and value != field.default:
                 values[name] = value
+    if model_args.version == AUTO:
+        llm = model_args.model_name_or_path
+        jinja = find_template(AUTO, llm, args.cache_dir).jinja
+        values["chat_template_sha256"] = hashlib.sha256(jinja.encode()).hexdigest()
     values["data_sha256"] = records.sha256
     with_image = int((records.num_images > 0).sum())
     values["records"] = f"{len(records)} ({with_image} with an image)"

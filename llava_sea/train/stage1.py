@@ -12,18 +12,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llava_sea.alignment import AlignmentHead, LabelStore
-from llava_sea.conversation import get_template
+from llava_sea.conversation import Template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform, patch_grid, view
-from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
 from llava_sea.files import write_atomically
 from llava_sea.labels.patch_features import vision_fingerprint
 from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tokenizer, load_tower
+from llava_sea.model.load import find_template
 from llava_sea.model.projector_io import gathered, projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.wrapped import WrappedLlava
@@ -47,9 +48,11 @@ def prepare(
     arguments: Arguments,
 ) -> Prepared:
     """Build the model, the captions with their labels, and the held-out measurements."""
-    check_conversations(records, get_template(arguments.model.version))
+    named = arguments.model
+    template = find_template(named.version, named.model_name_or_path, arguments.training.cache_dir)
+    check_conversations(records, template)
     model = build_model(arguments)
-    dataset, collator = build_data(records, images, transform, model, arguments)
+    dataset, collator = build_data(records, images, transform, model, arguments, template)
     return Prepared(
         model,
         dataset,
@@ -108,6 +111,7 @@ def build_data(
     transform: ImageTransform,
     model: Stage1Model,
     arguments: Arguments,
+    template: Template,
 ) -> tuple[LazySupervisedDataset, Collator]:
     """Build captions and images, with SEA their labels."""
     model_args, _, sea, args = arguments
@@ -137,7 +141,7 @@ def build_data(
         records,
         images,
         transform,
-        get_template(model_args.version),
+        template,
         tokenizer,
         image_tokens=config.image_seq_length,
         model_max_length=args.model_max_length,

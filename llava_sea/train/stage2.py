@@ -15,18 +15,17 @@ import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava_sea.conversation import get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.dataset import LazySupervisedDataset
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.image_source import ImageSource
 from llava_sea.data.images import ImageTransform
 from llava_sea.data.packing import PackedCollator
-from llava_sea.data.preflight import check_conversations, check_tokens
 from llava_sea.data.records import Record
 from llava_sea.data.tokenize import check_template
 from llava_sea.errors import UserError
 from llava_sea.model.builder import build_llava, load_tokenizer
-from llava_sea.model.load import is_llava, load_llava
+from llava_sea.model.load import find_template, is_llava, load_llava
 from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
@@ -46,9 +45,9 @@ def prepare(
 ) -> Prepared:
     """Build the model with what is trained of it, and the conversations."""
     model_args, _, _, args = arguments
-    template = get_template(model_args.version)
+    template = find_template(model_args.version, model_args.model_name_or_path, args.cache_dir)
     check_conversations(records, template)
-    llava, tokenizer = load_model(arguments)
+    llava, tokenizer = load_model(arguments, template.pad)
     check_template(template, tokenizer)
     transform.check_fits(llava.config.vision_config)
     trained_parts = {
@@ -95,9 +94,9 @@ def prepare(
 
 
 def load_model(
-    arguments: Arguments,
+    arguments: Arguments, pad: str = ""
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """Load the model that stage 2 starts from, and its tokenizer."""
+    """Load the model that stage 2 starts from, and its tokenizer; `pad` is the template's."""
     model_args, _, _, args = arguments
     options = build_options(arguments)
     path = model_args.model_name_or_path
@@ -138,7 +137,7 @@ def load_model(
         path,
         model_max_length=args.model_max_length,
         cache_dir=args.cache_dir,
-        pad=get_template(model_args.version).pad,
+        pad=pad,
     )
     return llava, tokenizer
 

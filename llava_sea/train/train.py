@@ -90,7 +90,7 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
     measure = [parts.measure] if parts.measure else []
     progress = held.enter_context(closing(ProgressLine()))  # its clock starts after measuring
-    trainer = _make_trainer(parts, arguments, [MetricsFile(), *measure, progress])
+    trainer = make_trainer(parts, arguments, [MetricsFile(), *measure, progress])
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     for callback in measure:
@@ -119,7 +119,7 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     leave()
 
 
-def _make_trainer(parts: Any, arguments: Arguments, callbacks: list[Any]) -> LLaVATrainer:
+def make_trainer(parts: Any, arguments: Arguments, callbacks: list[Any]) -> LLaVATrainer:
     """Make the trainer; transformers looks at some flags here alone, and refuses them so."""
     try:
         return LLaVATrainer(

@@ -194,7 +194,7 @@ def test_all_in_one_run_v1(tiny, tmp_path, capsys):
     assert re.search(r"record 9 .*: turns: .* speakers were swapped", out)
     assert f"{data}: 17 records, 9 with an image" in out
     tested = {name for _, names in [*PLAIN, *TALK] for name in names}
-    elsewhere = {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS", "BEYOND_TABLE"}
+    elsewhere = {"DATA_FILE", "BROKEN_JSON", "LABEL_STORE", "LOSS", "BEYOND_TABLE", "OWN_TEMPLATE"}
     assert set(KINDS) - tested == elsewhere
 
 

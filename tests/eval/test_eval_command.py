@@ -275,7 +275,7 @@ def test_scienceqa_and_mmbench(flags, tmp_path, conversations, table):
     "more, message",
     [
         (["--num-chunks", "2", "--chunk-idx", "2"], "--chunk_idx 2: .* 0 to 1"),
-        (["--conv-mode", "v7"], "--conv-mode 'v7': no such template"),
+        (["--conv-mode", "v7"], "--conv-mode 'v7': no such conversation template"),
         (["--device", "toaster"], "--device toaster: not on this machine"),
         (["--model-path", "./nowhere"], "nowhere"),
         (["--image-folder", ""], "question '003' has the image '003.png': give its folder"),

@@ -28,6 +28,11 @@ QWEN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 GEMMA_TOKENS = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
 TIED = {"tie_word_embeddings": True}
 # family -> model type, its config, the tokenizer's kind and special tokens, the template
+# (auto: the tokenizer's own chat template)
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{{ m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 FAMILIES = {
     "vicuna": ("llama", {}, "pieces", [], "v1"),
     "llama3": ("llama", {"rope_theta": 5e5}, "bytes", LLAMA3_TOKENS, "llama_3"),
@@ -35,7 +40,7 @@ FAMILIES = {
     "phi3": ("phi3", {"pad_token_id": 0}, "pieces", PHI3_TOKENS, "phi3"),
     "mistral": ("mistral", {"sliding_window": None}, "pieces", [], "mistral"),
     "qwen2": ("qwen2", TIED, "bytes", QWEN_TOKENS, "qwen"),
-    "qwen3": ("qwen3", {"head_dim": 16}, "bytes", QWEN_TOKENS, "qwen"),
+    "qwen3": ("qwen3", {"head_dim": 16}, "bytes", QWEN_TOKENS, "auto"),
 }
 TOWERS = ("clip", "siglip", "dinov2")
 PAIRS = [
@@ -57,6 +62,7 @@ def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> Path:
         bos = next((t for t in special if t in ("<|begin_of_text|>", "<bos>")), None)
         eos = next(t for t in special if t in ("<|end_of_text|>", "<eos>", "<|endoftext|>"))
         tokenizer = worlds.byte_level_tokenizer(corpus, special, eos, bos)
+    tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
     torch.manual_seed(4)
     own = {"vocab_size": len(tokenizer) + 5, "max_position_embeddings": 512}
@@ -140,7 +146,7 @@ def test_both_stages_out_in_and_an_answer(
 
     loaded = load_llava(str(stage2))
     assert (loaded.version, loaded.image_aspect_ratio) == (version, "pad")
-    template = get_template(version)
+    template = get_template(version, loaded.tokenizer)
     prompt = [Turn("human", "<image>\nWhat is it?")]
     tokens = loaded.model.config.image_seq_length
     ids, mask = tokenize_prompt(prompt, template, loaded.tokenizer, tokens)

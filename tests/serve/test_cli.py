@@ -90,7 +90,10 @@ def test_help_does_not_load_torch():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--conv-mode", "v7"], "--conv-mode 'v7': no such template; there are: plain, .*v1"),
+        (
+            ["--conv-mode", "v7"],
+            "--conv-mode 'v7': no such conversation template; there are: plain, .*v1",
+        ),
         (["--load-4bit"], "--load-4bit: needs bitsandbytes"),
         (["--load-8bit"], "--load-8bit: needs bitsandbytes"),
         (["--device", "cuda:77"], "--device cuda:77: not on this machine"),

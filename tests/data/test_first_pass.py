@@ -9,7 +9,7 @@ import pytest
 from llava_sea.conversation import TEMPLATES
 from llava_sea.data import problems
 from llava_sea.data.dataset import LazySupervisedDataset
-from llava_sea.data.preflight import check_conversations, check_tokens
+from llava_sea.data.first_pass import check_conversations, check_tokens
 from llava_sea.data.records import Record, Turn
 from llava_sea.errors import UserError
 from llava_sea.model.builder import load_tokenizer

@@ -1,6 +1,7 @@
 """Checks of all records before a run, so that none ends it at the step that meets it.
 
-`check_conversations` reads the texts alone: a fraction of a minute for LLaVA's 665,000 records.
+`check_conversations` reads the texts alone: a fraction of a minute for LLaVA's 665,000 records,
+some minutes with ``--version auto``, which renders each.
 `check_tokens` tokenises records only where the tokenizer has more tokens than the LLM's embedding
 table has rows (one with a ``[PAD]`` of its own, say), and of them those that can have such a token.
 Limits: images are not opened and lengths not known; ``python -m llava_sea.check`` does that too.

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Before the first real step: one page that says whether everything works on this machine, whether
+# both stages fit, and how many hours they take. Exit status: 0 ready, 1 not, with the ways out.
+#   bash scripts/preflight.sh [flags of training, e.g. --per_device_train_batch_size 8; those of one
+#   stage go to it alone, all others to both]
+#   RECIPE=vicuna-7b   STAGES="1 2" (or one of them)   TUNE=finetune_lora (how stage 2 is tuned)
+#   GPU_MEMORY=24 (GB that a GPU will have, where none is; default: 80)   NUM_GPUS=...
+#   PAGE=page.json (the file for a report of a fault)   SEA_PRESET=paper   DRY_RUN=1 (print the command)
+set -euo pipefail
+case "${TUNE:=finetune}" in finetune | finetune_lora) ;; *)
+  echo "TUNE=$TUNE: choose finetune or finetune_lora" >&2
+  exit 2
+esac
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/setup_env.sh"
+STAGE=preflight
+source "$root/scripts/recipe.sh"
+
+# The flags of the training that a script would start, into `flags`, and its processes.
+read_flags() {
+  local line words
+  line=$(DRY_RUN=1 bash "$root/scripts/$1.sh" "${@:2}" | grep 'train_mem.py ' | tail -n 1)
+  eval "words=($line)" # as the script has quoted it
+  while [[ ${words[0]} != *train_mem.py ]]; do
+    if [ "${words[0]}" = --num_gpus ]; then processes=${words[1]}; fi
+    words=("${words[@]:1}")
+  done
+  flags=("${words[@]:1}")
+}
+
+PREFLIGHT=(
+  python -m llava_sea.preflight
+  --preset "${SEA_PRESET:-best}"
+  --output "${PAGE:-$root/runs/preflight/$RUN.json}"
+  ${LABEL_TOWER:+--label_tower "$LABEL_TOWER"}
+  ${GPU_MEMORY:+--gpu_memory "$GPU_MEMORY"}
+)
+if [ -e "$WORDS" ]; then PREFLIGHT+=(--words "$WORDS"); fi
+if [ -e "${COMMON_WORDS:-}" ]; then PREFLIGHT+=(--common_words "$COMMON_WORDS"); fi
+if [ -z "${DRY_RUN:-}" ]; then prepare; fi
+parts=()
+for stage in ${STAGES:-1 2}; do
+  case $stage in
+    1) read_flags pretrain_sea "$@" ;;
+    2) read_flags "$TUNE" "$@" ;;
+    *) echo "STAGES=${STAGES:-}: choose 1, 2 or both" >&2 && exit 2 ;;
+  esac
+  parts+=("--stage$stage" "${flags[@]}")
+done
+PREFLIGHT+=(--num_gpus "$processes" "${parts[@]}")
+
+if [ -n "${DRY_RUN:-}" ]; then
+  printf '%q ' "${PREFLIGHT[@]}"
+  echo
+  exit 0
+fi
+exec "${PREFLIGHT[@]}"
