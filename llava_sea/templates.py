@@ -244,3 +244,19 @@ def get_template(version: str, tokenizer: Any = None) -> Template:
     from llava_sea.own_template import read_template
 
     return read_template(tokenizer)
+
+
+def pick_template(name: str | None, recorded: str | None, tokenizer: Any, path: str) -> Template:
+    """Take the template that was asked for, else the one recorded in the checkpoint at `path`."""
+    chosen, known = name or recorded, ", ".join([*TEMPLATES, AUTO])
+    if chosen is None:
+        raise UserError(
+            f"{path}: does not record the conversation template of its training; give it with "
+            f"--conv-mode (LLaVA-1.5: v1), one of {known}"
+        )
+    if chosen not in (*TEMPLATES, AUTO):
+        raise UserError(
+            f"{path}: was trained with the template {chosen!r}, which is not known here; choose "
+            f"one with --conv-mode: {known}"
+        )
+    return get_template(chosen, tokenizer)

@@ -28,7 +28,7 @@ from llava_sea.model.load_source import find_folder, recorded_base
 from llava_sea.pretrained import pick_device
 from llava_sea.processes import Processes
 from llava_sea.progress import Progress
-from llava_sea.serve.setup import check_template_name, pick_template
+from llava_sea.templates import check_version, pick_template
 from llava_sea.terminal import say
 
 Loader = Callable[[argparse.Namespace, torch.device], Answerer]
@@ -68,7 +68,7 @@ def load_answerer(args: argparse.Namespace, device: torch.device) -> Answerer:
         dtype=None if args.dtype == "auto" else getattr(torch, args.dtype),
         cache_dir=args.cache_dir,
     )
-    template = pick_template(args.conv_mode, loaded, args.model_path)
+    template = pick_template(args.conv_mode, loaded.version, loaded.tokenizer, args.model_path)
     check_template(template, loaded.tokenizer)
     refuse_caption_only(template, args.model_path)
     if args.dtype == "auto" and device.type == "cuda":
@@ -115,7 +115,8 @@ def to_bfloat16(model: nn.Module) -> None:
 
 def _prepare(args: argparse.Namespace, held: ExitStack) -> tuple[AnswerFile, list[Question]]:
     """Check all that can be checked without the model; return the file and the questions left."""
-    check_template_name(args.conv_mode)
+    if args.conv_mode is not None:
+        check_version(args.conv_mode, "--conv-mode")
     pick_device(args.device)
     questions = read_questions(
         Path(args.question_file), single_pred_prompt=args.single_pred_prompt, lang=args.lang

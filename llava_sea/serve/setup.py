@@ -21,11 +21,9 @@ from llava_sea.errors import UserError
 from llava_sea.model.load import Loaded, load_llava
 from llava_sea.pretrained import pick_device
 from llava_sea.serve.chat import Chat
-from llava_sea.templates import AUTO, TEMPLATES, Template, check_version, get_template
+from llava_sea.templates import Template, check_version, pick_template
 
 logger = logging.getLogger(__name__)
-
-_NAMES = ", ".join([*TEMPLATES, AUTO])
 
 
 def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
@@ -36,7 +34,8 @@ def start_chat(args: argparse.Namespace, image: Image.Image) -> Chat:
 
 def load_talker(args: argparse.Namespace) -> tuple[Loaded, Template]:
     """Load what the flags name, in eval mode on its device, and its conversation template."""
-    check_template_name(args.conv_mode)
+    if args.conv_mode is not None:  # before minutes of loading
+        check_version(args.conv_mode, "--conv-mode")
     device = pick_device(args.device)
     bits = 4 if args.load_4bit else 8 if args.load_8bit else 16
     if bits < 16 and importlib.util.find_spec("bitsandbytes") is None:
@@ -50,7 +49,7 @@ def load_talker(args: argparse.Namespace) -> tuple[Loaded, Template]:
         vision_tower=args.vision_tower,
         cache_dir=args.cache_dir,
     )
-    template = pick_template(args.conv_mode, loaded, args.model_path)
+    template = pick_template(args.conv_mode, loaded.version, loaded.tokenizer, args.model_path)
     check_template(template, loaded.tokenizer)
     if template.caption_only:
         logger.warning(
@@ -76,28 +75,6 @@ def new_chat(
         temperature=args.temperature,
         debug=getattr(args, "debug", False),
     )
-
-
-def check_template_name(name: str | None) -> None:
-    """Refuse an unknown template before minutes of loading."""
-    if name is not None:
-        check_version(name, "--conv-mode")
-
-
-def pick_template(name: str | None, loaded: Loaded, path: str) -> Template:
-    """Take the template that was asked for, else the one that the checkpoint was trained with."""
-    chosen = name or loaded.version
-    if chosen is None:
-        raise UserError(
-            f"{path}: does not record the conversation template of its training; give it with "
-            f"--conv-mode (LLaVA-1.5: v1), one of {_NAMES}"
-        )
-    if chosen not in (*TEMPLATES, AUTO):
-        raise UserError(
-            f"{path}: was trained with the template {chosen!r}, which is not known here; choose "
-            f"one with --conv-mode: {_NAMES}"
-        )
-    return get_template(chosen, loaded.tokenizer)
 
 
 def quantize_linear(llm: nn.Module, bits: int, dtype: torch.dtype) -> None:
