@@ -72,6 +72,7 @@ def prepare(
     images, captions = distinct_images(open_records(options.data_files))
     look_for_images(corpus_images(options), images)
     encoder = load_encoder(options, device)
+    encoder.check_features(str(options.sea_features))
     parameters = _parameters(options, images, captions, encoder)
     if not state.begin_or_resume(output, parameters, claims):
         logger.info("the labels in %s are complete and fit these flags: nothing to do", output)

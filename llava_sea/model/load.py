@@ -104,6 +104,10 @@ class _Source:
     def select_layer(self) -> int:
         return int(self.config.get("mm_vision_select_layer", -2))
 
+    @property
+    def keep_cls(self) -> bool:
+        return bool(self.config.get("mm_vision_select_feature", "patch") == "cls_patch")
+
     def tower(self) -> str:
         tower = self.vision_tower or self.config.get("mm_vision_tower")
         if not tower:
@@ -225,7 +229,7 @@ def _load_llava_1_5(source: _Source) -> Loaded:
         vision_config,
         llm,
         select_layer=source.select_layer,
-        keep_cls=source.config.get("mm_vision_select_feature", "patch") == "cls_patch",
+        keep_cls=source.keep_cls,
     )
     model = _from_weights(source, config, tower=tower)
     return _with_parts(source, model, str(source.folder), tower, LLAVA, llm.model_type)
@@ -297,6 +301,7 @@ def _assemble(source: _Source, base: str, kind: str, projector_path: str | None 
         dtype=source.dtype or (stored if isinstance(stored, torch.dtype) else torch.float32),
         attention=source.attention,
         select_layer=source.select_layer,
+        keep_cls=source.keep_cls,
         projector_path=projector_path,
         cache_dir=source.cache_dir,
     )

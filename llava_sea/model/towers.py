@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from llava_sea.data.images import patch_grid
 from llava_sea.errors import UserError
 from llava_sea.model.load_weights import check_model, model_config, quiet_transformers
 from llava_sea.pretrained import load_pretrained
@@ -20,35 +22,46 @@ from llava_sea.ranges import check_range, whole
 class Tower:
     """What the package needs to know of a kind of vision tower."""
 
-    has_cls: bool
-    """Whether its first token is a class token, which LLaVA leaves out."""
     after_layers: tuple[str, ...]
     """Its modules after the last layer; `hidden_states` never pass through them."""
+    has_cls: bool = True
+    """Whether a class token stands first, and the config's register tokens behind it."""
     written_prefix: str = ""
     """What transformers 4 puts before its names in a checkpoint."""
     written_names: Mapping[str, str] = field(default_factory=dict)
     """Parts of its names in transformers 5 -> in transformers 4."""
 
 
+_DINOV2_NAMES = {  # but for the giant's gated MLP
+    "attention.q_proj.": "attention.attention.query.",
+    "attention.k_proj.": "attention.attention.key.",
+    "attention.v_proj.": "attention.attention.value.",
+    "attention.o_proj.": "attention.output.dense.",
+}
+
 TOWERS = {
-    "clip_vision_model": Tower(True, ("post_layernorm",), "vision_model."),
-    "siglip_vision_model": Tower(False, ("post_layernorm", "head"), "vision_model."),
-    "dinov2": Tower(
-        True,
-        ("layernorm",),
-        written_names={  # but for the giant's gated MLP
-            "attention.q_proj.": "attention.attention.query.",
-            "attention.k_proj.": "attention.attention.key.",
-            "attention.v_proj.": "attention.attention.value.",
-            "attention.o_proj.": "attention.output.dense.",
-        },
-    ),
+    "clip_vision_model": Tower(("post_layernorm",), written_prefix="vision_model."),
+    "metaclip_2_vision_model": Tower(("post_layernorm",), written_prefix="vision_model."),
+    "siglip_vision_model": Tower(("post_layernorm", "head"), False, "vision_model."),
+    "aimv2_vision_model": Tower(("rms_norm", "head"), False),
+    "tipsv2_vision_model": Tower(("layernorm",)),  # its register is a second class token
+    "dinov2": Tower(("layernorm",), written_names=_DINOV2_NAMES),
+    "dinov2_with_registers": Tower(("layernorm",), written_names=_DINOV2_NAMES),
+    "dinov3_vit": Tower(("norm",)),
 }
 """By `model_type`."""
 
+_WAYS_OUT = {
+    "siglip2_vision_model": "is a SigLIP 2 for images of any shape (NaFlex); for one grid of "
+    "patches it is a SigLIP, which python scripts/fit_tower.py writes",
+    "timm_wrapper": "is read by timm (as Perception Encoder is), whose hidden states are no row of "
+    "tokens that a llava can take; use a SigLIP 2, AIMv2 or DINOv3",
+}
+"""Kinds that are asked for and not known -> what they are, and what to do."""
+
 
 def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = "") -> Any:
-    """Return the configuration of a vision tower, or of the vision half of a CLIP or SigLIP.
+    """Return the configuration of a vision tower, or of the vision half of a CLIP or its like.
 
     `named_by` is the checkpoint that names it, for messages.
 
@@ -62,9 +75,10 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
         config = model_config(path, "--vision_tower", cache_dir)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWERS:
+        known = f"known are {', '.join(TOWERS)}"
         raise UserError(
-            f"--vision_tower {path}: its model type is {config.model_type!r}; known are "
-            f"{', '.join(TOWERS)}"
+            f"--vision_tower {path}: its model type is {config.model_type!r}; "
+            f"{_WAYS_OUT.get(config.model_type, known)}"
         )
     return config
 
@@ -94,8 +108,42 @@ def check_select_layer(layer: int, vision_config: Any, path: str) -> None:
 
 
 def num_patches(vision_config: Any) -> int:
-    """Count the patches of an image: (image size / patch size) squared."""
-    return int(vision_config.image_size // vision_config.patch_size) ** 2
+    """Count the patches of an image."""
+    return math.prod(patch_grid(vision_config))
+
+
+def prefix_tokens(vision_config: Any) -> int:
+    """Count the tokens before the patches: class and registers."""
+    has_cls = TOWERS[vision_config.model_type].has_cls
+    return (1 + getattr(vision_config, "num_register_tokens", 0)) if has_cls else 0
+
+
+def first_patch(config: Any) -> int:
+    """Count the tokens before the patches that reach the LLM: none but with ``cls_patch``."""
+    keeps = config.vision_feature_select_strategy == "full"
+    return prefix_tokens(config.vision_config) if keeps else 0
+
+
+def surplus_tokens(config: Any) -> int:
+    """Count the tokens before the patches that a stock Llava leaves in and this package drops.
+
+    Of a tower's first tokens a stock Llava can drop the class token alone.
+    """
+    drops = config.vision_feature_select_strategy == "default"
+    return max(0, prefix_tokens(config.vision_config) - 1) if drops else 0
+
+
+def not_stock(config: Any) -> str:
+    """Say why a stock llava cannot express a Llava as it is used here, and the way out; or ''."""
+    more, kind = surplus_tokens(config), config.vision_config.model_type
+    if not more:
+        return ""
+    return (
+        f"of a {kind} the class token and {more} more are left out, and a stock llava leaves out "
+        "one alone. The checkpoint is for this package (chat, evaluation, export --format llm); "
+        "transformers and vLLM refuse its images. For one that they open pass "
+        "--mm_vision_select_feature cls_patch in both stages: all tokens go to the LLM"
+    )
 
 
 def unused_tower_parts(llava: LlavaForConditionalGeneration) -> list[nn.Module]:

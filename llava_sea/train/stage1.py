@@ -26,6 +26,7 @@ from llava_sea.labels.patch_features import vision_fingerprint
 from llava_sea.model.builder import build_llava, build_llava_without_llm, load_tokenizer, load_tower
 from llava_sea.model.projector_io import gathered, projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.model.towers import first_patch
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_range, whole
@@ -147,6 +148,7 @@ def build_data(
         model_max_length=args.model_max_length,
         label_store=store,
         grid=grid,
+        first_patch=first_patch(config),
         window=sea.sea_window,
         seed=args.seed,
         keep_top_n=sea.pair_options.need_top_n,
