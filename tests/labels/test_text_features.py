@@ -15,6 +15,7 @@ from transformers import (
 
 from llava_sea.errors import UserError
 from llava_sea.labels.text_features import TextEncoder
+from tests.towers import tipsv2_model
 
 WORDS = ["a", "b c d", "c", "d e", "e f g a b", "g g"]
 
@@ -37,18 +38,25 @@ def make_siglip():
     return SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
 
 
+def make_tipsv2():
+    torch.manual_seed(0)
+    return tipsv2_model(vocab_size=20)
+
+
 def one_by_one_padded(model, words):
-    """Each word alone, padded to the model's full length."""
+    """Each word alone, padded to the model's full length; TIPSv2 is told what is padding."""
     tokenizer = make_tokenizer()
     rows = []
     for word in words:
-        ids = tokenizer(word, padding="max_length", max_length=9, return_tensors="pt")["input_ids"]
-        rows.append(model.get_text_features(input_ids=ids).pooler_output[0].detach().numpy())
+        inputs = dict(tokenizer(word, padding="max_length", max_length=9, return_tensors="pt"))
+        if model.config.model_type != "tipsv2":
+            del inputs["attention_mask"]
+        rows.append(model.get_text_features(**inputs).pooler_output[0].detach().numpy())
     return np.stack([row / np.linalg.norm(row) for row in rows])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 100])
-@pytest.mark.parametrize("make", [make_clip, make_siglip])
+@pytest.mark.parametrize("make", [make_clip, make_siglip, make_tipsv2])
 def test_equals_one_word_at_a_time_padded_to_the_full_length(make, batch):
     model = make()
     found, too_long = TextEncoder(model, make_tokenizer()).encode_words(WORDS, batch)
