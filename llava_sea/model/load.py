@@ -250,7 +250,8 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     check_base(source.folder, adapter, base, loaded.model)
     trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
-    given = {to_stock(name) for name in trained + others}
+    kind = loaded.model.config.vision_config.model_type
+    given = {to_stock(name, kind) for name in trained + others}
     needed = [n for n, _ in loaded.model.named_parameters() if "multi_modal_projector" in n]
     if not has_projector and given & set(needed) and not given >= set(needed):
         lacking = sorted(set(needed) - given)
@@ -359,7 +360,8 @@ def _from_weights(
     folder = source.folder
     with _making(folder):
         expected = shapes_of(config)
-    renamed, unknown = rename(read_weights(folder), folder)
+    vision_config: Any = config.vision_config
+    renamed, unknown = rename(read_weights(folder), folder, vision_config.model_type)
     weights = {name: tensor for name, tensor in renamed.items() if name in expected}
     unknown += [name for name in renamed if name not in expected]
     elsewhere = tower is not None and not any(name.startswith(VISION_TOWER) for name in weights)

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import LlavaForConditionalGeneration, PreTrainedModel
+from transformers import (
+    CLIPVisionConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from llava_sea.data.images import patch_grid
@@ -29,7 +34,19 @@ class Tower:
     written_prefix: str = ""
     """What transformers 4 puts before its names in a checkpoint."""
     written_names: Mapping[str, str] = field(default_factory=dict)
-    """Parts of its names in transformers 5 -> in transformers 4."""
+    """Parts of its names in transformers 5 -> in transformers 4; ``^`` is a name's beginning."""
+
+    def read_name(self, written: str) -> str:
+        """Return a weight's name in transformers 5, if the written one is such a tower's."""
+        for name, old in self.written_names.items():
+            written = f"^{written}".replace(old, name)[1:]
+        return written
+
+    def written_name(self, name: str) -> str:
+        """Return a weight's name in a checkpoint."""
+        for new, old in self.written_names.items():
+            name = f"^{name}".replace(new, old)[1:]
+        return self.written_prefix + name.removeprefix("vision_model.")
 
 
 _DINOV2_NAMES = {  # but for the giant's gated MLP
@@ -41,15 +58,25 @@ _DINOV2_NAMES = {  # but for the giant's gated MLP
 
 TOWERS = {
     "clip_vision_model": Tower(("post_layernorm",), written_prefix="vision_model."),
-    "metaclip_2_vision_model": Tower(("post_layernorm",), written_prefix="vision_model."),
     "siglip_vision_model": Tower(("post_layernorm", "head"), False, "vision_model."),
     "aimv2_vision_model": Tower(("rms_norm", "head"), False),
-    "tipsv2_vision_model": Tower(("layernorm",)),  # its register is a second class token
+    "tipsv2_vision_model": Tower(  # its register is a second class token
+        ("layernorm",),
+        written_names={  # of the hub's names those that transformers would take these for
+            "^layernorm.": "^norm.",
+            "^embeddings.cls_token": "^cls_token",
+            "^embeddings.mask_token": "^mask_token",
+            "^embeddings.register_tokens": "^register_tokens",
+        },
+    ),
     "dinov2": Tower(("layernorm",), written_names=_DINOV2_NAMES),
     "dinov2_with_registers": Tower(("layernorm",), written_names=_DINOV2_NAMES),
-    "dinov3_vit": Tower(("norm",)),
+    "dinov3_vit": Tower(("norm",), written_names={"^model.layer.": "^layer."}),
 }
 """By `model_type`."""
+
+_ALSO_KNOWN: dict[str, type[PreTrainedConfig]] = {"metaclip_2_vision_model": CLIPVisionConfig}
+"""Kinds that compute what another does, under the same names, and are taken for that."""
 
 _WAYS_OUT = {
     "siglip2_vision_model": "is a SigLIP 2 for images of any shape (NaFlex); for one grid of "
@@ -68,12 +95,16 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
     Raises:
         UserError: if it cannot be found, or is of a kind this package does not know.
     """
+    flag, way_out = "--vision_tower", ""
     if named_by:
-        way_out = "; pass its folder with --vision_tower"
-        config = model_config(path, f"{named_by}: its vision tower", cache_dir, way_out)
-    else:
-        config = model_config(path, "--vision_tower", cache_dir)
+        flag, way_out = f"{named_by}: its vision tower", "; pass its folder with --vision_tower"
+    try:
+        config = model_config(path, flag, cache_dir, way_out)
+    except ImportError:  # of timm, the one package that a configuration asks for
+        raise UserError(f"--vision_tower {path}: {_WAYS_OUT['timm_wrapper']}") from None
     config = getattr(config, "vision_config", config)
+    if other := _ALSO_KNOWN.get(config.model_type):
+        config = other(**config.to_dict() | {"model_type": other.model_type})
     if config.model_type not in TOWERS:
         known = f"known are {', '.join(TOWERS)}"
         raise UserError(

@@ -10,6 +10,7 @@ from transformers import AutoModel, LlamaConfig
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
+from llava_sea.model.towers import not_stock
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import Arguments, TrainingArguments
 from llava_sea.train.saving import count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
@@ -31,6 +30,6 @@ def run(tiny, monkeypatch, tmp_path):
         }
         monkeypatch.setattr(sys, "argv", ["train.py", *worlds.command_line(values | flags)])
         train()
-        return output, json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
+        return output, worlds.read_metrics(output)[1]
 
     return start

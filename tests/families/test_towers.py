@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlavaForConditionalGeneration,
+)
 
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform, load_image, patch_grid
@@ -31,6 +36,7 @@ SHAPES = {
     "metaclip_2": (1, (4, 4)),
     "tipsv2": (2, (4, 4)),
 }
+REGISTERS = [kind for kind, (prefix, _) in SHAPES.items() if prefix > 1]
 SHAPE = worlds.SHAPE | {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": 90}
 DECODERS = {
     "llama": {},
@@ -72,7 +78,7 @@ def llm_of(tmp_path_factory):
 
 def test_the_table_holds_every_kind_that_is_tested():
     assert set(SHAPES) | {"clip", "siglip", "dinov2"} == set(towers.KINDS)
-    assert len(TOWERS) == len(towers.KINDS)
+    assert len(TOWERS) == len(towers.KINDS) - 1  # a MetaCLIP 2 is a CLIP
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -100,14 +106,14 @@ def test_tower_with_decoder(folder_of, llm_of, kind, decoder):
     assert all(p.grad.abs().sum() > 0 for p in model.projector.parameters())
 
 
-@pytest.mark.parametrize("feature", ["patch", "cls_patch"])
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "feature"),
+    [*((kind, "patch") for kind in SHAPES), *((kind, "cls_patch") for kind in REGISTERS)],
+)
 def test_both_stages_out_in_and_exported(
-    run, tiny, tiny_labels, tiny_siglip_labels, folder_of, tmp_path, caplog, kind, feature
+    run, tiny, tiny_labels, tiny_siglip_labels, folder_of, tmp_path, capsys, kind, feature
 ):
     prefix, grid = SHAPES[kind]
-    if feature == "cls_patch" and kind != "dinov3":
-        pytest.skip("one tower with registers shows it")
     names = [record["image"] for record in tiny.records]
     data = [
         worlds.record(0, names[0], "<image>\nWhat is it?", "a ball"),
@@ -134,7 +140,7 @@ def test_both_stages_out_in_and_exported(
     )
     assert row["lm_loss"] > 0 and row["sea_loss"] > 0 and row["sea_pairs"] > 1
     is_stock = prefix < 2 or feature == "cls_patch"
-    assert is_stock != ("transformers and vLLM refuse" in caplog.text)
+    assert is_stock != ("transformers and vLLM refuse" in capsys.readouterr().out)
     stage2, row = run(
         "stage2",
         **parts,
@@ -146,6 +152,9 @@ def test_both_stages_out_in_and_exported(
     assert 0 < row["lm_loss"] < 10
 
     loaded = load_llava(str(stage2))
+    fresh = load_tower(str(folder_of(kind))).state_dict()
+    for name, tensor in loaded.model.model.vision_tower.state_dict().items():
+        torch.testing.assert_close(tensor, fresh[name], rtol=0, atol=0.02)  # a step of 0.01
     tokens = grid[0] * grid[1] + (prefix if feature == "cls_patch" else 0)
     assert loaded.model.config.image_seq_length == tokens
     template = get_template("v1")
@@ -163,10 +172,10 @@ def test_both_stages_out_in_and_exported(
     )[0].tolist()
     assert answer == worlds.greedy(loaded.model, ids, mask, pixels, len(answer))
 
-    caplog.clear()
+    capsys.readouterr()
     flags = ["--model_path", str(stage2), "--output_dir"]
     export([*flags, str(tmp_path / "hf")])
-    assert is_stock != ("transformers and vLLM refuse" in caplog.text)
+    assert is_stock != ("transformers and vLLM refuse" in capsys.readouterr().out)
     stock = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
     count = stock.config.image_token_index
     placed = torch.tensor([[count if place else i for i, place in zip(ids, mask, strict=True)]])
@@ -190,14 +199,25 @@ def test_a_tower_of_a_pair_is_the_one_in_it(folder_of):
         tower = load_tower(str(folder_of(kind)))
         transform = ImageTransform.from_pretrained(str(folder_of(kind)), "pad")
         transform.check_fits(tower.config)
-        assert tower.config.model_type == f"{kind}_vision_model"
+        assert tower.config.model_type == f"{kind.replace('metaclip_2', 'clip')}_vision_model"
+        pixels = torch.rand(2, 3, 24, 24)
+        with torch.no_grad():
+            found = tower.eval()(pixels).last_hidden_state
+            expected = AutoModel.from_pretrained(folder_of(kind)).eval().vision_model(pixels)
+        torch.testing.assert_close(found, expected.last_hidden_state, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [("siglip2", "scripts/fit_tower.py"), ("timm_wrapper", "read by timm"), ("vit", "known are")],
+    ("config", "message"),
+    [
+        ({"model_type": "siglip2"}, "scripts/fit_tower.py"),
+        ({"architecture": "vit_pe_core_large_patch14_336", "pretrained_cfg": {}}, "read by timm"),
+        ({"model_type": "perception_lm"}, "read by timm"),
+        ({"model_type": "vit"}, "known are"),
+    ],
+    ids=["naflex", "perception encoder", "perception_lm", "vit"],
 )
-def test_other_kinds_are_refused_with_the_way_out(tmp_path, kind, message):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+def test_other_kinds_are_refused_with_the_way_out(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         tower_config(str(tmp_path))
