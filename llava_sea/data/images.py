@@ -48,8 +48,10 @@ MAX_CROP_RATIO = 50
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ASPECT_RATIOS = ("square", "pad")
 _LIKE_SIGLIP = ("DINOv3ViTImageProcessor", "Tipsv2ImageProcessor", "Siglip2ImageProcessor")
-_SETTINGS = ("size", "resample", "do_resize", "do_rescale", "rescale_factor")
-_SETTINGS += ("do_normalize", "image_mean", "image_std")
+_SETTINGS = (
+    *("size", "resample", "do_resize", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std"),
+)
 _LOOKED_FOR = 100  # images looked for before anything long begins
 
 
@@ -243,7 +245,7 @@ class ImageTransform:
                 f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
                 f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
             ) from None
-        if "size" not in _settings(vision_tower):  # transformers would take its own, another tower's
+        if "size" not in _settings(vision_tower):  # transformers would take another tower's
             raise UserError(
                 f"--vision_tower {vision_tower}: its preprocessor_config.json names no size of "
                 "images; copy or download the file again"
@@ -342,7 +344,11 @@ def _settings(vision_tower: str) -> dict[str, Any]:
 
 
 def load_processor(vision_tower: str) -> Any:
-    """Load a tower's processor for PIL; those that transformers has for torchvision alone, too."""
+    """Load a tower's processor for PIL.
+
+    Those that transformers has for torchvision alone, or for images of any shape, do what SigLIP's
+    does with their settings.
+    """
     from transformers import AutoImageProcessor
     from transformers.models.siglip import SiglipImageProcessorPil
 

@@ -95,7 +95,7 @@ class Family:
     joint_size: Callable[[Any], int]
     """Its configuration -> D."""
     text_padding: str
-    """How texts of a batch are padded: more of the ``end`` token, ``full`` length, or a ``mask``."""
+    """How texts of a batch are padded: the ``end`` token again, ``full`` length, or a ``mask``."""
     tokenizer_class: str = ""
     """Transformers' name of its tokenizer, where its files do not say all that it does."""
     layers: str = "layers"

@@ -75,9 +75,7 @@ def build_llava(
     check_select_layer(select_layer, tower.config, tower_path)
     llm = load_pretrained(AutoModelForCausalLM, llm_path, **options, **(llm_options or {}))
 
-    config = llava_config(
-        tower.config, llm.config, select_layer=select_layer, keep_cls=keep_cls
-    )
+    config = llava_config(tower.config, llm.config, select_layer=select_layer, keep_cls=keep_cls)
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)
     zero_init: Any = nullcontext()

@@ -250,8 +250,8 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     check_base(source.folder, adapter, base, loaded.model)
     trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
-    kind = loaded.model.config.vision_config.model_type
-    given = {to_stock(name, kind) for name in trained + others}
+    tower: Any = loaded.model.config.vision_config
+    given = {to_stock(name, tower.model_type) for name in trained + others}
     needed = [n for n, _ in loaded.model.named_parameters() if "multi_modal_projector" in n]
     if not has_projector and given & set(needed) and not given >= set(needed):
         lacking = sorted(set(needed) - given)

@@ -191,10 +191,16 @@ def open_labels(
     # Another encoder may have other pixels, as long as both see the same part of the image.
     if differing and not (sea.sea_transfer and view(mined) == view(now)):
         details = "; ".join(f"{f}: {mined.get(f)!r} there, {now[f]!r} here" for f in differing)
+        other = "if another encoder made them, pass --sea_transfer True"
+        if view(mined) != view(now):
+            other = (
+                "or let another encoder show the same part of an image as this tower: "
+                "--image_aspect_ratio pad for both, or scripts/fit_tower.py --view crop for it"
+            )
         raise UserError(
             f"{where}: the images were transformed differently when they were labelled "
             f"({details}), so its labels belong to other pixels. Extract them again with this "
-            "run's --image_aspect_ratio and --vision_tower"
+            f"run's --image_aspect_ratio and --vision_tower; {other}"
         )
     patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
     with gathered(*patch_embedding.parameters()):

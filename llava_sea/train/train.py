@@ -152,8 +152,8 @@ def image_transform(arguments: Arguments) -> ImageTransform:
         tower = llm
     if tower is None:
         raise UserError(
-            "--vision_tower is missing: pass the CLIP, SigLIP or other tower to use, in stage 2 the "
-            "one that stage 1 was trained on"
+            "--vision_tower is missing: pass the CLIP, SigLIP or other one to use, in stage 2 that "
+            "which stage 1 was trained on"
         )
     return ImageTransform.from_pretrained(tower, arguments.data.image_aspect_ratio)
 

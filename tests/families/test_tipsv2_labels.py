@@ -125,7 +125,7 @@ def test_labels_are_carried_to_another_grid_and_trained_on(world, run, tiny, tmp
 
 
 def test_features_that_it_does_not_have(world, tmp_path):
-    with pytest.raises(UserError, match="--sea_features qq: .* take vanilla or value"):
+    with pytest.raises(UserError, match=r"--sea_features qq: .* take vanilla or value"):
         extract_labels(options_of(world, 1, tmp_path / "labels", sea_features="qq"))
     same = {name: getattr(options_of(world, 1, ""), name) for name in ("data_path", "words")}
     same |= {"image_folder": str(world.root / "images"), "device": "cpu"}
