@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -13,6 +14,8 @@ from tests import worlds
 @pytest.fixture
 def run(tiny, monkeypatch, tmp_path):
     """Train one step with flags; returns the output folder and its metrics."""
+    # Training logs to the stdout of its start, which capsys closes.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
     def start(name: str, **flags):
         output = tmp_path / name

@@ -14,6 +14,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from llava_sea.check.__main__ import main as check
 from llava_sea.conversation import get_template
 from llava_sea.data.images import ImageTransform, load_image, patch_grid
 from llava_sea.data.records import Turn
@@ -25,6 +26,7 @@ from llava_sea.model.generate import generate
 from llava_sea.model.load import load_llava
 from llava_sea.model.stage1 import Stage1Model
 from llava_sea.model.towers import TOWERS, prefix_tokens, tower_config
+from llava_sea.report.__main__ import main as report
 from tests import towers, worlds
 
 # Kind -> tokens before the patches, grid; those with several are no stock llava's.
@@ -107,7 +109,14 @@ def test_tower_with_decoder(folder_of, llm_of, kind, decoder):
 
 @pytest.mark.parametrize(
     ("kind", "feature"),
-    [*((kind, "patch") for kind in SHAPES), *((kind, "cls_patch") for kind in REGISTERS)],
+    [
+        pytest.param(kind, feature, marks=[pytest.mark.slow] * (kind in later))
+        for feature, kinds, later in (
+            ("patch", SHAPES, ["dinov2_with_registers", "metaclip_2"]),
+            ("cls_patch", REGISTERS, ["dinov2_with_registers", "dinov3"]),
+        )
+        for kind in kinds
+    ],
 )
 def test_both_stages_out_in_and_exported(
     run, tiny, tiny_labels, tiny_siglip_labels, folder_of, tmp_path, capsys, kind, feature
@@ -127,19 +136,21 @@ def test_both_stages_out_in_and_exported(
         "mm_vision_select_feature": feature,
     }
     cuts = "shortest_edge" in (folder_of(kind) / "preprocessor_config.json").read_text()
-    stage1, row = run(
-        "stage1",
-        **parts,
-        tune_mm_mlp_adapter=True,
-        version="plain",
-        data_path=tiny.data,
-        sea_labels=tiny_labels if cuts else tiny_siglip_labels,
-        sea_transfer=True,
-        sea_eval_data=tiny.heldout,
-    )
+    captions = parts | {
+        "version": "plain",
+        "data_path": tiny.data,
+        "sea_labels": tiny_labels if cuts else tiny_siglip_labels,
+        "sea_transfer": True,
+    }
+    more = {"image_folder": tiny.images, "tune_mm_mlp_adapter": True}
+    assert check(worlds.command_line(captions | more)) == 0
+    stage1, row = run("stage1", **captions, tune_mm_mlp_adapter=True, sea_eval_data=tiny.heldout)
     assert row["lm_loss"] > 0 and row["sea_loss"] > 0 and row["sea_pairs"] > 1
     is_stock = prefix < 2 or feature == "cls_patch"
     assert is_stock != ("transformers and vLLM refuse" in capsys.readouterr().out)
+    if kind == "dinov3":
+        shown = {"run": stage1, "words": tiny.words, "data_path": tiny.heldout, "num_images": 1}
+        report(worlds.command_line(shown | {"image_folder": tiny.images, "map_points": 0}))
     stage2, row = run(
         "stage2",
         **parts,
