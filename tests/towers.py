@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    Aimv2Config,
+    Aimv2Model,
     Aimv2VisionConfig,
     Aimv2VisionModel,
     Dinov2WithRegistersConfig,
@@ -78,6 +80,13 @@ def aimv2(folder: Path, side: int = 30) -> Path:
     """AIMv2 without its head, as the hub's are."""
     config = Aimv2VisionConfig(**_VIT | _MLP, image_size=side, use_head=False)
     return save_tower(folder, Aimv2VisionModel(config), side)
+
+
+def aimv2_pair(folder: Path, side: int = 24) -> Path:
+    """AIMv2 with its head and the text half that it was tuned with."""
+    vision = _VIT | _MLP | {"image_size": side}
+    config = Aimv2Config(vision_config=vision, text_config=_TEXT, projection_dim=16)
+    return save_tower(folder, Aimv2Model(config), side)
 
 
 def metaclip_2(folder: Path, side: int = 24) -> Path:

@@ -118,6 +118,8 @@ def load_tower(path: str, **options: Any) -> PreTrainedModel:
     """Load the vision half of a CLIP or SigLIP, or a vision-only model."""
     check_model(path)
     config = tower_config(path, options.get("cache_dir"))
+    if config.model_type == "aimv2_vision_model":  # transformers knows no half of a pair here
+        options["key_mapping"] = {r"^vision_model\.": ""}
     # Loading half of a CLIP leaves the other half over; transformers would list every key of it.
     with quiet_transformers():
         tower_class: Any = MODEL_MAPPING[type(config)]

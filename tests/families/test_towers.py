@@ -202,19 +202,18 @@ def test_both_stages_out_in_and_exported(
             export([*flags, str(tmp_path / "lmms"), "--format", "lmms"])
 
 
-def test_a_tower_of_a_pair_is_the_one_in_it(folder_of):
-    for kind in ("metaclip_2", "tipsv2"):
-        pair = AutoConfig.from_pretrained(folder_of(kind))
-        assert pair.model_type == kind
-        tower = load_tower(str(folder_of(kind)))
-        transform = ImageTransform.from_pretrained(str(folder_of(kind)), "pad")
-        transform.check_fits(tower.config)
-        assert tower.config.model_type == f"{kind.replace('metaclip_2', 'clip')}_vision_model"
-        pixels = torch.rand(2, 3, 24, 24)
-        with torch.no_grad():
-            found = tower.eval()(pixels).last_hidden_state
-            expected = AutoModel.from_pretrained(folder_of(kind)).eval().vision_model(pixels)
-        torch.testing.assert_close(found, expected.last_hidden_state, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("kind", ["metaclip_2", "tipsv2", "aimv2"])
+def test_a_tower_of_a_pair_is_the_one_in_it(folder_of, tmp_path, kind):
+    folder = towers.aimv2_pair(tmp_path) if kind == "aimv2" else folder_of(kind)
+    pair = AutoModel.from_pretrained(folder).eval()
+    assert pair.config.model_type == kind
+    tower = load_tower(str(folder))
+    ImageTransform.from_pretrained(str(folder), "pad").check_fits(tower.config)
+    assert tower.config.model_type == f"{kind.replace('metaclip_2', 'clip')}_vision_model"
+    pixels = torch.rand(2, 3, 24, 24)
+    with torch.no_grad():
+        found, expected = (one(pixels).last_hidden_state for one in (tower, pair.vision_model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
