@@ -250,7 +250,7 @@ def test_places_are_json_s_own(tmp_path, monkeypatch, piece):
 
 
 def test_a_value_without_an_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_records, "_LONGEST", 2**20)
+    monkeypatch.setattr(read_records, "LINE_BYTES", 2**20)
     path = tmp_path / "a.json"
     path.write_text('[1,\n"' + "x" * 2**22)
     monkeypatch.setattr(read_records, "_PIECE", 2**16)
