@@ -147,7 +147,7 @@ def test_labels_are_mined_with_the_tower_or_with_the_one_they_are_transferred_fr
     assert same != run.sea.sea_transfer
     # What a tower needs before is shown, once, where a script starts another one, too.
     for shown in (before, commands(repo, "pretrain_sea.sh", RECIPE=recipe)):
-        fitted = [words for words in shown if "fit_dinov2.py" in " ".join(words)]
+        fitted = [words for words in shown if "fit_tower.py" in " ".join(words)]
         assert len(fitted) == int(not same)
         assert same or fitted[0][-1] == run.model.vision_tower
 

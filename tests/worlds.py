@@ -345,7 +345,8 @@ def logits(model: Any, ids: list[int], mask: list[bool], pixels: torch.Tensor | 
     embeds = model.get_input_embeddings()(torch.tensor([ids]))
     if pixels is not None:
         visual = torch.stack(list(model.get_image_features(pixels[None]).pooler_output))
-        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual)
+        # registers are the first
+        embeds = embeds.masked_scatter(torch.tensor([mask])[..., None], visual[:, -sum(mask) :])
     hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
     return model.lm_head(hidden)[0]
 

@@ -6,23 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from transformers import AutoConfig
-
 from llava_sea.alignment import LabelStore
 from llava_sea.conversation import get_template
 from llava_sea.data.dataset import LazySupervisedDataset
 from llava_sea.data.images import ImageTransform, patch_grid
 from llava_sea.data.words import tokenize_words
 from llava_sea.errors import UserError
-from llava_sea.model.builder import (
-    check_exists,
+from llava_sea.model.builder import check_exists, load_tokenizer
+from llava_sea.model.load import embedding_rows
+from llava_sea.model.towers import (
     check_select_layer,
-    load_tokenizer,
     load_tower,
     num_patches,
+    prefix_tokens,
+    tower_config,
 )
-from llava_sea.model.load import embedding_rows
-from llava_sea.pretrained import load_pretrained
 from llava_sea.train.arguments import Arguments
 from llava_sea.train.stage1 import open_labels
 
@@ -45,13 +43,14 @@ def load_setup(arguments: Arguments) -> Setup:
     tower_path, llm_path = str(model_args.vision_tower), model_args.model_name_or_path
     check_exists(tower_path, "--vision_tower")
     with _naming(f"--vision_tower {tower_path}"):
-        config = load_pretrained(AutoConfig, tower_path, cache_dir=args.cache_dir)
+        vision = tower_config(tower_path, args.cache_dir)
+    feature = model_args.mm_vision_select_feature
+    first_patch = prefix_tokens(vision) if feature == "cls_patch" else 0
     num_rows = embedding_rows(llm_path, args.cache_dir)
     with _naming(f"--model_name_or_path {llm_path}"):
         tokenizer = load_tokenizer(
             llm_path, model_max_length=args.model_max_length, cache_dir=args.cache_dir
         )
-    vision = getattr(config, "vision_config", config)
     check_select_layer(model_args.mm_vision_select_layer, vision, tower_path)
     transform = ImageTransform.from_pretrained(tower_path, data.image_aspect_ratio)
     transform.check_fits(vision)
@@ -61,7 +60,8 @@ def load_setup(arguments: Arguments) -> Setup:
         transform,
         get_template(model_args.version, tokenizer),
         tokenizer,
-        image_tokens=num_patches(vision),
+        image_tokens=num_patches(vision) + first_patch,
+        first_patch=first_patch,
         model_max_length=args.model_max_length,
     )
     return Setup(arguments, reader, patch_grid(vision), num_rows)

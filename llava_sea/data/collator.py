@@ -34,7 +34,7 @@ class Collator:
     Attributes:
         pad_id: a valid token id for the right padding.
         resolution: height and width of the pixels, for the zero image of a text-only batch.
-        image_tokens: P.
+        num_patches: P.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
         options: see `PairOptions`.
@@ -42,7 +42,7 @@ class Collator:
 
     pad_id: int
     resolution: tuple[int, int]
-    image_tokens: int
+    num_patches: int
     pairs_per_batch: int = 0
     words: WordTokens | None = None
     options: PairOptions = PAPER
@@ -51,7 +51,7 @@ class Collator:
     def of(cls, dataset: LazySupervisedDataset, num_rows: int, **options: Any) -> Collator:
         """Make the collator of a data set for an LLM whose embedding table has `num_rows`."""
         pad_id = padding_id(dataset.tokenizer, num_rows)
-        return cls(pad_id, dataset.transform.resolution, dataset.image_tokens, **options)
+        return cls(pad_id, dataset.transform.resolution, dataset.num_patches, **options)
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Return the batch.
@@ -80,7 +80,7 @@ class Collator:
     def _patch_words(self, samples: Sequence[dict[str, Tensor]], words: WordTokens) -> PatchWords:
         images_before, patches = 0, []
         for sample in samples:
-            patches.append(sample["sea_patch"] + images_before * self.image_tokens)
+            patches.append(sample["sea_patch"] + images_before * self.num_patches)
             images_before += "pixel_values" in sample
         patch_N = self._fill(torch.cat(patches), 0)
         label_N = self._fill(_join(samples, "sea_label"), -1)

@@ -52,6 +52,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         model_max_length: int,
         label_store: LabelStore | None = None,
         grid: tuple[int, int] | None = None,
+        first_patch: int = 0,
         window: int = 2,
         seed: int = 0,
     ) -> None:
@@ -63,11 +64,12 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             transform: the vision tower's.
             template: how conversations are written.
             tokenizer: the language model's, fast.
-            image_tokens: P.
+            image_tokens: of an image: P, and `first_patch` more.
             model_max_length: longest sequence, in tokens, the image's included.
             label_store: None trains without SEA.
             grid: rows and columns of the tower's patches; the store's if not given. Where the two
                 differ (labels of another encoder) labels are resampled by overlap.
+            first_patch: tokens of an image before its patches.
             window: k of localized sampling (3.2); 1 keeps every patch.
             seed: of the draws.
 
@@ -79,7 +81,7 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.transform = transform
         self.template = template
         self.tokenizer = tokenizer
-        self.image_tokens = image_tokens
+        self.image_tokens, self.first_patch = image_tokens, first_patch
         self.reading = (template, tokenizer, image_tokens, model_max_length)
         self.label_store = label_store
         self.window = window
@@ -88,10 +90,10 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
         self.num_without_labels = 0
         if label_store is not None:
             self.grid = grid or label_store.grid
-            if self.grid[0] * self.grid[1] != image_tokens:
+            if self.grid[0] * self.grid[1] != self.num_patches:
                 raise UserError(
                     f"{label_store.directory}: labels for {self.grid[0]} x {self.grid[1]} patches "
-                    f"do not fit the {image_tokens} tokens of an image; mine them with this tower"
+                    f"do not fit the {self.num_patches} of an image here; mine them with this tower"
                 )
             self._overlap = grid_overlap(label_store.grid, self.grid)
             self.pairs_per_record = num_windows(self.grid, window)
@@ -109,8 +111,14 @@ class LazySupervisedDataset(Dataset[dict[str, Tensor]]):
             template,
             tokenizer,
             image_tokens=image_tokens,
+            first_patch=self.first_patch,
             model_max_length=length,
         )
+
+    @property
+    def num_patches(self) -> int:
+        """P."""
+        return self.image_tokens - self.first_patch
 
     def __len__(self) -> int:
         return len(self.records)

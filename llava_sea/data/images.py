@@ -30,7 +30,7 @@ from llava_sea.data.image_source import ImageSource
 from llava_sea.data.problems import ImageError, Kind, RecordError
 from llava_sea.errors import UserError
 from llava_sea.files import IMAGE_BYTES, NotAFileError, read_file
-from llava_sea.pretrained import WrongForm, load_pretrained
+from llava_sea.pretrained import WRONG_FORM, WrongForm, load_pretrained
 
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold for a decompression bomb: a quarter GiB of RGB, 1.1 GB in a processor."""
@@ -47,6 +47,11 @@ MAX_CROP_RATIO = 50
 # Pillow would hand EPS to Ghostscript, and opens forms that no photograph has.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ASPECT_RATIOS = ("square", "pad")
+_LIKE_SIGLIP = ("DINOv3ViTImageProcessor", "Tipsv2ImageProcessor", "Siglip2ImageProcessor")
+_SETTINGS = (
+    *("size", "resample", "do_resize", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std"),
+)
 _LOOKED_FOR = 100  # images looked for before anything long begins
 
 
@@ -217,7 +222,8 @@ class ImageTransform:
         if not processor.do_resize or set(final) != {"height", "width"}:
             raise UserError(
                 f"{type(processor).__name__}: images must come out at one size, its settings "
-                f"say size {size}, crop {crop or None}; known to work are CLIP, SigLIP and DINOv2"
+                f"say size {size}, crop {crop or None}; for a tower with other settings "
+                "scripts/fit_tower.py writes a copy"
             )
         self.resolution = (int(final["height"]), int(final["width"]))
         self._resize = {key: int(value) for key, value in size.items()}
@@ -230,10 +236,8 @@ class ImageTransform:
         Raises:
             UserError: if the tower has none.
         """
-        from transformers import AutoImageProcessor
-
         try:
-            processor = load_pretrained(AutoImageProcessor, vision_tower, backend="pil")
+            processor = load_processor(vision_tower)
         except (OSError, ValueError) as error:
             if isinstance(error, UserError) and not isinstance(error, WrongForm):
                 raise
@@ -241,8 +245,7 @@ class ImageTransform:
                 f"--vision_tower {vision_tower}: no image processor there (is the folder right, "
                 f"with its preprocessor_config.json?): {str(error).splitlines()[0]}"
             ) from None
-        settings, _ = type(processor).get_image_processor_dict(vision_tower)
-        if "size" not in settings:  # transformers would take its own, another tower's
+        if "size" not in _settings(vision_tower):  # transformers would take another tower's
             raise UserError(
                 f"--vision_tower {vision_tower}: its preprocessor_config.json names no size of "
                 "images; copy or download the file again"
@@ -292,13 +295,12 @@ class ImageTransform:
         Raises:
             UserError: naming both sizes.
         """
-        size = vision_config.image_size
-        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        wanted = pair(vision_config.image_size)
         if self.resolution != wanted:
             raise UserError(
                 f"--vision_tower: its preprocessor_config.json makes images of {self.resolution} "
                 f"pixels and its config.json says {wanted}; the files are of two towers, or "
-                "(DINOv2) the tower needs scripts/fit_dinov2.py"
+                "(DINOv2, or for another size) the tower needs scripts/fit_tower.py"
             )
 
     def _pad(self, image: Image.Image) -> Image.Image:
@@ -334,6 +336,32 @@ class ImageTransform:
         return rows.resize((width, height), self.processor.resample)
 
 
+def _settings(vision_tower: str) -> dict[str, Any]:
+    """Return the settings of a tower's processor."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    return dict(ImageProcessingMixin.get_image_processor_dict(vision_tower)[0])
+
+
+def load_processor(vision_tower: str) -> Any:
+    """Load a tower's processor for PIL.
+
+    Those that transformers has for torchvision alone, or for images of any shape, do what SigLIP's
+    does with their settings.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.models.siglip import SiglipImageProcessorPil
+
+    try:
+        settings = _settings(vision_tower)
+    except (*WRONG_FORM, OSError, ValueError):
+        settings = {}  # the Auto class says what is wrong
+    if str(settings.get("image_processor_type")).removesuffix("Fast") in _LIKE_SIGLIP:
+        given = {key: settings[key] for key in _SETTINGS if settings.get(key) is not None}
+        return SiglipImageProcessorPil(**{"resample": Image.Resampling.BILINEAR} | given)
+    return load_pretrained(AutoImageProcessor, vision_tower, backend="pil")
+
+
 def view(geometry: dict[str, Any]) -> tuple[str, float, float]:
     """Say which part of an image a geometry shows: how it is made to fit, kept height and width.
 
@@ -348,11 +376,15 @@ def view(geometry: dict[str, Any]) -> tuple[str, float, float]:
 
 def patch_grid(vision_config: Any) -> tuple[int, int]:
     """Return the rows and columns of patches of a vision tower (CLIP-L/14 at 336: 24 by 24)."""
-    sizes = []
-    for value in (vision_config.image_size, vision_config.patch_size):
-        sizes.append((value, value) if isinstance(value, int) else tuple(value))
-    (height, width), (patch_height, patch_width) = sizes
+    height, width = pair(vision_config.image_size)
+    patch_height, patch_width = pair(vision_config.patch_size)
     return height // patch_height, width // patch_width
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """Return height and width of a configuration's size, which may be one number for both."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
 
 
 def _shorten_strip(image: Image.Image) -> Image.Image:

@@ -48,7 +48,7 @@ class CorpusOptions:
     image_folder: str | None = flag(
         "folder (or .tar shards) that the records' image names are relative to"
     )
-    vision_tower: str = flag("CLIP or SigLIP folder (or hub name) with both towers", "")
+    vision_tower: str = flag("CLIP, SigLIP or TIPSv2 folder (or hub name) with both towers", "")
     words: str = flag("word list, made by python -m llava_sea.labels.word_list", "")
     image_aspect_ratio: str = flag(
         "image transform, the one that training uses", "square", choices=("square", "pad")

@@ -19,7 +19,11 @@ last block's full output reaches the loss, and the value path is the head's: ``v
 ``value`` are one and the same. value2, qq and qq+kk change the last block as in CLIP. The paper
 does not say how it used SigLIP.
 
-Limits: CLIP and SigLIP (with fixed-size SigLIP 2 checkpoints, which share SigLIP's classes).
+TIPSv2 has no projection: its patches are trained to lie in the text's space, so a patch enters it
+as it leaves the model: ``y = layernorm(z)`` without the rows of the two class tokens. ``vanilla``
+and ``value`` are that; the others would take out what it was trained for and are refused.
+
+Limits: the `FAMILIES` (fixed-size SigLIP 2 checkpoints share SigLIP's classes).
 
 Shape letters: B images, T tokens, P patches, H heads, D a width (the joint space's in results).
 """
@@ -28,41 +32,124 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llava_sea.data.images import pair
 from llava_sea.errors import UserError
 from llava_sea.labels.options import FEATURES
 from llava_sea.model.load_weights import check_model
+from llava_sea.model.towers import prefix_tokens
 from llava_sea.pretrained import load_pretrained
 
 _SHAPE_FIELDS = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
+
+
+def _clip_tokens(vision: Any, pixels_BCHW: Tensor, resized: bool) -> Tensor:
+    return vision.pre_layrnorm(vision.embeddings(pixels_BCHW, interpolate_pos_encoding=resized))
+
+
+def _clip_joint(model: Any, x_BTD: Tensor) -> Tensor:
+    return model.visual_projection(model.vision_model.post_layernorm(x_BTD)[:, 1:])
+
+
+def _siglip_tokens(vision: Any, pixels_BCHW: Tensor, resized: bool) -> Tensor:
+    return vision.embeddings(pixels_BCHW, interpolate_pos_encoding=resized)
+
+
+def _siglip_joint(model: Any, x_BTD: Tensor) -> Tensor:
+    vision, head = model.vision_model, model.vision_model.head
+    attention = head.attention
+    _, _, value_weight = attention.in_proj_weight.chunk(3)
+    _, _, value_bias = attention.in_proj_bias.chunk(3)
+    value_BPD = F.linear(vision.post_layernorm(x_BTD), value_weight, value_bias)
+    o_BPD = attention.out_proj(value_BPD)
+    return o_BPD + head.mlp(head.layernorm(o_BPD))
+
+
+def _tipsv2_tokens(vision: Any, pixels_BCHW: Tensor, resized: bool) -> Tensor:
+    return vision.embeddings(pixels_BCHW)  # which interpolates by itself
+
+
+def _tipsv2_joint(model: Any, x_BTD: Tensor) -> Tensor:
+    vision = model.vision_model
+    return vision.layernorm(x_BTD)[:, prefix_tokens(vision.config) :]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of image encoder with its paired text encoder."""
+
+    model_class: str
+    """Transformers' name of it."""
+    tokens: Callable[[Any, Tensor, bool], Tensor]
+    """(vision tower, pixels, whether of another size than its own) -> the first block's input."""
+    joint: Callable[[Any, Tensor], Tensor]
+    """(model, a block's output) -> the patches in the joint space, not yet of length 1."""
+    joint_size: Callable[[Any], int]
+    """Its configuration -> D."""
+    text_padding: str
+    """How texts of a batch are padded: the ``end`` token again, ``full`` length, or a ``mask``."""
+    tokenizer_class: str = ""
+    """Transformers' name of its tokenizer, where its files do not say all that it does."""
+    layers: str = "layers"
+    """Name of the blocks in its vision encoder."""
+    features: tuple[str, ...] = FEATURES
+    whole: tuple[str, ...] = ("vanilla",)
+    """The features that are the last block as it is."""
+
+
+FAMILIES = {
+    "clip": Family("CLIPModel", _clip_tokens, _clip_joint, lambda c: c.projection_dim, "end"),
+    "siglip": Family(
+        "SiglipModel",
+        _siglip_tokens,
+        _siglip_joint,
+        lambda c: c.text_config.projection_size,
+        "full",
+        whole=("vanilla", "value"),
+    ),
+    "tipsv2": Family(
+        "Tipsv2Model",
+        _tipsv2_tokens,
+        _tipsv2_joint,
+        lambda c: c.text_config.hidden_size,
+        "mask",
+        "Tipsv2Tokenizer",  # lower case
+        layers="layer",
+        features=("vanilla", "value"),
+        whole=("vanilla", "value"),
+    ),
+}
+"""By `model_type`."""
 
 
 class PatchEncoder:
     """The vision side of a paired image-text encoder, read patch by patch."""
 
     def __init__(self, model: Any) -> None:
-        """Wrap a `CLIPModel` or `SiglipModel` that is already loaded."""
+        """Wrap a model of one of the `FAMILIES` that is already loaded."""
         self.model = model.eval().requires_grad_(False)
-        self.family: str = model.config.model_type
-        if self.family not in ("clip", "siglip"):
-            raise UserError(_unpaired(self.family, type(model).__name__))
+        self.kind: str = model.config.model_type
+        if self.kind not in FAMILIES:
+            raise UserError(_unpaired(self.kind, type(model).__name__))
+        self.family = FAMILIES[self.kind]
         self._vision = model.vision_model
-        if self.family == "siglip" and getattr(self._vision, "head", None) is None:
+        if self.kind == "siglip" and getattr(self._vision, "head", None) is None:
             raise UserError(
                 "this SigLIP has no pooling head (vision_use_head is false), so its patches have "
                 "no way into the text space; choose a checkpoint with the head"
             )
         config = model.config.vision_config
-        self._patch, self._native = int(config.patch_size), int(config.image_size)
-        self.fingerprint = vision_fingerprint(
-            self._vision.embeddings.patch_embedding.weight, config
-        )
+        self._patch, self._native = pair(config.patch_size), pair(config.image_size)
+        patches = next(m for m in self._vision.modules() if isinstance(m, nn.Conv2d))
+        self.fingerprint = vision_fingerprint(patches.weight, config)
 
     @classmethod
     def from_pretrained(
@@ -76,22 +163,23 @@ class PatchEncoder:
         Raises:
             UserError: if there is no model, it has no text tower, or weights are missing.
         """
-        from transformers import AutoConfig, CLIPModel, SiglipModel
+        import transformers
+        from transformers import AutoConfig
 
         try:
-            family = load_pretrained(AutoConfig, str(path_or_id)).model_type
+            kind = load_pretrained(AutoConfig, str(path_or_id)).model_type
         except (OSError, ValueError) as error:
             raise UserError(
                 f"no vision tower at {path_or_id}: expected a transformers folder with config.json "
                 f"and weights, or a name on the hub ({error})"
             ) from error
-        classes: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
-        if family not in classes:
-            raise UserError(_unpaired(family, str(path_or_id)))
+        if kind not in FAMILIES:
+            raise UserError(_unpaired(kind, str(path_or_id)))
+        model_class = getattr(transformers, FAMILIES[kind].model_class)
         check_model(path_or_id)
         try:
             model, info = load_pretrained(
-                classes[family], str(path_or_id), dtype=torch.float32, output_loading_info=True
+                model_class, str(path_or_id), dtype=torch.float32, output_loading_info=True
             )
         except OSError as error:
             raise UserError(f"cannot load the vision tower {path_or_id}: {error}") from error
@@ -107,7 +195,37 @@ class PatchEncoder:
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image with this many pixels."""
-        return height // self._patch, width // self._patch
+        return height // self._patch[0], width // self._patch[1]
+
+    def check_features(self, features: str) -> None:
+        """Refuse features that are not known, or that this encoder does not have.
+
+        Raises:
+            UserError: naming those that it has.
+        """
+        if features not in FEATURES:
+            raise UserError(f"unknown features {features!r}; choose one of {', '.join(FEATURES)}")
+        if features not in self.family.features:
+            raise UserError(
+                f"--sea_features {features}: the patches of a {self.kind} lie in the text's space "
+                f"as they are; take {' or '.join(self.family.features)} (there the same)"
+            )
+        if features == "value2" and len(self._blocks) < 2:
+            raise UserError("features value2 need two blocks, this vision tower has one")
+
+    def distinct(self, features: Sequence[str]) -> list[str]:
+        """Return those of some features that this encoder has; where none is, refuse the first.
+
+        Of a family that has no others than the last block as it is, the last of these alone.
+        """
+        found = [name for name in features if name in self.family.features]
+        if not found:
+            self.check_features(features[0])
+        return found[-1:] if self.family.features == self.family.whole else found
+
+    @property
+    def _blocks(self) -> Any:
+        return getattr(self._vision.encoder, self.family.layers)
 
     @torch.no_grad()
     def encode_images(self, pixel_values_BCHW: Tensor, features: str = "vanilla") -> Tensor:
@@ -125,41 +243,24 @@ class PatchEncoder:
         Raises:
             UserError: if the features are not known, or need a block that is not there.
         """
-        if features not in FEATURES:
-            raise UserError(f"unknown features {features!r}; choose one of {', '.join(FEATURES)}")
-        vision = self._vision
-        weight = vision.embeddings.patch_embedding.weight
+        self.check_features(features)
+        weight = next(self._vision.parameters())
         pixels = pixel_values_BCHW.to(weight.device, weight.dtype)
-        resized = tuple(pixels.shape[-2:]) != (self._native, self._native)
-        x_BTD = vision.embeddings(pixels, interpolate_pos_encoding=resized)
-        if self.family == "clip":
-            x_BTD = vision.pre_layrnorm(x_BTD)
-        *blocks, last = vision.encoder.layers
-        if features == "value2" and not blocks:
-            raise UserError("features value2 need two blocks, this vision tower has one")
+        x_BTD = self.family.tokens(self._vision, pixels, pixels.shape[-2:] != self._native)
+        *blocks, last = self._blocks
         earlier_BTD = x_BTD
         for block in blocks:
             earlier_BTD, x_BTD = x_BTD, block(x_BTD, attention_mask=None)
-        if features == "vanilla" or (features == "value" and self.family == "siglip"):
+        if features in self.family.whole:
             x_BTD = last(x_BTD, attention_mask=None)
         elif features == "value2":
             earlier_BTD = _attention(blocks[-1], earlier_BTD, "value")
             x_BTD = earlier_BTD + _attention(last, x_BTD, "value")
         else:
             x_BTD = _attention(last, x_BTD, features)
-        joint_BPD = self._into_joint_space(vision.post_layernorm(x_BTD))
+        joint_BPD = self.family.joint(self.model, x_BTD)
         joint_BPD = joint_BPD.to(torch.promote_types(joint_BPD.dtype, torch.float32))
         return F.normalize(joint_BPD, dim=-1)
-
-    def _into_joint_space(self, x_BTD: Tensor) -> Tensor:
-        if self.family == "clip":
-            return self.model.visual_projection(x_BTD[:, 1:])
-        head = self._vision.head
-        attention = head.attention
-        _, _, value_weight = attention.in_proj_weight.chunk(3)
-        _, _, value_bias = attention.in_proj_bias.chunk(3)
-        o_BPD = attention.out_proj(F.linear(x_BTD, value_weight, value_bias))
-        return o_BPD + head.mlp(head.layernorm(o_BPD))
 
 
 def _attention(block: Any, x_BTD: Tensor, features: str) -> Tensor:
@@ -200,7 +301,7 @@ def vision_fingerprint(patch_weight: Tensor, vision_config: Any) -> str:
 def _unpaired(family: str, name: str) -> str:
     return (
         f"labels need an image encoder with its paired text encoder, and {name} is of type "
-        f"'{family}'; give a CLIP or SigLIP folder that holds both towers (model_type 'clip' or "
-        "'siglip'). To train an adapter for DINOv2 or another tower, mine labels with such an "
-        "encoder and train with --sea_transfer True"
+        f"'{family}'; give a CLIP, SigLIP or TIPSv2 folder that holds both towers (model_type "
+        f"{', '.join(map(repr, FAMILIES))}). To train an adapter for DINOv3 or another tower, mine "
+        "labels with such an encoder and train with --sea_transfer True"
     )

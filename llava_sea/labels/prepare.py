@@ -73,6 +73,7 @@ def prepare(
     images, captions = distinct_images(open_records(options.data_files))
     look_for_images(corpus_images(options), images)
     encoder = load_encoder(options, device)
+    encoder.check_features(str(options.sea_features))
     listed, written = _read_lists(options, images)
     parameters = _parameters(options, images, captions, encoder, listed)
     if not state.begin_or_resume(output, parameters, claims):

@@ -256,8 +256,8 @@ def measure_quality(options: QualityOptions) -> list[Row]:
             f"--data_path {options.data_path}: {len(chosen)} of its images have a caption; "
             "quality is measured by captions, and two are needed"
         )
-    height, width = ImageLoader(options).transform.geometry()["resolution"]
     encoder = load_encoder(options, own_device(options.device))
+    height, width = ImageLoader(options).transform.geometry()["resolution"]
     grid = encoder.grid_of(height, width)
     if grid[1] < 2:
         raise UserError(f"a grid of {grid[0]} x {grid[1]} patches has no left and right half")
@@ -270,7 +270,7 @@ def measure_quality(options: QualityOptions) -> list[Row]:
         vectors = encode_to_disk(Path(folder) / "words.npy", texts, words, options.word_template)
         words_QD = vectors.load(encoder.model.device)
         made = Sample(options, encoder, sample, words, words_QD, occurrences, grid, truth)
-        for name in options.sea_features:
+        for name in encoder.distinct(options.sea_features):
             with Progress(f"{name}: images", len(sample)) as progress:
                 rows += measure_features(made, name, progress.update)
     return rows

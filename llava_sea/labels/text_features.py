@@ -3,7 +3,8 @@
 Everything after the tokenizer is the model's own text path. CLIP is causal and reads its result at
 the end-of-text token, so a batch is padded only to its longest entry, exactly; the padding is more
 end-of-text, which both of its pooling rules (first end token, or largest id) pass over. SigLIP
-attends to its padding and is always padded to its full length, as in its training.
+attends to its padding and is always padded to its full length, as in its training. TIPSv2 takes the
+mean over its tokens, padding masked out.
 
 Limit: an entry longer than the tower's context is never cut in silence. Its vector is zero, so its
 score is 0 and it can be no patch's label, and it is returned by name for the caller to report.
@@ -31,6 +32,8 @@ from torch.nn import functional as F
 
 from llava_sea.errors import UserError
 from llava_sea.files import open_atomically
+from llava_sea.labels.patch_features import FAMILIES
+from llava_sea.pretrained import load_pretrained
 from llava_sea.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -47,24 +50,20 @@ class EncodedWords(NamedTuple):
 
 
 class TextEncoder:
-    """The text side of a `CLIPModel` or `SiglipModel`."""
+    """The text side of a model of one of the `FAMILIES`."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         config, text_config = model.config, model.config.text_config
         self.max_length = min(text_config.max_position_embeddings, tokenizer.model_max_length)
-        self._pads_fully = config.model_type == "siglip"
+        family = FAMILIES[config.model_type]
+        self._padding, self.joint_size = family.text_padding, family.joint_size(config)
         self._end = text_config.eos_token_id
-        self.joint_size: int = (
-            text_config.projection_size if self._pads_fully else config.projection_dim
-        )
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, model: Any) -> TextEncoder:
         """Load the tokenizer that belongs to `model`, which was loaded from the same place."""
-        from llava_sea.model.load_sentencepiece import auto_tokenizer
-
-        return cls(model, auto_tokenizer(str(path_or_id)))
+        return cls(model, tokenizer_of(str(path_or_id), model.config.model_type))
 
     @torch.no_grad()
     def encode_words(
@@ -112,7 +111,7 @@ class TextEncoder:
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids with the special tokens, neither cut nor padded."""
         tokens = self.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-        if not self._pads_fully and self._end != _LEGACY_EOS:
+        if self._padding == "end" and self._end != _LEGACY_EOS:
             for text, ids in zip(texts, tokens, strict=True):
                 if self._end not in ids:
                     raise UserError(
@@ -123,15 +122,41 @@ class TextEncoder:
         return tokens
 
     def _encode(self, tokens: list[list[int]]) -> Tensor:
-        if self._pads_fully:
-            full = {"padding": "max_length", "max_length": self.max_length, "return_tensors": "pt"}
-            ids_QL = self.tokenizer.pad({"input_ids": tokens}, **full)["input_ids"]
-        else:
+        if self._padding == "end":
             longest = max(map(len, tokens))
             ids_QL = torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids in tokens])
-        output = self.model.get_text_features(input_ids=ids_QL.to(self.model.device))
+            inputs = {"input_ids": ids_QL}
+        else:
+            full = {"padding": "max_length", "max_length": self.max_length, "return_tensors": "pt"}
+            inputs = dict(self.tokenizer.pad({"input_ids": tokens}, **full))
+            if self._padding == "full":
+                del inputs["attention_mask"]
+        inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
+        output = self.model.get_text_features(**inputs)
         joint_QD = getattr(output, "pooler_output", output)
         return F.normalize(joint_QD.float(), dim=-1)
+
+
+def tokenizer_of(path: str, kind: str) -> Any:
+    """Load the tokenizer of one of the `FAMILIES`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    import transformers
+
+    from llava_sea.model.load_sentencepiece import auto_tokenizer
+
+    if not (name := FAMILIES[kind].tokenizer_class):
+        return auto_tokenizer(path)
+    try:
+        tokenizer = load_pretrained(getattr(transformers, name), path)
+        if len(tokenizer) > 2:  # without its file it has its special tokens alone
+            return tokenizer
+        reason = "its tokenizer.model or tokenizer.json is missing"
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(f"{path}: no tokenizer there, or a damaged one ({reason})")
 
 
 class WordVectors(NamedTuple):

@@ -32,7 +32,7 @@ from llava_sea.errors import UserError
 from llava_sea.model.load_sentencepiece import auto_tokenizer
 from llava_sea.model.load_weights import check_exists, check_model, model_config, read_weights
 from llava_sea.model.projector_io import gathered, load_projector
-from llava_sea.model.towers import TOWERS, check_select_layer, load_tower, num_patches
+from llava_sea.model.towers import check_select_layer, load_tower, num_patches, prefix_tokens
 from llava_sea.pretrained import load_pretrained
 
 
@@ -43,6 +43,7 @@ def build_llava(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
     select_layer: int = -2,
+    keep_cls: bool = False,
     projector_path: str | None = None,
     seed: int = 42,
     cache_dir: str | None = None,
@@ -56,6 +57,7 @@ def build_llava(
         dtype: of all weights.
         attention: transformers' name of the implementation; None lets it choose.
         select_layer: which hidden state feeds the projector (LLaVA: -2).
+        keep_cls: as in `llava_config`.
         projector_path: an `mm_projector.bin`; without it the projector starts as LLaVA's does.
         seed: of the projector's first values.
         cache_dir: where hub files are cached.
@@ -70,7 +72,7 @@ def build_llava(
     check_select_layer(select_layer, tower.config, tower_path)
     llm = load_pretrained(AutoModelForCausalLM, llm_path, **options, **(llm_options or {}))
 
-    config = llava_config(tower.config, llm.config, select_layer=select_layer)
+    config = llava_config(tower.config, llm.config, select_layer=select_layer, keep_cls=keep_cls)
     with torch.device("meta"), without_zero3():
         llava = LlavaForConditionalGeneration(config)
     zero_init: Any = nullcontext()
@@ -171,18 +173,18 @@ def llava_config(
 ) -> LlavaConfig:
     """Put the parts' configurations together.
 
-    `keep_cls` says whether the class token, where there is one, goes to the LLM as well.
+    `keep_cls` says whether the tokens before the patches, where there are any, go to the LLM too.
     """
-    has_cls = TOWERS[vision_config.model_type].has_cls
+    prefix = prefix_tokens(vision_config)
     return LlavaConfig(
         vision_config=vision_config,
         text_config=text_config,
         # No token of the LLM: the image's places come to the model as a mask, never by id.
         image_token_index=text_config.vocab_size,
-        image_seq_length=num_patches(vision_config) + (has_cls and keep_cls),
+        image_seq_length=num_patches(vision_config) + prefix * keep_cls,
         projector_hidden_act="gelu",
         vision_feature_layer=select_layer,
-        vision_feature_select_strategy="default" if has_cls and not keep_cls else "full",
+        vision_feature_select_strategy="default" if prefix and not keep_cls else "full",
     )
 
 

@@ -33,6 +33,8 @@ from llava_sea.files import only_writer, read_object, refuse_other_things, write
 from llava_sea.templates import AUTO, TEMPLATES, check_version, get_template
 from llava_sea.terminal import log_to, say
 
+logger = logging.getLogger(__name__)
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's flags; LLaVA's names of them, as its merge has, are known too."""
@@ -99,6 +101,7 @@ def export(args: argparse.Namespace) -> None:
     from transformers.utils import logging as hf_logging
 
     from llava_sea.model.load import load_llava
+    from llava_sea.model.towers import not_stock
     from llava_sea.model.write import write_llava
     from llava_sea.model.write_llm import llm_rows, write_llm
 
@@ -119,6 +122,10 @@ def export(args: argparse.Namespace) -> None:
             f"{args.model_path}: does not record the conversation template of its training; give "
             "it with --version (LLaVA-1.5: v1; a stage-1 projector: plain)"
         )
+    if (reason := not_stock(loaded.model.config)) and args.format == "lmms":
+        raise UserError(f"{args.model_path}: {reason}")
+    if reason and args.format == "hf":
+        logger.warning("%s: %s", args.model_path, reason)
     llm: Any = loaded.model.config.text_config
     tower: Any = loaded.model.config.vision_config
     dtype = str(loaded.model.dtype).removeprefix("torch.")

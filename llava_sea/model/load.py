@@ -106,6 +106,10 @@ class _Source:
     def select_layer(self) -> int:
         return int(self.config.get("mm_vision_select_layer", -2))
 
+    @property
+    def keep_cls(self) -> bool:
+        return bool(self.config.get("mm_vision_select_feature", "patch") == "cls_patch")
+
     def tower(self) -> str:
         tower = self.vision_tower or self.config.get("mm_vision_tower")
         if not tower:
@@ -239,7 +243,7 @@ def _load_llava_1_5(source: _Source) -> Loaded:
         vision_config,
         llm,
         select_layer=source.select_layer,
-        keep_cls=source.config.get("mm_vision_select_feature", "patch") == "cls_patch",
+        keep_cls=source.keep_cls,
     )
     model = _from_weights(source, config, tower=tower)
     return _with_parts(source, model, str(source.folder), tower, LLAVA, llm.model_type)
@@ -260,7 +264,8 @@ def _load_lora(source: _Source, base: str) -> Loaded:
     check_base(source.folder, adapter, base, loaded.model)
     trained = load_trained_whole(source.folder, loaded.model)
     layers, others = merge_adapter(loaded.model, source.folder, adapter)
-    given = {to_stock(name) for name in trained + others}
+    tower: Any = loaded.model.config.vision_config
+    given = {to_stock(name, tower.model_type) for name in trained + others}
     needed = [n for n, _ in loaded.model.named_parameters() if "multi_modal_projector" in n]
     if not has_projector and given & set(needed) and not given >= set(needed):
         lacking = sorted(set(needed) - given)
@@ -311,6 +316,7 @@ def _assemble(source: _Source, base: str, kind: str, projector_path: str | None 
         dtype=source.dtype or (stored if isinstance(stored, torch.dtype) else torch.float32),
         attention=source.attention,
         select_layer=source.select_layer,
+        keep_cls=source.keep_cls,
         projector_path=projector_path,
         cache_dir=source.cache_dir,
     )
@@ -368,7 +374,8 @@ def _from_weights(
     folder = source.folder
     with _making(folder):
         expected = shapes_of(config)
-    renamed, unknown = rename(read_weights(folder), folder)
+    vision_config: Any = config.vision_config
+    renamed, unknown = rename(read_weights(folder), folder, vision_config.model_type)
     weights = {name: tensor for name, tensor in renamed.items() if name in expected}
     unknown += [name for name in renamed if name not in expected]
     elsewhere = tower is not None and not any(name.startswith(VISION_TOWER) for name in weights)

@@ -279,8 +279,9 @@ def _load_whole(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
 
 
 def _find(model: nn.Module, key: str, path: Path) -> nn.Parameter:
+    config: Any = model.config
     try:
-        return model.get_parameter(to_stock(key) or "")
+        return model.get_parameter(to_stock(key, config.vision_config.model_type) or "")
     except AttributeError:
         raise UserError(
             f"{path}: {key} is no weight of the base; the adapter belongs to another kind of model"

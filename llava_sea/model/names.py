@@ -48,8 +48,11 @@ _WRITTEN = {
 _LEFT_OUT = re.compile(r"(rotary_emb\.inv_freq|position_ids|image_newline)$")
 
 
-def to_stock(name: str) -> str | None:
-    """Return the stock module's name for a weight, None if no such weight can be in a Llava."""
+def to_stock(name: str, tower_type: str) -> str | None:
+    """Return the stock module's name for a weight, None if no such weight can be in a Llava.
+
+    `tower_type` is of the vision tower; one that `TOWERS` does not have has no other names.
+    """
     name = name.removeprefix(PEFT_PREFIX)
     _, is_projector, rest = name.rpartition("mm_projector.")
     if is_projector:
@@ -59,9 +62,7 @@ def to_stock(name: str) -> str | None:
         if found := re.match(pattern, name):
             rest = name[found.end() :]
             if stock == VISION_TOWER:
-                for tower in TOWERS.values():
-                    for new, written in tower.written_names.items():
-                        rest = rest.replace(written, new)
+                rest = TOWERS[tower_type].read_name(rest) if tower_type in TOWERS else rest
             return stock + rest
     return None
 
@@ -72,21 +73,20 @@ def to_written(name: str, tower_type: str) -> str:
         if name.startswith(stock):
             rest = name.removeprefix(stock)
             if stock == VISION_TOWER:
-                tower = TOWERS[tower_type]
-                for new, old in tower.written_names.items():
-                    rest = rest.replace(new, old)
-                rest = tower.written_prefix + rest.removeprefix("vision_model.")
+                rest = TOWERS[tower_type].written_name(rest)
             return written + rest
     raise ValueError(f"{name}: no weight of transformers' Llava")
 
 
-def rename(weights: Mapping[str, Tensor], where: object) -> tuple[dict[str, Tensor], list[str]]:
+def rename(
+    weights: Mapping[str, Tensor], where: object, tower_type: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """Give a checkpoint's weights the stock module's names; list those that no Llava has."""
     renamed: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     unknown, left_out = [], []
     for name, tensor in weights.items():
-        stock = to_stock(name)
+        stock = to_stock(name, tower_type)
         if _LEFT_OUT.search(name):
             left_out.append(name)
         elif stock is None:

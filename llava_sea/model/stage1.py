@@ -25,6 +25,7 @@ from llava_sea.alignment import (
 )
 from llava_sea.alignment.loss import LOG_SCALE_MAX, length_loss
 from llava_sea.model.projector_io import gathered, whole_tensors
+from llava_sea.model.towers import first_patch
 from llava_sea.model.wrapped import StepLosses, WrappedLlava
 
 WORD_BLOCK = 2048
@@ -72,6 +73,7 @@ class Stage1Model(WrappedLlava):
     ) -> StepLosses:
         """Compute both losses of a micro-batch; `sea` has the fields of `PatchWords`."""
         visual_IPD = self.project(pixel_values)
+        patches_IPD = visual_IPD[:, first_patch(self.config) :]
         lm_loss_sum = num_tokens = visual_IPD.new_zeros(())
         if not self.align_only:
             lm_loss_sum, num_tokens = self.language_loss(
@@ -79,8 +81,8 @@ class Stage1Model(WrappedLlava):
             )
         sea_loss, num_pairs = None, None
         if self.head is not None and sea is not None:
-            sea_loss, num_pairs = self.align(visual_IPD, PatchWords(**sea))
-        return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, visual_IPD.detach())
+            sea_loss, num_pairs = self.align(patches_IPD, PatchWords(**sea))
+        return StepLosses(lm_loss_sum, num_tokens, sea_loss, num_pairs, patches_IPD.detach())
 
     def align(self, visual_IPD: Tensor, words: PatchWords) -> tuple[Tensor, Tensor]:
         """Return L_a (eq. 11) and its number of pairs; of the LLM only its embeddings are used."""

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
 from llava_sea.constants import IGNORE_INDEX
+from llava_sea.model.towers import surplus_tokens
 
 
 class StepLosses(NamedTuple):
@@ -38,7 +39,7 @@ class StepLosses(NamedTuple):
     num_pairs: Tensor | None = None
     """Valid pairs N behind it: this rank's, or with global negatives all ranks'."""
     visual_IPD: Tensor | None = None
-    """The projected visual tokens X_v, detached."""
+    """The projected patches among the visual tokens X_v, detached."""
 
 
 class WrappedLlava(nn.Module):
@@ -110,7 +111,7 @@ class WrappedLlava(nn.Module):
         """Turn images ``(I, 3, H, W)`` into visual tokens X_v ``(I, P, D)`` (eq. 1)."""
         dtype = next(self.vision_tower.parameters()).dtype
         output = self.llava.get_image_features(pixel_values.to(dtype))
-        return torch.stack(list(output.pooler_output))
+        return torch.stack(list(output.pooler_output))[:, surplus_tokens(self.config) :]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Look up the LLM's input embeddings Psi (eq. 2)."""

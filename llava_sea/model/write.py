@@ -39,7 +39,7 @@ from llava_sea.errors import UserError, naming
 from llava_sea.model.chat_template import choose_chat_template
 from llava_sea.model.names import EMBEDDING, HEAD, check_fit, shapes_of, some, to_written
 from llava_sea.model.tokenizer import with_image_token, write_tokenizer
-from llava_sea.model.towers import TOWERS
+from llava_sea.model.towers import prefix_tokens, surplus_tokens
 from llava_sea.model.write_files import replaced_together
 
 logger = logging.getLogger(__name__)
@@ -281,7 +281,7 @@ def write_processor(folder: Path, transform: ImageTransform, config: LlavaConfig
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE_TOKEN,
         "patch_size": vision_config.patch_size,
-        "num_additional_image_tokens": int(TOWERS[vision_config.model_type].has_cls),
+        "num_additional_image_tokens": prefix_tokens(vision_config) - surplus_tokens(config),
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
     }
     for name, settings in (("preprocessor", content), ("processor", processor)):

@@ -48,7 +48,12 @@ def config_of(arguments: Arguments) -> Any:
     model, _, _, args = arguments
     vision = tower_config(str(model.vision_tower or model.model_name_or_path), args.cache_dir)
     llm = llm_config(model.model_name_or_path, args.cache_dir, or_llava=True).get_text_config()
-    return llava_config(vision, llm, select_layer=model.mm_vision_select_layer)
+    return llava_config(
+        vision,
+        llm,
+        select_layer=model.mm_vision_select_layer,
+        keep_cls=model.mm_vision_select_feature == "cls_patch",
+    )
 
 
 def llm_line(arguments: Arguments) -> Line:

@@ -39,9 +39,13 @@ def random_sample(
     rows: int,
     grid: tuple[int, int],
     window: int,
+    prefix: int = 0,
 ) -> dict[str, Tensor]:
-    """Return a record as `LazySupervisedDataset` does; `rows` are the embedding table's."""
-    of_images = sizes.images * collator.image_tokens
+    """Return a record as `LazySupervisedDataset` does.
+
+    `rows` are the embedding table's, `prefix` the tokens of an image that are no patches.
+    """
+    of_images = sizes.images * (collator.num_patches + prefix)
     length = max(sizes.length, 1 + of_images + sizes.supervised)
     ids = torch.from_numpy(rng.integers(0, rows, length))
     place = torch.arange(length)
@@ -93,9 +97,10 @@ class MadeUp:
         rows: int,
         grid: tuple[int, int],
         window: int,
+        prefix: int = 0,
     ) -> None:
         self.collator, self.plan, self.made = collator, plan, 0
-        self.shape = rows, grid, window
+        self.shape = rows, grid, window, prefix
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         """Return a batch of as many records."""

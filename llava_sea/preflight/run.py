@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from llava_sea.files import read_text
+from llava_sea.model.towers import num_patches
 from llava_sea.preflight import checkpoints, corpus, measure, numerics
 from llava_sea.preflight.measure import Stage, without
 from llava_sea.preflight.page import OK, WARNING, Line, Page, red
@@ -235,7 +236,7 @@ def _disk(stages: Sequence[Stage], to_label: int) -> dict[Path, float]:
 
             sea = stage.arguments.sea
             top_n = LABEL_PRESETS[sea.sea_preset or "best"]["sea_top_n"]
-            size = 5 * to_label * stage.config.image_seq_length * top_n
+            size = 5 * to_label * num_patches(stage.config.vision_config) * top_n
             folder = Path(str(sea.sea_labels)).absolute()
             needed[folder] = needed.get(folder, 0.0) + size
     return needed

@@ -26,6 +26,7 @@ from llava_sea.alignment.sampling import num_windows
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import patch_grid
 from llava_sea.errors import run_command
+from llava_sea.model.towers import first_patch, num_patches
 from llava_sea.preflight.random_batches import Blanks, MadeUp, Sizes, random_words
 from llava_sea.train import stage1, stage2
 from llava_sea.train.arguments import Arguments
@@ -85,12 +86,13 @@ def prepare(arguments: Arguments, longest: Sizes, mean: Sizes) -> tuple[Prepared
     if model_args.tune_mm_mlp_adapter:
         model_args.pretrain_mm_mlp_adapter = None  # a warm start's comes later
         model = stage1.build_model(arguments)
-        grid = patch_grid(model.llava.config.vision_config)
+        config = model.llava.config
+        grid = patch_grid(config.vision_config)
         windows = num_windows(grid, sea.sea_window)
         collator = Collator(
             0,
             transform.resolution,
-            int(model.llava.config.image_seq_length),
+            num_patches(config.vision_config),
             windows * args.per_device_train_batch_size if sea.enabled else 0,
             random_words(model.num_rows) if sea.enabled else None,
         )
@@ -100,13 +102,14 @@ def prepare(arguments: Arguments, longest: Sizes, mean: Sizes) -> tuple[Prepared
         if not path.exists():  # stage 1's, which has not run
             model_args.pretrain_mm_mlp_adapter = None
         parts = stage2.prepare([], "", transform, arguments)
-        grid = patch_grid(parts.model.config.vision_config)
+        config = parts.model.config
+        grid = patch_grid(config.vision_config)
     plan = [(longest, True), (mean, True), (mean, True)]
     if sea.enabled:
         plan += [(mean, False)] * 2
     count = args.per_device_train_batch_size * args.world_size * (len(plan) + 1)
     parts.dataset = Blanks(count, mean.length)
-    shape = parts.model.num_rows, grid, sea.sea_window
+    shape = parts.model.num_rows, grid, sea.sea_window, first_patch(config)
     parts.collator = MadeUp(parts.collator, plan, *shape)  # type: ignore[assignment]
     return parts, len(plan)
 

@@ -39,14 +39,19 @@ class ModelArguments:
     unfreeze_mm_vision_tower: bool = _flag(
         False, "Stage 2: train the vision tower too (SEA-PRIME)."
     )
-    vision_tower: str | None = _flag(None, "CLIP, SigLIP or DINOv2: a folder or hub id.")
+    vision_tower: str | None = _flag(None, "CLIP, SigLIP, DINOv2, ...: a folder or hub id.")
     mm_vision_select_layer: int = _flag(-2, "Hidden state of the tower that feeds the projector.")
     pretrain_mm_mlp_adapter: str | None = _flag(None, "An mm_projector.bin to start from.")
     mm_projector_type: str = _flag("mlp2x_gelu", "Only mlp2x_gelu: all that a llava can express.")
     mm_use_im_start_end: bool = _flag(False, "Obsolete: False only.")
     mm_use_im_patch_token: bool = _flag(False, "Obsolete: False only.")
     mm_patch_merge_type: str = _flag("flat", "flat only.")
-    mm_vision_select_feature: str = _flag("patch", "patch only: labels belong to patches.")
+    mm_vision_select_feature: str = _flag(
+        "patch",
+        "patch: the tower's patches alone; cls_patch: with its class token and registers, for "
+        "towers of which a stock llava cannot leave out all of these.",
+        ["patch", "cls_patch"],
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be honoured."""
@@ -62,11 +67,6 @@ class ModelArguments:
                     f"--{flag} True: training never grows the vocabulary; pass {flag} False, as "
                     "all of LLaVA-1.5's scripts do"
                 )
-        if self.mm_vision_select_feature != "patch":
-            raise UserError(
-                f"--mm_vision_select_feature {self.mm_vision_select_feature}: use patch, as all of "
-                "LLaVA-1.5's scripts do; a class token has no place among the labelled patches"
-            )
         if self.mm_patch_merge_type != "flat":
             raise UserError(f"--mm_patch_merge_type {self.mm_patch_merge_type}: use flat")
 

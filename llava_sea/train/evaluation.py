@@ -70,7 +70,7 @@ class AlignmentEvaluator:
         self.word_ids_QT = torch.from_numpy(np.asarray(self.word_ids, dtype=np.int64))
         if self.truth is not None:
             for record in self.dataset.records:
-                self.truth.check(record.image, self.dataset.image_tokens)
+                self.truth.check(record.image, self.dataset.num_patches)
         captions = [record.turns[-1].text.strip() for record in self.dataset.records]
         encoded = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         self.caption_ids = [torch.tensor(ids, dtype=torch.long) for ids in encoded]

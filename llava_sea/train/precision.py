@@ -10,6 +10,7 @@ from transformers import AutoModel, LlamaConfig
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
+from llava_sea.model.towers import not_stock
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import Arguments, TrainingArguments
 from llava_sea.train.saving import count
@@ -52,6 +53,7 @@ def build_options(arguments: Arguments) -> dict[str, Any]:
         "llm_path": model_args.model_name_or_path,
         "tower_path": str(model_args.vision_tower),
         "select_layer": model_args.mm_vision_select_layer,
+        "keep_cls": model_args.mm_vision_select_feature == "cls_patch",
         "projector_path": model_args.pretrain_mm_mlp_adapter,
         "seed": args.seed,
         "cache_dir": args.cache_dir,
@@ -61,7 +63,9 @@ def build_options(arguments: Arguments) -> dict[str, Any]:
 
 
 def log_trainable(model: WrappedLlava) -> None:
-    """Log the numbers of trained and of frozen parameters, part by part."""
+    """Log the numbers of trained and of frozen parameters, and what a stock llava cannot do."""
+    if reason := not_stock(model.config):
+        logger.warning(reason)
     logger.info("%-16s %14s %14s", "part", "trainable", "frozen")
     for name, modules in model.parts().items():
         parameters = {p for module in modules for p in module.parameters()}

@@ -27,6 +27,7 @@ from llava_sea.model.builder import build_llava, build_llava_without_llm, load_t
 from llava_sea.model.load import find_template
 from llava_sea.model.projector_io import gathered, projector_state, save_projector
 from llava_sea.model.stage1 import Stage1Model
+from llava_sea.model.towers import first_patch
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_range, whole
@@ -147,6 +148,7 @@ def build_data(
         model_max_length=args.model_max_length,
         label_store=store,
         grid=grid,
+        first_patch=first_patch(config),
         window=sea.sea_window,
         seed=args.seed,
     )
@@ -182,10 +184,16 @@ def open_labels(
     # Another encoder may have other pixels, as long as both see the same part of the image.
     if differing and not (sea.sea_transfer and view(mined) == view(now)):
         details = "; ".join(f"{f}: {mined.get(f)!r} there, {now[f]!r} here" for f in differing)
+        other = "if another encoder made them, pass --sea_transfer True"
+        if view(mined) != view(now):
+            other = (
+                "or let another encoder show the same part of an image as this tower: "
+                "--image_aspect_ratio pad for both, or scripts/fit_tower.py --view crop for it"
+            )
         raise UserError(
             f"{where}: the images were transformed differently when they were labelled "
             f"({details}), so its labels belong to other pixels. Extract them again with this "
-            "run's --image_aspect_ratio and --vision_tower"
+            f"run's --image_aspect_ratio and --vision_tower; {other}"
         )
     patch_embedding = next(m for m in tower.modules() if isinstance(m, nn.Conv2d))
     with gathered(*patch_embedding.parameters()):

@@ -29,6 +29,7 @@ from llava_sea.model.load import find_template, is_llava, load_llava
 from llava_sea.model.lora import FINGERPRINT, add_lora, base_fingerprint
 from llava_sea.model.packed import prepare_attention
 from llava_sea.model.stage2 import Stage2Model, choose_trainable
+from llava_sea.model.towers import first_patch
 from llava_sea.train.arguments import Arguments, TrainingArguments
 from llava_sea.train.precision import build_options, log_trainable
 from llava_sea.train.saving import LoraSaver, Saver, WholeModelSaver, llava_config, mm_config
@@ -123,6 +124,12 @@ def load_model(
             raise UserError(
                 f"--mm_vision_select_layer {model_args.mm_vision_select_layer}: {path} is a LLaVA "
                 f"whose projector is fed by layer {layer}; give the flag that value"
+            )
+        feature = "cls_patch" if first_patch(loaded.model.config) else "patch"
+        if feature != model_args.mm_vision_select_feature:
+            raise UserError(
+                f"--mm_vision_select_feature {model_args.mm_vision_select_feature}: {path} is a "
+                f"LLaVA whose LLM reads {feature}; give the flag that value"
             )
         tokenizer = loaded.tokenizer
         tokenizer.model_max_length = args.model_max_length

@@ -26,6 +26,7 @@ from llava_sea.data.images import ImageTransform, look_for_images
 from llava_sea.data.records import open_records
 from llava_sea.errors import EXIT_STATUS, UserError, naming, run_command
 from llava_sea.model.load import is_llava
+from llava_sea.model.towers import tower_config
 from llava_sea.terminal import log_to, say
 from llava_sea.train import stage1, stage2
 from llava_sea.train.arguments import Arguments, SeaArguments
@@ -139,12 +140,14 @@ def image_transform(arguments: Arguments) -> ImageTransform:
     """Return the tower's transform; in stage 2 a LLaVA brings its own where no tower is named."""
     model_args = arguments.model
     tower, llm = model_args.vision_tower, model_args.model_name_or_path
+    if tower is not None:
+        tower_config(tower, arguments.training.cache_dir)  # refuses a kind that is not known
     if tower is None and not model_args.tune_mm_mlp_adapter and is_llava(llm):
         tower = llm
     if tower is None:
         raise UserError(
-            "--vision_tower is missing: pass the CLIP, SigLIP or DINOv2 to use, in stage 2 the one "
-            "that stage 1 was trained on"
+            "--vision_tower is missing: pass the CLIP, SigLIP or other one to use, in stage 2 that "
+            "which stage 1 was trained on"
         )
     return ImageTransform.from_pretrained(tower, arguments.data.image_aspect_ratio)
 

@@ -23,7 +23,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_sea.files import open_atomically
-from llava_sea.model.towers import TOWERS, load_tower
+from llava_sea.model.towers import load_tower, prefix_tokens
 
 SELECT_LAYER = -2
 _BATCH = 64
@@ -67,7 +67,7 @@ def write_features(path: Path, clip: Path, pixels: Iterable[Tensor], count: int)
 
 @torch.no_grad()
 def _encode(tower: Any, pixels: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
-    first = int(TOWERS[tower.config.model_type].has_cls)
+    first = prefix_tokens(tower.config)
     while batch := list(islice(pixels, _BATCH)):
         output = tower(torch.stack(batch), output_hidden_states=True)
         yield output.hidden_states[SELECT_LAYER][:, first:].numpy()

@@ -127,7 +127,7 @@ def test_a_store_of_other_data(make, world):
     strange = Record(0, "new", "new.png", world.records[0].turns)
     with pytest.raises(UserError, match=r"1 of 2 records .* 'new.png' of record 0 .id 'new'"):
         make([strange, world.records[1]])
-    with pytest.raises(UserError, match="4 x 5 patches do not fit the 16 tokens"):
+    with pytest.raises(UserError, match="4 x 5 patches do not fit the 16 of an image"):
         make(grid=(4, 5))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,6 @@ from llava_sea.data.records import Turn
 from llava_sea.data.tokenize import stop_ids, tokenize_prompt
 from llava_sea.model.generate import generate
 from llava_sea.model.load import load_llava
-from llava_sea.train.train import train
 from tests import worlds
 
 SHAPE = worlds.SHAPE | {"num_hidden_layers": 2, "num_key_value_heads": 1}
@@ -72,31 +70,6 @@ def save_llm(folder: Path, family: str, tiny: SimpleNamespace) -> Path:
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def run(tiny, monkeypatch, tmp_path):
-    """Train one step with flags; returns the output folder and its metrics."""
-
-    def start(name: str, **flags):
-        output = tmp_path / name
-        values = {
-            "image_folder": tiny.images,
-            "output_dir": output,
-            "per_device_train_batch_size": 4,
-            "max_steps": 1,
-            "learning_rate": 1e-2,
-            "warmup_ratio": 0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "dataloader_num_workers": 0,
-            "report_to": "none",
-        }
-        monkeypatch.setattr(sys, "argv", ["train.py", *worlds.command_line(values | flags)])
-        train()
-        return output, json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
-
-    return start
 
 
 @pytest.mark.parametrize(("family", "tower"), PAIRS)

@@ -19,6 +19,7 @@ from transformers import (
 
 from llava_sea.errors import UserError
 from llava_sea.labels.patch_features import PatchEncoder, vision_fingerprint
+from tests.towers import tipsv2_model
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
 
@@ -116,6 +117,18 @@ def test_clip_vanilla_is_the_stock_models_own_path(size):
     joint = model.visual_projection(model.vision_model.post_layernorm(stock))[:, 1:]
     found = PatchEncoder(model).encode_images(images(2, *size), "vanilla")
     assert (found - F.normalize(joint, dim=-1)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(24, 24), (18, 30)])
+@pytest.mark.parametrize("features", ["vanilla", "value"])
+def test_tipsv2_is_the_stock_models_own_path_without_its_two_class_tokens(features, size):
+    model = tipsv2_model().double()
+    pixels = images(2, *size, dtype=torch.float64)
+    stock = model.vision_model(pixels).last_hidden_state
+    encoder = PatchEncoder(model)
+    found = encoder.encode_images(pixels, features)
+    assert stock.shape[1] - 2 == found.shape[1] == math.prod(encoder.grid_of(*size))
+    assert (found - F.normalize(stock[:, 2:], dim=-1)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("size", [(24, 24), (16, 40)])

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from extract_world import TOWER, word_tokenizer
+from sentencepiece import SentencePieceProcessor
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -14,7 +17,9 @@ from transformers import (
 )
 
 from llava_sea.errors import UserError
-from llava_sea.labels.text_features import TextEncoder
+from llava_sea.labels.text_features import TextEncoder, tokenizer_of
+from tests.towers import tipsv2_model
+from tests.worlds import sentencepiece_model
 
 WORDS = ["a", "b c d", "c", "d e", "e f g a b", "g g"]
 
@@ -37,18 +42,25 @@ def make_siglip():
     return SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
 
 
+def make_tipsv2():
+    torch.manual_seed(0)
+    return tipsv2_model(vocab_size=20)
+
+
 def one_by_one_padded(model, words):
-    """Each word alone, padded to the model's full length."""
+    """Each word alone, padded to the model's full length; TIPSv2 is told what is padding."""
     tokenizer = make_tokenizer()
     rows = []
     for word in words:
-        ids = tokenizer(word, padding="max_length", max_length=9, return_tensors="pt")["input_ids"]
-        rows.append(model.get_text_features(input_ids=ids).pooler_output[0].detach().numpy())
+        inputs = dict(tokenizer(word, padding="max_length", max_length=9, return_tensors="pt"))
+        if model.config.model_type != "tipsv2":
+            del inputs["attention_mask"]
+        rows.append(model.get_text_features(**inputs).pooler_output[0].detach().numpy())
     return np.stack([row / np.linalg.norm(row) for row in rows])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 100])
-@pytest.mark.parametrize("make", [make_clip, make_siglip])
+@pytest.mark.parametrize("make", [make_clip, make_siglip, make_tipsv2])
 def test_equals_one_word_at_a_time_padded_to_the_full_length(make, batch):
     model = make()
     found, too_long = TextEncoder(model, make_tokenizer()).encode_words(WORDS, batch)
@@ -84,3 +96,18 @@ def test_writes_into_a_given_array_and_counts():
 def test_tokenizer_without_end_token_is_refused():
     with pytest.raises(UserError, match="do not belong together"):
         TextEncoder(make_clip(), make_tokenizer(end=False)).encode_words(["a"])
+
+
+def test_a_tipsv2_reads_its_tokenizer_model_in_lower_case(tmp_path):
+    ids = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
+    lines = ["a red ball beside a blue house", "the tall tree and a black kite"] * 3
+    model = sentencepiece_model(lines, 330, remove_extra_whitespaces=True, **ids)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tipsv2"}))
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    tokenizer = tokenizer_of(str(tmp_path), "tipsv2")
+    package = SentencePieceProcessor(model_proto=model)
+    for text in ("a Red ball", "BLUE house", "zebra", "Tall  tree-house", "kites"):
+        assert tokenizer(text).input_ids == package.encode(text.lower())
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model or tokenizer\.json is missing"):
+        tokenizer_of(str(tmp_path), "tipsv2")

@@ -51,11 +51,23 @@ def test_names_on_disk_are_those_of_llava_hf(case, tmp_path):
     assert config["mm_vision_tower"] == case.tower
 
 
-def test_dinov2_has_its_names_of_transformers_4():
-    name = "model.vision_tower.encoder.layer.0.attention.q_proj.weight"
-    old = "vision_tower.encoder.layer.0.attention.attention.query.weight"
-    assert to_written(name, "dinov2") == old
-    assert to_stock(old) == name
+@pytest.mark.parametrize(
+    ("kind", "name", "old"),
+    [
+        (
+            "dinov2",
+            "encoder.layer.0.attention.q_proj.weight",
+            "encoder.layer.0.attention.attention.query.weight",
+        ),
+        ("dinov3_vit", "model.layer.0.layer_scale1.lambda1", "layer.0.layer_scale1.lambda1"),
+        ("dinov3_vit", "norm.weight", "norm.weight"),
+        ("tipsv2_vision_model", "layernorm.weight", "norm.weight"),
+        ("tipsv2_vision_model", "encoder.layer.0.norm1.bias", "encoder.layer.0.norm1.bias"),
+    ],
+)
+def test_towers_have_the_names_that_stock_readers_know(kind, name, old):
+    assert to_written(f"model.vision_tower.{name}", kind) == f"vision_tower.{old}"
+    assert to_stock(f"vision_tower.{old}", kind) == f"model.vision_tower.{name}"
 
 
 THETA = {"rope_theta": 1e4}

@@ -29,7 +29,7 @@ def base(tmp_path):
         (["--save_only_model", "True"], "cannot be resumed"),
         (["--label_smoothing_factor", "0.1"], "plain next-token loss"),
         (["--evaluation_strategy", "steps"], "sea_eval_data"),
-        (["--mm_vision_select_feature", "cls_patch"], "use patch"),
+        (["--mm_vision_select_feature", "cls"], "invalid choice"),
         (["--learning_rate", "fast"], "learning_rate"),
         (["--warmup_ratio", "much"], "--warmup_ratio much"),
         (["--fp16", "True", "--bf16", "True"], "--fp16 True and --bf16 True"),

@@ -153,6 +153,8 @@ def test_a_llava_is_tuned_further(tune_here):
         tune_here("both", model_name_or_path=first, pretrain_mm_mlp_adapter="x.bin")
     with pytest.raises(UserError, match=r"--mm_vision_select_layer -1: .* by layer -2"):
         tune_here("layer", model_name_or_path=first, mm_vision_select_layer=-1)
+    with pytest.raises(UserError, match=r"--mm_vision_select_feature cls_patch: .* reads patch"):
+        tune_here("feature", model_name_or_path=first, mm_vision_select_feature="cls_patch")
 
 
 def test_bad_records_are_counted_before_anything_is_built(

@@ -5,7 +5,7 @@ VISION_TOWER=$root/checkpoints/towers/dinov2-large-224
 LABEL_TOWER=openai/clip-vit-large-patch14
 LABEL_NAME=clip-l-224
 FIT_TOWER=(
-  python "$root/scripts/fit_dinov2.py" --model facebook/dinov2-large --size 224
+  python "$root/scripts/fit_tower.py" --model facebook/dinov2-large --size 224
   --output_dir "$VISION_TOWER"
 )
 prepare() {
