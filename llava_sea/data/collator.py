@@ -34,7 +34,7 @@ class Collator:
     Attributes:
         pad_id: a valid token id for the right padding.
         resolution: height and width of the pixels, for the zero image of a text-only batch.
-        num_patches: P.
+        image_tokens: P; `playground/study/bench.py` gives it by this name.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
         options: see `PairOptions`.
@@ -42,7 +42,7 @@ class Collator:
 
     pad_id: int
     resolution: tuple[int, int]
-    num_patches: int
+    image_tokens: int
     pairs_per_batch: int = 0
     words: WordTokens | None = None
     options: PairOptions = PAPER
@@ -80,7 +80,7 @@ class Collator:
     def _patch_words(self, samples: Sequence[dict[str, Tensor]], words: WordTokens) -> PatchWords:
         images_before, patches = 0, []
         for sample in samples:
-            patches.append(sample["sea_patch"] + images_before * self.num_patches)
+            patches.append(sample["sea_patch"] + images_before * self.image_tokens)
             images_before += "pixel_values" in sample
         patch_N = self._fill(torch.cat(patches), 0)
         label_N = self._fill(_join(samples, "sea_label"), -1)

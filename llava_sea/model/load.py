@@ -129,19 +129,13 @@ def load_llava(
     attention: str | None = None,
     cache_dir: str | None = None,
 ) -> Loaded:
-    """Load a checkpoint of any of the four kinds.
+    """Load a checkpoint, a folder or hub id, of any of the four kinds.
 
     Args:
-        path: folder or hub id.
         model_base: the LLM (or LLaVA) that a projector or an adapter was trained on, instead of the
             one recorded with it.
         vision_tower: folder or hub id of the vision tower, instead of the one recorded.
         dtype: of all weights; None keeps the dtype they are stored in.
-        attention: transformers' name of the attention implementation.
-        cache_dir: where hub files are cached.
-
-    Raises:
-        UserError: if the folder is none of these, or does not hold together; says what is there.
     """
     folder = find_folder(path, cache_dir)
     kind = recognise(folder)
