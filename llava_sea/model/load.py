@@ -131,11 +131,9 @@ def load_llava(
 ) -> Loaded:
     """Load a checkpoint, a folder or hub id, of any of the four kinds.
 
-    Args:
-        model_base: the LLM (or LLaVA) that a projector or an adapter was trained on, instead of the
-            one recorded with it.
-        vision_tower: folder or hub id of the vision tower, instead of the one recorded.
-        dtype: of all weights; None keeps the dtype they are stored in.
+    `model_base`, the LLM (or LLaVA) that a projector or an adapter was trained on, and
+    `vision_tower` take the place of the recorded ones. A `dtype` of None keeps that in which the
+    weights are stored; `attention` is transformers' name of the implementation.
     """
     folder = find_folder(path, cache_dir)
     kind = recognise(folder)

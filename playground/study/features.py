@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -40,14 +41,17 @@ class PassThroughTower(nn.Module):
         self.dtype_holder = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Return the features ``(I, P, D)`` where the selected layer is looked for."""
-        return BaseModelOutputWithPooling(hidden_states={SELECT_LAYER: pixel_values})  # type: ignore[arg-type]
+        """Return the features ``(I, P, D)`` where the selected layer is looked for.
+
+        A zero stands in the place of the class token, which a Llava cuts off.
+        """
+        hidden = {SELECT_LAYER: pad(pixel_values, (0, 0, 1, 0))}
+        return BaseModelOutputWithPooling(hidden_states=hidden)  # type: ignore[arg-type]
 
 
 def use_features(llava: LlavaForConditionalGeneration) -> None:
-    """Put the stand-in tower into a Llava; its features have no class token to cut off."""
+    """Put the stand-in tower into a Llava."""
     llava.model.vision_tower = PassThroughTower(llava.config.vision_config)
-    llava.config.vision_feature_select_strategy = "full"
 
 
 def write_features(path: Path, clip: Path, pixels: Iterable[Tensor], count: int) -> None:
