@@ -123,6 +123,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "serve.web": _table(
         (TEMPERATURE, "temperature"), (whole(1), "max_new_tokens"), (whole(1, 65_535), "port")
     ),
+    "preflight": _table((whole(1), "num_gpus"), (ABOVE_ZERO, "gpu_memory")),
     "report": _table((whole(1), "num_images num_words"), (whole(0), "map_points")),
 }
 """Command, then flag."""

@@ -14,6 +14,7 @@ from llava_sea.eval import answer, letters
 from llava_sea.labels import quality, word_list
 from llava_sea.labels.options import parse_options
 from llava_sea.model import export
+from llava_sea.preflight import __main__ as preflight
 from llava_sea.ranges import RANGES, check_ranges
 from llava_sea.report import __main__ as report
 from llava_sea.serve import cli, web
@@ -34,12 +35,13 @@ COMMANDS = {
     "eval.letters": letters.main,
     "serve.cli": lambda more: cli.parse(["--model_path=m", "--image_file=i", *more]),
     "serve.web": lambda more: web.parse(["--model_path=m", *more]),
+    "preflight": lambda more: preflight.main([*more, "--stage1", *TRAINING]),
     "report": lambda more: report.parse_args(
         ["--run=r", "--data_path=d", "--image_folder=i", "--words=w", *more]
     ),
     "model.export": export.main,
 }
-SHARED = dict.fromkeys(("train.train", "train.train_mem"), "train")
+SHARED = dict.fromkeys(("train.train", "train.train_mem", "preflight.steps"), "train")
 """Commands that have another's flags."""
 
 FLAGS = [(command, flag) for command, table in RANGES.items() for flag in table]

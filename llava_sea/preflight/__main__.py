@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_sea.errors import run_command
+from llava_sea.ranges import check_ranges
 from llava_sea.terminal import log_to
 
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, stages = split(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(own)
+    check_ranges("preflight", options)
     if not stages:
         parser.error("--stage1 or --stage2 is needed, with the flags of a training")
     log_to(sys.stderr)
