@@ -6,7 +6,7 @@
 has_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 if [ "$has_gpu" = 0 ] && [ -n "${DRY_RUN:-}" ] && [ "$RECIPE" != mini ]; then
   has_gpu=8
-  echo "no GPU is visible here: the command is that of a machine with $has_gpu" >&2
+  echo "no GPU is visible here: a machine with ${NUM_GPUS:-$has_gpu} is assumed" >&2
 fi
 if [ -z "${NUM_GPUS:-}" ]; then
   NUM_GPUS=$has_gpu

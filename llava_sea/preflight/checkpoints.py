@@ -76,7 +76,7 @@ def llm_line(arguments: Arguments) -> Line:
         return red(
             "LLM files",
             f"{found}, {len(tables[0]):,} in the weights",
-            "config.json and weights are not of one model; fetch both from the same place",
+            "config.json and the weights belong to two models; fetch both from the same place",
         )
     return Line("LLM files", found, details={"bytes": size, "rows": rows})
 
@@ -96,11 +96,15 @@ def tokenizer_line(arguments: Arguments) -> Line:
     plain = [told for text, told in other.items() if text[:1] not in (" ", "\u2581")]
     if not plain:
         told = f"{kind}; SentencePiece's ids but for texts that begin with a blank"
-        return Line("tokenizer", told, WARNING, "nothing, if the LLM was trained so", details)
+        return Line(
+            "tokenizer",
+            told,
+            WARNING,
+            "nothing to do if the LLM was trained with this tokenizer",
+            details,
+        )
     told = f"{kind}; {len(other)} of {compared} texts differ from SentencePiece's: {plain[0]}"
-    way_out = (
-        "put a right tokenizer.json there, or move it away: tokenizer.model is read as it says"
-    )
+    way_out = "put the right tokenizer.json there, or move it away: then tokenizer.model is read"
     return red("tokenizer", told, way_out, **details)
 
 
@@ -112,10 +116,10 @@ def pad_line(arguments: Arguments, texts: Sequence[str] = ()) -> Line:
     found = f"{token!r}, id {number}"
     way_out = 'give "pad_token" in tokenizer_config.json a special token that the LLM has'
     if number is None:
-        return red("pad token", f"{token!r} is none of the tokenizer's", way_out)
+        return red("pad token", f"{token!r} is no token of the tokenizer", way_out)
     if number >= rows:
         fills = padding_id(tokenizer, rows)
-        told = f"{found}: the embedding table has {rows:,} rows (training would fill up with "
+        told = f"{found}: the embedding table has {rows:,} rows (training would pad with "
         return red("pad token", f"{told}id {fills}, other tools would fail)", way_out)
     held = sum(number in tokenizer(text, add_special_tokens=False).input_ids for text in texts)
     if held:
@@ -169,7 +173,12 @@ def template_line(arguments: Arguments) -> Line:
     if not difference:
         return Line(name, f"--version {version} marks turns as the LLM's own template does")
     if difference[0] == WARNING:
-        return Line(name, f"--version {version}: {difference[1]}", WARNING, "it is meant so?")
+        return Line(
+            name,
+            f"--version {version}: {difference[1]}",
+            WARNING,
+            "if you do not mean that: --version auto",
+        )
     fitting = [
         other
         for other, one in TEMPLATES.items()

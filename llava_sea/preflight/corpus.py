@@ -77,8 +77,8 @@ def data_line(stage: Stage) -> Line:
     if sizes:
         stage.longest = Sizes(*(max(column) for column in zip(*sizes, strict=True)))
         stage.mean = Sizes(*(round(sum(c) / len(c)) for c in zip(*sizes, strict=True)))
-    found += f"; {stage.mean.length} tokens in the mean, {stage.longest.length} at most"
-    found += f" (of {len(sizes)} looked at)"
+    found += f"; {stage.mean.length} tokens a record on average, {stage.longest.length} at most"
+    found += f" ({len(sizes)} records looked at)"
     if refused:
         way_out = "python -m llava_sea.check with the same flags names every such record"
         return Line(f"data {stage.number}", f"{found}; {refused}", WARNING, way_out, _sizes(stage))
@@ -160,16 +160,20 @@ def labels_line(arguments: Arguments, plan: LabelPlan, picture: Path) -> tuple[L
     labels = found.mine(sign)
     write_picture(picture, found, labels)
     chosen = report.plus if sign > 0 else report.minus
-    told = "labels there, they fit" if store is not None else f"to be mined, preset {plan.preset}"
-    told += f"; on {report.num_images} images sign {sign:+d}: {chosen.lift:.1f} x as often in the"
-    told += f" own caption as in others; place recall {row.place.recall:.3f}"
-    told += f" ± {row.place.recall_error:.3f}; shown in {picture.name}"
+    told = (
+        "made, and they fit the run" if store is not None else f"not made yet; preset {plan.preset}"
+    )
+    told += f" on {report.num_images} images: the image's own caption has the patches' words "
+    told += f"{chosen.lift:.1f} x as often as other captions (sign {sign:+d}); place recall "
+    told += f"{row.place.recall:.3f} ± {row.place.recall_error:.3f}; see {picture}"
     details = {"sign": finite(asdict(report)), "quality": finite(asdict(row))}
     rate = len(found.numbers) / found.seconds
     details |= {"images_a_second": rate, "num_words": len(found.words)}
     if not row.place.recall - ERRORS * row.place.recall_error > 0:
-        way_out = "python -m llava_sea.labels.quality compares features; look at the images"
-        told += "; not clearly in their places"
+        way_out = (
+            "look at the images; python -m llava_sea.labels.quality compares other kinds of labels"
+        )
+        told += "; the words are not clearly at their places in the image"
         return Line("labels", told, WARNING, way_out, details), rate
     return Line("labels", told, details=details), rate
 

@@ -135,15 +135,16 @@ def memory_line(stage: Stage, memory: float, where: str) -> Line:
         f"{part} {_gb(getattr(parts, part))}"
         for part in ("weights", "gradients", "optimizer", "activations", "logits")
     )
-    found = f"{stage.name}: {_gb(parts.total)} = {', '.join(listed)}; {where} {_gb(memory)}"
+    found = f"{stage.name}: computed {_gb(parts.total)} a process ({', '.join(listed)})"
     if parts.host:
-        found += f"; main memory {_gb(parts.host)} a process"
+        found += f" and {_gb(parts.host)} of main memory"
     peak = stage.measured.get("peak")
     full = "out_of_memory" in stage.measured
     if peak:
         found += f"; measured {_gb(peak)}"
     elif full:
         found += "; measured: out of memory"
+    found += f"; there are {_gb(memory)} ({where})"
     details = as_json(step, parts) | {"memory": memory, "measured": stage.measured}
     # Main memory keeps nothing for a driver.
     room = memory if where.startswith("GPU") else memory + RESERVE
@@ -151,7 +152,7 @@ def memory_line(stage: Stage, memory: float, where: str) -> Line:
         return Line(name, found, details=details)
     accumulation = stage.arguments.training.gradient_accumulation_steps
     flags = ways_to_fit(stage.config, step, accumulation, 0.8 * room if full else room)
-    way_out = "more or larger GPUs, or a smaller LLM: no flag here makes it fit"
+    way_out = "take more or larger GPUs, or a smaller LLM: no flag here makes it fit"
     if flags:
         way_out = f"add {'; '.join(flags)}"
     if any("offload" in flag for flag in flags):
@@ -161,7 +162,7 @@ def memory_line(stage: Stage, memory: float, where: str) -> Line:
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def memory_here(world: int, assumed: float | None) -> tuple[float, str]:
@@ -191,13 +192,13 @@ def steps_line(stage: Stage) -> Line:
     measured = stage.measured
     if "out_of_memory" in measured:
         found = f"{stage.name}: {measured['out_of_memory']}"
-        return red(name, found, f"the flags that the line memory {stage.number} names")
+        return red(name, found, f"add the flags that the line memory {stage.number} names")
     if "step" not in measured:
         said = [line for line in done.splitlines() if "rror" in line] or done.splitlines()
         told = said[-1] if said else "nothing was said"
-        way_out = "the end of what it said is in the JSON file; fix it, or report the fault with it"
+        way_out = "fix what it says (more of it is in the JSON file), or report the fault"
         return red(name, f"{stage.name}: {told[:300]}", way_out, output=done[-4000:])
-    found = f"{stage.name}: {measured['step']:.3g} s a step of {stage.world} x "
+    found = f"{stage.name}: {measured['step']:.3g} s for {stage.world} x "
     found += f"{stage.arguments.training.per_device_train_batch_size} records of "
     found += f"{stage.mean.length} tokens"
     if "plain_step" in measured:
@@ -261,12 +262,17 @@ def time_line(stages: Sequence[Stage], label_rate: float, to_label: int) -> Line
         if plain := stage.measured.get("plain_step"):
             added = hours * (1 - plain / stage.measured["step"])
             details["SEA adds"] = added
-            told += f", of it SEA {_hours(max(0.0, added))}"
+            told += f", SEA's part {_hours(max(0.0, added))}"
         parts.append(told)
     if not parts:
-        return Line("time", "unknown: no step was measured", WARNING, "run it where the GPUs are")
+        return Line(
+            "time",
+            "unknown: no step was measured",
+            WARNING,
+            "run this page again on the machine with the GPUs",
+        )
     way_out = "" if not missing else f"{', '.join(missing)} could not be measured: see the lines"
-    found = f"{'; '.join(parts)} (without data loading)"
+    found = f"{'; '.join(parts)} (data loading is not counted)"
     return Line("time", found, WARNING if missing else "ok", way_out, details)
 
 

@@ -19,6 +19,14 @@ from llava_sea.terminal import say
 
 OK, WARNING, RED = "ok", "warning", "RED"
 
+_PUT_IT_THERE = "put it there, or name the right path (data: scripts/recipes/README.md)"
+_NOT_THERE = {
+    "couldn't connect to": "fetch it where there is a network (hf download NAME), or name a folder",
+    "No such file or directory": _PUT_IT_THERE,
+    "no such folder": _PUT_IT_THERE,
+}
+"""The ways out of errors that only say what is missing."""
+
 
 @dataclass
 class Line:
@@ -58,11 +66,13 @@ class Page:
         try:
             found = look(*given)
             self.add(*([found] if isinstance(found, Line) else found))
-        except UserError as error:  # its text has the way out
-            self.add(Line(name, str(error), RED))
+        except UserError as error:  # its text has the way out, but for what is not there at all
+            told = str(error)
+            ways = (way for missing, way in _NOT_THERE.items() if missing in told)
+            self.add(Line(name, told, RED, next(ways, "")))
         except Exception as error:
             told = (str(error).strip().splitlines() or [""])[0][:300]
-            way_out = "attach this page's JSON file to a report of a fault"
+            way_out = "perhaps a fault of llava_sea: report it, with this page's JSON file"
             trace = traceback.format_exc()
             self.add(red(name, f"{type(error).__name__}: {told}", way_out, traceback=trace))
         for line in self.lines[before:]:
@@ -78,9 +88,10 @@ class Page:
         """Return the last line."""
         if self.bad:
             names = ", ".join(dict.fromkeys(line.name for line in self.bad))
-            return f"NOT READY: {len(self.bad)} red ({names}); do what stands behind each arrow"
+            return f"NOT READY: {len(self.bad)} red ({names}); each line says what to change"
         doubts = sum(line.state == WARNING for line in self.lines)
-        return f"READY{f' ({doubts} warnings)' if doubts else ''}: {if_ready}"
+        told = f" ({doubts} warning{'s' * (doubts > 1)})" if doubts else ""
+        return f"READY{told}: {if_ready}"
 
     def write(self, path: Path, verdict: str, **about: Any) -> None:
         """Write everything as JSON, without home folders and secrets."""

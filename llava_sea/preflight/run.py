@@ -157,7 +157,7 @@ def fill_page(options: argparse.Namespace, flags: Mapping[int, list[str]]) -> in
     say(verdict)
     about = {"date": datetime.now().isoformat(timespec="seconds"), "flags": flags}
     page.write(options.output, verdict, **about, num_gpus=options.num_gpus)
-    say(f"all of it, for a report of a fault: {options.output}")
+    say(f"this page with all numbers, to attach when you report a fault: {options.output}")
     return int(bool(page.bad))
 
 
@@ -166,15 +166,17 @@ def _read(number: int, flags: list[str], options: argparse.Namespace, stages: li
     stages.append(stage)
     args = stage.arguments.training
     engine = Path(str(args.deepspeed)).stem if args.deepspeed else "no DeepSpeed"
-    found = f"stage {number}: {stage.world} x {args.per_device_train_batch_size} records x "
-    found += f"{args.gradient_accumulation_steps} = {stage.batch} a step, {engine}"
+    found = (
+        f"stage {number}: {stage.world} processes x {args.per_device_train_batch_size} records x "
+    )
+    found += f"{args.gradient_accumulation_steps} accumulated = {stage.batch} a step, {engine}"
     return Line(f"flags {number}", found)
 
 
 def _config(stage: Stage) -> Line:
     stage.config = checkpoints.config_of(stage.arguments)
     text, vision = stage.config.text_config, stage.config.vision_config
-    kinds = f"{text.model_type} behind {vision.model_type}"  # type: ignore[union-attr]
+    kinds = f"LLM {text.model_type}, vision tower {vision.model_type}"  # type: ignore[union-attr]
     return Line(f"models {stage.number}", f"stage {stage.number}: {kinds}")
 
 
@@ -196,7 +198,11 @@ def _check_files(page: Page, stages: Sequence[Stage]) -> None:
     for stage in stages:
         seen.add((stage.arguments.model.model_name_or_path, stage.arguments.model.vision_tower))
     if len(seen) > 1:
-        page.add(Line("models", "the stages name other models: stage 2's were looked at", WARNING))
+        page.add(
+            Line(
+                "models", "the stages name different models; only stage 2's were looked at", WARNING
+            )
+        )
 
 
 def _check_labels(page: Page, stages: Sequence[Stage], options: argparse.Namespace) -> float:

@@ -319,12 +319,12 @@ def test_the_page_prints_counts_and_writes_without_home_and_keys(tmp_path, capsy
     page.add(Line("one", f"{Path.home()}/x, a-very-secret-thing, hf_abcdefghijkl"))
     assert not page.check("two", lambda: 1 / 0)
     page.add(Line("three", "odd", WARNING, "look"))
-    assert page.verdict("x") == "NOT READY: 1 red (two); do what stands behind each arrow"
+    assert page.verdict("x") == "NOT READY: 1 red (two); each line says what to change"
     page.write(tmp_path / "new" / "page.json", "said", number=float("nan"))
     found = json.loads((tmp_path / "new" / "page.json").read_text())
     assert found["lines"][0]["found"] == "~/x, ***, ***" and found["number"] is None
     assert "ZeroDivisionError" in found["lines"][1]["details"]["traceback"]
-    assert "-> attach this page's JSON file" in capsys.readouterr().out
+    assert "with this page's JSON file" in capsys.readouterr().out
     page.lines = [line for line in page.lines if line.state != RED]
-    assert page.verdict("2 h").startswith("READY (1 warnings): 2 h")
+    assert page.verdict("2 h").startswith("READY (1 warning): 2 h")
     assert redact("x") == "x" and red("a", "b", "c").state == RED
