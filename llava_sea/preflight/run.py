@@ -150,7 +150,8 @@ def fill_page(options: argparse.Namespace, flags: Mapping[int, list[str]]) -> in
         memory, where = measure.memory_here(options.num_gpus, assumed)
         page.check(f"memory {stage.number}", measure.memory_line, stage, memory, where)
     to_label = _to_label(known)
-    page.check("time", measure.time_line, known, rate * options.num_gpus, to_label)
+    labelling = options.num_gpus if torch.cuda.is_available() else 1  # as extract_labels.sh does
+    page.check("time", measure.time_line, known, rate * labelling, to_label)
     page.check("disk", lambda: measure.disk_line(_disk(known, to_label)))
     hours = next((line.found for line in page.lines if line.name == "time"), "")
     verdict = page.verdict(hours)
