@@ -52,7 +52,19 @@ def read_template(tokenizer: Any) -> Template:
     where = f"--version {AUTO}: the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
     try:
         source = str(tokenizer.get_chat_template())
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds half a character (character {error.start} is an unpaired surrogate). "
+            f"{_WAY_OUT}"
+        ) from None
     except ValueError:
+        if isinstance(tokenizer.chat_template, dict) and tokenizer.chat_template:
+            names = ", ".join(map(repr, tokenizer.chat_template))
+            raise UserError(
+                f"{where} cannot be chosen: there are several ({names}), none named 'default'. "
+                f"{_WAY_OUT}"
+            ) from None
         raise UserError(f"{where} is missing (a base LLM has none). {_WAY_OUT}") from None
     if _BEGIN in source:
         source = source.partition(_BEGIN)[2].partition(_END)[0]
@@ -81,7 +93,7 @@ def _render(template: Template, messages: Sequence[Mapping[str, str]], **options
     try:
         chats = [[dict(message) for message in messages]]
         return render_jinja_template(chats, chat_template=template.jinja, **settings)
-    except (jinja2.TemplateError, *WRONG_FORM, ValueError) as error:
+    except (jinja2.TemplateError, *WRONG_FORM, ValueError, RecursionError, MemoryError) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"it refuses a conversation ({what})") from None
 

@@ -55,6 +55,10 @@ def load_pretrained(kind: Any, path: str | Path | None, **options: Any) -> Any:
             "file there is damaged or of another model, fetch it again"
         ) from error
     except RuntimeError as error:
+        if "negative dimension" in str(error):
+            raise WrongForm(
+                f"{path or 'config.json'}: names a size below 0 ({error}); fetch config.json again"
+            ) from error
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise UserError(

@@ -34,6 +34,7 @@ from llava_sea.data.images import load_processor
 from llava_sea.errors import UserError, naming, run_command
 from llava_sea.files import remove_left_overs
 from llava_sea.labels.text_features import tokenizer_of
+from llava_sea.model.load_weights import check_exists, check_model
 from llava_sea.pretrained import load_pretrained
 
 TABLE = "embeddings.position_embeddings"
@@ -82,7 +83,9 @@ def fit(model: Any, size: int) -> Any:
     settings = model.config.to_dict()
     is_pair = "vision_config" in settings
     vision, prefix = (model.vision_model, "vision_model.") if is_pair else (model, "")
-    patch = int(vision.config.patch_size)
+    patch = vision.config.patch_size
+    if not isinstance(patch, int):
+        raise UserError(f"config.json: patch_size {patch} is not one number; only such are fitted")
     if size < patch or size % patch:
         raise UserError(f"--size {size}: must be a multiple of the patch side, {patch}")
     (settings["vision_config"] if is_pair else settings)["image_size"] = size
@@ -119,8 +122,12 @@ def main(arguments: list[str] | None = None) -> None:
     output: Path = options.output_dir
     if output.exists():
         raise UserError(f"--output_dir {output}: exists; remove it or give another")
+    check_exists(options.model, "--model")
     try:
-        model = load_pretrained(AutoModel, options.model)
+        check_model(options.model)
+        model, report = load_pretrained(AutoModel, options.model, output_loading_info=True)
+        if report["missing_keys"]:
+            raise UserError(f"weights are missing: {sorted(report['missing_keys'])[:5]}")
         processor = load_processor(options.model)
         fitted = fit(model, options.size)
         is_pair = hasattr(fitted.config, "text_config")

@@ -1,9 +1,12 @@
 """scripts/fit_tower.py: the same model at the new size, and CLIP's view of an image."""
 
 import importlib.util
+import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llava_sea.data.images import ImageTransform, patch_grid, view
 from llava_sea.errors import UserError
@@ -109,3 +112,40 @@ def test_what_cannot_be_fitted_is_refused(script, dinov2, tiny, tmp_path):
     with pytest.raises(UserError, match="a clip has one size"):
         script.main(["--model", str(tiny.clip), "--size", "24", "--output_dir", out])
     assert not (tmp_path / "out").exists()
+
+
+def damage(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "cut off":
+        weights.write_bytes(weights.read_bytes()[:9999])
+    elif how == "less":
+        tensors = load_file(weights)
+        tensors.pop("layernorm.weight")
+        save_file(tensors, weights, {"format": "pt"})
+    else:
+        config = folder / "config.json"
+        settings = json.loads(config.read_text()) | {"patch_size": how}
+        config.write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("cut off", "model.safetensors: "),
+        ("less", "weights are missing: .'layernorm.weight'"),
+        (-6, "names a size below 0"),
+        ([6, 6], r"patch_size \[6, 6\] is not one number"),
+    ],
+)
+def test_a_damaged_tower_is_refused(script, dinov2, tmp_path, how, said):
+    folder = tmp_path / "tower"
+    shutil.copytree(dinov2, folder)
+    damage(folder, how)
+    with pytest.raises(UserError, match=f"--model {folder}: .*{said}"):
+        script.main(["--model", str(folder), "--size", "24", "--output_dir", str(tmp_path / "x")])
+
+
+def test_a_folder_that_is_not_there_is_named(script, tmp_path):
+    flags = ["--model", str(tmp_path / "no"), "--output_dir", str(tmp_path / "x")]
+    with pytest.raises(UserError, match=f"--model {tmp_path}/no: no such folder"):
+        script.main(flags)

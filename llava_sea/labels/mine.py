@@ -293,13 +293,29 @@ def mine_shards(
                     )
                 if plan.written is not None:
                     for row, size, *labels in zip(batch.rows, batch.sizes, *found, strict=True):
-                        plan.written.label(first + row, size, geometry, plan.grid, *labels)
+                        out = plan.written.label(first + row, size, geometry, plan.grid, *labels)
+                        _tell_outside(images[row].image, out, size)
                 ids_IPN[batch.rows], scores_IPN[batch.rows] = found
                 crc_I[batch.rows] = batch.crc32s
             skipped |= batch.skipped
             report(len(batch.rows) + len(batch.skipped))
         names = [image.image for image in images]
         write_shard(Path(options.output_dir), number, names, ids_IPN, scores_IPN, crc_I, skipped)
+
+
+def _tell_outside(image: str, box: Sequence[float], size: tuple[int, int]) -> None:
+    """Warn of a written word that its image does not show: once, all may be of another size."""
+    if box and not _told:
+        _told.append(image)
+        logger.warning(
+            "--sea_ocr: image %r has %d x %d pixels and a word with the box %s, which it does not "
+            "show and no patch gets; boxes must be of the image as it is, upright, in its pixels "
+            "or in shares of it (told once)",
+            *(image, *size, [round(number, 3) for number in box]),
+        )
+
+
+_told: list[str] = []
 
 
 def mine_batch(

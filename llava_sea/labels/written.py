@@ -11,7 +11,9 @@ Shape letters: W written words, P patches, N labels of a patch.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,8 @@ _KEYS = ("ocr", "words", "ocr_info")
 _LARGEST_SHARE = 2.0  # coordinates up to this are shares of the image: some OCRs go over the edge
 _LEAST_COVER = 0.2  # of a patch; smaller writing is not legible
 _SHARE_OF_BEST = 0.5
+_LARGEST = 1e6  # pixels of a side: a coordinate beyond them is none
+_MOST_WORDS = 10_000  # of an image: each is held against each patch
 
 _ROW = np.dtype(
     [("image", np.int64), ("word", np.int64), ("is_share", np.bool_), ("box", np.float32, 4)]
@@ -51,7 +55,7 @@ class WrittenWords(NamedTuple):
         grid: tuple[int, int],
         ids_PN: NDArray[np.uint32],
         scores_PN: NDArray[np.float32],
-    ) -> None:
+    ) -> list[float]:
         """Put an image's written words before the labels of the patches that show them. In place.
 
         Args:
@@ -61,10 +65,13 @@ class WrittenWords(NamedTuple):
             grid: rows and columns of patches.
             ids_PN: mined labels, best first.
             scores_PN: their scores; a written word has the best one's, or 1 where there is none.
+
+        Returns:
+            The first box that lies outside the image, as it was read; [] if none does.
         """
         first, end = np.searchsorted(self.rows_W["image"], [image, image + 1])
         if first == end:
-            return
+            return []
         rows_W = self.rows_W[first:end]
         shares_W4 = np.where(rows_W["is_share"][:, None], 1, 1 / np.tile(size, 2)) * rows_W["box"]
         first_2, last_2 = place(geometry, *size)
@@ -81,6 +88,8 @@ class WrittenWords(NamedTuple):
             ids_PN[patch], scores_PN[patch] = 0, 0
             for rank, (word, score) in enumerate([*labels.items()][: ids_PN.shape[1]]):
                 ids_PN[patch, rank], scores_PN[patch, rank] = word, score
+        outside_W = (shares_W4[:, :2] >= 1).any(1) | (shares_W4[:, 2:] <= 0).any(1)
+        return rows_W["box"][outside_W][:1].ravel().tolist()
 
 
 def place(geometry: dict[str, Any], width: int, height: int) -> NDArray[np.float64]:
@@ -140,14 +149,23 @@ def read_written(
         UserError: naming the file, the row and the image, if a row is of no known form; if the
             file says nothing of these images.
     """
-    number_of = {name: number for number, name in enumerate(images)}
-    number_of_stem = {Path(name).stem: number for name, number in number_of.items()}
+    of_name, of_stem = (defaultdict[str, list[int]](list) for _ in range(2))
+    for number, name in enumerate(images):
+        of_name[name].append(number)
+        of_stem[Path(name).stem].append(number)
     found: list[tuple[int, str, bool, list[float]]] = []
     known = 0
     for name, is_stem, items, where in _rows(path):
-        number = (number_of_stem if is_stem else number_of).get(name)
-        if number is None:
+        numbers = (of_stem if is_stem else of_name).get(name, [])
+        if not numbers:
             continue
+        if len(numbers) > 1:
+            raise UserError(
+                f'{where}: --data_path has {len(numbers)} images of that "image_id" '
+                f"({images[numbers[0]]!r}, {images[numbers[1]]!r}); name the one that is meant as "
+                '"image"'
+            )
+        number = numbers[0]
         known += 1
         texts = [_read_item(item, where) for item in items]
         is_share = max((max(box) for _, box in texts), default=0) <= _LARGEST_SHARE
@@ -165,6 +183,12 @@ def read_written(
     )
     id_of = {entry.word: number for number, entry in enumerate(whole)}
     rows = sorted((image, id_of[word], share, tuple(box)) for image, word, share, box in found)
+    image, most = max(Counter(row[0] for row in rows).items(), key=itemgetter(1), default=(0, 0))
+    if most > _MOST_WORDS:
+        raise UserError(
+            f"--sea_ocr {path}: image {images[image]!r} has {most:,} words, at most "
+            f"{_MOST_WORDS:,} are read; a page of text has some hundred, look at its row"
+        )
     return whole, WrittenWords(np.array(rows, _ROW))
 
 
@@ -221,20 +245,28 @@ def _values(path: str) -> Iterator[Any]:
 
 def _read_item(item: Any, where: str) -> tuple[str, list[float]]:
     """Return a text and its box: left, top, right, bottom."""
-    item = item if isinstance(item, dict) else {}
-    text = next((item[key] for key in ("text", "word") if key in item), None)
-    box = next((item[key] for key in ("box", "bounding_box") if key in item), None)
-    if isinstance(box, dict) and {"top_left_x", "top_left_y", "width", "height"} <= box.keys():
-        corner = [box["top_left_x"], box["top_left_y"]]
-        box = [corner, [corner[0] + box["width"], corner[1] + box["height"]]]
+    word = item if isinstance(item, dict) else {}
+    text = next((word[key] for key in ("text", "word") if key in word), None)
+    box = next((word[key] for key in ("box", "bounding_box") if key in word), None)
     try:
+        if isinstance(box, dict):
+            keys = ("top_left_x", "top_left_y", "width", "height")
+            left, top, width, height = (float(box[key]) for key in keys)
+            box = [left, top, left + width, top + height]
         numbers = np.array(box, np.float64)
         if numbers.shape == (4,):
             numbers = numbers.reshape(2, 2)
-        if numbers.ndim != 2 or numbers.shape[1] != 2 or not np.isfinite(numbers).all():
+            if (numbers[0] > numbers[1]).any():
+                raise UserError(
+                    f"{where}: {str(item)[:100]} has a box that ends before it begins; it must be "
+                    "left, top, right, bottom (not width and height)"
+                )
+        if numbers.ndim != 2 or numbers.shape[1] != 2 or not (abs(numbers) <= _LARGEST).all():
             raise ValueError
         corners = [*numbers.min(0).tolist(), *numbers.max(0).tolist()]
-    except (ValueError, TypeError):
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError):
         corners = []
     if not isinstance(text, str) or not corners:
         raise UserError(

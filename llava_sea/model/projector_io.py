@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_sea.errors import UserError
-from llava_sea.files import write_atomically
+from llava_sea.files import read_json, write_atomically
 from llava_sea.model.load_weights import read_tensors
 
 LLAVA_TO_HF = {
@@ -122,3 +122,22 @@ def load_projector(projector: nn.Module, path: str | Path) -> None:
     for name, parameter in projector.named_parameters():
         why = "it was trained for another vision tower or LLM"
         copy_in(parameter, state[name], f"{path}: {name}", why)
+
+
+def check_reading(path: str | Path, layer: int, feature: str) -> None:
+    """Refuse a projector of a run that gave it another hidden state or other tokens.
+
+    The run's config.json lies beside it; a projector without one is taken as it is.
+
+    Raises:
+        UserError: naming the flag and its value then.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    config = folder / "config.json"
+    recorded = read_json(config) if config.is_file() else {}
+    for flag, value in (("mm_vision_select_layer", layer), ("mm_vision_select_feature", feature)):
+        if recorded.get(flag, value) != value:
+            raise UserError(
+                f"--{flag} {value}: {path} was trained with {recorded[flag]}, as {config} says; "
+                "give the flag that value in both stages"
+            )

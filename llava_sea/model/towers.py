@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from llava_sea.data.images import patch_grid
+from llava_sea.data.images import pair, patch_grid
 from llava_sea.errors import UserError
 from llava_sea.model.load_weights import check_model, model_config, quiet_transformers
 from llava_sea.pretrained import load_pretrained
@@ -110,6 +110,16 @@ def tower_config(path: str, cache_dir: str | None = None, *, named_by: object = 
         raise UserError(
             f"--vision_tower {path}: its model type is {config.model_type!r}; "
             f"{_WAYS_OUT.get(config.model_type, known)}"
+        )
+    try:
+        smallest = min(*patch_grid(config), *pair(config.patch_size))
+    except (ArithmeticError, TypeError, ValueError):
+        smallest = 0
+    if smallest < 1 or getattr(config, "num_register_tokens", 0) < 0:
+        raise UserError(
+            f"--vision_tower {path}: its config.json names images of {config.image_size} pixels, "
+            f"patches of {config.patch_size} and {getattr(config, 'num_register_tokens', 0)} "
+            "registers; no image has such patches, fetch it again"
         )
     return config
 

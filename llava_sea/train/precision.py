@@ -10,6 +10,7 @@ from transformers import AutoModel, LlamaConfig
 
 from llava_sea.errors import UserError
 from llava_sea.model.builder import without_zero3
+from llava_sea.model.projector_io import check_reading
 from llava_sea.model.towers import not_stock
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.train.arguments import Arguments, TrainingArguments
@@ -42,12 +43,16 @@ def build_options(arguments: Arguments) -> dict[str, Any]:
     """Return what `build_llava` takes from the flags, by name, and log how the run computes.
 
     Raises:
-        UserError: if transformers does not have the flag's attention, or not on this machine.
+        UserError: if transformers does not have the flag's attention, or not on this machine; if
+            the projector was trained on other hidden states.
     """
     model_args, _, _, args = arguments
     dtype, attention = weights_dtype(args), args.attn_implementation
     if attention:
         check_attention(attention, dtype)
+    if projector := model_args.pretrain_mm_mlp_adapter:
+        read = model_args.mm_vision_select_layer, model_args.mm_vision_select_feature
+        check_reading(projector, *read)
     logger.info("weights in %s, attention %s", dtype, attention or "as transformers chooses")
     return {
         "llm_path": model_args.model_name_or_path,

@@ -230,3 +230,24 @@ def test_other_kinds_are_refused_with_the_way_out(tmp_path, config, message):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         tower_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("clip", {"image_size": -24}),
+        ("dinov3", {"image_size": 0}),
+        ("dinov3", {"image_size": 5}),
+        ("tipsv2", {"patch_size": -6}),
+        ("aimv2", {"patch_size": 0}),
+        ("clip", {"image_size": None}),
+        ("dinov2_with_registers", {"num_register_tokens": -1}),
+    ],
+)
+def test_a_grid_without_patches_is_named(folder_of, tmp_path, kind, changes):
+    settings = json.loads((folder_of(kind) / "config.json").read_text())
+    (settings.get("vision_config") or settings).update(changes)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    ((_, value),) = changes.items()
+    with pytest.raises(UserError, match=rf"--vision_tower {tmp_path}: its config.* {value} "):
+        tower_config(str(tmp_path))

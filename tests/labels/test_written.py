@@ -158,6 +158,13 @@ def test_forms_of_files(tmp_path, name):
     assert row["box"].tolist() == box
 
 
+TEXTVQA = {"top_left_x": 1, "top_left_y": 1, "width": 2, "height": 2}
+
+
+def worded(box, text="ab"):
+    return json.dumps({"image": "1.jpg", "words": [{"text": text, "box": box}]})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -165,7 +172,15 @@ def test_forms_of_files(tmp_path, name):
         ('{"image": "1.jpg", "words": [{"text": "a", "box": [1, 2]}]}', "row 0.*no word"),
         ('{"image": "1.jpg", "words": [{"text": "a", "box": [1, 2, 3, NaN]}]}', "no word"),
         ('{"image": "1.jpg", "words": [{"box": [1, 2, 3, 4]}]}', "no word"),
-        ('{"image": "1.jpg", "words": ["a"]}', "no word"),
+        ('{"image": "1.jpg", "words": ["a"]}', "row 0.*: a is no word"),
+        (worded([9, 5, 3, 7]), r"row 0.*'box': \[9, 5, 3, 7\].*ends before it begins"),
+        (worded([1, 2, 3, 1e39]), "no word"),  # no float32
+        (worded([1, 2, 3, 10**400]), "no word"),
+        (worded(TEXTVQA | {"width": "a"}), "row 0.*no word"),
+        (worded(TEXTVQA | {"width": None}), "row 0.*no word"),
+        (worded(TEXTVQA | {"width": -2}), "ends before it begins"),
+        (worded([1, 2, 3, 4], "ab " * 10_001), "image '1.jpg' has 10,001 words, at most"),
+        (worded([1, 2, 3, 4]).replace("image", "image_id").replace("1.jpg", "2"), "2 images of"),
         ('{"image": "1.jpg", "words": "a"}', "row 0.*must be a list"),
         ('{"image": 3, "words": []}', "row 0.*must be a path"),
         ('{"words": []}', "row 0: names no image"),
@@ -179,7 +194,30 @@ def test_what_is_wrong_is_named(tmp_path, content, said):
     path = tmp_path / "ocr.jsonl"
     path.write_text(content)
     with pytest.raises(UserError, match=f"--sea_ocr {path}: .*{said}|--sea_ocr {path}: {said}"):
-        read_written(str(path), ["1.jpg"], [])
+        read_written(str(path), ["1.jpg", "a/2.jpg", "b/2.jpg"], [])
+
+
+def test_numbers_that_are_written_as_texts_are_numbers(tmp_path):
+    path = tmp_path / "ocr.jsonl"
+    path.write_text(worded({key: str(number) for key, number in TEXTVQA.items()}))
+    _, written = read_written(str(path), ["1.jpg"], [])
+    assert written.rows_W["box"].tolist() == [[1, 1, 3, 3]]
+
+
+def test_words_outside_their_image_are_told(labelled, world, tmp_path, caplog, monkeypatch):
+    """As of boxes of a larger copy: they are labels of no patch, and that is said, once."""
+    monkeypatch.setattr("llava_sea.labels.mine._told", [])
+    path = tmp_path / "ocr.jsonl"
+    rows = [worded([10, 0, 20, 7])]
+    rows += [worded([400, 200, 440, 240]).replace("1.jpg", f"{n}.jpg") for n in (0, 2)]
+    path.write_text("\n".join(rows))
+    with caplog.at_level("WARNING"):
+        store = LabelStore(extract_labels(using(world, sea_ocr=str(path))))
+    told = [m for m in caplog.messages if "--sea_ocr" in m]
+    assert len(told) == 1 and "'0.jpg' has 40 x 20 pixels" in told[0] and "400" in told[0]
+    np.testing.assert_array_equal(
+        store.read("0.jpg").ids_PN, LabelStore(labelled.output_dir).read("0.jpg").ids_PN
+    )
 
 
 def test_an_extraction_adds_them_and_says_so(labelled, world, tmp_path):

@@ -252,6 +252,11 @@ REFUSED = {
         "{{ messages | length }}" + EACH + TURN + "{% endfor %}" + ASK,
         "changes earlier ones|begins its answer",
     ),
+    "recursion": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "refuses a conv.*recursion"),
+    "nested": ("{% if 1 %}" * 3000 + "{% endif %}" * 3000, "refuses a conversation .*recursion"),
+    "larger than memory": ("{{ 'x' * 10 ** 16 }}", r"refuses a conversation \(MemoryError\)"),
+    "several": ({"rag": "x", "tool_use": "y"}, "several .'rag', 'tool_use'., none .*default"),
+    "half a character": ("a\ud800", "half a character .character 1 "),
     "cuts": (EACH + TURN.replace("m.content", "m.content[:3]") + "{% endfor %}" + ASK, "0, 0"),
 }
 

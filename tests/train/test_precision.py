@@ -1,6 +1,7 @@
 """The attention and the kernels that are asked for run or are refused; a run logs them."""
 
 import importlib.util
+import json
 import logging
 
 import pytest
@@ -13,7 +14,7 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train import train as module
 from llava_sea.train.liger import check_liger
 from llava_sea.train.parse import parse_args
-from llava_sea.train.precision import check_attention, describe, log_trainable
+from llava_sea.train.precision import build_options, check_attention, describe, log_trainable
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -101,3 +102,24 @@ def test_a_run_says_in_a_line_how_it_computes(tiny, train_here, monkeypatch, cap
     (line,) = (text for text in caplog.messages if text.startswith("weights frozen"))
     assert "float32, trained float32; TF32" in line
     assert "attention LLM sdpa, tower sdpa; Liger: none" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "then", "now"),
+    [
+        ("mm_vision_select_feature", "cls_patch", "patch"),
+        ("mm_vision_select_feature", "patch", "cls_patch"),
+        ("mm_vision_select_layer", -1, -2),
+    ],
+)
+def test_a_projector_of_other_hidden_states_is_refused(stage1_flags, tmp_path, flag, then, now):
+    """They have the same shapes: nothing else would say so."""
+    projector = tmp_path / "mm_projector.bin"
+    changes = {"pretrain_mm_mlp_adapter": projector, flag: now}
+    arguments = parse_args(stage1_flags(tmp_path / "run", **changes))
+    build_options(arguments)  # LLaVA's own lie without a config.json
+    (tmp_path / "config.json").write_text(json.dumps({flag: then}))
+    with pytest.raises(UserError, match=f"--{flag} {now}: {projector} was trained with {then},"):
+        build_options(arguments)
+    (tmp_path / "config.json").write_text(json.dumps({flag: now}))
+    build_options(arguments)
