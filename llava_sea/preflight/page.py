@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, cannot_write, failed_write
 from llava_sea.files import write_atomically
 from llava_sea.labels.sign import finite
 from llava_sea.terminal import say
@@ -71,6 +71,9 @@ class Page:
             ways = (way for missing, way in _NOT_THERE.items() if missing in told)
             self.add(Line(name, told, RED, next(ways, "")))
         except Exception as error:
+            if failed := failed_write(error):
+                self.add(Line(name, cannot_write(failed), RED))
+                return False
             told = (str(error).strip().splitlines() or [""])[0][:300]
             way_out = "perhaps a fault of llava_sea: report it, with this page's JSON file"
             trace = traceback.format_exc()
