@@ -15,13 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-<<<<<<< HEAD
-from llava_sea.errors import run_command
-from llava_sea.ranges import check_ranges
-=======
 from llava_sea.errors import EXIT_STATUS, UserError, run_command
-from llava_sea.ranges import ABOVE_ZERO, check_range, whole
->>>>>>> x-atk
+from llava_sea.ranges import check_ranges
 from llava_sea.terminal import log_to
 
 
@@ -58,14 +53,12 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse numbers without sense, and a place where the page cannot be written at the end.
+    """Refuse numbers out of range, and a place where the page cannot be written at the end.
 
     Raises:
         UserError: naming the flag, or the file.
     """
-    check_range("num_gpus", options.num_gpus, whole(1), "NUM_GPUS=")
-    if options.gpu_memory is not None:
-        check_range("gpu_memory", options.gpu_memory, ABOVE_ZERO, "GPU_MEMORY=, GB")
+    check_ranges("preflight", options)
     output: Path = options.output
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, stages = split(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(own)
-    check_ranges("preflight", options)
     if not stages:
         parser.error("--stage1 or --stage2 is needed, with the flags of a training")
     check_options(options)
