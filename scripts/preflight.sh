@@ -11,6 +11,18 @@ case "${TUNE:=finetune}" in finetune | finetune_lora) ;; *)
   echo "TUNE=$TUNE: choose finetune or finetune_lora" >&2
   exit 2
 esac
+case "${SEA_PRESET:-best}" in best | paper) ;; *)
+  echo "SEA_PRESET=$SEA_PRESET: choose best or paper" >&2
+  exit 2
+esac
+if ! [[ ${NUM_GPUS:-1} =~ ^[1-9][0-9]*$ ]]; then
+  echo "NUM_GPUS=$NUM_GPUS: must be a number of GPUs, at least 1" >&2
+  exit 2
+fi
+case " ${STAGES:=1 2} " in " 1 " | " 2 " | " 1 2 " | " 2 1 ") ;; *)
+  echo "STAGES=$STAGES: choose 1, 2 or both" >&2
+  exit 2
+esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/setup_env.sh"
 STAGE=preflight
@@ -39,11 +51,10 @@ if [ -e "$WORDS" ]; then PREFLIGHT+=(--words "$WORDS"); fi
 if [ -e "${COMMON_WORDS:-}" ]; then PREFLIGHT+=(--common_words "$COMMON_WORDS"); fi
 if [ -z "${DRY_RUN:-}" ]; then prepare; fi
 parts=()
-for stage in ${STAGES:-1 2}; do
+for stage in $STAGES; do
   case $stage in
     1) read_flags pretrain_sea "$@" ;;
     2) read_flags "$TUNE" "$@" ;;
-    *) echo "STAGES=${STAGES:-}: choose 1, 2 or both" >&2 && exit 2 ;;
   esac
   parts+=("--stage$stage" "${flags[@]}")
 done

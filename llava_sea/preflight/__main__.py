@@ -9,11 +9,14 @@ Exit status: 0 ready, 1 not ready. All that was found goes into a JSON file as w
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_sea.errors import run_command
+from llava_sea.errors import EXIT_STATUS, UserError, run_command
+from llava_sea.ranges import ABOVE_ZERO, check_range, whole
 from llava_sea.terminal import log_to
 
 
@@ -49,6 +52,28 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
     return parts.pop(0), parts
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse numbers without sense, and a place where the page cannot be written at the end.
+
+    Raises:
+        UserError: naming the flag, or the file.
+    """
+    check_range("num_gpus", options.num_gpus, whole(1), "NUM_GPUS=")
+    if options.gpu_memory is not None:
+        check_range("gpu_memory", options.gpu_memory, ABOVE_ZERO, "GPU_MEMORY=, GB")
+    output: Path = options.output
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=output.parent):
+            reason = "it is a folder" if output.is_dir() else ""
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise UserError(
+            f"--output {output}: the page cannot be written ({reason}); name another file by PAGE="
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill the page; return the exit status."""
     own, stages = split(sys.argv[1:] if argv is None else argv)
@@ -56,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(own)
     if not stages:
         parser.error("--stage1 or --stage2 is needed, with the flags of a training")
+    check_options(options)
+    # As an exception it ends the ranks and removes the temporary folders of the line at work.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STATUS))
     log_to(sys.stderr)
     from transformers.utils import logging as hf_logging
 

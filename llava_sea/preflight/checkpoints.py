@@ -46,7 +46,9 @@ def template_of(arguments: Arguments) -> Template:
 def config_of(arguments: Arguments) -> Any:
     """Put the parts' configurations together, as training does."""
     model, _, _, args = arguments
-    vision = tower_config(str(model.vision_tower or model.model_name_or_path), args.cache_dir)
+    tower = str(model.vision_tower or model.model_name_or_path)
+    vision = tower_config(tower, args.cache_dir)
+    check_select_layer(model.mm_vision_select_layer, vision, tower)
     llm = llm_config(model.model_name_or_path, args.cache_dir, or_llava=True).get_text_config()
     return llava_config(
         vision,
@@ -88,6 +90,9 @@ def tokenizer_line(arguments: Arguments) -> Line:
     compared, other = compare_with_sentencepiece(path, tokenizer, arguments.training.cache_dir)
     kind = f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
     details = {"compared": compared, "differing": other}
+    if not compared and (Path(path) / "tokenizer.model").is_file():
+        told = f"{kind}; the tokenizer.model beside it is no SentencePiece model, or a damaged one"
+        return Line("tokenizer", told, WARNING, "fetch it again; tokenizer.json is what is read")
     if not other:
         told = (
             f"{compared} texts give SentencePiece's own ids" if compared else "no tokenizer.model"

@@ -47,7 +47,7 @@ from llava_sea.labels.words_file import read_words
 from llava_sea.model.builder import load_tower
 from llava_sea.preflight.checkpoints import template_of, tokenizer_of
 from llava_sea.preflight.measure import Stage
-from llava_sea.preflight.page import WARNING, Line
+from llava_sea.preflight.page import WARNING, Line, red
 from llava_sea.preflight.random_batches import Sizes
 from llava_sea.report.charts import STYLE
 from llava_sea.report.grid import Cell, Grid, Near
@@ -73,6 +73,9 @@ def data_line(stage: Stage) -> Line:
     stage.records = len(records)
     stage.images = len(set(filter(None, records.first_images())))
     found = f"{stage.name}: {len(records):,} records, {stage.images:,} images, all there"
+    if stage.config is None:
+        way_out = f"see the line models {stage.number}"
+        return Line(f"data {stage.number}", f"{found}; not tokenised", WARNING, way_out)
     sizes, refused = _lengths(stage, records)
     if sizes:
         stage.longest = Sizes(*(max(column) for column in zip(*sizes, strict=True)))
@@ -81,7 +84,7 @@ def data_line(stage: Stage) -> Line:
     found += f" (of {len(sizes)} looked at)"
     if refused:
         way_out = "python -m llava_sea.check with the same flags names every such record"
-        return Line(f"data {stage.number}", f"{found}; {refused}", WARNING, way_out, _sizes(stage))
+        return red(f"data {stage.number}", f"{found}; {refused}", way_out, **_sizes(stage))
     return Line(f"data {stage.number}", found, details=_sizes(stage))
 
 

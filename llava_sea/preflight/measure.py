@@ -231,6 +231,10 @@ def _launch(stage: Stage, result: Path, folder: str) -> str:
         process.terminate()  # the launcher ends its ranks
         said = process.communicate()[0]
         return f"{said}\nerror: the steps took more than {LIMIT_S} s, loading included"
+    finally:  # of this page, too, when it is told to end
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def without(flags: Sequence[str], beginnings: tuple[str, ...]) -> list[str]:

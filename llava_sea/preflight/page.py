@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_sea.errors import UserError
+from llava_sea.errors import UserError, cannot_write, failed_write
 from llava_sea.files import write_atomically
 from llava_sea.labels.sign import finite
 from llava_sea.terminal import say
@@ -61,6 +61,9 @@ class Page:
         except UserError as error:  # its text has the way out
             self.add(Line(name, str(error), RED))
         except Exception as error:
+            if failed := failed_write(error):
+                self.add(Line(name, cannot_write(failed), RED))
+                return False
             told = (str(error).strip().splitlines() or [""])[0][:300]
             way_out = "attach this page's JSON file to a report of a fault"
             trace = traceback.format_exc()

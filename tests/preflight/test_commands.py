@@ -59,8 +59,10 @@ def test_the_page_gets_the_recipes_own_flags(repo):
     assert "--version v1" in second and "zero3.json" in second
     done = start(repo, "preflight.sh", DRY_RUN="1", STAGES="2", TUNE="finetune_lora")
     assert "--stage1" not in done.stdout and "--lora_enable True" in done.stdout
-    for variables in ({"TUNE": "best"}, {"STAGES": "3"}, {"RECIPE": "nothing"}):
-        assert start(repo, "preflight.sh", DRY_RUN="1", **variables).returncode == 2
+    values = {"TUNE": "best", "STAGES": " ", "RECIPE": "nothing"}
+    for name, value in (values | {"NUM_GPUS": "0", "SEA_PRESET": "x"}).items():
+        done = start(repo, "preflight.sh", DRY_RUN="1", **{name: value})
+        assert done.returncode == 2 and done.stderr.startswith(f"{name}={value}: ")
 
 
 def train_and_compare(flags: list[str], stage) -> None:

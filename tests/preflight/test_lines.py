@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import tempfile
+import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,8 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_sea.errors import UserError
 from llava_sea.preflight import checkpoints, corpus, measure, numerics, run
-from llava_sea.preflight.__main__ import split
+from llava_sea.preflight.__main__ import main, split
 from llava_sea.preflight.page import OK, RED, WARNING, Line, Page, red, redact
 from llava_sea.preflight.random_batches import Sizes
 from llava_sea.train.train_mem import pick_attention
@@ -53,6 +60,10 @@ def look(name, function, *given):
     page = Page()
     page.check(name, function, *given)
     return page.lines[-1]
+
+
+def fail(error):
+    raise error
 
 
 def copied(source, folder, **settings):
@@ -141,7 +152,17 @@ def test_data_and_its_lengths(stage_of, tiny, tmp_path):
     assert stage.mean.images == 1 and 16 < stage.mean.length <= stage.longest.length
     assert look("data 1", corpus.data_line, stage_of(image_folder=tmp_path)).state == RED
     short = look("data 1", corpus.data_line, stage_of(model_max_length=12))
-    assert short.state == WARNING and "llava_sea.check" in short.way_out
+    assert short.state == RED and "llava_sea.check" in short.way_out
+    stage.config = None  # the models' line is red
+    line = look("data 1", corpus.data_line, stage)
+    assert line.state == WARNING and "24 records" in line.found and "models 1" in line.way_out
+
+
+def test_a_layer_that_the_tower_lacks_is_told_once(stage_of):
+    stage = stage_of()
+    stage.arguments.model.mm_vision_select_layer = 99
+    line = look("models 1", run._config, stage)
+    assert line.state == RED and "--mm_vision_select_layer 99" in line.found
 
 
 def test_files_of_the_llm(stage_of, tmp_path):
@@ -157,6 +178,11 @@ def test_the_tokenizer_against_sentencepiece(stage_of, tmp_path):
     arguments = stage_of(model_name_or_path=folder).arguments
     line = look("tokenizer", checkpoints.tokenizer_line, arguments)
     assert line.state == WARNING and line.details["compared"] > 20  # a first blank is lost there
+    whole = (folder / "tokenizer.model").read_bytes()
+    (folder / "tokenizer.model").write_bytes(b"no model")
+    line = look("tokenizer", checkpoints.tokenizer_line, arguments)
+    assert line.state == WARNING and "no SentencePiece model" in line.found
+    (folder / "tokenizer.model").write_bytes(whole)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     content["model"]["merges"].reverse()
@@ -318,6 +344,9 @@ def test_the_page_prints_counts_and_writes_without_home_and_keys(tmp_path, capsy
     page = Page()
     page.add(Line("one", f"{Path.home()}/x, a-very-secret-thing, hf_abcdefghijkl"))
     assert not page.check("two", lambda: 1 / 0)
+    assert not page.check("full", lambda: fail(OSError(errno.ENOSPC, "No space", str(tmp_path))))
+    full = page.lines.pop()
+    assert full.state == RED and f"{tmp_path}: No space" in full.found and "room" in full.found
     page.add(Line("three", "odd", WARNING, "look"))
     assert page.verdict("x") == "NOT READY: 1 red (two); do what stands behind each arrow"
     page.write(tmp_path / "new" / "page.json", "said", number=float("nan"))
@@ -328,3 +357,44 @@ def test_the_page_prints_counts_and_writes_without_home_and_keys(tmp_path, capsy
     page.lines = [line for line in page.lines if line.state != RED]
     assert page.verdict("2 h").startswith("READY (1 warnings): 2 h")
     assert redact("x") == "x" and red("a", "b", "c").state == RED
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num_gpus", "0"], "--num_gpus 0: must be a whole number from 1 .*NUM_GPUS="),
+        (["--gpu_memory", "nan"], "--gpu_memory nan: must be a number above 0 .*GPU_MEMORY="),
+        (["--output", "FILE/page.json"], "--output .*page.json: .*File exists.*PAGE="),
+        (["--output", "FOLDER"], "--output .*: .*it is a folder.*PAGE="),
+    ],
+)
+def test_what_would_fail_at_the_end_is_said_at_once(tmp_path, flags, said):
+    (tmp_path / "file").write_text("")
+    places = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path)}
+    for name, place in places.items():
+        flags = [flag.replace(name, place) for flag in flags]
+    with pytest.raises(UserError, match=said):
+        main([*flags, "--stage1", "--version", "plain"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_page_that_is_told_to_end_leaves_nothing(stage_of, monkeypatch, tmp_path, number):
+    """Its ranks end and their folder is gone; the launcher here is a sleep."""
+    before, started = signal.getsignal(signal.SIGTERM), []
+
+    class Launcher(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__(["sleep", "100"], **options)
+            started.append(self)
+            threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+
+    monkeypatch.setattr(measure.subprocess, "Popen", Launcher)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stage = stage_of()
+    monkeypatch.setattr(run, "fill_page", lambda *_: look("steps 1", measure.steps_line, stage))
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            main(["--output", str(tmp_path / "page.json"), "--stage1", "--version", "plain"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started[0].poll() is not None and [path.name for path in tmp_path.iterdir()] == []
