@@ -180,7 +180,10 @@ def labels_line(arguments: Arguments, plan: LabelPlan, picture: Path) -> tuple[L
 def _open_store(arguments: Arguments) -> LabelStore | None:
     """Open the labels of the run if they are there, as training does."""
     model, data, sea, args = arguments
-    if not (Path(str(sea.sea_labels)) / "manifest.json").is_file():
+    folder = Path(str(sea.sea_labels))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--sea_labels {folder}: is no folder; name another one with LABELS=")
+    if not (folder / "manifest.json").is_file():
         return None
     path = str(model.vision_tower)
     tower = load_tower(path, cache_dir=args.cache_dir)

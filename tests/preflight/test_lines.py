@@ -377,6 +377,13 @@ def test_what_would_fail_at_the_end_is_said_at_once(tmp_path, flags, said):
         main([*flags, "--stage1", "--version", "plain"])
 
 
+def test_labels_that_would_lie_in_a_file_are_red(stage_of, tiny, tmp_path):
+    arguments = stage_of(sea_labels=tiny.data).arguments
+    plan = corpus.LabelPlan(str(tiny.clip), None, "best", None)
+    line = look("labels", corpus.labels_line, arguments, plan, tmp_path / "x.html")
+    assert line.state == RED and f"--sea_labels {tiny.data}: is no folder" in line.found
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_page_that_is_told_to_end_leaves_nothing(stage_of, monkeypatch, tmp_path, number):
     """Its ranks end and their folder is gone; the launcher here is a sleep."""
