@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_sea.errors import EXIT_STATUS, UserError, run_command
+from llava_sea.files import check_folder, refuse_other_file
 from llava_sea.ranges import ABOVE_ZERO, check_range, whole
 from llava_sea.terminal import log_to
 
@@ -62,6 +63,8 @@ def check_options(options: argparse.Namespace) -> None:
     if options.gpu_memory is not None:
         check_range("gpu_memory", options.gpu_memory, ABOVE_ZERO, "GPU_MEMORY=, GB")
     output: Path = options.output
+    check_folder(output.parent, "--output")
+    refuse_other_file(output, "--output", b'"verdict"')
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=output.parent):
