@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, SiglipConfig, SiglipModel
 
-from llava_sea.data.images import load_processor
+from llava_sea.data.images import MAX_SIDE, load_processor
 from llava_sea.errors import UserError, naming, run_command
-from llava_sea.files import remove_left_overs
+from llava_sea.files import check_folder, remove_left_overs
 from llava_sea.labels.text_features import tokenizer_of
 from llava_sea.model.load_weights import check_exists, check_model
 from llava_sea.pretrained import load_pretrained
@@ -86,6 +86,8 @@ def fit(model: Any, size: int) -> Any:
     patch = vision.config.patch_size
     if not isinstance(patch, int):
         raise UserError(f"config.json: patch_size {patch} is not one number; only such are fitted")
+    if size > MAX_SIDE:
+        raise UserError(f"--size {size}: {MAX_SIDE:,} pixels at most")
     if size < patch or size % patch:
         raise UserError(f"--size {size}: must be a multiple of the patch side, {patch}")
     (settings["vision_config"] if is_pair else settings)["image_size"] = size
@@ -120,8 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the result")
     options = parser.parse_args(arguments)
     output: Path = options.output_dir
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise UserError(f"--output_dir {output}: exists; remove it or give another")
+    check_folder(output.parent, "--output_dir")
     check_exists(options.model, "--model")
     try:
         check_model(options.model)

@@ -145,6 +145,17 @@ def test_a_damaged_tower_is_refused(script, dinov2, tmp_path, how, said):
         script.main(["--model", str(folder), "--size", "24", "--output_dir", str(tmp_path / "x")])
 
 
+def test_a_place_for_no_folder_is_named(script, dinov2, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, said in (("file/x", "--output_dir"), ("link", "--output_dir .*link: exists")):
+        with pytest.raises(UserError, match=said):
+            script.main(["--model", str(dinov2), "--output_dir", str(tmp_path / name)])
+    out = ["--output_dir", str(tmp_path / "x")]
+    with pytest.raises(UserError, match="--size 6000000: 16,384 pixels at most"):
+        script.main(["--model", str(dinov2), "--size", "6000000", *out])
+
+
 def test_a_folder_that_is_not_there_is_named(script, tmp_path):
     flags = ["--model", str(tmp_path / "no"), "--output_dir", str(tmp_path / "x")]
     with pytest.raises(UserError, match=f"--model {tmp_path}/no: no such folder"):

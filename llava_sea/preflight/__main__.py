@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_sea.errors import EXIT_STATUS, UserError, run_command
+from llava_sea.files import check_folder, refuse_other_file
 from llava_sea.ranges import check_ranges
 from llava_sea.terminal import log_to
 
@@ -60,6 +61,8 @@ def check_options(options: argparse.Namespace) -> None:
     """
     check_ranges("preflight", options)
     output: Path = options.output
+    check_folder(output.parent, "--output")
+    refuse_other_file(output, "--output", b'"verdict"')
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=output.parent):

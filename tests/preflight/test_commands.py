@@ -13,7 +13,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
+from llava_sea.errors import UserError
 from llava_sea.preflight import checkpoints, run, steps
+from llava_sea.preflight.__main__ import main
 from llava_sea.preflight.memory import memory_of
 from llava_sea.preflight.random_batches import Sizes
 from llava_sea.train.parse import parse_args
@@ -63,6 +65,30 @@ def test_the_page_gets_the_recipes_own_flags(repo):
     for name, value in (values | {"NUM_GPUS": "0", "SEA_PRESET": "x"}).items():
         done = start(repo, "preflight.sh", DRY_RUN="1", **{name: value})
         assert done.returncode == 2 and done.stderr.startswith(f"{name}={value}: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num_gpus", "0"], "--num_gpus 0: must be a whole number from 1"),
+        (["--gpu_memory", "nan"], "--gpu_memory nan: must be a number above 0"),
+        (["--output", "FILE/page.json"], "--output .*file: it is a file, no folder"),
+        (["--output", "NOTES"], "--output .*notes.json: holds something else"),
+        (["--output", "FOLDER"], "--output .*: .*it is a folder.*PAGE="),
+    ],
+)
+def test_what_would_fail_at_the_end_is_said_at_once(tmp_path, flags, said):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "notes.json").write_text("mine")
+    places = {
+        "NOTES": str(tmp_path / "notes.json"),
+        "FILE": str(tmp_path / "file"),
+        "FOLDER": str(tmp_path),
+    }
+    for name, place in places.items():
+        flags = [flag.replace(name, place) for flag in flags]
+    with pytest.raises(UserError, match=said):
+        main([*flags, "--stage1", "--version", "plain"])
 
 
 def train_and_compare(flags: list[str], stage) -> None:

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava_sea.errors import UserError
 from llava_sea.preflight import checkpoints, corpus, measure, numerics, run
 from llava_sea.preflight.__main__ import main, split
 from llava_sea.preflight.page import OK, RED, WARNING, Line, Page, red, redact
@@ -357,24 +356,6 @@ def test_the_page_prints_counts_and_writes_without_home_and_keys(tmp_path, capsy
     page.lines = [line for line in page.lines if line.state != RED]
     assert page.verdict("2 h").startswith("READY (1 warning): 2 h")
     assert redact("x") == "x" and red("a", "b", "c").state == RED
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--num_gpus", "0"], "--num_gpus 0: must be a whole number from 1"),
-        (["--gpu_memory", "nan"], "--gpu_memory nan: must be a number above 0"),
-        (["--output", "FILE/page.json"], "--output .*page.json: .*File exists.*PAGE="),
-        (["--output", "FOLDER"], "--output .*: .*it is a folder.*PAGE="),
-    ],
-)
-def test_what_would_fail_at_the_end_is_said_at_once(tmp_path, flags, said):
-    (tmp_path / "file").write_text("")
-    places = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path)}
-    for name, place in places.items():
-        flags = [flag.replace(name, place) for flag in flags]
-    with pytest.raises(UserError, match=said):
-        main([*flags, "--stage1", "--version", "plain"])
 
 
 def test_labels_that_would_lie_in_a_file_are_red(stage_of, tiny, tmp_path):
