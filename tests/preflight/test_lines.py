@@ -368,7 +368,9 @@ def test_labels_that_would_lie_in_a_file_are_red(stage_of, tiny, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_page_that_is_told_to_end_leaves_nothing(stage_of, monkeypatch, tmp_path, number):
     """Its ranks end and their folder is gone; the launcher here is a sleep."""
-    before, started = signal.getsignal(signal.SIGTERM), []
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    started = []
 
     class Launcher(subprocess.Popen):
         def __init__(self, command, **options):
@@ -384,5 +386,6 @@ def test_a_page_that_is_told_to_end_leaves_nothing(stage_of, monkeypatch, tmp_pa
         with pytest.raises((SystemExit, KeyboardInterrupt)):
             main(["--output", str(tmp_path / "page.json"), "--stage1", "--version", "plain"])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert started[0].poll() is not None and [path.name for path in tmp_path.iterdir()] == []
