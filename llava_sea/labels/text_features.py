@@ -128,9 +128,8 @@ class TextEncoder:
             inputs = {"input_ids": ids_QL}
         else:
             full = {"padding": "max_length", "max_length": self.max_length, "return_tensors": "pt"}
+            full["return_attention_mask"] = self._padding != "full"  # a tokenizer may have another
             inputs = dict(self.tokenizer.pad({"input_ids": tokens}, **full))
-            if self._padding == "full":
-                del inputs["attention_mask"]
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
         output = self.model.get_text_features(**inputs)
         joint_QD = getattr(output, "pooler_output", output)

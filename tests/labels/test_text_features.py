@@ -63,9 +63,12 @@ def one_by_one_padded(model, words):
 @pytest.mark.parametrize("make", [make_clip, make_siglip, make_tipsv2])
 def test_equals_one_word_at_a_time_padded_to_the_full_length(make, batch):
     model = make()
-    found, too_long = TextEncoder(model, make_tokenizer()).encode_words(WORDS, batch)
-    assert too_long == [] and found.dtype == np.float32
-    np.testing.assert_allclose(found, one_by_one_padded(model, WORDS), atol=1e-6)
+    for names in (["input_ids", "attention_mask"], ["input_ids"]):  # SigLIP's tokenizers
+        tokenizer = make_tokenizer()
+        tokenizer.model_input_names = names
+        found, too_long = TextEncoder(model, tokenizer).encode_words(WORDS, batch)
+        assert too_long == [] and found.dtype == np.float32
+        np.testing.assert_allclose(found, one_by_one_padded(model, WORDS), atol=1e-6)
 
 
 def test_template_surrounds_the_word():
