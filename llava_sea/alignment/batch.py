@@ -18,15 +18,6 @@ from torch.nn.functional import pad
 from llava_sea.alignment.sampling import keep_one_per_label
 
 
-class PairOptions(NamedTuple):
-    """Nothing to choose: `playground/study/bench.py`, to whose hash results are tied, names it."""
-
-    need_top_n: bool = False
-
-
-PAPER = PairOptions()
-
-
 class PatchWords(NamedTuple):
     """The labelled patches of a batch and their words; ids are int64, of the word list."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_sea.alignment.batch import PAPER, PairOptions, PatchWords
+from llava_sea.alignment.batch import PatchWords
 from llava_sea.alignment.sampling import keep_one_per_label
 from llava_sea.constants import IGNORE_INDEX
 from llava_sea.data.dataset import LazySupervisedDataset
@@ -34,18 +34,16 @@ class Collator:
     Attributes:
         pad_id: a valid token id for the right padding.
         resolution: height and width of the pixels, for the zero image of a text-only batch.
-        image_tokens: P; `playground/study/bench.py` gives it by this name.
+        num_patches: P.
         pairs_per_batch: N, samples of a full batch times windows of an image; 0 without SEA.
         words: token ids of the label words; None without SEA.
-        options: see `PairOptions`.
     """
 
     pad_id: int
     resolution: tuple[int, int]
-    image_tokens: int
+    num_patches: int
     pairs_per_batch: int = 0
     words: WordTokens | None = None
-    options: PairOptions = PAPER
 
     @classmethod
     def of(cls, dataset: LazySupervisedDataset, num_rows: int, **options: Any) -> Collator:
@@ -80,7 +78,7 @@ class Collator:
     def _patch_words(self, samples: Sequence[dict[str, Tensor]], words: WordTokens) -> PatchWords:
         images_before, patches = 0, []
         for sample in samples:
-            patches.append(sample["sea_patch"] + images_before * self.image_tokens)
+            patches.append(sample["sea_patch"] + images_before * self.num_patches)
             images_before += "pixel_values" in sample
         patch_N = self._fill(torch.cat(patches), 0)
         label_N = self._fill(_join(samples, "sea_label"), -1)

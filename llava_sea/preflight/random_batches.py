@@ -45,7 +45,7 @@ def random_sample(
 
     `rows` are the embedding table's, `prefix` the tokens of an image that are no patches.
     """
-    of_images = sizes.images * (collator.image_tokens + prefix)
+    of_images = sizes.images * (collator.num_patches + prefix)
     length = max(sizes.length, 1 + of_images + sizes.supervised)
     ids = torch.from_numpy(rng.integers(0, rows, length))
     place = torch.arange(length)

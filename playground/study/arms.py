@@ -10,15 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llava_sea.alignment.batch import PAPER
 from llava_sea.presets import LABEL_PRESETS, TRAINING_PRESETS
 from llava_sea.train.arguments import SeaArguments
-
-
-class StudyArguments(SeaArguments):
-    """The package's alignment flags, with the option that `bench.py` still asks for."""
-
-    pair_options = PAPER
 
 
 @dataclass(frozen=True)
@@ -48,10 +41,10 @@ class Arm:
             return "labels-true"
         return "-".join(["labels", *(str(value) for value in self.extraction().values())])
 
-    def arguments(self, labels: str | None) -> StudyArguments:
+    def arguments(self, labels: str | None) -> SeaArguments:
         """Return the package's alignment flags for a run on these labels."""
         training = TRAINING_PRESETS[self.preset] if self.preset else {}
-        return StudyArguments(sea_labels=labels, **(training | dict(self.flags)))
+        return SeaArguments(sea_labels=labels, **(training | dict(self.flags)))
 
 
 ARMS: dict[str, Arm] = {

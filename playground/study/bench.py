@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from llava_sea.alignment import LabelStore, modality_integration_rate
-from llava_sea.alignment.batch import PAPER, PairOptions
 from llava_sea.conversation import Template, get_template
 from llava_sea.data.collator import Collator
 from llava_sea.data.images import ImageTransform, patch_grid
@@ -114,23 +113,19 @@ class Bench:
             grid=patch_grid(self.llava.config.vision_config),
             window=sea.sea_window,
             seed=seed,
-            keep_top_n=sea.pair_options.need_top_n,
         )
         pairs = dataset.pairs_per_record * self.recipe.of(self.llm.name)[0].batch
         words = self.words if store is not None else None
-        return dataset, self.collator(pairs, words, sea.pair_options)
+        return dataset, self.collator(pairs, words)
 
-    def collator(
-        self, pairs: int = 0, words: WordTokens | None = None, options: PairOptions = PAPER
-    ) -> Collator:
+    def collator(self, pairs: int = 0, words: WordTokens | None = None) -> Collator:
         """Return the package's collator."""
         return Collator(
             padding_id(self.tokenizer, self.num_rows),
             self.transform.resolution,
-            image_tokens=self.image_tokens,
+            num_patches=self.image_tokens,
             pairs_per_batch=pairs,
             words=words,
-            options=options,
         )
 
     def measure(self, stage1: Stage1Model) -> dict[str, float]:

@@ -32,7 +32,6 @@ class CachedDataset(LazySupervisedDataset):
         features_IPD: NDArray[np.float32],
         crc32_I: Sequence[int],
         tokens: TokenCache,
-        keep_top_n: bool = False,
         **options: Any,
     ) -> None:
         """Keep the parts.
@@ -43,7 +42,6 @@ class CachedDataset(LazySupervisedDataset):
             crc32_I: of the picture files, compared with the labels'.
             tokens: filled as records are asked for; shared by all data sets of the same records
                 and tokenizer.
-            keep_top_n: no more of use; `bench.py`, to whose hash results are tied, passes it.
             options: `LazySupervisedDataset`'s, without the image folder.
 
         Raises:

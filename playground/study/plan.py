@@ -35,8 +35,6 @@ SCORERS = {
     2: ("playground/study/eight.py", "llava_sea/eval/normalise.py", "llava_sea/eval/scorers"),
 }
 """Sources whose change makes other numbers of the same models, by stage."""
-REMOVED_FLAGS = {"sea_positives": "one", "sea_targets": "drawn", "sea_mask_own_top_n": False}
-"""Flags of training that are gone, at the values that all runs had: they are in the digests."""
 
 
 class Run(NamedTuple):
@@ -97,8 +95,7 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
     arms = {
         arm.name: {
             "labels": "true" if arm.truth else arm.extraction(),
-            "training": REMOVED_FLAGS
-            | {
+            "training": {
                 key: value
                 for key, value in asdict(arm.arguments("labels" if arm.preset else None)).items()
                 if key.startswith("sea_") and not key.startswith("sea_eval") and key != "sea_labels"

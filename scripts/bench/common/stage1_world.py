@@ -17,7 +17,6 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from llava_sea.alignment import AlignmentHead
-from llava_sea.alignment.batch import PAPER
 from llava_sea.data.collator import Collator
 from llava_sea.data.words import WordTokens
 from llava_sea.model.stage1 import Stage1Model
@@ -137,9 +136,7 @@ def make_batch(shape: Shape, records: int, device: str, *, labels: bool) -> dict
     if labels:
         ids_QM = rng.integers(3, shape.vocab, (NUM_WORDS, WORD_TOKENS)).astype(np.int32)
         words = WordTokens(ids_QM, np.zeros(NUM_WORDS, bool))
-    collator = Collator(
-        0, (shape.image, shape.image), shape.patches, windows * records, words, PAPER
-    )
+    collator = Collator(0, (shape.image, shape.image), shape.patches, windows * records, words)
     batch: dict[str, Any] = send_to_device(collator(samples), device)
     return batch
 
