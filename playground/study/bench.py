@@ -8,7 +8,6 @@ Shape letters: I images, P patches, L tokens, D hidden size.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from llava_sea.model.stage1 import Stage1Model
 from llava_sea.train.arguments import SeaArguments
 from llava_sea.train.evaluation import AlignmentEvaluator
 from playground.study.cached_data import CachedDataset, TokenCache
-from playground.study.eight import Eight, prepare_exam
 from playground.study.features import read_features, use_features
 from playground.study.learned import Learned, make_exam
 from playground.study.prepare import World
@@ -79,21 +77,6 @@ class Bench:
         self.learned = self._learned(recipe.scenes, recipe.per_kind)
         self.on_curve = self._learned(
             min(CURVE_SCENES, recipe.scenes), min(CURVE_PER_KIND, recipe.per_kind)
-        )
-
-    @cached_property
-    def eight(self) -> Eight:
-        """The exams after stage 2."""
-        return Eight(
-            [
-                prepare_exam(self.world.folder, self.world.clip, self.world.split, seed)
-                for seed in self.recipe.benchmark_seeds
-            ],
-            self.tokenizer,
-            self.template,
-            self.image_tokens,
-            batch_size=self.recipe.answer_batch,
-            max_new_tokens=self.recipe.max_new_tokens,
         )
 
     def reading_of(self, template: Template) -> tuple[Template, Any, int, int]:

@@ -138,7 +138,7 @@ def made_with(recipe: Recipe, runs: Iterable[Run]) -> dict[Run, Made]:
     return made
 
 
-AFTER = {1: ("stage2", "benchmark_seeds", "max_new_tokens", "answer_batch"), 2: ()}
+AFTER = {1: ("stage2", "max_new_tokens", "answer_batch"), 2: ()}
 """Numbers of the recipe that a stage does not depend on."""
 
 

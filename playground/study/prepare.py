@@ -147,7 +147,7 @@ def prepare(output: Path, clip: Path, arms: Sequence[str], recipe: Recipe) -> Wo
         _write_training_features(world, transform)
     if not world.exam_features.is_file():
         _write_exam(world, transform, recipe)
-    for seed in recipe.benchmark_seeds:
+    for seed in sorted({seed for _, stage in recipe.stage2 for seed in stage.exams}):
         prepare_exam(world.folder, clip, split, seed)
     return world
 

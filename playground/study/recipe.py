@@ -47,6 +47,8 @@ class Stage2:
     projector_learning_rate: float = 1e-3
     lora_r: int = 16
     lora_alpha: int = 32
+    exams: tuple[int, ...] = (0,)
+    """Seeds; each makes the eight anew, with other scenes of the split. A score is their mean."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,6 @@ class Recipe:
     mir_scenes: int = 100
     exam_batch: int = 8
 
-    benchmark_seeds: tuple[int, ...] = (0,)
-    """Each makes the eight anew, with other scenes of the split; a score is their mean."""
     max_new_tokens: int = 32
     answer_batch: int = 32
 

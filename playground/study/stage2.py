@@ -26,6 +26,7 @@ from llava_sea.model.builder import build_llava
 from llava_sea.model.lora import add_lora
 from llava_sea.model.stage2 import Stage2Model
 from playground.study.bench import Bench
+from playground.study.eight import Eight, prepare_exam
 from playground.study.features import read_features, use_features
 from playground.study.recipe import Stage2
 from playground.study.stage1 import Updates
@@ -59,7 +60,7 @@ def train_stage2(bench: Bench, projector: Mapping[str, Tensor], seed: int) -> di
         updates.take(loss)
         losses.append(float(loss.detach()))
     trained = time.process_time() - started
-    measures = bench.eight.measure(model.eval().llava)
+    measures = eight_of(bench).measure(model.eval().llava)
     last = fmean(losses[-max(1, len(losses) // 10) :])
     return {
         "measures": measures | {"tuning_loss": last},
@@ -83,6 +84,23 @@ def make_model(
         seed=seed,
     )
     return Stage2Model(llava)
+
+
+@lru_cache(maxsize=1)
+def eight_of(bench: Bench) -> Eight:
+    """Return the exams after stage 2, tokenised once for all runs of an LLM."""
+    world, recipe = bench.world, bench.recipe
+    return Eight(
+        [
+            prepare_exam(world.folder, world.clip, world.split, seed)
+            for seed in recipe.of(bench.llm.name)[1].exams
+        ],
+        bench.tokenizer,
+        bench.template,
+        bench.image_tokens,
+        batch_size=recipe.answer_batch,
+        max_new_tokens=recipe.max_new_tokens,
+    )
 
 
 @lru_cache(maxsize=1)
