@@ -72,7 +72,7 @@ fi
 
 RUN_EVAL=(python -m llava_sea.eval)
 # The GPUs share the questions.
-if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; }; then
+if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && [ "$has_gpu" -gt 0 ]; }; then
   RUN_EVAL=(
     python -m llava_sea.train.launch --num_gpus "$NUM_GPUS" --master_port "${MASTER_PORT:-29500}"
     ${HOSTFILE:+--hostfile "$HOSTFILE"} --module llava_sea.eval

@@ -24,9 +24,9 @@ WORD_LIST=(
   --min_count "${MIN_COUNT:-1}"                 # rarer words and phrases are left out
   ${COMMON_WORDS:+--common_words "$COMMON_WORDS"} # frequent words to add: the paper's 2of12
 )
-NUM_GPUS=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)}
+NUM_GPUS=${NUM_GPUS:-$has_gpu}
 LAUNCH=(python -m llava_sea.labels.extract)
-if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && nvidia-smi -L >/dev/null 2>&1; }; then
+if [ -n "${HOSTFILE:-}" ] || { [ "$NUM_GPUS" -gt 1 ] && [ "$has_gpu" -gt 0 ]; }; then
   LAUNCH=(
     python -m llava_sea.train.launch --num_gpus "$((NUM_GPUS > 0 ? NUM_GPUS : 1))"
     --master_port "${MASTER_PORT:-29500}" ${HOSTFILE:+--hostfile "$HOSTFILE"} --module llava_sea.labels.extract

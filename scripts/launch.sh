@@ -1,13 +1,7 @@
 # How a training starts, shared by both stages: processes, precision, the flags that do not change
-# between the stages, and signals. Sourced by stage1.sh and stage2.sh.
+# between the stages, and signals. Sourced by stage1.sh and stage2.sh, after recipe.sh.
 
-# The processes: one for each GPU, or two on the CPU with one thread each. Commands of a real recipe
-# that are only printed, where no GPU is, are those of a machine with eight.
-has_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
-if [ "$has_gpu" = 0 ] && [ -n "${DRY_RUN:-}" ] && [ "$RECIPE" != mini ]; then
-  has_gpu=8
-  echo "no GPU is visible here: a machine with ${NUM_GPUS:-$has_gpu} is assumed" >&2
-fi
+# The processes: one for each GPU, or two on the CPU with one thread each.
 if [ -z "${NUM_GPUS:-}" ]; then
   NUM_GPUS=$has_gpu
   if [ "$NUM_GPUS" = 0 ]; then NUM_GPUS=2; fi

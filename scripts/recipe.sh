@@ -42,3 +42,11 @@ RECIPE_PREFIX=
 if [ "$RECIPE" != mini ]; then RECIPE_PREFIX="RECIPE=$RECIPE "; fi
 if [ -n "${LABELS_FROM:-}" ]; then RECIPE_PREFIX+="LABELS_FROM=$LABELS_FROM "; fi
 if [ -n "${LLM_SIZE:-}" ]; then RECIPE_PREFIX+="LLM_SIZE=$LLM_SIZE "; fi
+
+# The GPUs here. Commands of a real recipe that are only printed, where no GPU is, are those of a
+# machine with eight.
+has_gpu=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+if [ "$has_gpu" = 0 ] && [ -n "${DRY_RUN:-}" ] && [ "$RECIPE" != mini ]; then
+  has_gpu=8
+  echo "no GPU is visible here: a machine with ${NUM_GPUS:-$has_gpu} is assumed" >&2
+fi

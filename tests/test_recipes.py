@@ -137,7 +137,7 @@ def test_labels_are_mined_with_the_tower_or_with_the_one_they_are_transferred_fr
     from llava_sea.labels.options import parse_options
 
     *before, words, extract = commands(repo, "extract_labels.sh", RECIPE=recipe)
-    options = parse_options(extract[3:])
+    options = parse_options(extract[extract.index("llava_sea.labels.extract") + 1 :])
     run = training(repo, "pretrain_sea.sh", recipe)
     assert options.output_dir == run.sea.sea_labels
     assert words[words.index("--output") + 1] == options.words
@@ -281,7 +281,7 @@ def test_the_extractions_flags_and_variables(repo):
     assert words[2] == "llava_sea.labels.word_list" and "/w/words.tsv" in words
     assert words[-4:] == ["--min_count", "5", "--common_words", "/2of12.txt"]
     assert extract[2] == "llava_sea.labels.extract"
-    options = parse_options(extract[3:])
+    options = parse_options(extract[extract.index("llava_sea.labels.extract") + 1 :])
     assert (options.words, options.output_dir) == ("/w/words.tsv", "/l")
     assert options.sea_preset == "paper"
 
@@ -324,7 +324,7 @@ def test_an_unknown_recipe_gets_the_list(repo, name, script):
 def test_scripts_hand_signals_on_and_wait_until_the_training_has_saved(repo, tmp_path):
     program = """
     set -euo pipefail
-    root=$1 VISION_TOWER=v NUM_WORKERS=1 OUTPUT_DIR=o
+    root=$1 VISION_TOWER=v NUM_WORKERS=1 OUTPUT_DIR=o has_gpu=0
     source "$root/scripts/launch.sh"
     run_and_wait "$2" -c "$3" "$4"
     echo not reached

@@ -12,7 +12,7 @@ def test_recipes_of_today(repo, recipe):
     llm, tower, labels, data, rate = TODAY[recipe]
     gpus = "1" if recipe == "smollm2-360m" else "8"
     _, extract, *_ = commands(repo, "pretrain_sea.sh", RECIPE=recipe, NUM_GPUS=gpus)
-    options = parse_options(extract[3:])
+    options = parse_options(extract[extract.index("llava_sea.labels.extract") + 1 :])
     one = training(repo, "pretrain_sea.sh", recipe, gpus=gpus)
     two = training(repo, "finetune.sh", recipe, gpus=gpus)
     for run, batch, file in zip((one, two), (256, 128), data, strict=True):
