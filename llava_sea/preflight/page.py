@@ -69,7 +69,11 @@ class Page:
         except UserError as error:  # its text has the way out, but for what is not there at all
             told = str(error)
             ways = (way for missing, way in _NOT_THERE.items() if missing in told)
-            self.add(Line(name, told, RED, next(ways, "")))
+            line = Line(name, told, RED, next(ways, ""))
+            for red_one in self.bad:  # one missing file keeps several lines from looking
+                if red_one.found == told:
+                    line = Line(name, f"not looked at: see {red_one.name}, RED above", WARNING)
+            self.add(line)
         except Exception as error:
             if failed := failed_write(error):
                 self.add(Line(name, cannot_write(failed), RED))

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_sea.errors import UserError
 from llava_sea.preflight import checkpoints, corpus, measure, numerics, run
 from llava_sea.preflight.__main__ import main, split
 from llava_sea.preflight.page import OK, RED, WARNING, Line, Page, red, redact
@@ -389,3 +390,12 @@ def test_a_page_that_is_told_to_end_leaves_nothing(stage_of, monkeypatch, tmp_pa
         for each, handler in before.items():
             signal.signal(each, handler)
     assert started[0].poll() is not None and [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_what_one_missing_file_hides_is_red_once():
+    page = Page()
+    for name in ("llm", "tokenizer"):
+        page.check(name, lambda: fail(UserError("/m/llm: no such folder")))
+    assert [line.state for line in page.lines] == [RED, WARNING]
+    assert page.lines[1].found == "not looked at: see llm, RED above"
+    assert page.verdict("") == "NOT READY: 1 red (llm); each line says what to change"
