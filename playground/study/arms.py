@@ -28,6 +28,8 @@ class Arm:
     """Flags of training that win over the preset's."""
     truth: bool = False
     """True labels instead of mined ones."""
+    warm_start: float = 0.0
+    """Share of stage 1's steps that the alignment loss trains alone before it, without the LLM."""
 
     def extraction(self) -> dict[str, Any]:
         """Return the flags that its labels are mined with; none without labels."""
@@ -54,6 +56,7 @@ ARMS: dict[str, Arm] = {
         Arm("paper", "SEA, as printed", "paper"),
         Arm("paper-sign", "SEA, as printed, sign measured", "paper", {"sea_sign": "auto"}),
         Arm("best", "SEA, `best`", "best"),
+        Arm("warm", "SEA, `best`, warm start", "best", warm_start=1.0),
         Arm("true", "SEA, true labels", "best", truth=True),
     )
 }

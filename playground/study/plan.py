@@ -99,7 +99,8 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
                 key: value
                 for key, value in asdict(arm.arguments("labels" if arm.preset else None)).items()
                 if key.startswith("sea_") and not key.startswith("sea_eval") and key != "sea_labels"
-            },
+            }
+            | ({"warm_start": arm.warm_start} if arm.warm_start else {}),
         }
         for arm in ARMS.values()
     }

@@ -80,7 +80,7 @@ def execute(setup: Setup, run: Run) -> None:
     if not kept.is_file() or first not in read_results(setup.results.parent):
         labels = setup.world.labels(arm)
         sea = arm.arguments(str(labels) if labels else None)
-        model, result = train_stage1(bench, sea, run.seed)
+        model, result = train_stage1(bench, sea, run.seed, arm.warm_start)
         append(setup.results, first, made, result)
         kept.parent.mkdir(exist_ok=True)
         part = kept.with_suffix(".part")

@@ -98,7 +98,7 @@ class Recipe:
 SEEDS = (10, 11, 12, 13, 14)
 """Of the counted runs; on 0-9 things were chosen."""
 
-COUNTED = {1: ("plain", "paper-sign", "best", "true"), 2: ("plain", "best")}
+COUNTED = {1: ("plain", "paper-sign", "best", "warm", "true"), 2: ("plain", "best")}
 """Arms that are run, by the last stage that they go through."""
 
 LLMS = ("smollm2", "llm-small", "llm-medium")

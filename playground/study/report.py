@@ -48,8 +48,8 @@ COLOURS = {
     "dark": {"paper": "#16181c", "ink": "#e6e6e3", "soft": "#a0a5af", "rule": "#363a42"},
 }
 ARM_COLOURS = {
-    "light": ("#5c616b", "#b8322a", "#c98a12", "#2458a6", "#3b7d3a"),
-    "dark": ("#a0a5af", "#f0806f", "#ecc05a", "#7fb0f5", "#83cc80"),
+    "light": ("#5c616b", "#b8322a", "#c98a12", "#2458a6", "#7b45a8", "#3b7d3a"),
+    "dark": ("#a0a5af", "#f0806f", "#ecc05a", "#7fb0f5", "#c79bf0", "#83cc80"),
 }
 
 

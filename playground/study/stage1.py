@@ -33,8 +33,16 @@ CURVE = (0.25, 0.5, 0.75, 1.0)
 """Shares of the steps after which the smaller exam is held."""
 
 
-def train_stage1(bench: Bench, sea: SeaArguments, seed: int) -> tuple[Stage1Model, dict[str, Any]]:
+def train_stage1(
+    bench: Bench, sea: SeaArguments, seed: int, warm_start: float = 0.0
+) -> tuple[Stage1Model, dict[str, Any]]:
     """Train a projector and measure it on the way.
+
+    Args:
+        bench: what is the same for all runs of an LLM.
+        sea: alignment flags.
+        seed: of the projector's start, the pairs and the data's order.
+        warm_start: share of the steps that the alignment loss trains alone before them.
 
     Returns:
         The model, and ``curve``: `step`, `learned` and `answers` of the smaller exam;
@@ -45,6 +53,9 @@ def train_stage1(bench: Bench, sea: SeaArguments, seed: int) -> tuple[Stage1Mode
     dataset, collator = bench.training_data(sea, seed)
     points = {round(share * stage.steps) for share in CURVE}
     curve, losses, started, measuring = [], [], time.process_time(), 0.0
+    if steps := round(warm_start * stage.steps):
+        batches = draw_batches(dataset, collator, stage.batch, seed)
+        warm_up(model, batches, steps, stage.learning_rate, bench.recipe)
     batches = draw_batches(dataset, collator, stage.batch, seed)
     for step, parts in enumerate(train_steps(model, sea, batches, stage, bench.recipe), 1):
         losses.append(parts)
@@ -79,6 +90,22 @@ def make_model(bench: Bench, sea: SeaArguments, seed: int) -> Stage1Model:
     model.trainable_to_float32()
     initialise_projector(model.projector, seed)
     return model
+
+
+def warm_up(
+    model: Stage1Model,
+    batches: Iterator[dict[str, Any]],
+    steps: int,
+    learning_rate: float,
+    recipe: Recipe,
+) -> None:
+    """Take steps on the alignment loss alone, as ``--sea_align_only`` does; the LLM is not run."""
+    updates = Updates(model, [(list(model.parameters()), learning_rate)], steps, recipe)
+    model.align_only = True
+    for batch in islice(batches, steps):
+        model.train()
+        updates.take(model(**batch).sea_loss)
+    model.align_only = False
 
 
 def draw_batches(

@@ -27,7 +27,7 @@ from playground.study.learned import Learned, branch_losses, make_exam
 from playground.study.plan import Made, Run
 from playground.study.prepare import World, prepare
 from playground.study.recipe import COUNTED, PRIMARY, Recipe, Stage1, Stage2
-from playground.study.stage1 import draw_batches, make_model
+from playground.study.stage1 import draw_batches, make_model, warm_up
 from playground.study.statistics import (
     estimate,
     holm,
@@ -153,6 +153,21 @@ def test_arms_of_a_seed_start_alike_and_see_the_same_data(bench: Bench, world: W
     assert not torch.equal(start, different)
 
 
+def test_a_warm_start_teaches_the_words_without_the_llm(
+    bench: Bench, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sea = ARMS["warm"].arguments(str(world.labels(ARMS["warm"])))
+    model = make_model(bench, sea, 1)
+    dataset, collator = bench.training_data(sea, 1)
+    batches = draw_batches(dataset, collator, 8, 1)
+    batch = next(batches)
+    before = float(model(**batch).sea_loss)
+    monkeypatch.setattr(type(model), "language_loss", None)
+    warm_up(model, batches, 10, 2e-3, RECIPE)
+    model.align_only = True
+    assert float(model(**batch).sea_loss) < before - 0.3
+
+
 def test_true_labels_are_true_and_mined_ones_are_not_always(world: World) -> None:
     truth, shares = Truth(world.truth), {}
     for arm in ("best", "true"):
@@ -168,7 +183,8 @@ def test_arms_follow_the_presets() -> None:
     assert ARMS["paper"].extraction()["sea_sign"] == "-1"
     measured = ARMS["paper-sign"].extraction()
     assert measured == ARMS["paper"].extraction() | {"sea_sign": "auto"}
-    assert len({arm.labels_folder() for arm in ARMS.values()}) == len(ARMS)
+    assert ARMS["warm"].labels_folder() == ARMS["best"].labels_folder()
+    assert len({arm.labels_folder() for arm in ARMS.values()}) == len(ARMS) - 1
     assert {arm for arms in COUNTED.values() for arm in arms} <= ARMS.keys()
 
 
