@@ -86,8 +86,8 @@ class Recipe:
     )
     stage2: tuple[tuple[str, Stage2], ...] = (
         ("smollm2", Stage2(100, 8, 1e-3)),
-        ("llm-small", Stage2(400, 8, 3e-3)),
-        ("llm-medium", Stage2(400, 8, 3e-3)),
+        ("llm-small", Stage2(6000, 16, 3e-3, exams=(0, 1, 2, 3))),
+        ("llm-medium", Stage2(2000, 16, 3e-3, exams=(0, 1, 2, 3))),
     )
 
     def of(self, llm: str) -> tuple[Stage1, Stage2]:
@@ -98,7 +98,7 @@ class Recipe:
 SEEDS = (10, 11, 12, 13, 14)
 """Of the counted runs; on 0-9 things were chosen."""
 
-COUNTED = {1: ("plain", "paper-sign", "best", "warm", "true"), 2: ("plain", "best")}
+COUNTED = {1: ("plain", "paper-sign", "best", "warm", "true"), 2: ("plain", "warm")}
 """Arms that are run, by the last stage that they go through."""
 
 LLMS = ("smollm2", "llm-small", "llm-medium")
