@@ -238,6 +238,7 @@ def _draw(results: Results, light: str) -> Figure:
     figure = Figure(figsize=(3.2 * len(llms) + 0.6, 4.8), layout="constrained")
     axes = figure.subplots(len(PRIMARY[1]), len(llms), squeeze=False, sharex="col")
     colour_of = dict(zip(ARMS, ARM_COLOURS[light] * 2, strict=False))
+    drawn: dict[str, Any] = {}
     for column, llm in enumerate(llms):
         for row, measure in enumerate(PRIMARY[1]):
             axis = axes[row][column]
@@ -257,19 +258,20 @@ def _draw(results: Results, light: str) -> Figure:
                     for i in range(len(steps))
                 ]
                 halves = [0.0 if math.isnan(p.half) else p.half for p in points]
-                axis.errorbar(
+                drawn[arm] = axis.errorbar(
                     steps, [p.mean for p in points], yerr=halves, color=colour_of[arm],
-                    label=ARMS[arm].title.replace("`", ""), linewidth=1.6, capsize=2,
+                    linewidth=1.6, capsize=2,
                 )  # fmt: skip
             if row == 0:
                 axis.set_title(llm, color=ink["ink"], fontsize=10, loc="left")
             if column == 0:
                 axis.set_ylabel(TITLES[measure], color=ink["ink"])
         axes[-1][column].set_xlabel("steps of stage 1", color=ink["ink"])
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    shown = [arm for arm in arms if arm in drawn]
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, frameon=False, labelcolor=ink["ink"]
-    )
+        [drawn[arm] for arm in shown], [ARMS[arm].title.replace("`", "") for arm in shown],
+        loc="outside upper center", ncols=3, frameon=False, labelcolor=ink["ink"],
+    )  # fmt: skip
     return figure
 
 
