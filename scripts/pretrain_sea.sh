@@ -2,7 +2,7 @@
 # Stage 1 with SEA: words for every patch, then the projector with L = L_g + lambda * L_a (eq. 13),
 # then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
 #   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
-#   WARM_START=0.2 (before it 0.2 epochs of the alignment loss alone, without the LLM)
+#   WARM_START=1 (before it an epoch of the alignment loss alone, without the LLM)
 #   SEA_PRESET=paper (labels and training as the paper prints them; default: best)
 #   BASELINE=... (the plain LLaVA run that the report shows beside this one; default: the finished
 #   run of pretrain.sh, whose folder is this one's without "-sea")
