@@ -85,7 +85,7 @@ class Recipe:
         ("llm-medium", Stage1(100, 32)),
     )
     stage2: tuple[tuple[str, Stage2], ...] = (
-        ("smollm2", Stage2(100, 8, 1e-3)),
+        ("smollm2", Stage2(150, 8, 1e-3)),
         ("llm-small", Stage2(6000, 16, 3e-3, exams=(0, 1, 2, 3))),
         ("llm-medium", Stage2(2000, 16, 3e-3, exams=(0, 1, 2, 3))),
     )
