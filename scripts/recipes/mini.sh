@@ -32,6 +32,8 @@ if [ "${LLM_SIZE:-}" = smollm2 ]; then          # a larger LLM: fewer and smalle
   PRETRAIN_STEPS=${PRETRAIN_STEPS:-96}
   FINETUNE_VERSION=smollm2
   FINETUNE_STEPS=${FINETUNE_STEPS:-96}
+  FINETUNE_ZERO=${FINETUNE_ZERO:-zero2}         # half of ZeRO-3's time
+  LORA_LR=${LORA_LR:-1e-3}
 fi
 
 FINETUNE_DATA=$PRETRAIN_FOLDER/finetune.json
