@@ -70,9 +70,9 @@ class Page:
             told = str(error)
             ways = (way for missing, way in _NOT_THERE.items() if missing in told)
             line = Line(name, told, RED, next(ways, ""))
-            for red_one in self.bad:  # one missing file keeps several lines from looking
-                if red_one.found == told:
-                    line = Line(name, f"not looked at: see {red_one.name}, RED above", WARNING)
+            same = next((one.name for one in self.bad if one.found == told), None)
+            if same:  # one missing file keeps several lines from looking
+                line = Line(name, f"not looked at: see {same}, RED above", WARNING)
             self.add(line)
         except Exception as error:
             if failed := failed_write(error):

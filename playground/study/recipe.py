@@ -1,7 +1,7 @@
 """The plan of the study, fixed before the first counted run: what is trained, measured and tested.
 
-Later came the arm `warm` and the numbers of stage 2, both chosen on dev scenes with other seeds and
-before the first line of their own.
+Later came the arm `warm` and the numbers of stage 2, both by trials on dev scenes and before the
+first line of their own; SmolLM2's stage 2 was tried on projectors of seed 10.
 
 `Recipe` holds every number that a run depends on; the file is written beside the results, once.
 Primary measures (Holm's correction is over these alone, `PRIMARY`):
