@@ -5,7 +5,8 @@ labels are what `python -m llava_sea.labels.quality` chooses there by place reca
 which need no labels of patches: value-path features of the last block, the sign measured, two words
 a patch; but one, a word of the image's own caption, where that scores nearly as high. Its training
 starts at CLIP's temperature, holds the visual tokens at the embedding rows' length and lets lambda
-fall to 0 over the first half, chosen on dev scenes of that world (README, "Does it help?").
+fall to 0 over the first half, chosen on dev scenes of that world (README, "Does it help?"). Before
+it `scripts/pretrain_sea.sh` runs a warm start (`--sea_align_only True`), which is a run of its own.
 """
 
 from __future__ import annotations

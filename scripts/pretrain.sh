@@ -8,6 +8,7 @@ source "$root/scripts/setup_env.sh"
 STAGE=pretrain
 source "$root/scripts/recipe.sh"
 SEA_FLAGS=()
+WARM_START=0
 source "$root/scripts/stage1.sh"
 prepare
 

@@ -2,14 +2,19 @@
 # Stage 1 with SEA: words for every patch, then the projector with L = L_g + lambda * L_a (eq. 13),
 # then a report. Without arguments on the miniature world; RECIPE=vicuna-7b for the real thing.
 #   bash scripts/pretrain_sea.sh [flags of llava_sea/train/train_mem.py, e.g. --sea_weight 0.5]
-#   WARM_START=1 (before it an epoch of the alignment loss alone, without the LLM)
 #   SEA_PRESET=paper (labels and training as the paper prints them; default: best)
+#   WARM_START=0 (1, best's default: first as many steps of the alignment loss alone, without the LLM)
 #   BASELINE=... (the plain LLaVA run that the report shows beside this one; default: the finished
 #   run of pretrain.sh, whose folder is this one's without "-sea")
 #   OUTPUT_DIR=...  NUM_GPUS=...  DRY_RUN=1 (print the commands only)
 set -euo pipefail
 case "${SEA_PRESET:-best}" in best | paper) ;; *)
   echo "SEA_PRESET=$SEA_PRESET: choose best or paper" >&2
+  exit 2
+esac
+if [ "${SEA_PRESET:-best}" = best ]; then : "${WARM_START:=1}"; else : "${WARM_START:=0}"; fi
+case $WARM_START in 0 | 1) ;; *)
+  echo "WARM_START=$WARM_START: choose 1 (a warm start as long as stage 1) or 0 (none)" >&2
   exit 2
 esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -41,7 +46,7 @@ prepare
 if [ ! -e "$LABELS/manifest.json" ]; then run_and_wait bash "$root/scripts/extract_labels.sh"; fi
 # The projector's first values, from the alignment loss alone; stage 1 starts from them and from the
 # temperature.
-if [ -n "${WARM_START:-}" ]; then
+if [ "$WARM_START" = 1 ]; then
   run_and_wait "${WARM[@]}"
   while IFS= read -r word; do TRAIN+=("$word"); done <"$WARM_DIR/stage1_flags"
 fi

@@ -1,7 +1,7 @@
 # Stage 1, shared by pretrain_sea.sh and pretrain.sh, which say in SEA_FLAGS what SEA does.
 # Expects setup_env.sh and recipe.sh to have been sourced; "$@" are flags that win over these.
-# WARM_START, epochs: before stage 1 the projector learns from the alignment loss alone, without the
-# LLM; stage 1 starts from what it leaves.
+# WARM_START=1: before stage 1 the projector learns as many steps from the alignment loss alone,
+# without the LLM; stage 1 starts from what it leaves.
 source "$root/scripts/launch.sh"
 
 STAGE1_FLAGS=(
@@ -35,20 +35,12 @@ TRAIN=(
   "${STAGE1_FLAGS[@]}" ${EVAL_FLAGS[@]+"${EVAL_FLAGS[@]}"} "${COMMON_FLAGS[@]}"
   ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
 )
-if [ -n "${WARM_START:-}" ]; then
-  if [ ${#SEA_FLAGS[@]} -eq 0 ]; then
-    echo "WARM_START=$WARM_START: belongs to pretrain_sea.sh, plain LLaVA has no alignment loss" >&2
-    exit 2
-  fi
-  if ! [[ $WARM_START =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)$ && $WARM_START =~ [1-9] ]]; then
-    echo "WARM_START=$WARM_START: a number of epochs above 0 is asked for, e.g. 0.2" >&2
-    exit 2
-  fi
+if [ "$WARM_START" = 1 ]; then
   WARM_DIR=$OUTPUT_DIR-warm-start
   WARM=(
     "${LAUNCH[@]}" "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}" "$@"
-    --sea_align_only True --deepspeed "$root/zero_configs/zero2.json" --resume_from_checkpoint True
-    --max_steps -1 --num_train_epochs "$WARM_START" --output_dir "$WARM_DIR"
+    --sea_align_only True --deepspeed "$root/zero_configs/zero2.json" --use_liger_kernel False
+    --resume_from_checkpoint True --output_dir "$WARM_DIR"
   )
 fi
 # The report; of which runs, the scripts add. Plain LLaVA's run and SEA's are siblings by name,
@@ -60,7 +52,7 @@ REPORT=(
 )
 
 if [ -n "${DRY_RUN:-}" ]; then
-  if [ -n "${WARM_START:-}" ]; then
+  if [ "$WARM_START" = 1 ]; then
     print_commands "${WARM[@]}"
     echo "the next command ends with the flags that this one writes into $WARM_DIR/stage1_flags" >&2
   fi

@@ -79,19 +79,19 @@ def test_a_command_without_arguments_ends_with_a_report(name, tmp_path):
     check_trace(name, tmp_path / "run")
     assert (tmp_path / "labels" / "manifest.json").exists() == (name == "pretrain_sea.sh")
     if name == "pretrain_sea.sh":
+        check_warm_start(tmp_path / "run-warm-start", tmp_path / "run")
         tune_and_ask(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.deepspeed
-def test_stage_1_starts_from_a_warm_start(tmp_path):
-    run_script("pretrain_sea.sh", tmp_path, "--max_steps", "2", WARM_START="0.2")
-    warm, run = tmp_path / "run-warm-start", tmp_path / "run"
-    rows = [json.loads(line) for line in (warm / "metrics.jsonl").read_text().splitlines()]
-    logged = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    first = next(row for row in logged if row["step"] == 1)
-    assert first["sea_loss"] < rows[0]["sea_loss"] - 0.5
-    assert first["temperature"] == pytest.approx(rows[-1]["temperature"], rel=2e-3)
+def check_warm_start(warm: Path, run: Path) -> None:
+    """Stage 1 goes on where the warm start, as long as it, ended."""
+    check_trace("warm start", warm)
+    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (warm, run)]
+    alone, after = ([row for row in map(json.loads, log) if "sea_loss" in row] for log in logs)
+    assert len(alone) == len(after) and after[0]["sea_loss"] < alone[0]["sea_loss"] - 0.5
+    assert after[0]["temperature"] == pytest.approx(alone[-1]["temperature"], rel=2e-3)
+    untrained = [(folder / "mm_projector_initial.bin").read_bytes() for folder in (warm, run)]
+    assert untrained[0] == untrained[1]
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ def test_a_script_dry_runs_and_its_commands_parse(command):
     for words in printed:
         if "llava_sea.eval" in words[:3]:
             parse_evaluation(words[3:])
-        elif any(word.endswith("train_mem.py") for word in words):
-            parse_training(words[words.index("--deepspeed") :])
+        elif script := [n for n, word in enumerate(words) if word.endswith("train_mem.py")]:
+            parse_training(words[script[0] + 1 :])
         elif "llava_sea.labels.extract" in words:
             parse_extraction(words[words.index("llava_sea.labels.extract") + 1 :])
 

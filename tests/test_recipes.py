@@ -86,7 +86,7 @@ def training(repo, script, recipe, *flags, gpus="8"):
     from llava_sea.train.parse import parse_args
 
     lines = commands(repo, script, *flags, RECIPE=recipe, NUM_GPUS=gpus)
-    (words,) = [words for words in lines if "--deepspeed" in words]
+    (words,) = [w for w in lines if "--deepspeed" in w and "--sea_align_only" not in w]
     assert words[words.index("--num_gpus") + 1] == gpus
     given = words[words.index("--deepspeed") :]
     model, data, sea, args = parse_args(given)
@@ -227,7 +227,7 @@ def test_flags_win_and_the_next_commands_are_printed(repo):
 def test_a_warm_start_sees_the_batches_of_stage_1(repo, recipe):
     from llava_sea.train.parse import parse_args
 
-    variables = {"RECIPE": recipe, "WARM_START": "0.2", "OUTPUT_DIR": "/out"}
+    variables = {"RECIPE": recipe, "OUTPUT_DIR": "/out"}
     flags = ("--max_steps", "7", "--sea_window", "3", "--deepspeed", "mine.json")
     lines = commands(repo, "pretrain_sea.sh", *flags, **variables)
     (first,) = (n for n, words in enumerate(lines) if "--sea_align_only" in words)
@@ -241,22 +241,24 @@ def test_a_warm_start_sees_the_batches_of_stage_1(repo, recipe):
     whole = training(repo, "pretrain_sea.sh", recipe, "--sea_window", "3")
     assert words[words.index("--output_dir") + 1] == "/out"
     assert args.output_dir == "/out-warm-start" and sea.sea_align_only
-    assert args.num_train_epochs == 0.2 and args.max_steps == -1
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+    assert args.max_steps == 7 and not args.use_liger_kernel
+    for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"):
         assert getattr(args, name) == getattr(whole.args, name)
     assert sea.enabled and sea.sea_window == 3 and sea.sea_eval_data is None
     assert (model, data) == (whole.model, whole.data)
     assert args.learning_rate == whole.args.learning_rate
 
 
+@pytest.mark.parametrize(("preset", "chosen"), [("best", "0"), ("paper", ""), ("paper", "1")])
+def test_the_warm_start_is_bests_and_can_be_chosen(repo, preset, chosen):
+    lines = commands(repo, "pretrain_sea.sh", SEA_PRESET=preset, WARM_START=chosen)
+    assert any("--sea_align_only" in words for words in lines) == (chosen == "1")
+
+
 @pytest.mark.parametrize(
     ("script", "variable", "said"),
     [
-        ("pretrain.sh", "WARM_START=0.2", "belongs to pretrain_sea.sh"),
-        *(
-            ("pretrain_sea.sh", f"WARM_START={n}", "a number of epochs")
-            for n in ("0.2x", "0", "-1")
-        ),
+        ("pretrain_sea.sh", "WARM_START=0.2", "choose 1 (a warm start"),
         ("pretrain_sea.sh", "SEA_PRESET=Best", "choose best or paper"),
         ("extract_labels.sh", "SEA_PRESET=Best", "choose best or paper"),
         ("pretrain_sea.sh", "LLM_SIZE=huge", "choose small"),

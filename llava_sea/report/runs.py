@@ -125,6 +125,8 @@ def open_run(
     except UserError:  # it is for the reader alone
         settings = None
     settings = settings if isinstance(settings, dict) else {}
+    if start := settings.get("pretrain_mm_mlp_adapter"):
+        notes.append(f"The run began from {start}: numbers of step 0 are that projector's.")
     return RunFolder(name, root, config, tuple(projectors), step, rows, notes, settings)
 
 

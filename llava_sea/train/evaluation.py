@@ -161,9 +161,9 @@ class MeasureAlignment(TrainerCallback):
         self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Measure the untrained projector; a resumed run has done so before."""
+        """Measure the projector before the first step; a resumed run has done so before."""
         if state.global_step == 0:
-            logger.info("measuring the untrained projector")
+            logger.info("measuring the projector before the first step")
             self._measure(args.device)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:

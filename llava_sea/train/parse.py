@@ -188,7 +188,10 @@ def check_stage(arguments: Arguments) -> None:
 
 def _check_align_only(sea: SeaArguments, args: TrainingArguments) -> None:
     if not sea.enabled:
-        raise UserError("--sea_align_only True needs --sea_labels and a --sea_weight above 0")
+        raise UserError(
+            "--sea_align_only True (WARM_START=1 of pretrain_sea.sh) needs --sea_labels and a "
+            "--sea_weight above 0"
+        )
     if args.use_liger_kernel:
         raise UserError("--use_liger_kernel True: leave it out with --sea_align_only True")
     engine = getattr(args, "hf_deepspeed_config", None)

@@ -31,7 +31,7 @@ from llava_sea.model.towers import first_patch
 from llava_sea.model.wrapped import WrappedLlava
 from llava_sea.presets import LABEL_PRESETS
 from llava_sea.ranges import check_range, whole
-from llava_sea.train.arguments import Arguments, SeaArguments, TrainingArguments
+from llava_sea.train.arguments import Arguments, SeaArguments
 from llava_sea.train.evaluation import build_measurements
 from llava_sea.train.precision import build_options, log_trainable, weights_dtype
 from llava_sea.train.saving import HEAD_FILE, Stage1Saver, llava_config
@@ -40,6 +40,8 @@ from llava_sea.train.trainer import Prepared
 logger = logging.getLogger(__name__)
 
 INITIAL_PROJECTOR = "mm_projector_initial.bin"
+NEXT_FLAGS = "stage1_flags"
+"""A warm start leaves it."""
 
 
 def prepare(
@@ -63,11 +65,17 @@ def prepare(
     )
 
 
-def save_initial_projector(model: WrappedLlava, args: TrainingArguments) -> None:
-    """Keep the projector as it was before the first step, for the report's "before"."""
-    state = projector_state(model.projector)
-    if args.process_index == 0:
-        save_projector(Path(args.output_dir or ".") / INITIAL_PROJECTOR, state)
+def save_initial_projector(model: WrappedLlava, arguments: Arguments) -> None:
+    """Keep the projector as it was before the first step, a warm start's included, for reports."""
+    args, adapter = arguments.training, arguments.model.pretrain_mm_mlp_adapter
+    state, path = projector_state(model.projector), Path(args.output_dir or ".") / INITIAL_PROJECTOR
+    if args.process_index != 0:
+        return
+    untrained = Path(adapter or "").parent / INITIAL_PROJECTOR
+    if untrained.with_name(NEXT_FLAGS).is_file() and untrained.is_file():
+        write_atomically(path, untrained.read_bytes())
+    else:
+        save_projector(path, state)
 
 
 def write_next_flags(output_dir: Path) -> str:
@@ -81,7 +89,7 @@ def write_next_flags(output_dir: Path) -> str:
         "--sea_log_scale_init": f"{min(log_scale, 4.605):.4f}",  # ln 100 rounded up is refused
     }
     words = [word for flag in flags.items() for word in flag]
-    write_atomically(output_dir / "stage1_flags", "".join(f"{w}\n" for w in words).encode())
+    write_atomically(output_dir / NEXT_FLAGS, "".join(f"{w}\n" for w in words).encode())
     return f"stage 1 starts from it with\n  {shlex.join(words)}"
 
 

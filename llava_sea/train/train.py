@@ -99,7 +99,7 @@ def _train(arguments: Arguments, held: ExitStack) -> None:
     if resume_from is None:
         check_room(parts.model, parts.saver, args, output_dir)
         if stage is stage1:
-            stage1.save_initial_projector(trainer.wrapped, args)
+            stage1.save_initial_projector(trainer.wrapped, arguments)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:

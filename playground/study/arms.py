@@ -1,7 +1,8 @@
 """The arms: plain LLaVA, and SEA with several kinds of labels and of training.
 
 An arm is a preset of the package, at times with some flags changed; the study follows the presets
-(`llava_sea.presets`). The upper bound trains as `best` does, on labels that are true.
+(`llava_sea.presets`). `warm` is `best` as `scripts/pretrain_sea.sh` runs it, with its warm start;
+the arms `best` and `true` have none; that of true labels is the upper bound of the other.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ ARMS: dict[str, Arm] = {
         Arm("plain", "plain LLaVA"),
         Arm("paper", "SEA, as printed", "paper"),
         Arm("paper-sign", "SEA, as printed, sign measured", "paper", {"sea_sign": "auto"}),
-        Arm("best", "SEA, `best`", "best"),
-        Arm("warm", "SEA, `best`, warm start", "best", warm_start=1.0),
-        Arm("true", "SEA, true labels", "best", truth=True),
+        Arm("best", "SEA, `best`, no warm start", "best"),
+        Arm("warm", "SEA, `best`", "best", warm_start=1.0),
+        Arm("true", "SEA, true labels, no warm start", "best", truth=True),
     )
 }
 """In the order of the tables."""

@@ -206,12 +206,12 @@ def _steps_table(results: Results) -> str:
             continue
         cells = []
         for measure in PRIMARY[1]:
-            reached, seeds = [], 0
+            reached, times = [], []
             for run, row in results.items():
                 plain = results.get(run._replace(arm=BASELINE))
                 if (run.llm, run.arm, run.stage) != (llm, arm, 1) or plain is None:
                     continue
-                seeds += 1
+                times.append(row["seconds"]["train"] / plain["seconds"]["train"])
                 needed = steps_to_level(
                     [0, *(int(point["step"]) for point in row["curve"])],
                     [0.0 if measure == "learned" else 0.5]
@@ -222,13 +222,14 @@ def _steps_table(results: Results) -> str:
                 if needed is not None:
                     reached.append(needed / plain["curve"][-1]["step"])
             share = estimate([100 * (1 - part) for part in reached])
-            cells.append(f"{_interval(share, 1)} ({len(reached)} of {seeds} seeds)")
-        rows.append([llm, ARMS[arm].title, *cells])
+            cells.append(f"{_interval(share, 1)} ({len(reached)} of {len(times)} seeds)")
+        rows.append([llm, ARMS[arm].title, *cells, _interval(estimate(times), 1)])
     return (
         "Share of plain LLaVA's steps, %, that an arm saves until it is, for good, where plain "
         "LLaVA of the same seed ends (a smaller exam at four points of the run, joined by lines; "
-        "over the seeds that get there):\n\n"
-        + _table(["LLM", "arm", *(TITLES[measure] for measure in PRIMARY[1])], rows)
+        "over the seeds that get there). Beside it its CPU time, the warm start's too, over plain "
+        "LLaVA's (the tower is run once for all of them, which no time has in it):\n\n"
+        + _table(["LLM", "arm", *(TITLES[measure] for measure in PRIMARY[1]), "time"], rows)
     )
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # LLaVA-1.5's stage 1 with SEA on 8 GPUs, flat: LLaVA's own flags, and two for SEA at the end.
 # Needs an environment with this package, and labels: RECIPE=vicuna-7b bash scripts/extract_labels.sh
-# DRY_RUN=1 prints the command. RECIPE=vicuna-7b bash scripts/pretrain_sea.sh does all of it.
+# DRY_RUN=1 prints the command. RECIPE=vicuna-7b bash scripts/pretrain_sea.sh does all of it, with a
+# warm start before (llava_sea/train/README.md).
 flags=(
   --deepspeed zero_configs/zero2.json
   --model_name_or_path lmsys/vicuna-7b-v1.5     # the frozen LLM

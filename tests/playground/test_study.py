@@ -243,7 +243,7 @@ def test_a_stopped_study_resumes_and_is_reported(
         math.isfinite(row["measures"][m]) for r, row in found.items() for m in PRIMARY[r.stage]
     )
     text = (lines.parent / "study.md").read_text()
-    assert "| llm-small | 2 | SEA, `best` | mean of the eight |" in text
+    assert "| llm-small | 2 | SEA, `best`, no warm start | mean of the eight |" in text
     assert " of 2 seeds)" in text
     assert {p.name for p in lines.parent.iterdir()} == {
         *("runs.jsonl", "recipe.json", "study.md", "study.png", "study-dark.png")

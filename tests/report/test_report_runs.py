@@ -30,6 +30,13 @@ def test_finished_run(run):
     assert len(found.rows) == len(LOG) and found.report_name() == "report.html"
 
 
+def test_a_start_from_another_projector_is_told(run):
+    (run / "run.json").write_text(json.dumps({"pretrain_mm_mlp_adapter": "warm/mm_projector.bin"}))
+    assert open_run(run).notes == [
+        "The run began from warm/mm_projector.bin: numbers of step 0 are that projector's."
+    ]
+
+
 def test_checkpoint_finds_what_its_run_holds(run):
     for found in (open_run(run / "checkpoint-4"), open_run(run, run / "checkpoint-4")):
         assert found.root == run and found.step == 4 and len(found.rows) == len(LOG)

@@ -57,8 +57,10 @@ def test_its_loss_is_stage_1s_and_stage_1_starts_from_it(run_here, capsys):
     assert words[1] == str(warm / "mm_projector.bin")
     assert float(words[3]) == pytest.approx(-math.log(rows[12]["temperature"]), abs=1e-4)
     next_flags = {words[0][2:]: words[1], words[2][2:]: words[3]}
-    second = read_metrics(run_here("on", warm=False, max_steps=1, **next_flags))[1]
-    assert second["sea_loss"] < fresh["sea_loss"] - 0.1
+    on = run_here("on", warm=False, max_steps=1, **next_flags)
+    assert read_metrics(on)[1]["sea_loss"] < fresh["sea_loss"] - 0.1
+    untrained = [read_projector(folder / "mm_projector_initial.bin") for folder in (warm, on)]
+    assert all(torch.equal(untrained[0][name], untrained[1][name]) for name in untrained[0])
 
 
 def test_without_a_language_loss_stage_1_takes_the_same_steps(run_here, monkeypatch):
@@ -99,7 +101,7 @@ def test_a_finished_one_is_kept_and_another_refused(run_here, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sea_labels": None}, "sea_align_only True needs --sea_labels"),
+        ({"sea_labels": None}, "WARM_START=1 of .* needs --sea_labels"),
         ({"tune_mm_mlp_adapter": None, "version": "v1", "sea_labels": None}, "belongs to stage 1"),
         ({"learning_rate": 1e30}, "Lower --learning_rate"),
     ],
