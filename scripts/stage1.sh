@@ -36,7 +36,7 @@ TRAIN=(
   ${SEA_FLAGS[@]+"${SEA_FLAGS[@]}"} "$@"
 )
 if [ "$WARM_START" = 1 ]; then
-  WARM_DIR=$OUTPUT_DIR-warm-start
+  WARM_DIR=${OUTPUT_DIR%/}-warm-start
   WARM=(
     "${LAUNCH[@]}" "${STAGE1_FLAGS[@]}" "${COMMON_FLAGS[@]}" "${SEA_FLAGS[@]}" "$@"
     --sea_align_only True --deepspeed "$root/zero_configs/zero2.json" --use_liger_kernel False
