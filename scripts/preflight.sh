@@ -28,16 +28,23 @@ source "$root/scripts/setup_env.sh"
 STAGE=preflight
 source "$root/scripts/recipe.sh"
 
-# The flags of the training that a script would start, into `flags`, and its processes.
-read_flags() {
-  local line words
-  line=$(DRY_RUN=1 bash "$root/scripts/$1.sh" "${@:2}" | grep 'train_mem.py ' | tail -n 1)
-  eval "words=($line)" # as the script has quoted it
-  while [[ ${words[0]} != *train_mem.py ]]; do
-    if [ "${words[0]}" = --num_gpus ]; then processes=${words[1]}; fi
-    words=("${words[@]:1}")
-  done
-  flags=("${words[@]:1}")
+# Adds to `parts` the flags of each training that a script would start, after the given word (stage
+# 1's warm start after --warm_start), and takes its processes.
+add_flags() {
+  local lines line words
+  lines=$(DRY_RUN=1 bash "$root/scripts/$2.sh" "${@:3}" | grep 'train_mem.py ')
+  while IFS= read -r line; do
+    eval "words=($line)" # as the script has quoted it
+    while [[ ${words[0]} != *train_mem.py ]]; do
+      if [ "${words[0]}" = --num_gpus ]; then processes=${words[1]}; fi
+      words=("${words[@]:1}")
+    done
+    case " ${words[*]} " in
+      *" --sea_align_only True "*) parts+=(--warm_start) ;;
+      *) parts+=("$1") ;;
+    esac
+    parts+=("${words[@]:1}")
+  done <<<"$lines"
 }
 
 PREFLIGHT=(
@@ -53,10 +60,9 @@ if [ -z "${DRY_RUN:-}" ]; then prepare; fi
 parts=()
 for stage in $STAGES; do
   case $stage in
-    1) read_flags pretrain_sea "$@" ;;
-    2) read_flags "$TUNE" "$@" ;;
+    1) add_flags --stage1 pretrain_sea "$@" ;;
+    2) add_flags --stage2 "$TUNE" "$@" ;;
   esac
-  parts+=("--stage$stage" "${flags[@]}")
 done
 PREFLIGHT+=(--num_gpus "$processes" "${parts[@]}")
 

@@ -54,7 +54,7 @@ REPORT=(
 if [ -n "${DRY_RUN:-}" ]; then
   if [ "$WARM_START" = 1 ]; then
     print_commands "${WARM[@]}"
-    echo "the next command ends with the flags that this one writes into $WARM_DIR/stage1_flags" >&2
+    echo "stage 1 also gets the flags that its warm start writes into $WARM_DIR/stage1_flags" >&2
   fi
   print_commands "${TRAIN[@]}"
   print_commands "${REPORT[@]}" --run "$OUTPUT_DIR" ${BASELINE:+--baseline "$BASELINE"}

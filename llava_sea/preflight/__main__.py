@@ -2,6 +2,8 @@
 
     python -m llava_sea.preflight [own flags] --stage1 TRAINING FLAGS --stage2 TRAINING FLAGS
 
+A warm start before stage 1 is told as `--warm_start TRAINING FLAGS`; it is only timed.
+
 One line for each thing that can go wrong, ok, warning or RED with the way out; then the verdict.
 Exit status: 0 ready, 1 not ready. All that was found goes into a JSON file as well.
 """
@@ -40,17 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+STAGES = {"--warm_start": 0, "--stage1": 1, "--stage2": 2}
+"""Words before the flags of a training, and its number."""
+
+
 def split(words: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
     """Part the command's own flags from those of each stage."""
-    parts: dict[int, list[str]] = {0: []}
-    number = 0
+    own, stages = list[str](), dict[int, list[str]]()
+    part = own
     for word in words:
-        if word in ("--stage1", "--stage2"):
-            number = int(word[-1])
-            parts[number] = []
+        if word in STAGES:
+            part = stages[STAGES[word]] = []
         else:
-            parts[number].append(word)
-    return parts.pop(0), parts
+            part.append(word)
+    return own, stages
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, stages = split(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(own)
-    if not stages:
+    if not stages.keys() & {1, 2}:
         parser.error("--stage1 or --stage2 is needed, with the flags of a training")
     check_options(options)
     # As an exception it ends the ranks and removes the temporary folders of the line at work.

@@ -52,7 +52,7 @@ _LONGEST, _MEAN = Sizes(2048, 512, 1), Sizes(1024, 256, 1)
 class Stage:
     """A stage of the recipe: its flags, its data, and what was measured."""
 
-    number: int
+    number: int  # 0: stage 1's warm start
     flags: list[str]
     arguments: Arguments
     world: int
@@ -67,7 +67,7 @@ class Stage:
     @property
     def name(self) -> str:
         """How lines call it."""
-        return f"stage {self.number}"
+        return f"stage {self.number}" if self.number else "warm start"
 
     @property
     def batch(self) -> int:

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,7 +40,7 @@ PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "peft", "tokeniz
 def read_stage(number: int, flags: list[str], options: argparse.Namespace) -> Stage:
     """Parse a stage's flags as training does."""
     try:
-        flags = without(flags, ONLY[3 - number])
+        flags = without(flags, ONLY[1 if number == 2 else 2])
         arguments = parse_args(flags)
         check_stage(arguments)
     finally:
@@ -127,10 +128,11 @@ def numerics_setting(stages: Sequence[Stage]) -> numerics.Setting:
 
 def fill_page(options: argparse.Namespace, flags: Mapping[int, list[str]]) -> int:
     """Add every line, the verdict and the JSON file; return the exit status."""
-    page, stages = Page(), list[Stage]()
+    page, stages, warm = Page(), list[Stage](), list[Stage]()
     logging.getLogger("llava_sea").setLevel(logging.ERROR)
-    for number, given in flags.items():
-        page.check(f"flags {number}", lambda n=number, g=given: _read(n, g, options, stages))
+    for number in sorted(flags, key=lambda number: number or 3):  # the warm start last
+        place = stages if number else warm
+        page.check(f"flags {number}", _read, number, flags[number], options, place)
     page.check("installed", installed_line, stages)
     setting = numerics_setting(stages)
     for name in numerics.CHECKS:
@@ -142,17 +144,20 @@ def fill_page(options: argparse.Namespace, flags: Mapping[int, list[str]]) -> in
     _check_files(page, stages)
     rate = _check_labels(page, stages, options)
     known = [stage for stage in stages if stage.config is not None]
+    timed = [*(_like(one, stage) for one in warm for stage in known if stage.number == 1), *known]
     assumed = None
     if not torch.cuda.is_available() and any(s.dtype == "bfloat16" for s in known):
         assumed = (options.gpu_memory or 80) * 1e9
-    for stage in known:
+    for stage in timed:
         page.check(f"steps {stage.number}", measure.steps_line, stage)
+        if stage.number == 0:  # needs less memory than stage 1
+            continue
         memory, where = measure.memory_here(options.num_gpus, assumed)
         page.check(f"memory {stage.number}", measure.memory_line, stage, memory, where)
     to_label = _to_label(known)
     labelling = options.num_gpus if torch.cuda.is_available() else 1  # as extract_labels.sh does
-    page.check("time", measure.time_line, known, rate * labelling, to_label)
-    page.check("disk", lambda: measure.disk_line(_disk(known, to_label)))
+    page.check("time", measure.time_line, timed, rate * labelling, to_label)
+    page.check("disk", lambda: measure.disk_line(_disk(timed, to_label)))
     hours = next((line.found for line in page.lines if line.name == "time"), "")
     verdict = page.verdict(hours)
     say(verdict)
@@ -167,11 +172,21 @@ def _read(number: int, flags: list[str], options: argparse.Namespace, stages: li
     stages.append(stage)
     args = stage.arguments.training
     engine = Path(str(args.deepspeed)).stem if args.deepspeed else "no DeepSpeed"
-    found = (
-        f"stage {number}: {stage.world} processes x {args.per_device_train_batch_size} records x "
-    )
+    found = f"{stage.name}: {stage.world} processes x {args.per_device_train_batch_size} records x "
     found += f"{args.gradient_accumulation_steps} accumulated = {stage.batch} a step, {engine}"
     return Line(f"flags {number}", found)
+
+
+def _like(warm: Stage, first: Stage) -> Stage:
+    """Return the warm start with the model and the records of stage 1."""
+    return replace(
+        warm,
+        config=first.config,
+        records=first.records,
+        images=first.images,
+        longest=first.longest,
+        mean=first.mean,
+    )
 
 
 def _config(stage: Stage) -> Line:

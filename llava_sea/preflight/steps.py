@@ -105,7 +105,7 @@ def prepare(arguments: Arguments, longest: Sizes, mean: Sizes) -> tuple[Prepared
         config = parts.model.config
         grid = patch_grid(config.vision_config)
     plan = [(longest, True), (mean, True), (mean, True)]
-    if sea.enabled:
+    if sea.enabled and not sea.sea_align_only:
         plan += [(mean, False)] * 2
     count = args.per_device_train_batch_size * args.world_size * (len(plan) + 1)
     parts.dataset = Blanks(count, mean.length)

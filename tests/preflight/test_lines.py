@@ -299,14 +299,12 @@ def test_memory_too_small_names_flags_and_measured_memory_wins(stage_of):
 
 
 def test_steps_that_fail_are_red(stage_of, monkeypatch):
-    stage = stage_of()
-
     def out_of_memory(stage, result, folder):
         result.write_text(json.dumps({"out_of_memory": "CUDA out of memory"}))
         return ""
 
     monkeypatch.setattr(measure, "_launch", out_of_memory)
-    line = look("steps 1", measure.steps_line, stage)
+    line = look("steps 1", measure.steps_line, stage_of())
     assert line.state == RED and "memory 1" in line.way_out
     monkeypatch.setattr(measure, "_launch", lambda *_: "a\nerror: NCCL says no\nb")
     line = look("steps 1", measure.steps_line, stage_of())
