@@ -114,13 +114,22 @@ def content_of(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps({"recipe": asdict(recipe), "arms": arms, "weights": weights}))
 
 
+def commit_of(root: Path) -> str:
+    """Return a checkout's commit, marked if a file is changed; results grow while runs go on."""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.check_output(
+            [*git, "rev-parse", "--short=12", "HEAD"], stderr=subprocess.DEVNULL
+        )
+        diff = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!playground/study/results"]
+        return head.decode().strip() + "-dirty" * bool(subprocess.call(diff))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def made_with(recipe: Recipe, runs: Iterable[Run]) -> dict[Run, Made]:
     """Return what runs of this checkout, and the first stages of those of two, are made with."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
+    commit = commit_of(ROOT)
     content = content_of(recipe)
     scorers = {stage: _digest(_sources(names)) for stage, names in SCORERS.items()}
     made = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,22 @@ def test_lines_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     add(tmp_path, run, learned=2.0)
     with pytest.raises(UserError, match="line 4: llm-small, plain, seed 0, stage 1 is there twice"):
         plan.read_results(tmp_path)
+
+
+def test_a_commit_is_marked_where_sources_are_changed_not_results(tmp_path: Path) -> None:
+    assert plan.commit_of(tmp_path) == "unknown"
+    (tmp_path / "playground" / "study" / "results").mkdir(parents=True)
+    source, lines = tmp_path / "a.py", tmp_path / "playground" / "study" / "results" / "runs.jsonl"
+    for path in (source, lines):
+        path.write_text("")
+    names = ("-c", "user.name=x", "-c", "user.email=x@x")
+    for words in (("init", "-q"), ("add", "."), (*names, "commit", "-qm", "x")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    lines.write_text("a line")
+    commit = plan.commit_of(tmp_path)
+    assert len(commit) == 12
+    source.write_text("changed")
+    assert plan.commit_of(tmp_path) == f"{commit}-dirty"
 
 
 @pytest.mark.parametrize(
