@@ -192,7 +192,7 @@ def steps_line(stage: Stage) -> Line:
     measured = stage.measured
     if "out_of_memory" in measured:
         found = f"{stage.name}: {measured['out_of_memory']}"
-        return red(name, found, f"add the flags that the line memory {stage.number} names")
+        return red(name, found, f"add the flags that the line memory {stage.number or 1} names")
     if "step" not in measured:
         said = [line for line in done.splitlines() if "rror" in line] or done.splitlines()
         told = said[-1] if said else "nothing was said"

@@ -144,7 +144,12 @@ def fill_page(options: argparse.Namespace, flags: Mapping[int, list[str]]) -> in
     _check_files(page, stages)
     rate = _check_labels(page, stages, options)
     known = [stage for stage in stages if stage.config is not None]
-    timed = [*(_like(one, stage) for one in warm for stage in known if stage.number == 1), *known]
+    timed = [
+        replace(stage, number=0, flags=one.flags, arguments=one.arguments, measured={})
+        for one in warm
+        for stage in known
+        if stage.number == 1
+    ] + known
     assumed = None
     if not torch.cuda.is_available() and any(s.dtype == "bfloat16" for s in known):
         assumed = (options.gpu_memory or 80) * 1e9
@@ -175,18 +180,6 @@ def _read(number: int, flags: list[str], options: argparse.Namespace, stages: li
     found = f"{stage.name}: {stage.world} processes x {args.per_device_train_batch_size} records x "
     found += f"{args.gradient_accumulation_steps} accumulated = {stage.batch} a step, {engine}"
     return Line(f"flags {number}", found)
-
-
-def _like(warm: Stage, first: Stage) -> Stage:
-    """Return the warm start with the model and the records of stage 1."""
-    return replace(
-        warm,
-        config=first.config,
-        records=first.records,
-        images=first.images,
-        longest=first.longest,
-        mean=first.mean,
-    )
 
 
 def _config(stage: Stage) -> Line:

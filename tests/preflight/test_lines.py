@@ -75,8 +75,8 @@ def copied(source, folder, **settings):
 
 
 def test_flags_of_one_stage_do_not_trouble_the_other_and_wrong_ones_are_red(stage_of):
-    own, stages = split(["--num_gpus", "2", "--stage1", "--a", "1", "--stage2", "--b"])
-    assert (own, stages) == (["--num_gpus", "2"], {1: ["--a", "1"], 2: ["--b"]})
+    own, stages = split(["--num_gpus", "2", "--warm_start", "--c", "--stage1", "--a", "--stage2"])
+    assert (own, stages) == (["--num_gpus", "2"], {0: ["--c"], 1: ["--a"], 2: []})
     both = {"sea_window": 3, "lora_enable": True, "lora_r": 4}
     one, two = stage_of(1, **both), stage_of(2, **both)
     assert one.arguments.sea.sea_window == 3 and not one.arguments.training.lora_enable
